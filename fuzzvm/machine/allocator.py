@@ -1,0 +1,106 @@
+"""Objects of memory and their lives: allocation, free, and frames that are handed out again.
+
+Every allocation has a number of its own, so a stale pointer never compares equal to a fresh one. The frame is the
+physical place, and its generation counts how often it was handed out: a read through a stale pointer is told apart
+by whether the frame is free (use after free) or belongs to somebody else by now (reused).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from fuzzvm.machine.errors import (
+    DOUBLE_FREE,
+    REUSED_OBJECT,
+    USE_AFTER_FREE_READ,
+    USE_AFTER_FREE_WRITE,
+    ModelError,
+)
+from fuzzvm.machine.ops import Address, address_of, object_of, offset_of
+
+
+@dataclass(slots=True)
+class Allocation:
+    """One object: its number is unique in a run, frame and generation say which place it was given.
+
+    `allocated_at` and `freed_at` are numbers of steps (0 for boot), `freed_at` None while it lives.
+    """
+
+    number: int
+    label: Hashable
+    size: int
+    frame: int
+    generation: int
+    allocated_at: int
+    freed_at: int | None = None
+
+    @property
+    def address(self) -> Address:
+        """Address of its first location."""
+        return address_of(self.number)
+
+    @property
+    def live(self) -> bool:
+        """Whether it has not been freed."""
+        return self.freed_at is None
+
+
+class Allocator:
+    """Hands out objects. Last freed frame first, as a CPU's list of free pages does, so that reuse is common."""
+
+    def __init__(self) -> None:
+        self.allocations: list[Allocation] = []
+        self.dead: set[int] = set()
+        self._owner_of_frame: list[int] = []
+        self._free_frames: list[int] = []
+
+    def alloc(self, size: int, label: Hashable, step: int) -> Allocation:
+        """Return a new object of `size` locations."""
+        number = len(self.allocations)
+        if self._free_frames:
+            frame = self._free_frames.pop()
+            generation = self.allocations[self._owner_of_frame[frame]].generation + 1
+            self._owner_of_frame[frame] = number
+        else:
+            frame = len(self._owner_of_frame)
+            generation = 0
+            self._owner_of_frame.append(number)
+        allocation = Allocation(number, label, size, frame, generation, step)
+        self.allocations.append(allocation)
+        return allocation
+
+    def free(self, address: Address, step: int) -> Allocation:
+        """Free the object that starts at `address`. Raises ModelError for a double free or a bad pointer."""
+        allocation = self.lookup(address)
+        if allocation is None or offset_of(address):
+            raise ModelError(DOUBLE_FREE, f"free of {address:#x}, where no object starts", address=address)
+        if not allocation.live:
+            raise ModelError(DOUBLE_FREE, f"{allocation.label} was freed before", address=address)
+        allocation.freed_at = step
+        self.dead.add(allocation.number)
+        self._free_frames.append(allocation.frame)
+        return allocation
+
+    def lookup(self, address: Address) -> Allocation | None:
+        """Return the object that an address lies in, dead or alive, or None where there never was one."""
+        number = object_of(address)
+        return self.allocations[number] if 0 <= number < len(self.allocations) else None
+
+    def owner(self, frame: int) -> Allocation:
+        """Return the object that a frame was last handed out for."""
+        return self.allocations[self._owner_of_frame[frame]]
+
+    def fault(self, address: Address, *, write: bool) -> ModelError:
+        """Return the error of an access to a dead object."""
+        allocation = self.allocations[object_of(address)]
+        owner = self.owner(allocation.frame)
+        kind = "write to" if write else "read of"
+        if owner.number != allocation.number and owner.live:
+            return ModelError(
+                REUSED_OBJECT,
+                f"{kind} {allocation.label} through a stale pointer; its page is now {owner.label}",
+                address=address,
+            )
+        error = USE_AFTER_FREE_WRITE if write else USE_AFTER_FREE_READ
+        return ModelError(error, f"{kind} {allocation.label} after it was freed", address=address)

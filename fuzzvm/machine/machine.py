@@ -1,0 +1,367 @@
+"""The multiprocessor: runs one program a CPU, one visible operation at a time, as it is told.
+
+A machine has no will of its own. `enabled` says which agents could step, `step` lets one of them do so, and every
+further way to go on is asked of the caller. The same answers give the same run, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from types import CodeType, TracebackType
+from typing import Any, Protocol, TypeVar
+
+from fuzzvm.machine.allocator import Allocation, Allocator
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, Failure, ModelError, ProgramError
+from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.ops import (
+    OFFSET_BITS,
+    Address,
+    Alloc,
+    Annotation,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Operation,
+    Rmw,
+    Steps,
+    Store,
+    Tlbi,
+    Value,
+    object_of,
+)
+from fuzzvm.machine.trace import TraceStep
+
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Sees the run from outside, all of memory at once: where oracles live. It raises ModelError, and never steps."""
+
+    def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
+        """A write has taken effect at a location of an object that `watch` was called for."""
+
+    def allocated(self, cpu: int, allocation: Allocation) -> None:
+        """An object was allocated."""
+
+    def freeing(self, cpu: int, allocation: Allocation) -> None:
+        """A live object is about to be freed."""
+
+    def annotated(self, cpu: int, annotation: Annotation) -> None:
+        """A program said something."""
+
+    def finished(self) -> None:
+        """Every program has returned."""
+
+
+def _sequential(ways: int) -> int:
+    """Boot takes no choices: it does what sequential consistency would."""
+    return 0
+
+
+class Machine:
+    """One run of a set of programs on one memory.
+
+    `trace` is the list of steps so far where `tracing` was asked for, else None: recording costs more than running.
+    """
+
+    def __init__(self, memory: MemoryModel, *, tracing: bool = False) -> None:
+        self.memory = memory
+        self.allocator = Allocator()
+        self.observer: Observer | None = None
+        self.trace: list[TraceStep] | None = [] if tracing else None
+        self.steps = 0
+        self.failure: Failure | None = None
+        self._watched: set[int] = set()
+        self._programs: list[Generator[Operation | Annotation, Any, object]] = []
+        self._pending: list[Operation | None] = []
+        self._running: list[int] = []
+        self._waiting: set[int] = set()
+        self._annotations: list[Annotation] = []
+        self._old: Value = None
+        self._execute = {
+            Load: self._load,
+            Store: self._store,
+            Rmw: self._rmw,
+            Await: self._load,
+            Fence: memory.fence,
+            Fetch: memory.fetch,
+            CacheMaintenance: memory.maintain,
+            Tlbi: memory.maintain,
+            InterruptAll: memory.maintain,
+            Alloc: self._alloc,
+            Free: self._free,
+        }
+
+    # Setting up
+
+    def allocate(self, size: int, label: Hashable) -> Address:
+        """Allocate an object that is there from the beginning; return the address of its first location."""
+        return self.allocator.alloc(size, label, self.steps).address
+
+    def watch(self, address: Address) -> None:
+        """Report writes to the object at `address` to the observer."""
+        self._watched.add(object_of(address))
+
+    def boot(self, program: Steps[T], cpu: int = 0) -> T:
+        """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
+
+        Raises ModelError if it does something wrong or waits for what nobody will do.
+        """
+        response: Value = None
+        while True:
+            try:
+                op = program.send(response)
+            except StopIteration as stop:
+                self.memory.synchronise()
+                result: T = stop.value
+                return result
+            response = None
+            if isinstance(op, Annotation):
+                self._annotate(cpu, op)
+                continue
+            if self._blocked(op):
+                raise ModelError(NO_PROGRESS, f"{program.__name__} waits at boot, with no other CPU running")
+            response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
+
+    def start(self, programs: Sequence[Steps[object]]) -> None:
+        """Give each CPU its program and run each up to its first operation."""
+        self._programs = list(programs)
+        self._pending = [None] * len(programs)
+        self._running = list(range(len(programs)))
+        for cpu in range(len(programs)):
+            self._resume(cpu, None)
+            self._annotations.clear()
+            if self.failure is not None:
+                return
+        if not self._running:
+            self._finish()
+
+    # Running
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over: failed, or every program returned and memory has settled."""
+        return self.failure is not None or not (self._running or self.memory.agents())
+
+    def pending(self, cpu: int) -> Operation | None:
+        """Return the operation that a CPU will execute next, or None where its program has returned."""
+        return self._pending[cpu]
+
+    def stack(self, cpu: int) -> tuple[str, ...]:
+        """Return the names of the functions that a CPU is in, innermost first."""
+        names = []
+        frame: Any = self._programs[cpu]
+        while frame is not None:
+            names.append(frame.gi_code.co_qualname)
+            frame = frame.gi_yieldfrom
+        return tuple(reversed(names))
+
+    def site(self, cpu: int) -> tuple[CodeType, int]:
+        """Return where a CPU stands: the code object and instruction of its innermost function."""
+        frame: Any = self._programs[cpu]
+        while (inner := frame.gi_yieldfrom) is not None:
+            frame = inner
+        return frame.gi_code, frame.gi_frame.f_lasti
+
+    def enabled(self) -> Sequence[int]:
+        """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
+        agents = self.memory.agents()
+        if not self._waiting:
+            return [*self._running, *agents] if agents else self._running
+        ready = [cpu for cpu in self._running if cpu not in self._waiting or not self._blocked(self._pending[cpu])]
+        return [*ready, *agents]
+
+    def step(self, agent: int, choose: Choose) -> None:
+        """Let an enabled agent step; whatever goes wrong is in `failure` afterwards.
+
+        Raises ProgramError where a program itself is broken.
+        """
+        self.steps += 1
+        if agent >= len(self._programs):
+            self._step_memory(agent, choose)
+            return
+        op = self._pending[agent]
+        stack = self.stack(agent) if self.trace is not None else ()
+        self._old = None
+        try:
+            response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator, index]
+        except ModelError as error:
+            self._record(agent, op, None, stack)
+            self._fail(error, agent, self.stack(agent))
+            return
+        self._resume(agent, response)
+        if self.trace is not None:
+            self._record(agent, op, response, stack)
+        if not self._running and self.failure is None and not self.memory.agents():
+            self._finish()
+
+    def stuck(self) -> None:
+        """Fail the run in which programs are left and none can step: a deadlock, or a wait that nobody will end."""
+        edges = {cpu: self._blockers(cpu) for cpu in self._running}
+        cycle = _find_cycle(edges)
+        if cycle:
+            where = ", ".join(f"CPU {cpu} in {self.stack(cpu)[0]} waits for CPU {edges[cpu][0]}" for cpu in cycle)
+            self._fail(ModelError(DEADLOCK, where), cycle[0], self.stack(cycle[0]))
+            return
+        cpu = self._running[0]
+        self._fail(
+            ModelError(NO_PROGRESS, f"CPU {cpu} waits in {self.stack(cpu)[0]} and nobody is left to end the wait"),
+            cpu,
+            self.stack(cpu),
+        )
+
+    def exceeded(self, limit: int) -> None:
+        """Fail the run that has taken its limit of steps and is not done."""
+        self._fail(ModelError(NO_PROGRESS, f"not done after {limit} steps"), None, ())
+
+    # Operations
+
+    def _load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        if op.address >> OFFSET_BITS in self.allocator.dead:
+            raise self.allocator.fault(op.address, write=False)
+        return self.memory.load(cpu, op, choose)
+
+    def _store(self, cpu: int, op: Store, choose: Choose) -> None:
+        number = op.address >> OFFSET_BITS
+        if number in self.allocator.dead:
+            raise self.allocator.fault(op.address, write=True)
+        if number in self._watched and self.observer is not None:
+            self._old = self.memory.peek(op.address)
+            self.memory.store(cpu, op, choose)
+            self.observer.wrote(cpu, op.address, self._old, op.value)
+        else:
+            self.memory.store(cpu, op, choose)
+
+    def _rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
+        number = op.address >> OFFSET_BITS
+        if number in self.allocator.dead:
+            raise self.allocator.fault(op.address, write=True)
+        old = self.memory.rmw(cpu, op, choose)
+        if number in self._watched and self.observer is not None:
+            self.observer.wrote(cpu, op.address, old, self.memory.peek(op.address))
+        return old
+
+    def _alloc(self, cpu: int, op: Alloc, choose: Choose) -> Address:
+        allocation = self.allocator.alloc(op.size, op.label, self.steps)
+        if self.observer is not None:
+            self.observer.allocated(cpu, allocation)
+        return allocation.address
+
+    def _free(self, cpu: int, op: Free, choose: Choose) -> None:
+        allocation = self.allocator.lookup(op.address)
+        if self.observer is not None and allocation is not None and allocation.live:
+            self.observer.freeing(cpu, allocation)
+        self.allocator.free(op.address, self.steps)
+
+    # Inner parts
+
+    def _step_memory(self, agent: int, choose: Choose) -> None:
+        self.memory.step(agent, choose)
+        if self.trace is not None:
+            self.trace.append(TraceStep(self.steps, agent, self.memory.owner(agent), None, None, ()))
+        if not self._running and not self.memory.agents():
+            self._finish()
+
+    def _resume(self, cpu: int, response: Value) -> None:
+        program = self._programs[cpu]
+        try:
+            op = program.send(response)
+            while isinstance(op, Annotation):
+                self._annotate(cpu, op)
+                op = program.send(None)
+        except StopIteration:
+            self._retire(cpu)
+            return
+        except ModelError as error:
+            self._retire(cpu)
+            self._fail(error, cpu, _stack_of(error.__traceback__) or (program.__qualname__,))
+            return
+        except Exception as error:
+            raise _program_error(error, f"{type(error).__name__}: {error}") from error
+        self._pending[cpu] = op
+        kind = type(op)
+        if kind is Await or (kind is Rmw and op.when is not None):
+            self._waiting.add(cpu)
+        else:
+            self._waiting.discard(cpu)
+            if kind not in self._execute:
+                frame: Any = program
+                while frame.gi_yieldfrom is not None and hasattr(frame.gi_yieldfrom, "gi_code"):
+                    frame = frame.gi_yieldfrom
+                where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
+                raise ProgramError(f"yielded {op!r}, which is no operation", *where)
+
+    def _retire(self, cpu: int) -> None:
+        self._pending[cpu] = None
+        self._waiting.discard(cpu)
+        self._running = [other for other in self._running if other != cpu]
+
+    def _annotate(self, cpu: int, annotation: Annotation) -> None:
+        if self.trace is not None:
+            self._annotations.append(annotation)
+        if self.observer is not None:
+            self.observer.annotated(cpu, annotation)
+
+    def _record(self, cpu: int, op: Operation | None, response: Value, stack: tuple[str, ...]) -> None:
+        if self.trace is not None:
+            notes = tuple(self._annotations)
+            self._annotations.clear()
+            self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes))
+
+    def _blocked(self, op: Operation | None) -> bool:
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return not op.when(self.memory.peek(op.address))
+        return False
+
+    def _blockers(self, cpu: int) -> tuple[int, ...]:
+        op = self._pending[cpu]
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return op.when.blocked_by(self.memory.peek(op.address))
+        return ()
+
+    def _finish(self) -> None:
+        if self.observer is not None:
+            try:
+                self.observer.finished()
+            except ModelError as error:
+                self._fail(error, None, ())
+
+    def _fail(self, error: ModelError, cpu: int | None, stack: tuple[str, ...]) -> None:
+        number = None if error.address is None else object_of(error.address)
+        self.failure = Failure(error.error, error.message, cpu, stack, self.steps, number)
+
+
+def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
+    """Return the nodes of a cycle that follows each node's first edge, smallest first, or nothing."""
+    for start in sorted(edges):
+        path = [start]
+        while edges.get(path[-1]):
+            following = edges[path[-1]][0]
+            if following in path:
+                return path[path.index(following) :]
+            path.append(following)
+    return []
+
+
+def _stack_of(traceback: TracebackType | None) -> tuple[str, ...]:
+    """Return the functions of an exception that a program raised, innermost first, without the machine's own."""
+    names = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_filename != __file__:
+            names.append(code.co_qualname)
+        traceback = traceback.tb_next
+    return tuple(reversed(names))
+
+
+def _program_error(error: BaseException, message: str) -> ProgramError:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return ProgramError(message, "?", 0)
+    return ProgramError(message, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)

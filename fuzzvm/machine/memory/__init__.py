@@ -1,0 +1,100 @@
+"""Memory models: what a load may return, when a store is seen. One file a model.
+
+A model is found by its module's name in this package: `sc`, later `tso` and `arm64`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from fuzzvm.machine.ops import (
+    Address,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    InterruptAll,
+    Load,
+    Rmw,
+    Store,
+    Tlbi,
+    Value,
+)
+
+Choose = Callable[[int], int]
+"""Asks the schedule: given n > 1 ways to go on, returns which, from 0 to n - 1. 0 is what sc would do."""
+
+
+class MemoryModel(ABC):
+    """Memory, as the CPUs of one machine see it.
+
+    Every method that executes an operation may call `choose` any number of times, each with a number of ways that
+    follows from the machine's state alone: that is what makes a schedule replay.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, cpus: int) -> None:
+        """Make the memory of a machine with that many CPUs; every location holds 0."""
+        self.cpus = cpus
+
+    @abstractmethod
+    def peek(self, address: Address) -> Value:
+        """Return a location's latest value in coherence order: for oracles, and for whether a waiter may go on."""
+
+    @abstractmethod
+    def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        """Execute a load; return the value."""
+
+    @abstractmethod
+    def store(self, cpu: int, op: Store, choose: Choose) -> None:
+        """Execute a store."""
+
+    @abstractmethod
+    def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
+        """Execute an atomic update; return the old value."""
+
+    @abstractmethod
+    def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
+        """Execute a barrier."""
+
+    @abstractmethod
+    def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
+        """Fetch an instruction."""
+
+    @abstractmethod
+    def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
+        """Execute cache or TLB maintenance, or an interrupt of all CPUs."""
+
+    def agents(self) -> Sequence[int]:
+        """Return the numbers of the model's own agents that can step now, each at least `cpus`."""
+        return ()
+
+    def step(self, agent: int, choose: Choose) -> None:
+        """Let one of the model's own agents step."""
+        raise NotImplementedError(f"memory model {self.name} has no agent {agent}")
+
+    def owner(self, agent: int) -> int:
+        """Return the CPU that one of the model's own agents works for."""
+        raise NotImplementedError(f"memory model {self.name} has no agent {agent}")
+
+    def synchronise(self) -> None:  # noqa: B027 - a model with nothing pending has nothing to do
+        """Make all that was done so far visible to every CPU: the end of boot."""
+
+
+def names() -> list[str]:
+    """Return the names of the memory models that exist, `sc` first."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(found, key=lambda name: (name != "sc", name))
+
+
+def get(name: str) -> type[MemoryModel]:
+    """Return the memory model of that name. Raises KeyError if there is none."""
+    if name not in names():
+        raise KeyError(name)
+    model: type[MemoryModel] = importlib.import_module(f"{__name__}.{name}").MODEL
+    return model

@@ -1,0 +1,54 @@
+"""Sequential consistency (Lamport 1979): one memory, each operation takes effect at once and everywhere."""
+
+from __future__ import annotations
+
+from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.ops import (
+    Address,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    InterruptAll,
+    Load,
+    Rmw,
+    Store,
+    Tlbi,
+    Value,
+)
+
+
+class SequentialConsistency(MemoryModel):
+    """Interleaving and nothing else: orderings, barriers and maintenance have no effect of their own."""
+
+    name = "sc"
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(cpus)
+        self._cells: dict[Address, Value] = {}
+
+    def peek(self, address: Address) -> Value:
+        return self._cells.get(address, 0)
+
+    def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        return self._cells.get(op.address, 0)
+
+    def store(self, cpu: int, op: Store, choose: Choose) -> None:
+        self._cells[op.address] = op.value
+
+    def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
+        old = self._cells.get(op.address, 0)
+        self._cells[op.address] = op.update(old)
+        return old
+
+    def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
+        pass
+
+    def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
+        return self._cells.get(op.address, 0)
+
+    def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
+        pass
+
+
+MODEL = SequentialConsistency

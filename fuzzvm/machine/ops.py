@@ -1,0 +1,193 @@
+"""The visible operations of a CPU: what a generator yields, one scheduling point each.
+
+A CPU's program is a generator. Every `yield` hands the machine one operation of this module and gets back its
+response. What happens between two yields is local to the CPU: it cannot be interrupted and must not touch what
+other CPUs can see. `Annotation` is the one thing that may be yielded without being a scheduling point.
+
+Operations carry the ordering that the architecture gives them (plain, acquire, release, the kinds of DMB and DSB),
+so that one program runs under every memory model; a model ignores what it does not distinguish.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+Address: TypeAlias = int
+"""Object number and offset in one integer, see `address_of`."""
+
+Value: TypeAlias = Hashable
+"""What a location holds: an integer, or an immutable value that one atomic operation replaces as a whole."""
+
+OFFSET_BITS = 16
+"""Bits of an address that count locations within one object; 64K pages need 8192 entries a table."""
+
+
+def address_of(number: int, offset: int = 0) -> Address:
+    """Return the address of location `offset` of the object with that number."""
+    return (number << OFFSET_BITS) + offset
+
+
+def object_of(address: Address) -> int:
+    """Return the number of the object that an address lies in."""
+    return address >> OFFSET_BITS
+
+
+def offset_of(address: Address) -> int:
+    """Return which location of its object an address names."""
+    return address & ((1 << OFFSET_BITS) - 1)
+
+
+class Order(enum.Enum):
+    """Ordering of one memory access (Arm ARM B2.3; the kernel's `_acquire` and `_release` suffixes)."""
+
+    PLAIN = "plain"
+    ACQUIRE = "acquire"
+    ACQUIRE_PC = "acquire-pc"
+    RELEASE = "release"
+    ACQUIRE_RELEASE = "acquire-release"
+
+
+class Barrier(enum.Enum):
+    """Kinds of barrier. x86's MFENCE is DMB_ISH; its serialising instructions are ISB."""
+
+    DMB_ISH = "dmb ish"
+    DMB_ISHLD = "dmb ishld"
+    DMB_ISHST = "dmb ishst"
+    DSB_ISH = "dsb ish"
+    DSB_ISHLD = "dsb ishld"
+    DSB_ISHST = "dsb ishst"
+    ISB = "isb"
+
+
+class CacheOperation(enum.Enum):
+    """Cache maintenance by address, to the point of unification (Arm ARM D7.5)."""
+
+    DC_CVAU = "dc cvau"
+    IC_IVAU = "ic ivau"
+
+
+class Condition(Protocol):
+    """What a waiting operation waits for. Implementations are immutable and compare by value."""
+
+    def __call__(self, value: Any, /) -> bool:
+        """Return whether the operation may go on, given the latest value of its location."""
+
+    def blocked_by(self, value: Any, /) -> tuple[int, ...]:
+        """Return the CPUs that it waits for, given that value; the edges of a wait cycle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read a location; the response is its value."""
+
+    address: Address
+    order: Order = Order.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a location; no response."""
+
+    address: Address
+    value: Value
+    order: Order = Order.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Rmw:
+    """Replace a location's value by `update(value)` in one atomic step; the response is the old value.
+
+    With `when`, the operation is enabled only while `when(value)` holds: a lock's slow path, without the spinning.
+    `update` is a pure function of the old value. The read half carries the acquire, the write half the release.
+    """
+
+    address: Address
+    update: Callable[[Any], Value]
+    order: Order = Order.PLAIN
+    when: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Read a location once `when(value)` holds; the response is the value that let it go on."""
+
+    address: Address
+    when: Condition
+    order: Order = Order.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A barrier of this CPU; no response."""
+
+    kind: Barrier
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMaintenance:
+    """DC or IC for one code location; no response."""
+
+    operation: CacheOperation
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Tlbi:
+    """TLB invalidation, broadcast to the inner-shareable domain; no response.
+
+    `operation` is the instruction's name in lower case, `virtual_address` what it names, in bytes.
+    """
+
+    operation: str
+    virtual_address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch the instruction at a code location that is patched at run time; the response is the instruction."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptAll:
+    """An IPI to every other CPU that waits until all have taken it; each takes a context synchronisation event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """Allocate an object of `size` locations, all zero; the response is the address of its first location.
+
+    `label` says what the object is, for reports and oracles. Frames are handed out again, last freed first.
+    """
+
+    size: int
+    label: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Free the object that starts at `address`; no response."""
+
+    address: Address
+
+
+class Annotation:
+    """Something observers want to know, yielded where it happens. Not an operation: no scheduling point, no response.
+
+    Subclasses are immutable and belong to the layer that understands them.
+    """
+
+    __slots__ = ()
+
+
+Operation: TypeAlias = (
+    Load | Store | Rmw | Await | Fence | CacheMaintenance | Tlbi | Fetch | InterruptAll | Alloc | Free
+)
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Operation | Annotation, Any, T]
+"""A function of a CPU's program: yields operations, gets their responses, returns a T."""

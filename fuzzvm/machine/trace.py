@@ -1,0 +1,45 @@
+"""The record of a run: which agent did what, in which function, with which response.
+
+The digest of a trace is the same on every machine, Python version and PYTHONHASHSEED: it is taken over text that
+holds only names and numbers of the model, never an id(), a line number or the order of a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fuzzvm.machine.ops import Annotation, Operation, Value
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One step of a run.
+
+    `number` counts from 1. `cpu` is the CPU that the agent is or works for. `op` is None where an agent of the memory
+    model stepped. `stack` names the functions of the CPU, innermost first. `old` is what a write replaced.
+    `annotations` were yielded after this step and before the CPU's next operation.
+    """
+
+    number: int
+    agent: int
+    cpu: int
+    op: Operation | None
+    response: Value
+    stack: tuple[str, ...]
+    old: Value = None
+    annotations: tuple[Annotation, ...] = ()
+
+
+def digest(steps: Iterable[TraceStep], ending: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of a trace, in hexadecimal. `ending` is the outcome, which belongs to the run as well."""
+    text = hashlib.sha256()
+    for step in steps:
+        text.update(
+            f"{step.number} {step.agent} {step.op!r} -> {step.response!r} {step.old!r}"
+            f" {'<'.join(step.stack)} {step.annotations!r}\n".encode()
+        )
+    for line in ending:
+        text.update(f"{line}\n".encode())
+    return text.hexdigest()
