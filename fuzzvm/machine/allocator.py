@@ -20,11 +20,11 @@ from fuzzvm.machine.errors import (
 from fuzzvm.machine.ops import Address, address_of, object_of, offset_of
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """One object: its number is unique in a run, frame and generation say which place it was given.
 
-    `allocated_at` and `freed_at` are numbers of steps (0 for boot), `freed_at` None while it lives.
+    `allocated_at` is the number of the step (0 for boot).
     """
 
     number: int
@@ -33,17 +33,11 @@ class Allocation:
     frame: int
     generation: int
     allocated_at: int
-    freed_at: int | None = None
 
     @property
     def address(self) -> Address:
         """Address of its first location."""
         return address_of(self.number)
-
-    @property
-    def live(self) -> bool:
-        """Whether it has not been freed."""
-        return self.freed_at is None
 
 
 class Allocator:
@@ -51,9 +45,19 @@ class Allocator:
 
     def __init__(self) -> None:
         self.allocations: list[Allocation] = []
-        self.dead: set[int] = set()
+        self.dead: dict[int, int] = {}
+        """The step at which each freed object was freed, by its number."""
         self._owner_of_frame: list[int] = []
         self._free_frames: list[int] = []
+
+    def copy(self) -> Allocator:
+        """Return an allocator in the same state that goes its own way."""
+        other = Allocator()
+        other.allocations = list(self.allocations)
+        other.dead = dict(self.dead)
+        other._owner_of_frame = list(self._owner_of_frame)
+        other._free_frames = list(self._free_frames)
+        return other
 
     def alloc(self, size: int, label: Hashable, step: int) -> Allocation:
         """Return a new object of `size` locations."""
@@ -75,10 +79,9 @@ class Allocator:
         allocation = self.lookup(address)
         if allocation is None or offset_of(address):
             raise ModelError(DOUBLE_FREE, f"free of {address:#x}, where no object starts", address=address)
-        if not allocation.live:
+        if allocation.number in self.dead:
             raise ModelError(DOUBLE_FREE, f"{allocation.label} was freed before", address=address)
-        allocation.freed_at = step
-        self.dead.add(allocation.number)
+        self.dead[allocation.number] = step
         self._free_frames.append(allocation.frame)
         return allocation
 
@@ -96,7 +99,7 @@ class Allocator:
         allocation = self.allocations[object_of(address)]
         owner = self.owner(allocation.frame)
         kind = "write to" if write else "read of"
-        if owner.number != allocation.number and owner.live:
+        if owner.number != allocation.number and owner.number not in self.dead:
             return ModelError(
                 REUSED_OBJECT,
                 f"{kind} {allocation.label} through a stale pointer; its page is now {owner.label}",

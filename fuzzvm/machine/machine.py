@@ -140,6 +140,15 @@ class Machine:
         if not self._running:
             self._finish()
 
+    def copy(self, *, tracing: bool = False) -> Machine:
+        """Return a machine in the state that this one was booted into. Raises ValueError once programs have started."""
+        if self._programs:
+            raise ValueError("a machine whose programs run cannot be copied")
+        machine = Machine(self.memory.copy(), tracing=tracing)
+        machine.allocator = self.allocator.copy()
+        machine._watched = set(self._watched)
+        return machine
+
     # Running
 
     @property
@@ -204,7 +213,9 @@ class Machine:
         edges = {cpu: self._blockers(cpu) for cpu in self._running}
         cycle = _find_cycle(edges)
         if cycle:
-            where = ", ".join(f"CPU {cpu} in {self.stack(cpu)[0]} waits for CPU {edges[cpu][0]}" for cpu in cycle)
+            following = [*cycle[1:], cycle[0]]
+            waits = zip(cycle, following, strict=True)
+            where = ", ".join(f"CPU {cpu} in {self.stack(cpu)[0]} waits for CPU {other}" for cpu, other in waits)
             self._fail(ModelError(DEADLOCK, where), cycle[0], self.stack(cycle[0]))
             return
         cpu = self._running[0]
@@ -253,7 +264,7 @@ class Machine:
 
     def _free(self, cpu: int, op: Free, choose: Choose) -> None:
         allocation = self.allocator.lookup(op.address)
-        if self.observer is not None and allocation is not None and allocation.live:
+        if self.observer is not None and allocation is not None and allocation.number not in self.allocator.dead:
             self.observer.freeing(cpu, allocation)
         self.allocator.free(op.address, self.steps)
 
@@ -336,14 +347,19 @@ class Machine:
 
 
 def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
-    """Return the nodes of a cycle that follows each node's first edge, smallest first, or nothing."""
-    for start in sorted(edges):
-        path = [start]
-        while edges.get(path[-1]):
-            following = edges[path[-1]][0]
+    """Return the nodes of one cycle of a graph, in order, or nothing; the same one for the same graph."""
+
+    def visit(path: list[int]) -> list[int]:
+        for following in edges.get(path[-1], ()):
             if following in path:
                 return path[path.index(following) :]
-            path.append(following)
+            if cycle := visit([*path, following]):
+                return cycle
+        return []
+
+    for start in sorted(edges):
+        if cycle := visit([start]):
+            return cycle
     return []
 
 

@@ -43,6 +43,10 @@ class MemoryModel(ABC):
         self.cpus = cpus
 
     @abstractmethod
+    def copy(self) -> MemoryModel:
+        """Return memory in the same state that goes its own way."""
+
+    @abstractmethod
     def peek(self, address: Address) -> Value:
         """Return a location's latest value in coherence order: for oracles, and for whether a waiter may go on."""
 

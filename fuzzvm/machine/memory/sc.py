@@ -27,6 +27,11 @@ class SequentialConsistency(MemoryModel):
         super().__init__(cpus)
         self._cells: dict[Address, Value] = {}
 
+    def copy(self) -> SequentialConsistency:
+        other = SequentialConsistency(self.cpus)
+        other._cells = dict(self._cells)
+        return other
+
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
 

@@ -1,0 +1,27 @@
+"""The layout that the architectures' dumps share: range, size, and what the architecture says of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fuzzvm.kernel.arch import DumpRow
+
+
+def dump_text(
+    rows: Sequence[DumpRow], *, units: str, markers: tuple[str, str], describe: Callable[[DumpRow], str]
+) -> str:
+    """Return the text of kernel_page_tables: marker lines before and after, one line a row.
+
+    `units` are the letters of the sizes, the first one for bytes ("B…") or kilobytes ("K…").
+    """
+    lines = [f"---[ {markers[0]} ]---"]
+    for row in rows:
+        size, unit = row.end - row.start, 0
+        if not units.startswith("B"):
+            size >>= 10
+        while size % 1024 == 0 and unit < len(units) - 1:
+            size //= 1024
+            unit += 1
+        lines.append(f"0x{row.start:016x}-0x{row.end:016x}   {size:9d}{units[unit]} {describe(row)}".rstrip())
+    lines.append(f"---[ {markers[1]} ]---")
+    return "\n".join(lines) + "\n"

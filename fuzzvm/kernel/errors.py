@@ -1,0 +1,34 @@
+"""Ids of what can go wrong in the kernel's part of a run; those of the machine are in machine/errors.py."""
+
+from __future__ import annotations
+
+from fuzzvm.machine import errors as machine_errors
+
+FREE_OF_LINKED_TABLE = "free-of-linked-table"
+UNLOCK_WITHOUT_LOCK = "unlock-without-lock"
+LOCK_NOT_RELEASED = "lock-not-released"
+WALK_WITHOUT_LOCK = "walk-without-lock"
+UNBALANCED_STATIC_KEY = "unbalanced-static-key"
+LEAKED_TABLE = "leaked-table"
+WX_MISSED = "wx-missed"
+INVENTED_MAPPING = "invented-mapping"
+MAP_OVER_MAPPING = "map-over-mapping"
+
+DESCRIPTIONS: dict[str, str] = {
+    machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
+    machine_errors.USE_AFTER_FREE_WRITE: "a freed page table was written",
+    machine_errors.REUSED_OBJECT: "a page table was used through a stale pointer after its page was handed out again",
+    machine_errors.DOUBLE_FREE: "a page table was freed twice",
+    machine_errors.DEADLOCK: "CPUs wait for each other in a cycle",
+    machine_errors.NO_PROGRESS: "a CPU waits for what nobody will do, or the run does not end",
+    FREE_OF_LINKED_TABLE: "a page table was freed while an entry still points to it",
+    UNLOCK_WITHOUT_LOCK: "a lock was released by a CPU that does not hold it",
+    LOCK_NOT_RELEASED: "a lock is still held after every CPU has returned",
+    WALK_WITHOUT_LOCK: "page tables were walked without mmap_lock held for writing",
+    UNBALANCED_STATIC_KEY: "a static key was disabled more often than enabled, or left enabled",
+    LEAKED_TABLE: "a page table is allocated that no entry leads to",
+    WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",
+    INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
+    MAP_OVER_MAPPING: "a range was mapped that was mapped already (vmalloc's BUG())",
+}
+"""What each error means, by id: every error that a run can end with."""

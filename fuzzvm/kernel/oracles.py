@@ -1,0 +1,209 @@
+"""What must hold of page tables, walks, locks and keys, checked from outside while a run goes on.
+
+An oracle sees the latest value of every location at once. What it remembers of a walk is a function of what changed
+since the walk began, small and immutable, so that it can be part of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fuzzvm.kernel.errors import (
+    FREE_OF_LINKED_TABLE,
+    INVENTED_MAPPING,
+    LEAKED_TABLE,
+    LOCK_NOT_RELEASED,
+    UNBALANCED_STATIC_KEY,
+    WALK_WITHOUT_LOCK,
+    WX_MISSED,
+)
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.mmap_lock import AssertWriteLocked
+from fuzzvm.kernel.pgtable import (
+    Level,
+    TableLabel,
+    pgprot_wx,
+    pxd_leaf,
+    pxd_none,
+    pxd_pgprot,
+    pxd_pgtable,
+    pxd_table,
+)
+from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
+from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
+from fuzzvm.machine.allocator import Allocation
+from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Address, Annotation, Value, offset_of
+
+
+class Mapping(NamedTuple):
+    """A leaf entry: its level, the first address that it maps, its value."""
+
+    level: Level
+    addr: int
+    entry: int
+
+
+@dataclass(frozen=True, slots=True)
+class WalkRecord:
+    """A walk that is under way: what was unmapped since it began, the W+X mappings not unmapped, those reported."""
+
+    removed: frozenset[Mapping]
+    wx_all_along: frozenset[Mapping]
+    wx_noted: frozenset[Mapping]
+
+
+class Oracles:
+    """The observer of a machine that runs one kernel. Raises ModelError from every check."""
+
+    def __init__(self, machine: Machine, kernel: Kernel) -> None:
+        self._machine = machine
+        self._kernel = kernel
+        self._walks: dict[int, WalkRecord] = {}
+
+    # The observer's side
+
+    def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
+        """Remember, for each walk under way, the mappings that a write to an entry took away."""
+        if not self._walks or not isinstance(old, int) or pxd_none(old) or old == new:
+            return
+        allocation = self._machine.allocator.lookup(address)
+        if allocation is None or not isinstance(allocation.label, TableLabel):
+            return
+        level = allocation.label.level
+        va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
+        removed = frozenset(self._mappings(level, va, old))
+        for walker, walk in self._walks.items():
+            self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
+
+    def allocated(self, cpu: int, allocation: Allocation) -> None:
+        """Watch the entries of every page table."""
+        if isinstance(allocation.label, TableLabel):
+            self._machine.watch(allocation.address)
+
+    def freeing(self, cpu: int, allocation: Allocation) -> None:
+        """Check that no entry points to a table that is about to be freed."""
+        label = allocation.label
+        if isinstance(label, TableLabel) and allocation.address in self._path(label.va):
+            message = f"{label} is freed while an entry points to it"
+            raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
+
+    def annotated(self, cpu: int, annotation: Annotation) -> None:
+        """Follow walks, and check what they report."""
+        match annotation:
+            case AssertWriteLocked(lock):
+                if rwsem_state(self._machine.memory.peek(lock.address)).writer != cpu:
+                    message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
+                    raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
+            case WalkBegins():
+                wx = frozenset(mapping for mapping in self._all_mappings() if pgprot_wx(pxd_pgprot(mapping.entry)))
+                self._walks[cpu] = WalkRecord(frozenset(), wx, frozenset())
+            case MappingNoted(level, addr, entry):
+                self._check_noted(cpu, Mapping(level, addr, entry))
+            case WalkEnds():
+                walk = self._walks.pop(cpu)
+                missed = walk.wx_all_along - walk.wx_noted
+                if missed:
+                    first = min(missed)
+                    message = f"W+X mapping at {first.addr:#x} was there all along and was not reported"
+                    raise ModelError(WX_MISSED, message)
+
+    def finished(self) -> None:
+        """Check that every table is linked, every lock free and every key off."""
+        allocator = self._machine.allocator
+        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {self._kernel.init_mm.pgd}
+        for allocation in allocator.allocations:
+            if allocation.number in allocator.dead or not isinstance(allocation.label, TableLabel):
+                continue
+            if allocation.address not in reachable:
+                message = f"{allocation.label} is allocated and no entry leads to it"
+                raise ModelError(LEAKED_TABLE, message, address=allocation.address)
+        peek = self._machine.memory.peek
+        for key in self._kernel.static_keys:
+            if peek(key.enabled) != 0:
+                message = f"{key.name} is left at {peek(key.enabled)}"
+                raise ModelError(UNBALANCED_STATIC_KEY, message, address=key.enabled)
+        for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
+            if rwsem_state(peek(sem.address)) != UNLOCKED:
+                raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
+        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex):
+            if peek(lock.address) != 0:
+                raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
+
+    # Reading page tables from outside
+
+    def _check_noted(self, cpu: int, noted: Mapping) -> None:
+        if not pxd_leaf(noted.entry):
+            raise ModelError(INVENTED_MAPPING, f"{noted.addr:#x} is reported with entry {noted.entry:#x}, no mapping")
+        walk = self._walks[cpu]
+        if noted not in walk.removed and self._translate(noted.addr) != noted:
+            message = f"{noted.level.name} mapping of {noted.addr:#x} was there at no time during the walk"
+            raise ModelError(INVENTED_MAPPING, message)
+        if pgprot_wx(pxd_pgprot(noted.entry)):
+            self._walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
+
+    def _entry(self, address: Address) -> int:
+        entry = self._machine.memory.peek(address)
+        return entry if isinstance(entry, int) else 0
+
+    def _next_level(self, level: int) -> Level:
+        level += 1
+        while self._kernel.geometry.folded(level):
+            level += 1
+        return Level(level)
+
+    def _mappings(self, level: Level, va: int, entry: int) -> Iterator[Mapping]:
+        """Yield the mappings that an entry leads to, an entry of that level that maps from va on."""
+        if pxd_leaf(entry):
+            yield Mapping(level, va, entry)
+        elif pxd_table(entry) and level < Level.PTE:
+            yield from self._mappings_of_table(self._next_level(level), va, pxd_pgtable(entry))
+
+    def _mappings_of_table(self, level: Level, va: int, table: Address) -> Iterator[Mapping]:
+        geometry = self._kernel.geometry
+        for index in range(geometry.ptrs[level]):
+            entry = self._entry(table + index)
+            if entry:
+                yield from self._mappings(level, va + index * geometry.size(level), entry)
+
+    def _all_mappings(self) -> Iterator[Mapping]:
+        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
+
+    def _path(self, addr: int) -> list[Address]:
+        """Return the tables that the walk of an address goes through, the root first."""
+        geometry = self._kernel.geometry
+        level, table = Level.PGD, self._kernel.init_mm.pgd
+        path = [table]
+        while level < Level.PTE:
+            entry = self._entry(table + geometry.index(level, addr))
+            if not pxd_table(entry):
+                break
+            level, table = self._next_level(level), pxd_pgtable(entry)
+            path.append(table)
+        return path
+
+    def _translate(self, addr: int) -> Mapping | None:
+        """Return the mapping that an address has now."""
+        geometry = self._kernel.geometry
+        level, table = Level.PGD, self._kernel.init_mm.pgd
+        while True:
+            entry = self._entry(table + geometry.index(level, addr))
+            if not pxd_table(entry) or level == Level.PTE:
+                break
+            level, table = self._next_level(level), pxd_pgtable(entry)
+        return Mapping(level, addr & ~(geometry.size(level) - 1), entry) if pxd_leaf(entry) else None
+
+    def _table_entries(self) -> Iterator[int]:
+        """Yield every table entry that can be reached from the root."""
+        geometry = self._kernel.geometry
+        todo = [(Level.PGD, self._kernel.init_mm.pgd)]
+        while todo:
+            level, table = todo.pop()
+            for index in range(geometry.ptrs[level]):
+                entry = self._entry(table + index)
+                if pxd_table(entry) and level < Level.PTE:
+                    yield entry
+                    todo.append((self._next_level(level), pxd_pgtable(entry)))

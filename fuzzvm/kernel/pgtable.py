@@ -1,0 +1,162 @@
+"""Page-table entries and geometry (include/linux/pgtable.h, Documentation/mm/page_tables.rst).
+
+An entry is an integer: none is 0, a table entry is the table's address with its type, a leaf (block or page) is a
+page frame number with its type and protection. Types and protection bits are the model's own; what the dump prints
+for them is the architecture's.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from fuzzvm.machine.ops import OFFSET_BITS, Address
+
+TABLE = 1
+LEAF = 2
+_TYPE_MASK = 3
+
+PROT_WRITE = 1 << 4
+PROT_EXEC = 1 << 5
+PROT_DEVICE = 1 << 6
+_PROT_MASK = PROT_WRITE | PROT_EXEC | PROT_DEVICE
+
+PAGE_KERNEL = PROT_WRITE
+PAGE_KERNEL_RO = 0
+PAGE_KERNEL_ROX = PROT_EXEC
+PAGE_KERNEL_EXEC = PROT_WRITE | PROT_EXEC
+
+
+class Level(enum.IntEnum):
+    """Levels as ptdump counts them: the depth of an entry below the root (mm/ptdump.c)."""
+
+    PGD = 0
+    P4D = 1
+    PUD = 2
+    PMD = 3
+    PTE = 4
+
+
+def mk_table(table: Address) -> int:
+    """Return the entry that points to a table."""
+    return table | TABLE
+
+
+def mk_leaf(pfn: int, prot: int) -> int:
+    """Return the entry that maps a page frame, a block's first one at the levels above PTE."""
+    return pfn << OFFSET_BITS | prot | LEAF
+
+
+def pxd_none(entry: int) -> bool:
+    """Whether an entry is empty."""
+    return entry == 0
+
+
+def pxd_table(entry: int) -> bool:
+    """Whether an entry points to a table."""
+    return entry & _TYPE_MASK == TABLE
+
+
+def pxd_leaf(entry: int) -> bool:
+    """Whether an entry maps memory."""
+    return entry & _TYPE_MASK == LEAF
+
+
+def pxd_pgtable(entry: int) -> Address:
+    """Return the table that a table entry points to."""
+    return entry & ~_TYPE_MASK
+
+
+def pxd_pfn(entry: int) -> int:
+    """Return the first page frame number that a leaf maps."""
+    return entry >> OFFSET_BITS
+
+
+def pxd_pgprot(entry: int) -> int:
+    """Return the protection bits of a leaf."""
+    return entry & _PROT_MASK
+
+
+def pgprot_wx(prot: int) -> bool:
+    """Whether a protection is both writable and executable."""
+    return prot & PAGE_KERNEL_EXEC == PAGE_KERNEL_EXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How an address is cut into indices. A folded level has no table of its own and one entry, its parent's.
+
+    `shifts` and `ptrs` are indexed by Level; a folded level has its parent's shift and one entry.
+    `base` is the address that the root's first entry maps.
+    """
+
+    page_shift: int
+    shifts: tuple[int, ...]
+    ptrs: tuple[int, ...]
+    base: int
+
+    @classmethod
+    def make(cls, page_shift: int, levels: int, fanout: int, base: int) -> Geometry:
+        """Return the geometry with `levels` (3 to 5) levels of `fanout` entries each; fanout is a power of two.
+
+        With fewer than five levels P4D is folded, with three PUD as well, as in asm-generic/pgtable-nop4d.h and
+        pgtable-nopud.h.
+        """
+        folded = {Level.P4D} if levels == 4 else {Level.P4D, Level.PUD} if levels == 3 else set()
+        bits = fanout.bit_length() - 1
+        shifts, ptrs, shift = [0] * 5, [1] * 5, page_shift
+        for level in reversed(Level):
+            if level in folded:
+                continue
+            shifts[level], ptrs[level] = shift, fanout
+            shift += bits
+        for level in sorted(folded):
+            shifts[level] = shifts[level - 1]
+        return cls(page_shift, tuple(shifts), tuple(ptrs), base)
+
+    def folded(self, level: int) -> bool:
+        """Whether a level has no table of its own."""
+        return self.ptrs[level] == 1
+
+    def size(self, level: int) -> int:
+        """Return the bytes that one entry of a level maps."""
+        return 1 << self.shifts[level]
+
+    def index(self, level: int, addr: int) -> int:
+        """Return the index of an address in its table of that level."""
+        return (addr >> self.shifts[level]) & (self.ptrs[level] - 1)
+
+    def addr_end(self, level: int, addr: int, end: int) -> int:
+        """Return the end of the entry that addr lies in, or `end` if that comes first (pXd_addr_end)."""
+        boundary = ((addr >> self.shifts[level]) + 1) << self.shifts[level]
+        return min(boundary, end)
+
+    @property
+    def end(self) -> int:
+        """Address after the last one that the root maps."""
+        return self.base + self.size(Level.PGD) * self.ptrs[Level.PGD]
+
+    def aligned(self, level: int, addr: int) -> bool:
+        """Whether an address is aligned to an entry of that level."""
+        return addr & (self.size(level) - 1) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableLabel:
+    """What a page-table page is: the level of its entries and the address that its first entry maps."""
+
+    level: Level
+    va: int
+
+    def __str__(self) -> str:
+        return f"the {self.level.name} table of {self.va:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticLabel:
+    """What an object that is never freed is: a lock, a key, a patched site."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,45 @@
+"""ptdump: reading kernel_page_tables and check_wx_pages (mm/ptdump.c, arch/*/mm/ptdump.c, Linux 6.12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fuzzvm.kernel.mmap_lock import Mm, mmap_write_lock, mmap_write_unlock
+from fuzzvm.kernel.pagewalk import walk_page_range
+from fuzzvm.kernel.pgtable import pgprot_wx, pxd_pgprot
+from fuzzvm.kernel.ptdump_notes import Rows, WalkBegins, WalkEnds
+from fuzzvm.kernel.rwsem import down_read, up_read
+from fuzzvm.machine.ops import Steps
+
+if TYPE_CHECKING:
+    from fuzzvm.kernel.kernel import Kernel
+
+
+def ptdump_walk_pgd(k: Kernel, mm: Mm) -> Steps[Rows]:
+    """Walk all of mm's page tables under its mmap_lock, between the mitigation's hooks; return the rows noted."""
+    token = yield from k.mitigation.before_walk(k, mm)
+    # get_online_mems()
+    yield from down_read(k, k.mem_hotplug_lock)
+    yield from mmap_write_lock(k, mm)
+    yield from k.mitigation.walk_locked(k, mm, token)
+    yield WalkBegins()
+    rows = yield from walk_page_range(k, mm, k.geometry.base, k.geometry.end)
+    yield WalkEnds()
+    yield from k.mitigation.walk_unlocking(k, mm, token)
+    yield from mmap_write_unlock(k, mm)
+    # put_online_mems()
+    yield from up_read(k, k.mem_hotplug_lock)
+    yield from k.mitigation.after_walk(k, mm, token)
+    return rows
+
+
+def ptdump_walk(k: Kernel, mm: Mm) -> Steps[str]:
+    """Read kernel_page_tables; return its text."""
+    rows = yield from ptdump_walk_pgd(k, mm)
+    return k.arch.format_dump(rows)
+
+
+def ptdump_check_wx(k: Kernel) -> Steps[bool]:
+    """Read check_wx_pages; return whether no mapping is both writable and executable."""
+    rows = yield from ptdump_walk_pgd(k, k.init_mm)
+    return not any(pgprot_wx(pxd_pgprot(row.entry)) for row in rows)

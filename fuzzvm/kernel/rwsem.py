@@ -1,0 +1,157 @@
+"""struct rw_semaphore: many readers or one writer, and no starved writer (kernel/locking/rwsem.c, Linux 6.12).
+
+The whole semaphore is one word that each call changes in one atomic step, the fast path's atomic operation and the
+slow path's critical section under wait_lock alike. Who cannot have the lock queues; whoever releases it grants it to
+the head of the queue, to a run of readers together. A reader queues behind a waiting writer even while other readers
+hold the lock: that is what makes a nested read lock deadlock. Lock stealing and optimistic spinning are left out;
+they change only who comes first among waiters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
+from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.ops import Address, Await, Order, Rmw, Steps
+
+if TYPE_CHECKING:
+    from fuzzvm.kernel.kernel import Kernel
+
+
+class RwsemState(NamedTuple):
+    """What the word holds: the CPU that writes (or None), those that read (one entry a lock), who waits in order."""
+
+    writer: int | None = None
+    readers: tuple[int, ...] = ()
+    waiters: tuple[tuple[int, bool], ...] = ()
+    """CPU, and whether it waits to write."""
+
+
+UNLOCKED = RwsemState()
+
+
+@dataclass(frozen=True, slots=True)
+class RwSemaphore:
+    """A semaphore's word and name."""
+
+    address: Address
+    name: str
+
+
+def rwsem_state(value: object) -> RwsemState:
+    """Return what a word holds; memory starts as 0, which is an unlocked semaphore."""
+    return value if isinstance(value, RwsemState) else UNLOCKED
+
+
+def _grant(sem: RwsemState) -> RwsemState:
+    """Hand the lock to the head of the queue: one writer, or the readers up to the next writer (rwsem_mark_wake)."""
+    if sem.writer is not None or not sem.waiters:
+        return sem
+    cpu, writes = sem.waiters[0]
+    if writes:
+        return sem if sem.readers else RwsemState(cpu, (), sem.waiters[1:])
+    readers, waiters = sem.readers, sem.waiters
+    while waiters and not waiters[0][1]:
+        readers, waiters = (*readers, waiters[0][0]), waiters[1:]
+    return RwsemState(None, readers, waiters)
+
+
+def _can_read(sem: RwsemState) -> bool:
+    # RWSEM_READ_FAILED_MASK: a writer, or anybody waiting
+    return sem.writer is None and not sem.waiters
+
+
+def _can_write(sem: RwsemState) -> bool:
+    return sem == UNLOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class _Down:
+    """Take the lock, or queue for it unless it is a trylock."""
+
+    cpu: int
+    write: bool
+    trylock: bool = False
+
+    def __call__(self, value: object) -> RwsemState:
+        sem = rwsem_state(value)
+        if self.write and _can_write(sem):
+            return RwsemState(writer=self.cpu)
+        if not self.write and _can_read(sem):
+            return sem._replace(readers=(*sem.readers, self.cpu))
+        return sem if self.trylock else sem._replace(waiters=(*sem.waiters, (self.cpu, self.write)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Up:
+    """Release the lock and grant it to who waits; no change where this CPU does not hold it."""
+
+    cpu: int
+    write: bool
+
+    def __call__(self, value: object) -> RwsemState:
+        sem = rwsem_state(value)
+        if self.write:
+            return _grant(sem._replace(writer=None)) if sem.writer == self.cpu else sem
+        if self.cpu not in sem.readers:
+            return sem
+        place = sem.readers.index(self.cpu)
+        return _grant(sem._replace(readers=sem.readers[:place] + sem.readers[place + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """Holds once a CPU is no longer in the queue."""
+
+    cpu: int
+
+    def __call__(self, value: object) -> bool:
+        return all(cpu != self.cpu for cpu, _ in rwsem_state(value).waiters)
+
+    def blocked_by(self, value: object) -> tuple[int, ...]:
+        """Return the holder, and for a reader the writer that it queued behind."""
+        sem = rwsem_state(value)
+        cpus = [cpu for cpu, _ in sem.waiters]
+        if self.cpu not in cpus:
+            return ()
+        place = cpus.index(self.cpu)
+        ahead = tuple(cpu for cpu, _ in sem.waiters[:place])
+        if sem.writer is not None:
+            return (sem.writer, *ahead)
+        return (*ahead, *sem.readers) if sem.waiters[place][1] else ahead
+
+
+def down_read(k: Kernel, sem: RwSemaphore) -> Steps[None]:
+    """Take the lock for reading, after whoever writes or waits."""
+    old = yield Rmw(sem.address, _Down(k.cpu, write=False), Order.ACQUIRE)
+    if not _can_read(rwsem_state(old)):
+        yield Await(sem.address, _Granted(k.cpu), Order.ACQUIRE)
+
+
+def down_read_trylock(k: Kernel, sem: RwSemaphore) -> Steps[bool]:
+    """Take the lock for reading if that is possible at once; return whether it was."""
+    old = yield Rmw(sem.address, _Down(k.cpu, write=False, trylock=True), Order.ACQUIRE)
+    return _can_read(rwsem_state(old))
+
+
+def up_read(k: Kernel, sem: RwSemaphore) -> Steps[None]:
+    """Release a lock taken for reading. Raises ModelError unlock-without-lock."""
+    old = yield Rmw(sem.address, _Up(k.cpu, write=False), Order.RELEASE)
+    if k.cpu not in rwsem_state(old).readers:
+        raise ModelError(UNLOCK_WITHOUT_LOCK, f"CPU {k.cpu} does not hold {sem.name} for reading", address=sem.address)
+
+
+def down_write(k: Kernel, sem: RwSemaphore) -> Steps[None]:
+    """Take the lock for writing, after whoever holds it or waits."""
+    old = yield Rmw(sem.address, _Down(k.cpu, write=True), Order.ACQUIRE)
+    if not _can_write(rwsem_state(old)):
+        yield Await(sem.address, _Granted(k.cpu), Order.ACQUIRE)
+
+
+def up_write(k: Kernel, sem: RwSemaphore) -> Steps[None]:
+    """Release a lock taken for writing. Raises ModelError unlock-without-lock."""
+    old = yield Rmw(sem.address, _Up(k.cpu, write=True), Order.RELEASE)
+    if rwsem_state(old).writer != k.cpu:
+        raise ModelError(UNLOCK_WITHOUT_LOCK, f"CPU {k.cpu} does not hold {sem.name} for writing", address=sem.address)

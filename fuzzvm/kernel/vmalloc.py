@@ -1,0 +1,144 @@
+"""vmalloc, vmalloc_huge and vfree: areas of kernel address space and what they map (mm/vmalloc.c, Linux 6.12).
+
+The physical address of what vmalloc maps is the virtual one less the area's start: pages are always there, contiguous
+and aligned as the range is, as alloc_pages() with the mapping's order would give them.
+
+The set of areas is one word; each change is one atomic step, for the critical section under vmap_area_lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from fuzzvm.kernel.pgtable import Level
+from fuzzvm.kernel.vmap import vmap_range, vunmap_range_noflush
+from fuzzvm.machine.ops import Order, Rmw, Steps
+
+if TYPE_CHECKING:
+    from fuzzvm.kernel.kernel import Kernel
+
+
+class VmapArea(NamedTuple):
+    """A range of addresses in use; `lazy` once it is unmapped but not yet flushed, and so not yet free."""
+
+    start: int
+    end: int
+    lazy: bool = False
+
+
+def _areas(value: object) -> tuple[VmapArea, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _first_fit(areas: tuple[VmapArea, ...], base: int, limit: int, size: int, align: int) -> int | None:
+    """Return the lowest aligned address at which `size` bytes are free, or None."""
+    addr = base
+    for area in areas:
+        if area.start - addr >= size:
+            break
+        addr = max(addr, -(-area.end // align) * align)
+    return addr if addr + size <= limit else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    base: int
+    limit: int
+    size: int
+    align: int
+
+    def __call__(self, value: object) -> tuple[VmapArea, ...]:
+        areas = _areas(value)
+        addr = _first_fit(areas, self.base, self.limit, self.size, self.align)
+        return areas if addr is None else tuple(sorted((*areas, VmapArea(addr, addr + self.size))))
+
+
+@dataclass(frozen=True, slots=True)
+class _MakeLazy:
+    start: int
+
+    def __call__(self, value: object) -> tuple[VmapArea, ...]:
+        return tuple(area._replace(lazy=True) if area.start == self.start else area for area in _areas(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Remove:
+    purged: tuple[VmapArea, ...]
+
+    def __call__(self, value: object) -> tuple[VmapArea, ...]:
+        return tuple(area for area in _areas(value) if area not in self.purged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    def __call__(self, value: object) -> tuple[VmapArea, ...]:
+        return _areas(value)
+
+
+def alloc_vmap_area(k: Kernel, size: int, align: int) -> Steps[int | None]:
+    """Reserve `size` bytes of address space; return the address, or None where there is no room even after a purge."""
+    insert = _Insert(k.geometry.base, k.geometry.end, size, align)
+    tries = 0
+    while tries < 2:
+        old = yield Rmw(k.vmap_area_root, insert, Order.ACQUIRE_RELEASE)
+        addr = _first_fit(_areas(old), insert.base, insert.limit, size, align)
+        if addr is not None:
+            return addr
+        yield from vm_unmap_aliases(k)
+        tries += 1
+    return None
+
+
+def vm_unmap_aliases(k: Kernel) -> Steps[None]:
+    """Flush the lazily unmapped areas from the TLBs and make their addresses free again (__purge_vmap_area_lazy)."""
+    old = yield Rmw(k.vmap_area_root, _Look(), Order.ACQUIRE_RELEASE)
+    purged = tuple(area for area in _areas(old) if area.lazy)
+    if purged:
+        yield from k.arch.flush_tlb_kernel_range(k, purged[0].start, purged[-1].end)
+        yield Rmw(k.vmap_area_root, _Remove(purged), Order.ACQUIRE_RELEASE)
+
+
+def vmalloc_node_range(k: Kernel, size: int, prot: int, shift: int) -> Steps[int | None]:
+    """Allocate and map `size` bytes with entries of up to 1 << shift bytes; return the address, or None if no room.
+
+    As __vmalloc_node_range(): size and alignment are rounded up to 1 << shift, and where that fails it is tried again
+    with single pages.
+    """
+    page_size = k.geometry.size(Level.PTE)
+    align = 1 << shift
+    rounded = -(-size // align) * align
+    addr = yield from alloc_vmap_area(k, rounded, align)
+    if addr is None and shift > k.geometry.page_shift:
+        shift = k.geometry.page_shift
+        rounded = -(-size // page_size) * page_size
+        addr = yield from alloc_vmap_area(k, rounded, page_size)
+    if addr is None:
+        return None
+    yield from vmap_range(k, addr, addr + rounded, addr - k.geometry.base, prot, shift)
+    return int(addr)
+
+
+def vmalloc(k: Kernel, size: int, prot: int) -> Steps[int | None]:
+    """Allocate `size` bytes mapped by single pages; return the address, or None where there is no room."""
+    return (yield from vmalloc_node_range(k, size, prot, k.geometry.page_shift))
+
+
+def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
+    """Allocate `size` bytes, by PMD blocks where they reach the size of one; return the address, or None if no room."""
+    huge = (
+        size >= k.geometry.size(Level.PMD) and k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed()
+    )
+    shift = k.geometry.shifts[Level.PMD] if huge else k.geometry.page_shift
+    return (yield from vmalloc_node_range(k, size, prot, shift))
+
+
+def vfree(k: Kernel, addr: int) -> Steps[None]:
+    """Unmap what vmalloc returned; the addresses are free again after the next purge. Nothing where addr is no area."""
+    old = yield Rmw(k.vmap_area_root, _Look(), Order.ACQUIRE_RELEASE)
+    area = next((area for area in _areas(old) if area.start == addr and not area.lazy), None)
+    if area is None:
+        return
+    yield from vunmap_range_noflush(k, area.start, area.end)
+    # free_vmap_area_noflush(): the flush is put off until a purge
+    yield Rmw(k.vmap_area_root, _MakeLazy(addr), Order.ACQUIRE_RELEASE)

@@ -1,0 +1,15 @@
+"""arm64 until 2025: CONFIG_PTDUMP_DEBUGFS disables huge vmap (arch/arm64/include/asm/vmalloc.h, Linux 6.12)."""
+
+from fuzzvm.kernel.hooks import Mitigation
+
+
+class ConfigOff(Mitigation):
+    """No promotion, so no table is ever replaced: safe, at the price of every block mapping."""
+
+    name = "config-off"
+    summary = "CONFIG_PTDUMP_DEBUGFS disables huge vmap"
+    one_walker = "safe"
+    two_walkers = "safe"
+
+    def huge_vmap_allowed(self) -> bool:
+        return False

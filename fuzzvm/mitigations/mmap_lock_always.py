@@ -1,0 +1,28 @@
+"""The first proposal of 2025 ("arm64: Enable vmalloc-huge with ptdump", v1): read lock around each free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.mmap_lock import mmap_read_lock, mmap_read_unlock
+
+if TYPE_CHECKING:
+    from fuzzvm.kernel.kernel import Kernel
+    from fuzzvm.kernel.pgtable import Level
+    from fuzzvm.machine.ops import Steps
+
+
+class MmapLockAlways(Mitigation):
+    """init_mm's mmap_lock is held for reading around clear, flush and free: no walk at the same time, ever."""
+
+    name = "mmap-lock-always"
+    summary = "read lock around clear, flush, free (2025 v1)"
+    one_walker = "safe"
+    two_walkers = "safe"
+
+    def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
+        yield from mmap_read_lock(k, k.init_mm)
+
+    def after_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)

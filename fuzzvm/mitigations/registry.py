@@ -1,0 +1,106 @@
+"""Finds mitigations: those that ship, those of the entry-point group `fuzzvm.mitigations`, and `path/to/file.py:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import fuzzvm.mitigations
+from fuzzvm.kernel.hooks import Mitigation
+
+ENTRY_POINT_GROUP = "fuzzvm.mitigations"
+
+
+class MitigationNotFound(Exception):
+    """There is no such mitigation, or its file cannot be used; the message says which and why, in one line."""
+
+
+def shipped() -> dict[str, type[Mitigation]]:
+    """Return the mitigations of this package by name, in alphabetical order."""
+    found: dict[str, type[Mitigation]] = {}
+    for module in pkgutil.iter_modules(fuzzvm.mitigations.__path__):
+        namespace = vars(importlib.import_module(f"fuzzvm.mitigations.{module.name}"))
+        for value in namespace.values():
+            if isinstance(value, type) and issubclass(value, Mitigation) and "name" in vars(value):
+                found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def available() -> dict[str, type[Mitigation]]:
+    """Return the mitigations that have a name: those that ship, then those of installed packages.
+
+    Raises MitigationNotFound where an installed package offers one that cannot be loaded.
+    """
+    found = shipped()
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = entry_point.load()
+        except Exception as error:
+            raise MitigationNotFound(
+                f"mitigation {entry_point.name!r} of entry point {entry_point.value}: {type(error).__name__}: {error}"
+            ) from error
+        found.setdefault(entry_point.name, _checked(loaded, entry_point.value))
+    return found
+
+
+def get(spec: str) -> type[Mitigation]:
+    """Return the mitigation of that name, or of `path/to/file.py:Class`. Raises MitigationNotFound."""
+    if is_path(spec):
+        return _from_file(spec)
+    known = available()
+    if spec not in known:
+        raise MitigationNotFound(f"no mitigation {spec!r}; there are {', '.join(known)}, and path/to/file.py:Class")
+    return known[spec]
+
+
+def is_path(spec: str) -> bool:
+    """Return whether a mitigation is named by its file."""
+    return ".py:" in spec
+
+
+def _from_file(spec: str) -> type[Mitigation]:
+    filename, _, class_name = spec.rpartition(":")
+    path = Path(filename)
+    if not path.is_file():
+        raise MitigationNotFound(f"{filename}: no such file")
+    module_name = f"fuzzvm_user_mitigation_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise MitigationNotFound(f"{filename}: not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise MitigationNotFound(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
+    if not hasattr(module, class_name):
+        raise MitigationNotFound(f"{filename}: no class {class_name!r}")
+    return _checked(getattr(module, class_name), spec)
+
+
+def _checked(loaded: object, origin: str) -> type[Mitigation]:
+    if not (isinstance(loaded, type) and issubclass(loaded, Mitigation)):
+        raise MitigationNotFound(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
+    return loaded
+
+
+def _where(error: BaseException, filename: str) -> str:
+    """Return file and line of what went wrong in a user's file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    line = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if Path(traceback.tb_frame.f_code.co_filename) == Path(filename):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return filename if line is None else f"{filename}:{line}"
+
+
+def _one_line(error: BaseException) -> str:
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(message.split())

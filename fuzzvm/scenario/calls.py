@@ -1,0 +1,245 @@
+"""The kernel calls that a scenario's CPUs make, and their text.
+
+A call is written as in C, with named arguments: `vmap(page=0, nr_pages=4, max_page_shift='pmd')`. Addresses and sizes
+are in pages, counted from the beginning of the vmalloc area, so that a scenario means the same at every fan-out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, TypeAlias, get_type_hints
+
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Level
+from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
+from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
+from fuzzvm.kernel.vmap import vmap_range, vunmap_range
+from fuzzvm.machine.ops import Annotation, Steps
+from fuzzvm.scenario.errors import ScenarioError
+
+PROTS = {"rw": PAGE_KERNEL, "ro": PAGE_KERNEL_RO, "rox": PAGE_KERNEL_ROX, "rwx": PAGE_KERNEL_EXEC}
+SHIFTS = {"pte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
+MAX_PAGES = 1 << 18
+MAX_TEXT = 200
+
+Areas: TypeAlias = tuple[tuple[str, int], ...]
+"""What vmalloc returned to this CPU, by the name that the scenario gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Annotation):
+    """What a read of a debugfs file returned to user space."""
+
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel call with its arguments. `walks` says whether it is a walk of ptdump."""
+
+    name: ClassVar[str]
+    walks: ClassVar[bool] = False
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        """Make the call; return the areas that this CPU has afterwards."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        arguments = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                arguments.append(f"{field.name}={value!r}")
+        return f"{self.name}({', '.join(arguments)})"
+
+
+def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
+    size = k.geometry.size(Level.PTE)
+    addr = k.geometry.base + page * size
+    return addr, addr + nr_pages * size
+
+
+@dataclass(frozen=True)
+class Vmap(Call):
+    """Map pages at a fixed place, as ioremap and vmap do: vmap_range.
+
+    `max_page_shift` is the largest entry allowed ('pte', 'pmd' or 'pud'), `phys_page` the first physical page (the
+    number of the virtual one by default), `prot` one of 'rw', 'ro', 'rox', 'rwx'.
+    """
+
+    name = "vmap"
+    page: int
+    nr_pages: int
+    max_page_shift: str = "pud"
+    prot: str = "rw"
+    phys_page: int = -1
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, end = _range(k, self.page, self.nr_pages)
+        phys_page = self.page if self.phys_page < 0 else self.phys_page
+        phys_addr = phys_page << k.geometry.page_shift
+        yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], k.geometry.shifts[SHIFTS[self.max_page_shift]])
+        return areas
+
+
+@dataclass(frozen=True)
+class Vunmap(Call):
+    """Unmap pages and leave the tables: vunmap_range."""
+
+    name = "vunmap"
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, end = _range(k, self.page, self.nr_pages)
+        yield from vunmap_range(k, addr, end)
+        return areas
+
+
+def _remember(areas: Areas, name: str, addr: int | None) -> Areas:
+    kept = tuple(area for area in areas if area[0] != name)
+    return kept if addr is None else (*kept, (name, addr))
+
+
+@dataclass(frozen=True)
+class Vmalloc(Call):
+    """Allocate pages mapped one by one, and call the result `area`."""
+
+    name = "vmalloc"
+    area: str
+    nr_pages: int
+    prot: str = "rw"
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr = yield from vmalloc(k, self.nr_pages << k.geometry.page_shift, PROTS[self.prot])
+        return _remember(areas, self.area, addr)
+
+
+@dataclass(frozen=True)
+class VmallocHuge(Call):
+    """Allocate pages mapped by blocks where possible, and call the result `area`."""
+
+    name = "vmalloc_huge"
+    area: str
+    nr_pages: int
+    prot: str = "rw"
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr = yield from vmalloc_huge(k, self.nr_pages << k.geometry.page_shift, PROTS[self.prot])
+        return _remember(areas, self.area, addr)
+
+
+@dataclass(frozen=True)
+class Vfree(Call):
+    """Free an area; nothing where this CPU has none of that name, as vfree(NULL)."""
+
+    name = "vfree"
+    area: str
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr = dict(areas).get(self.area)
+        if addr is None:
+            return areas
+        yield from vfree(k, addr)
+        return _remember(areas, self.area, None)
+
+
+@dataclass(frozen=True)
+class VmUnmapAliases(Call):
+    """Purge the lazily freed areas, so that their addresses are handed out again."""
+
+    name = "vm_unmap_aliases"
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from vm_unmap_aliases(k)
+        return areas
+
+
+@dataclass(frozen=True)
+class CatKernelPageTables(Call):
+    """Read /sys/kernel/debug/kernel_page_tables."""
+
+    name = "cat_kernel_page_tables"
+    walks = True
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        text = yield from ptdump_walk(k, k.init_mm)
+        yield Output("kernel_page_tables", text)
+        return areas
+
+
+@dataclass(frozen=True)
+class CheckWxPages(Call):
+    """Read /sys/kernel/debug/check_wx_pages."""
+
+    name = "check_wx_pages"
+    walks = True
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        passed = yield from ptdump_check_wx(k)
+        yield Output("check_wx_pages", "SUCCESS\n" if passed else "FAILED\n")
+        return areas
+
+
+CALLS: dict[str, type[Call]] = {
+    call.name: call
+    for call in (Vmap, Vunmap, Vmalloc, VmallocHuge, Vfree, VmUnmapAliases, CatKernelPageTables, CheckWxPages)
+}
+
+
+def run_calls(k: Kernel, calls: Sequence[Call], areas: Areas) -> Steps[Areas]:
+    """Make calls one after the other: the program of a CPU."""
+    index = 0
+    while index < len(calls):
+        areas = yield from calls[index].run(k, areas)
+        index += 1
+    return areas
+
+
+def parse_call(text: str) -> Call:
+    """Return the call that a text stands for. Raises ScenarioError saying what is wrong with it.
+
+    The text is parsed as a Python expression and never evaluated: names and literals are all that is looked at.
+    """
+    if len(text) > MAX_TEXT:
+        raise ScenarioError(f"call of {len(text)} characters, at most {MAX_TEXT} are allowed")
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ScenarioError(f"{text!r} is not a call") from error
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise ScenarioError(f"{text!r} is not a call with named arguments")
+    cls = CALLS.get(node.func.id)
+    if cls is None:
+        raise ScenarioError(f"no call {node.func.id!r}; there are {', '.join(CALLS)}")
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for keyword in node.keywords:
+        known = [field.name for field in fields(cls)]
+        if keyword.arg not in known:
+            raise ScenarioError(f"{cls.name} has no argument {keyword.arg!r}; it has {', '.join(known) or 'none'}")
+        if keyword.arg in arguments:
+            raise ScenarioError(f"{cls.name}: argument {keyword.arg} is given twice")
+        value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+        if type(value) is not hints[keyword.arg]:
+            raise ScenarioError(f"{cls.name}: {keyword.arg} must be {hints[keyword.arg].__name__}")
+        arguments[keyword.arg] = value
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in arguments]
+    if missing:
+        raise ScenarioError(f"{cls.name} needs {', '.join(missing)}")
+    _check_values(cls.name, arguments)
+    return cls(**arguments)
+
+
+def _check_values(name: str, arguments: dict[str, Any]) -> None:
+    for key, low in (("page", 0), ("nr_pages", 1), ("phys_page", 0)):
+        if key in arguments and not low <= arguments[key] <= MAX_PAGES:
+            raise ScenarioError(f"{name}: {key} must be from {low} to {MAX_PAGES}, not {arguments[key]}")
+    for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS)):
+        if key in arguments and arguments[key] not in allowed:
+            raise ScenarioError(f"{name}: {key} must be one of {', '.join(allowed)}, not {arguments[key]!r}")
+    if "area" in arguments and not arguments["area"].isidentifier():
+        raise ScenarioError(f"{name}: area must be a name, not {arguments['area']!r}")

@@ -1,0 +1,133 @@
+"""A scenario, and its form as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fuzzvm.kernel import arch as architectures
+from fuzzvm.kernel.hooks import Mitigation, Verdict
+from fuzzvm.kernel.pgtable import Geometry
+from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.errors import ScenarioError
+
+MAX_CPUS = 8
+MAX_CALLS = 64
+MAX_FANOUT = 512
+MAX_BOOT_PAGES = 1 << 14
+"""Pages that all calls together may name: a small file must not be able to ask for an endless run."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
+
+    `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
+    writes it ("4K"); `levels` counts the levels that are not folded.
+    """
+
+    arch: str
+    page_size: str
+    levels: int
+    fanout: int
+    setup: tuple[Call, ...]
+    cpus: tuple[tuple[Call, ...], ...]
+    name: str = ""
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    @property
+    def walkers(self) -> int:
+        """Number of CPUs that walk page tables."""
+        return sum(any(call.walks for call in calls) for calls in self.cpus)
+
+    def geometry(self) -> Geometry:
+        """Return the geometry of its page tables."""
+        arch = architectures.get(self.arch)
+        return Geometry.make(arch.page_shifts[self.page_size], self.levels, self.fanout, arch.vmalloc_start)
+
+    def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
+        """Return the verdict that a mitigation claims here, or None where it claims nothing.
+
+        With no walker, or nobody who maps, there is nobody to race with.
+        """
+        if not self.walkers:
+            return "safe"
+        return mitigation.one_walker if self.walkers == 1 else mitigation.two_walkers
+
+    def _check(self) -> None:
+        if self.arch not in architectures.names():
+            raise ScenarioError(f"no architecture {self.arch!r}; there are {', '.join(architectures.names())}", "arch")
+        arch = architectures.get(self.arch)
+        if self.page_size not in arch.page_shifts:
+            sizes = ", ".join(arch.page_shifts)
+            raise ScenarioError(f"page_size must be one of {sizes} on {self.arch}, not {self.page_size!r}", "page_size")
+        if self.levels not in arch.levels:
+            levels = ", ".join(map(str, arch.levels))
+            raise ScenarioError(f"levels must be one of {levels} on {self.arch}, not {self.levels}", "levels")
+        if not 2 <= self.fanout <= MAX_FANOUT or self.fanout & (self.fanout - 1):
+            raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
+        if not 1 <= len(self.cpus) <= MAX_CPUS:
+            raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
+        pages = self.fanout**self.levels
+        asked = 0
+        for key, calls in (("setup", self.setup), *(("cpus", calls) for calls in self.cpus)):
+            if len(calls) > MAX_CALLS:
+                raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
+            for call in calls:
+                asked += getattr(call, "nr_pages", 0)
+                if isinstance(call, Vmap | Vunmap) and call.page + call.nr_pages > pages:
+                    raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
+        if asked > MAX_BOOT_PAGES:
+            raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as strings, integers, lists and dicts; `from_data` takes it back."""
+        data: dict[str, Any] = {"name": self.name} if self.name else {}
+        if self.summary:
+            data["summary"] = self.summary
+        data |= {"arch": self.arch, "page_size": self.page_size, "levels": self.levels, "fanout": self.fanout}
+        data["setup"] = [str(call) for call in self.setup]
+        data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Scenario:
+        """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
+        types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
+        optional = {"name", "summary", "setup"}
+        for key in data:
+            if key not in (*types, "setup", "cpus"):
+                raise ScenarioError(f"unknown key {key!r} in a scenario", key)
+        for key, expected in types.items():
+            if key not in data:
+                if key in optional:
+                    continue
+                raise ScenarioError(f"a scenario needs {key!r}")
+            if type(data[key]) is not expected:
+                raise ScenarioError(f"{key} must be {expected.__name__}, not {data[key]!r}", key)
+        if "cpus" not in data:
+            raise ScenarioError("a scenario needs 'cpus'")
+        cpus = data["cpus"]
+        if not isinstance(cpus, list) or not all(isinstance(calls, list) for calls in cpus):
+            raise ScenarioError("cpus must be a list of lists of calls", "cpus")
+        return cls(
+            **{key: data[key] for key in types if key in data},
+            setup=_parse_calls(data.get("setup", []), "setup"),
+            cpus=tuple(_parse_calls(calls, "cpus", f"CPU {cpu}, ") for cpu, calls in enumerate(cpus)),
+        )
+
+
+def _parse_calls(calls: object, key: str, where: str = "") -> tuple[Call, ...]:
+    if not isinstance(calls, list) or not all(isinstance(call, str) for call in calls):
+        raise ScenarioError(f"{where}{key} must be a list of calls as strings", key)
+    parsed = []
+    for number, call in enumerate(calls, 1):
+        try:
+            parsed.append(parse_call(call))
+        except ScenarioError as error:
+            raise ScenarioError(f"{where}call {number}: {error}", call) from error
+    return tuple(parsed)

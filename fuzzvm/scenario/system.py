@@ -1,0 +1,53 @@
+"""A scenario under a mitigation and a memory model: the thing that schedules are run on."""
+
+from __future__ import annotations
+
+from fuzzvm.kernel import arch as architectures
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.kernel import boot_kernel
+from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.machine import Machine
+from fuzzvm.scenario.calls import run_calls
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+
+
+def default_memory(scenario: Scenario) -> str:
+    """Return the memory model of the scenario's architecture, or `sc` as long as that model does not exist."""
+    memory = architectures.get(scenario.arch).memory
+    return memory if memory in memory_models.names() else "sc"
+
+
+class System:
+    """Boots once, and hands out machines that stand at the first step of a run.
+
+    Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown memory model.
+    """
+
+    def __init__(self, scenario: Scenario, mitigation: type[Mitigation], memory: str) -> None:
+        self.scenario = scenario
+        self.memory = memory
+        self.mitigation = mitigation
+        cpus = len(scenario.cpus)
+        self._booted = Machine(memory_models.get(memory)(cpus))
+        kernel = boot_kernel(
+            self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation()
+        )
+        self._booted.observer = Oracles(self._booted, kernel)
+        try:
+            self._areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
+        except ModelError as error:
+            raise ScenarioError(f"setup fails: {error}", "setup") from error
+        self.kernel = kernel
+        self._views = [kernel.on(cpu) for cpu in range(cpus)]
+
+    def machine(self, *, tracing: bool = False) -> Machine:
+        """Return a machine that has booted, with every CPU at its first operation."""
+        machine = self._booted.copy(tracing=tracing)
+        machine.observer = Oracles(machine, self.kernel)
+        machine.start([
+            run_calls(k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)
+        ])
+        return machine
