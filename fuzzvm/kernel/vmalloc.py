@@ -126,9 +126,7 @@ def vmalloc(k: Kernel, size: int, prot: int) -> Steps[int | None]:
 
 def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
     """Allocate `size` bytes, by PMD blocks where they reach the size of one; return the address, or None if no room."""
-    huge = (
-        size >= k.geometry.size(Level.PMD) and k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed()
-    )
+    huge = size >= k.geometry.size(Level.PMD) and k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed()
     shift = k.geometry.shifts[Level.PMD] if huge else k.geometry.page_shift
     return (yield from vmalloc_node_range(k, size, prot, shift))
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.schedule import Schedule, Step, format_schedule
+from fuzzvm.machine.schedule import Schedule, Step
 
 MAX_STEPS = 20_000
 """Steps after which a run counts as making no progress; shipped scenarios end within a few hundred."""

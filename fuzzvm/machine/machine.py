@@ -124,7 +124,7 @@ class Machine:
                 self._annotate(cpu, op)
                 continue
             if self._blocked(op):
-                raise ModelError(NO_PROGRESS, f"{program.__name__} waits at boot, with no other CPU running")
+                raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
 
     def start(self, programs: Sequence[Steps[object]]) -> None:
@@ -197,7 +197,7 @@ class Machine:
         stack = self.stack(agent) if self.trace is not None else ()
         self._old = None
         try:
-            response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator, index]
+            response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
             self._record(agent, op, None, stack)
             self._fail(error, agent, self.stack(agent))
@@ -289,13 +289,13 @@ class Machine:
             return
         except ModelError as error:
             self._retire(cpu)
-            self._fail(error, cpu, _stack_of(error.__traceback__) or (program.__qualname__,))
+            self._fail(error, cpu, _stack_of(error.__traceback__))
             return
         except Exception as error:
             raise _program_error(error, f"{type(error).__name__}: {error}") from error
         self._pending[cpu] = op
         kind = type(op)
-        if kind is Await or (kind is Rmw and op.when is not None):
+        if kind is Await or (isinstance(op, Rmw) and op.when is not None):
             self._waiting.add(cpu)
         else:
             self._waiting.discard(cpu)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TypeAlias
 
 Step: TypeAlias = tuple[int, ...]
@@ -27,7 +27,7 @@ _WORD = re.compile(r"(?P<step>[0-9]{1,6}(?:\.[0-9]{1,6})*)(?:\*(?P<count>[1-9][0
 
 def context_switches(schedule: Sequence[Step]) -> int:
     """Return how often the agent changes from one step to the next."""
-    return sum(a[0] != b[0] for a, b in zip(schedule, schedule[1:], strict=False))
+    return sum(a[0] != b[0] for a, b in pairwise(schedule))
 
 
 def format_schedule(schedule: Iterable[Step]) -> str:

@@ -1,4 +1,4 @@
-"""Finds mitigations: those that ship, those of the entry-point group `fuzzvm.mitigations`, and `path/to/file.py:Class`."""
+"""Finds mitigations: those that ship, those of the entry-point group `fuzzvm.mitigations`, those of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fuzzvm.kernel.hooks import Mitigation
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
 
 
-class MitigationNotFound(Exception):
+class MitigationError(Exception):
     """There is no such mitigation, or its file cannot be used; the message says which and why, in one line."""
 
 
@@ -33,14 +33,14 @@ def shipped() -> dict[str, type[Mitigation]]:
 def available() -> dict[str, type[Mitigation]]:
     """Return the mitigations that have a name: those that ship, then those of installed packages.
 
-    Raises MitigationNotFound where an installed package offers one that cannot be loaded.
+    Raises MitigationError where an installed package offers one that cannot be loaded.
     """
     found = shipped()
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = entry_point.load()
         except Exception as error:
-            raise MitigationNotFound(
+            raise MitigationError(
                 f"mitigation {entry_point.name!r} of entry point {entry_point.value}: {type(error).__name__}: {error}"
             ) from error
         found.setdefault(entry_point.name, _checked(loaded, entry_point.value))
@@ -48,12 +48,12 @@ def available() -> dict[str, type[Mitigation]]:
 
 
 def get(spec: str) -> type[Mitigation]:
-    """Return the mitigation of that name, or of `path/to/file.py:Class`. Raises MitigationNotFound."""
+    """Return the mitigation of that name, or of `path/to/file.py:Class`. Raises MitigationError."""
     if is_path(spec):
         return _from_file(spec)
     known = available()
     if spec not in known:
-        raise MitigationNotFound(f"no mitigation {spec!r}; there are {', '.join(known)}, and path/to/file.py:Class")
+        raise MitigationError(f"no mitigation {spec!r}; there are {', '.join(known)}, and path/to/file.py:Class")
     return known[spec]
 
 
@@ -66,25 +66,25 @@ def _from_file(spec: str) -> type[Mitigation]:
     filename, _, class_name = spec.rpartition(":")
     path = Path(filename)
     if not path.is_file():
-        raise MitigationNotFound(f"{filename}: no such file")
+        raise MitigationError(f"{filename}: no such file")
     module_name = f"fuzzvm_user_mitigation_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
-        raise MitigationNotFound(f"{filename}: not a Python file")
+        raise MitigationError(f"{filename}: not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise MitigationNotFound(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
+        raise MitigationError(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
     if not hasattr(module, class_name):
-        raise MitigationNotFound(f"{filename}: no class {class_name!r}")
+        raise MitigationError(f"{filename}: no class {class_name!r}")
     return _checked(getattr(module, class_name), spec)
 
 
 def _checked(loaded: object, origin: str) -> type[Mitigation]:
     if not (isinstance(loaded, type) and issubclass(loaded, Mitigation)):
-        raise MitigationNotFound(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
+        raise MitigationError(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
     return loaded
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.jump_label import StaticKey, static_branch_dec, static_branch_inc, static_branch_unlikely
 from fuzzvm.kernel.mmap_lock import mmap_read_lock, mmap_read_unlock
 from fuzzvm.kernel.pgtable import Level
@@ -27,7 +27,7 @@ class StaticKeyMitigation(Mitigation):
     name = "static-key"
     summary = "counted key, inc/dec around the walk (merged for 6.18)"
     one_walker = "safe"
-    two_walkers = "safe"
+    two_walkers: ClassVar[Verdict | None] = "safe"
     isolates_first = True
 
     key: StaticKey

@@ -32,9 +32,7 @@ class System:
         self.mitigation = mitigation
         cpus = len(scenario.cpus)
         self._booted = Machine(memory_models.get(memory)(cpus))
-        kernel = boot_kernel(
-            self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation()
-        )
+        kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
         self._booted.observer = Oracles(self._booted, kernel)
         try:
             self._areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
@@ -47,7 +45,7 @@ class System:
         """Return a machine that has booted, with every CPU at its first operation."""
         machine = self._booted.copy(tracing=tracing)
         machine.observer = Oracles(machine, self.kernel)
-        machine.start([
-            run_calls(k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)
-        ])
+        machine.start(
+            [run_calls(k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)]
+        )
         return machine

@@ -1,0 +1,195 @@
+"""The text of a test case: scenario, mitigation, memory model, schedule, and what must come of them.
+
+A test case is TOML, complete in itself, and data alone: reading one never runs code, and a mitigation named by a file
+(`mine.py:Scheme`) is not imported because a corpus file says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.kernel.errors import DESCRIPTIONS
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.execution import Execution
+from fuzzvm.machine.schedule import Schedule, format_schedule, parse_schedule
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+
+FORMAT = 1
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What must come of a run: `verdict` safe or bug, and for a bug the error's id and the function it happens in."""
+
+    verdict: str
+    error: str = ""
+    function: str = ""
+
+    @classmethod
+    def of(cls, execution: Execution) -> Expectation:
+        """Return what came of a run."""
+        if execution.failure is None:
+            return cls("safe")
+        return cls("bug", execution.failure.error, execution.failure.function)
+
+    def __str__(self) -> str:
+        return self.verdict if self.verdict == "safe" else f"{self.error} in {self.function or 'the run as a whole'}"
+
+
+@dataclass(frozen=True)
+class TestCase:
+    """One run to repeat. `origin` is a line on where it comes from, in people's words."""
+
+    __test__ = False  # no test class of pytest's, whatever its name says
+
+    scenario: Scenario
+    mitigation: str
+    memory: str
+    schedule: Schedule
+    expect: Expectation
+    origin: str = field(default="", compare=False)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as the plain data that its file holds."""
+        expect = {"verdict": self.expect.verdict}
+        if self.expect.verdict == "bug":
+            expect |= {"error": self.expect.error, "function": self.expect.function}
+        return {
+            "format": FORMAT,
+            "origin": self.origin,
+            "mitigation": self.mitigation,
+            "memory": self.memory,
+            "schedule": format_schedule(self.schedule),
+            "expect": expect,
+            "scenario": self.scenario.to_data(),
+        }
+
+    def identity(self) -> str:
+        """Return a short name for its content, the same wherever it was found: what its file is named by."""
+        data = self.to_data()
+        del data["origin"]
+        for label in ("name", "summary"):
+            data["scenario"].pop(label, None)
+        return hashlib.sha256(repr(data).encode()).hexdigest()[:12]
+
+    def file_name(self) -> str:
+        """Return the name of its file in a corpus: one file a case, so that corpora merge without conflict."""
+        scheme = re.sub(r"[^a-z0-9]+", "-", self.mitigation.lower()).strip("-")
+        return f"{scheme}-{self.expect.error or 'safe'}-{self.identity()}.toml"
+
+
+def read(path: Path) -> TestCase:
+    """Return the test case in a file. Raises CorpusError naming the file, the line and what is wrong."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CorpusError(path, error.strerror or str(error)) from error
+    if len(raw) > MAX_BYTES:
+        raise CorpusError(path, f"larger than {MAX_BYTES} bytes, so no test case")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(path, "not a text file in UTF-8", raw[: error.start].count(b"\n") + 1) from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path | str = "<text>") -> TestCase:
+    """Return the test case that a text stands for. Raises CorpusError; `path` is what it calls the file."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, line = _toml_place(str(error), text)
+        raise CorpusError(path, f"not a whole TOML file: {message}", line) from error
+    except RecursionError as error:
+        raise CorpusError(path, "nested too deeply to be a test case") from error
+    try:
+        return _from_data(data)
+    except ScenarioError as error:
+        raise CorpusError(path, str(error), _line_of(text, error.key)) from error
+    except _Wrong as error:
+        raise CorpusError(path, str(error), _line_of(text, error.key)) from error
+
+
+class _Wrong(Exception):
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _from_data(data: Mapping[str, Any]) -> TestCase:
+    version = data.get("format")
+    if type(version) is not int:
+        raise _Wrong("no format number, so no test case", "format")
+    if version > FORMAT:
+        raise _Wrong(f"format {version} is newer than this fuzzvm reads ({FORMAT}); update fuzzvm", "format")
+    if version != FORMAT:
+        raise _Wrong(f"there is no format {version}", "format")
+    known = {"format", "origin", "mitigation", "memory", "schedule", "expect", "scenario"}
+    for key in data:
+        if key not in known:
+            raise _Wrong(f"unknown key {key!r}", key)
+    for key in ("mitigation", "memory", "schedule"):
+        if not isinstance(data.get(key), str):
+            raise _Wrong(f"{key} must be a string", key)
+    for key in ("expect", "scenario"):
+        if not isinstance(data.get(key), dict):
+            raise _Wrong(f"there is no table [{key}]", key)
+    if not isinstance(data.get("origin", ""), str):
+        raise _Wrong("origin must be a string", "origin")
+    if data["memory"] not in memory_models.names():
+        raise _Wrong(f"no memory model {data['memory']!r}; there are {', '.join(memory_models.names())}", "memory")
+    try:
+        schedule = parse_schedule(data["schedule"])
+    except ValueError as error:
+        raise _Wrong(f"schedule: {error}", "schedule") from error
+    return TestCase(
+        scenario=Scenario.from_data(data["scenario"]),
+        mitigation=data["mitigation"],
+        memory=data["memory"],
+        schedule=schedule,
+        expect=_expectation(data["expect"]),
+        origin=data.get("origin", ""),
+    )
+
+
+def _expectation(data: Mapping[str, Any]) -> Expectation:
+    verdict = data.get("verdict")
+    wanted = {"safe": {"verdict"}, "bug": {"verdict", "error", "function"}}.get(str(verdict))
+    if wanted is None:
+        raise _Wrong(f"verdict must be safe or bug, not {verdict!r}", "verdict")
+    if set(data) != wanted:
+        raise _Wrong(f"[expect] of a {verdict} has {', '.join(sorted(wanted))}, not {', '.join(data)}", "verdict")
+    if verdict == "safe":
+        return Expectation("safe")
+    if data["error"] not in DESCRIPTIONS:
+        raise _Wrong(f"no error {data['error']!r}", "error")
+    if not isinstance(data["function"], str):
+        raise _Wrong("function must be a string", "function")
+    return Expectation("bug", data["error"], data["function"])
+
+
+def _toml_place(message: str, text: str) -> tuple[str, int]:
+    match = re.search(r"\(at line (\d+), column \d+\)", message)
+    if match:
+        return message[: match.start()].strip().rstrip(":"), int(match[1])
+    return message.split(" (at end")[0], text.count("\n") + 1
+
+
+def _line_of(text: str, key: str | None) -> int | None:
+    """Return the line that a key, table or call stands in first, or None."""
+    if key is None:
+        return None
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*(\[{re.escape(key)}\]|{re.escape(key)}\s*=)", line) or (len(key) > 8 and key in line):
+            return number
+    return None

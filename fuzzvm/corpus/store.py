@@ -1,0 +1,86 @@
+"""A corpus on disk: a folder of test cases, one file each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tomli_w
+
+from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.corpus.format import TestCase
+
+SUFFIX = ".toml"
+
+
+def to_text(case: TestCase) -> str:
+    """Return the text of a test case's file; `format.parse` reads it back."""
+    data = case.to_data()
+    if len(data["schedule"]) > 100:
+        data["schedule"] = textwrap.fill(data["schedule"], 100) + "\n"
+    return tomli_w.dumps(data, multiline_strings=True)
+
+
+def save(case: TestCase, folder: Path) -> tuple[Path, bool]:
+    """Save a test case in a folder; return its path, and whether it is new there.
+
+    The file appears whole or not at all. Raises CorpusError where the folder cannot be written to.
+    """
+    path = folder / case.file_name()
+    if path.exists():
+        return path, False
+    write_text(path, to_text(case))
+    return path, True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name in the same folder, then renamed.
+
+    Raises CorpusError where that is not possible; nothing is left behind then.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+        raise CorpusError(path, error.strerror or str(error)) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise CorpusError if nothing can be saved in a folder; makes it where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CorpusError(folder, error.strerror or str(error)) from error
+
+
+def find(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files that paths name: each file itself, and every test case below a folder, in order of name.
+
+    Raises CorpusError for a path that does not exist, and for a folder with no test case in it.
+    """
+    for path in paths:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob(f"*{SUFFIX}") if file.is_file() and "litmus" not in file.parts)
+            if not files:
+                raise CorpusError(path, f"no test case (*{SUFFIX}) in this folder")
+            yield from files
+        elif path.exists():
+            yield path
+        else:
+            raise CorpusError(path, "no such file or folder")
