@@ -7,7 +7,7 @@ further way to go on is asked of the caller. The same answers give the same run,
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
@@ -105,6 +105,11 @@ class Machine:
     def watch(self, address: Address) -> None:
         """Report writes to the object at `address` to the observer."""
         self._watched.add(object_of(address))
+
+    @property
+    def watched(self) -> frozenset[int]:
+        """Numbers of the objects whose writes are reported to the observer."""
+        return frozenset(self._watched)
 
     def boot(self, program: Steps[T], cpu: int = 0) -> T:
         """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
@@ -208,22 +213,32 @@ class Machine:
         if not self._running and self.failure is None and not self.memory.agents():
             self._finish()
 
+    def perform(self, cpu: int, op: Operation, choose: Choose) -> Value:
+        """Execute one operation of a CPU that is not blocked, with no program behind it; return its response.
+
+        Raises ModelError. For searches, which keep programs and the rest of the machine apart.
+        """
+        return self._execute[type(op)](cpu, op, choose)  # type: ignore[operator]
+
+    def perform_agent(self, agent: int, choose: Choose) -> None:
+        """Let one of the memory model's own agents step, with no programs around. Raises ModelError."""
+        self.memory.step(agent, choose)
+
+    def blocked(self, op: Operation | None) -> bool:
+        """Return whether an operation waits for what does not hold now."""
+        return self._blocked(op)
+
+    def blockers(self, op: Operation | None) -> tuple[int, ...]:
+        """Return the CPUs that an operation waits for now."""
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return op.when.blocked_by(self.memory.peek(op.address))
+        return ()
+
     def stuck(self) -> None:
         """Fail the run in which programs are left and none can step: a deadlock, or a wait that nobody will end."""
-        edges = {cpu: self._blockers(cpu) for cpu in self._running}
-        cycle = _find_cycle(edges)
-        if cycle:
-            following = [*cycle[1:], cycle[0]]
-            waits = zip(cycle, following, strict=True)
-            where = ", ".join(f"CPU {cpu} in {self.stack(cpu)[0]} waits for CPU {other}" for cpu, other in waits)
-            self._fail(ModelError(DEADLOCK, where), cycle[0], self.stack(cycle[0]))
-            return
-        cpu = self._running[0]
-        self._fail(
-            ModelError(NO_PROGRESS, f"CPU {cpu} waits in {self.stack(cpu)[0]} and nobody is left to end the wait"),
-            cpu,
-            self.stack(cpu),
-        )
+        edges = {cpu: self.blockers(self._pending[cpu]) for cpu in self._running}
+        error, cpu = stuck_error(edges, {cpu: self.stack(cpu) for cpu in self._running})
+        self._fail(error, cpu, self.stack(cpu))
 
     def exceeded(self, limit: int) -> None:
         """Fail the run that has taken its limit of steps and is not done."""
@@ -288,11 +303,13 @@ class Machine:
             self._retire(cpu)
             return
         except ModelError as error:
+            # what an observer finds happened where the program spoke, not in the observer
+            stack = stack_of(error) if program.gi_frame is None else self.stack(cpu)
             self._retire(cpu)
-            self._fail(error, cpu, _stack_of(error.__traceback__))
+            self._fail(error, cpu, stack)
             return
         except Exception as error:
-            raise _program_error(error, f"{type(error).__name__}: {error}") from error
+            raise program_error(error) from error
         self._pending[cpu] = op
         kind = type(op)
         if kind is Await or (isinstance(op, Rmw) and op.when is not None):
@@ -328,12 +345,6 @@ class Machine:
             return not op.when(self.memory.peek(op.address))
         return False
 
-    def _blockers(self, cpu: int) -> tuple[int, ...]:
-        op = self._pending[cpu]
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self.memory.peek(op.address))
-        return ()
-
     def _finish(self) -> None:
         if self.observer is not None:
             try:
@@ -344,6 +355,18 @@ class Machine:
     def _fail(self, error: ModelError, cpu: int | None, stack: tuple[str, ...]) -> None:
         number = None if error.address is None else object_of(error.address)
         self.failure = Failure(error.error, error.message, cpu, stack, self.steps, number)
+
+
+def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
+    """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""
+    cycle = _find_cycle(edges)
+    if cycle:
+        following = [*cycle[1:], cycle[0]]
+        waits = zip(cycle, following, strict=True)
+        where = ", ".join(f"CPU {cpu} in {stacks[cpu][0]} waits for CPU {other}" for cpu, other in waits)
+        return ModelError(DEADLOCK, where), cycle[0]
+    cpu = min(edges)
+    return ModelError(NO_PROGRESS, f"CPU {cpu} waits in {stacks[cpu][0]} and nobody is left to end the wait"), cpu
 
 
 def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
@@ -363,18 +386,19 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def _stack_of(traceback: TracebackType | None) -> tuple[str, ...]:
-    """Return the functions of an exception that a program raised, innermost first, without the machine's own."""
+def stack_of(error: BaseException) -> tuple[str, ...]:
+    """Return the functions that an exception of a program came through, innermost first, without the one that caught it."""
     names = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if code.co_filename != __file__:
-            names.append(code.co_qualname)
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
+        names.append(traceback.tb_frame.f_code.co_qualname)
     return tuple(reversed(names))
 
 
-def _program_error(error: BaseException, message: str) -> ProgramError:
+def program_error(error: BaseException) -> ProgramError:
+    """Return what to raise where a program raised an exception that is no finding; it names the innermost place."""
+    message = f"{type(error).__name__}: {error}"
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -1,0 +1,94 @@
+"""Is there a run that goes wrong? Visits every state once, by its exact value, until one does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.explore.exhaustive.limits import Limits, Stopped, Watch
+from fuzzvm.explore.exhaustive.shared import Finding
+from fuzzvm.explore.exhaustive.space import Space, StateBound
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search saw. `findings` are errors in the order found; `stopped` names the bound that cut it, '' if none.
+
+    `ends` are the states in which runs end well, where they were asked for.
+    """
+
+    states: int
+    transitions: int
+    findings: tuple[Finding, ...]
+    stopped: str = ""
+    ends: frozenset[int] = frozenset()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was cut."""
+        return not self.stopped
+
+
+def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched:
+    """Visit every state that can be reached, depth first; stop at the first error unless `first_only` is False."""
+    if isinstance(space.start, Finding):
+        return Searched(1, 0, (space.start,))
+    watch = Watch(limits)
+    look = watch.next_look
+    lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
+    visited = {space.start}
+    stack = [space.start]
+    findings: dict[Finding, None] = {}
+    ends = set()
+    transitions = 0
+    stopped = ""
+    has_agents = space.has_agents
+    try:
+        while stack and not (findings and first_only):
+            state = stack.pop()
+            before = transitions
+            for mask, table, compute in lanes:
+                key = state & mask
+                entry = table.get(key)
+                if entry is None:
+                    entry = compute(key)
+                if entry.__class__ is int:
+                    if entry:
+                        transitions += 1
+                        following = state + entry
+                        if following not in visited:
+                            visited.add(following)
+                            stack.append(following)
+                    continue
+                for _, delta, finding in entry:
+                    transitions += 1
+                    if finding is not None:
+                        findings[finding] = None
+                    elif (following := state + delta) not in visited:
+                        visited.add(following)
+                        stack.append(following)
+            if has_agents:
+                for ways in space.agent_steps(state).values():
+                    for _, delta, finding in ways:
+                        transitions += 1
+                        if finding is not None:
+                            findings[finding] = None
+                        elif (following := state + delta) not in visited:
+                            visited.add(following)
+                            stack.append(following)
+            if transitions == before:
+                finding = space.ended(state)
+                if finding is not None:
+                    findings[finding] = None
+                else:
+                    ends.add(state)
+            if len(visited) >= look:
+                watch.look(len(visited))
+                look = watch.next_look
+    except (Stopped, StateBound) as bound:
+        stopped = str(bound)
+    except MemoryError:
+        count = len(visited)
+        visited.clear()
+        stopped = f"out of memory after {count} states"
+        return Searched(count, transitions, tuple(findings), stopped)
+    return Searched(len(visited), transitions, tuple(findings), stopped, frozenset(ends))
