@@ -13,7 +13,7 @@ from fuzzvm.explore.exhaustive.space import Space, StateBound
 class Searched:
     """What a search saw. `findings` are errors in the order found; `stopped` names the bound that cut it, '' if none.
 
-    `ends` are the states in which runs end well, where they were asked for.
+    `ends` are the states in which runs end well; `passes` counts how often a reduced search began anew.
     """
 
     states: int
@@ -21,6 +21,7 @@ class Searched:
     findings: tuple[Finding, ...]
     stopped: str = ""
     ends: frozenset[int] = frozenset()
+    passes: int = 1
 
     @property
     def complete(self) -> bool:

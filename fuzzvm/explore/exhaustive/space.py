@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fuzzvm.explore.automaton import Automaton, Values
+from fuzzvm.explore.automaton import Automaton, Edge, Values
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
@@ -46,6 +46,8 @@ class Lane:
         self.shift = SHARED_BITS + cpu * LOCAL_BITS
         self.mask = SHARED_MASK | LOCAL_MASK << self.shift
         self.table: dict[int, Entry] = {}
+        self.edge: Edge | None = None
+        """What the CPU's program did in the step that was computed last."""
         self._space = space
 
     def local(self, state: int) -> int:
@@ -56,11 +58,12 @@ class Lane:
         """Return what the step does, and keep it."""
         number, local = key & SHARED_MASK, key >> self.shift
         entry: Entry = 0
+        self.edge = None
         if local:
             node = self._space.automata[self.cpu].nodes[local]
             outcomes = self._space.shared.step(number, self.cpu, node)
             entry = self._entry(number, local, outcomes)
-            self._space.computed(self.cpu, key, outcomes)
+            self.edge = outcomes[-1].edge if outcomes else None
         self.table[key] = entry
         return entry
 
@@ -87,6 +90,7 @@ class Space:
     """
 
     def __init__(self, system: System, *, fast: bool = True, live_only: bool = True) -> None:
+        self.system = system
         self.values = Values()
         self.automata = [Automaton(program, self.values, live_only=live_only) for program in system.programs()]
         kind = FlatShared if fast and system.memory == "sc" else SteppedShared
@@ -99,9 +103,6 @@ class Space:
         if isinstance(self.start, int):
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
                 self.start += node.number << lane.shift
-
-    def computed(self, cpu: int, key: int, outcomes: Sequence[Outcome]) -> None:
-        """Hear of a step that was computed for the first time."""
 
     def agent_steps(self, state: int) -> dict[int, tuple[Way, ...]]:
         """Return the ways of each of the memory model's own agents that can step."""
