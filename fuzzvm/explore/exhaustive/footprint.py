@@ -82,77 +82,101 @@ class Footprints:
             conflicts |= 3 << bit
         return accesses, conflicts
 
-    def own(self, node: Node) -> int:
-        """Return the conflicts of a local state's own operation, and of what is known to be said after it."""
-        conflicts = self._operation(node)[1]
-        for edge in node.edges.values():
-            conflicts |= self._notes(edge)[1]
-        return conflicts
+    def of_operation(self, node: Node) -> int:
+        """Return what the operation of a local state conflicts with."""
+        return self._operation(node)[1]
 
-    def futures(self, automaton: Automaton) -> tuple[list[int], list[bool]]:
-        """Return for each local state what all its known futures conflict with, and whether it lies on a cycle.
+    def of_notes(self, edge: Edge) -> int:
+        """Return what is read by oracles where a program says something conflicts with."""
+        return self._notes(edge)[1]
 
-        Strongly connected components (Tarjan 1972), so that a component is done after all that follow it.
+
+class Futures:
+    """What each local state of one CPU's automaton may still conflict with, as far as the automaton is known.
+
+    `of` is indexed by local state, and grows with every edge that is learned.
+    """
+
+    def __init__(self, automaton: Automaton, footprints: Footprints) -> None:
+        self._automaton = automaton
+        self._footprints = footprints
+        self.of: list[int] = []
+        self._predecessors: list[set[int]] = []
+        self._seen: list[int] = []
+        self._grow()
+        for node in automaton.nodes:
+            self.learn(node)
+
+    def _grow(self) -> None:
+        for node in self._automaton.nodes[len(self.of) :]:
+            self.of.append(self._footprints.of_operation(node))
+            self._predecessors.append(set())
+            self._seen.append(0)
+
+    def learn(self, node: Node) -> bool:
+        """Take in the edges of a local state that are new, and tell all states before it.
+
+        Returns whether any future grew: what was concluded from it before must be looked at again.
         """
-        count = len(automaton.nodes)
-        future = [0] * count
-        cyclic = [False] * count
-        order = [0] * count
-        low = [0] * count
+        if len(node.edges) == self._seen[node.number]:
+            return False
+        self._seen[node.number] = len(node.edges)
+        self._grow()
+        conflicts = 0
+        for edge in node.edges.values():
+            conflicts |= self._footprints.of_notes(edge)
+            if edge.target is not None:
+                conflicts |= self.of[edge.target.number]
+                self._predecessors[edge.target.number].add(node.number)
+        todo = [(node.number, conflicts)]
+        grew = False
+        while todo:
+            place, added = todo.pop()
+            known = self.of[place]
+            if added & ~known:
+                self.of[place] = known | added
+                grew = True
+                todo += [(before, known | added) for before in self._predecessors[place]]
+        return grew
+
+    def cyclic(self) -> list[bool]:
+        """Return for each local state whether it lies on a cycle (Tarjan 1972: strongly connected components)."""
+        nodes = self._automaton.nodes
+        found = [False] * len(nodes)
+        order = [0] * len(nodes)
+        low = [0] * len(nodes)
         open_nodes: list[int] = []
-        is_open = [False] * count
+        is_open = [False] * len(nodes)
         visits = 0
-        for root in range(count):
+        for root in range(len(nodes)):
             if order[root]:
                 continue
-            visits += 1
-            order[root] = low[root] = visits
-            open_nodes.append(root)
-            is_open[root] = True
-            todo = [(root, iter(_successors(automaton.nodes[root])))]
+            todo = [(root, iter(_successors(nodes[root])))]
             while todo:
                 place, successors = todo[-1]
+                if not order[place]:
+                    visits += 1
+                    order[place] = low[place] = visits
+                    open_nodes.append(place)
+                    is_open[place] = True
                 for following in successors:
                     if not order[following]:
-                        visits += 1
-                        order[following] = low[following] = visits
-                        open_nodes.append(following)
-                        is_open[following] = True
-                        todo.append((following, iter(_successors(automaton.nodes[following]))))
+                        todo.append((following, iter(_successors(nodes[following]))))
                         break
                     if is_open[following]:
                         low[place] = min(low[place], order[following])
+                        found[place] = found[place] or following == place
                 else:
                     todo.pop()
                     if todo:
                         low[todo[-1][0]] = min(low[todo[-1][0]], low[place])
                     if low[place] == order[place]:
-                        self._close(automaton, place, open_nodes, is_open, future, cyclic)
-        return future, cyclic
-
-    def _close(
-        self,
-        automaton: Automaton,
-        root: int,
-        open_nodes: list[int],
-        is_open: list[bool],
-        future: list[int],
-        cyclic: list[bool],
-    ) -> None:
-        members = []
-        while not members or members[-1] != root:
-            members.append(open_nodes.pop())
-            is_open[members[-1]] = False
-        conflicts = 0
-        for member in members:
-            node = automaton.nodes[member]
-            conflicts |= self.own(node)
-            for following in _successors(node):
-                conflicts |= future[following]
-        on_cycle = len(members) > 1 or root in _successors(automaton.nodes[root])
-        for member in members:
-            future[member] = conflicts
-            cyclic[member] = on_cycle
+                        members = open_nodes[open_nodes.index(place) :]
+                        del open_nodes[-len(members) :]
+                        for member in members:
+                            is_open[member] = False
+                            found[member] = found[member] or len(members) > 1
+        return found
 
 
 def _successors(node: Node) -> list[int]:

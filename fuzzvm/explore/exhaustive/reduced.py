@@ -17,26 +17,20 @@ in such a cycle goes around a cycle of its automaton, so local states that lie o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
 
 from fuzzvm.explore.exhaustive.flat import FlatShared
-from fuzzvm.explore.exhaustive.footprint import Footprints
+from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
 from fuzzvm.explore.exhaustive.limits import Limits, Stopped, Watch
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBound
 
-
-class Assumed(NamedTuple):
-    """What a pass takes for granted of each local state of a CPU: its future's conflicts, and whether it may cycle."""
-
-    future: list[int]
-    cyclic: list[bool]
+Move = tuple[Entry, int, int, bool]
+"""What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
 
 
 class _Reduced:
-    """One space, searched in passes; tables of steps and of their accesses are kept from pass to pass."""
+    """The search of one space; `futures` grow while it goes on."""
 
     def __init__(self, space: Space, limits: Limits) -> None:
         self._space = space
@@ -44,95 +38,139 @@ class _Reduced:
         boot = space.system.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
         self._footprints = Footprints(unwatched)
+        self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
+        self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
+        assert isinstance(space.start, int)
+        self.visited = {space.start}
+        self.findings: dict[Finding, None] = {}
+        self.ends: set[int] = set()
+        self.transitions = 0
+        self._reduced: list[int] = []
+        """States in which steps were left out, oldest first."""
+        self._outdated = 0
+        """How many of them, from the first, were visited before a future grew."""
 
-    def assume(self) -> list[Assumed]:
-        """Return what follows from the automata as far as they are known."""
-        return [Assumed(*self._footprints.futures(automaton)) for automaton in self._space.automata]
+    def run(self, *, first_only: bool) -> int:
+        """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
+        todo = [*self.visited]
+        rounds = 0
+        while todo:
+            rounds += 1
+            self._visit(todo, first_only=first_only)
+            if self.findings and first_only:
+                break
+            cyclic = [frozenset(i for i, cycles in enumerate(one.cyclic()) if cycles) for one in self._futures]
+            if cyclic != self._cyclic:
+                self._cyclic = cyclic
+                self._outdated = len(self._reduced)
+            todo = self._reduced[: self._outdated]
+            self._reduced = self._reduced[self._outdated :]
+            self._outdated = 0
+        return rounds
 
-    def run(self, assumed: list[Assumed], *, first_only: bool) -> Searched:
-        """Search once on that assumption; local states met for the first time are added to it, without a future."""
+    def _visit(self, todo: list[int], *, first_only: bool) -> None:
+        """Take the steps of a persistent set in each state of `todo` and in all that follow."""
         space = self._space
+        visited = self.visited
         lanes = [
-            (lane.mask, lane.shift, lane.table, access, known.future, known.cyclic, self._computer(lane, known))
-            for lane, access, known in zip(space.lanes, self._accesses, assumed, strict=True)
+            (lane.mask, lane.shift, lane.table, access, futures.of, cyclic, self._computer(lane))
+            for lane, access, futures, cyclic in zip(
+                space.lanes, self._accesses, self._futures, self._cyclic, strict=True
+            )
         ]
-        visited = {space.start}
-        stack = [space.start]
-        findings: dict[Finding, None] = {}
-        ends = set()
+        reduced = self._reduced
+        stack = todo
         transitions = 0
-        stopped = ""
         look = self._watch.next_look
-        try:
-            while stack and not (findings and first_only):
-                state = stack.pop()
-                moves: list[tuple[Entry, int, int, bool]] = []
-                for mask, shift, table, access, future, cyclic, compute in lanes:
-                    key = state & mask
-                    local = key >> shift
-                    if not local:
-                        continue
+        while stack and not (self.findings and first_only):
+            state = stack.pop()
+            moves: list[Move] = []
+            for mask, shift, table, access, future, cyclic, compute in lanes:
+                key = state & mask
+                local = key >> shift
+                if local:
                     accesses = access.get(key)
                     if accesses is None:
                         accesses = compute(key)
-                    moves.append((table[key], accesses, future[local], cyclic[local]))
-                before = transitions
-                for entry in _persistent(moves) if len(moves) > 1 else [move[0] for move in moves]:
-                    if entry.__class__ is int:
-                        if entry:
-                            transitions += 1
-                            following = state + entry  # type: ignore[operator]
-                            if following not in visited:
-                                visited.add(following)
-                                stack.append(following)
-                        continue
-                    for _, delta, finding in entry:  # type: ignore[union-attr]
+                    moves.append((table[key], accesses, future[local], local in cyclic))
+            chosen = persistent(moves)
+            if len(chosen) < len(moves):
+                reduced.append(state)
+            before = transitions
+            for entry in chosen:
+                if entry.__class__ is int:
+                    if entry:
                         transitions += 1
-                        if finding is not None:
-                            findings[finding] = None
-                        elif (following := state + delta) not in visited:
+                        following = state + entry  # type: ignore[operator]
+                        if following not in visited:
                             visited.add(following)
                             stack.append(following)
-                if transitions == before:
-                    finding = space.ended(state)
+                    continue
+                for _, delta, finding in entry:  # type: ignore[union-attr]
+                    transitions += 1
                     if finding is not None:
-                        findings[finding] = None
-                    else:
-                        ends.add(state)
-                if len(visited) >= look:
-                    self._watch.look(len(visited))
-                    look = self._watch.next_look
-        except (Stopped, StateBound) as bound:
-            stopped = str(bound)
-        except MemoryError:
-            count = len(visited)
-            visited.clear()
-            return Searched(count, transitions, tuple(findings), f"out of memory after {count} states")
-        return Searched(len(visited), transitions, tuple(findings), stopped, frozenset(ends))
+                        self.findings[finding] = None
+                    elif (following := state + delta) not in visited:
+                        visited.add(following)
+                        stack.append(following)
+            if transitions == before:
+                finding = space.ended(state)
+                if finding is not None:
+                    self.findings[finding] = None
+                else:
+                    self.ends.add(state)
+            if len(visited) >= look:
+                self._watch.look(len(visited))
+                look = self._watch.next_look
+        self.transitions += transitions
 
-    def _computer(self, lane: Lane, known: Assumed) -> Callable[[int], int]:
+    def _computer(self, lane: Lane) -> Callable[[int], int]:
         nodes = self._space.automata[lane.cpu].nodes
         table = self._accesses[lane.cpu]
+        futures = self._futures[lane.cpu]
         footprints = self._footprints
 
         def compute(key: int) -> int:
             entry = lane.compute(key)
             node = nodes[key >> lane.shift]
             accesses = table[key] = footprints.step(node, lane.edge if entry else None)
-            for added in range(len(known.future), len(nodes)):
-                known.future.append(footprints.own(nodes[added]))
-                known.cyclic.append(False)
+            if futures.learn(node):
+                self._outdated = len(self._reduced)
             return accesses
 
         return compute
 
 
-def _persistent(moves: list[tuple[Entry, int, int, bool]]) -> list[Entry]:
+def search_reduced(space: Space, limits: Limits, *, first_only: bool = True) -> Searched:
+    """As `search`, with fewer states: the same verdict, and the same `ends`.
+
+    Raises ValueError for a memory model that the footprints do not describe.
+    """
+    if isinstance(space.start, Finding):
+        return Searched(1, 0, (space.start,))
+    if not isinstance(space.shared, FlatShared):
+        raise ValueError("partial-order reduction knows sequential consistency only")
+    search = _Reduced(space, limits)
+    stopped, rounds = "", 0
+    try:
+        rounds = search.run(first_only=first_only)
+    except (Stopped, StateBound) as bound:
+        stopped = str(bound)
+    except MemoryError:
+        count = len(search.visited)
+        search.visited.clear()
+        return Searched(count, search.transitions, tuple(search.findings), f"out of memory after {count} states")
+    found = tuple(search.findings)
+    return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
+
+
+def persistent(moves: list[Move]) -> list[Entry]:
     """Return the steps of a persistent set: what they touch, no CPU outside may ever touch in conflict.
 
-    A move is (what the step does, what it touches, what the CPU's future conflicts with, whether it may cycle).
     """
+    if len(moves) < 2:
+        return [move[0] for move in moves]
     for index, (entry, accesses, _, cyclic) in enumerate(moves):
         if entry and not cyclic:
             for other, move in enumerate(moves):
@@ -149,7 +187,7 @@ def _persistent(moves: list[tuple[Entry, int, int, bool]]) -> list[Entry]:
     return [move[0] for move in moves]
 
 
-def _closure(first: int, moves: list[tuple[Entry, int, int, bool]]) -> list[int]:
+def _closure(first: int, moves: list[Move]) -> list[int]:
     """Return the smallest set of CPUs with `first` in it such that no future outside conflicts with a step inside.
 
     A blocked member's step counts as well: who may unblock it conflicts with it, and so is a member.
@@ -168,19 +206,3 @@ def _closure(first: int, moves: list[tuple[Entry, int, int, bool]]) -> list[int]
                 grown = True
                 break
     return members
-
-
-def search_reduced(space: Space, limits: Limits, *, first_only: bool = True) -> Searched:
-    """As `search`, with fewer states: the same verdict, and the same `ends`. `states` counts those of the last pass."""
-    if isinstance(space.start, Finding):
-        return Searched(1, 0, (space.start,))
-    if not isinstance(space.shared, FlatShared):
-        raise ValueError("partial-order reduction knows sequential consistency only")
-    search = _Reduced(space, limits)
-    passes = 0
-    while True:
-        assumed = search.assume()
-        passes += 1
-        found = search.run(assumed, first_only=first_only)
-        if found.stopped or (found.findings and first_only) or assumed == search.assume():
-            return replace(found, passes=passes)
