@@ -91,7 +91,9 @@ class Automaton:
         except StopIteration:
             return Edge(tuple(notes), self.nodes[0])
         except ModelError as error:
-            return Edge(tuple(notes), None, error, stack_of(error))
+            stack = stack_of(error)
+            # the traceback would keep every frame of the program alive
+            return Edge(tuple(notes), None, error.with_traceback(None), stack)
         except Exception as error:
             raise program_error(error) from error
         origin = None if node is None else (node, response)
@@ -102,7 +104,7 @@ class Automaton:
             raise ProgramError(f"yielded {op!r}, which is no operation", *_place(generator))
         try:
             # the operation was made before the yield, from locals that may be dead by now
-            key = (self._values.keys.of(op), self._frames_key(generator))
+            key = (self._values.keys.of_temporary(op), self._frames_key(generator))
         except Unkeyable as error:
             filename, line = _place(generator)
             raise UnkeyableError(f"{filename}:{line}: {_stack(generator)[0]}: the operation {op!r}: {error}") from error

@@ -44,6 +44,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[object, Hashable]] = {}
+        self._fields: dict[type, tuple[str, ...]] = {}
 
     def of(self, value: Any) -> Hashable:
         """Return the key of a value. Raises Unkeyable."""
@@ -58,6 +59,10 @@ class Keys:
         key = self._make(value, kind)
         self._known[id(value)] = (value, key)
         return key
+
+    def of_temporary(self, value: Any) -> Hashable:
+        """Return the key of a value that will not be asked for again, and is not kept alive. Raises Unkeyable."""
+        return self._make(value, type(value))
 
     def _make(self, value: Any, kind: type) -> Hashable:
         if kind in (bool, bytes):
@@ -81,10 +86,13 @@ class Keys:
     def _of_dataclass(self, value: Any, kind: type) -> Hashable:
         if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise Unkeyable(f"a {kind.__name__} is a dataclass that is not frozen, and may change during a run")
-        names = [field.name for field in fields(value)]
-        if set(getattr(value, "__dict__", ())) - set(names):
+        names = self._fields.get(kind)
+        if names is None:
+            names = self._fields[kind] = tuple(field.name for field in fields(value))
+        if len(getattr(value, "__dict__", ())) > len(names):
             raise Unkeyable(f"a {kind.__name__} has attributes besides its fields")
-        return (kind, *[self.of(getattr(value, name)) for name in names])
+        values = [getattr(value, name) for name in names]
+        return (kind, *[v if type(v) is int else self.of(v) for v in values])
 
 
 class Values:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
-from functools import lru_cache
 from types import CodeType
 
 _NO_FALL_THROUGH = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"})
@@ -123,14 +122,16 @@ class Suspensions:
         return depths
 
 
-@lru_cache(maxsize=None)
-def _suspensions_of(identity: int, code: CodeType) -> Suspensions:
-    return Suspensions(code)
+_known: dict[int, Suspensions] = {}
+"""By identity: comparing code objects takes longer than looking at them. They are kept alive by what is found here."""
 
 
 def suspensions(code: CodeType) -> Suspensions:
-    """Return the suspensions of a code object; computed once. Code objects are told apart by identity."""
-    return _suspensions_of(id(code), code)
+    """Return the suspensions of a code object; computed once."""
+    found = _known.get(id(code))
+    if found is None:
+        found = _known[id(code)] = Suspensions(code)
+    return found
 
 
 def _effect(ins: dis.Instruction, everything: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
