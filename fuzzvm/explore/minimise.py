@@ -178,7 +178,5 @@ def minimise(
     work = _Minimiser(case, mitigation, Budget(budget))
     work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
-    minimal = replace(
-        case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing)
-    )
+    minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))
     return Minimised(minimal, work.proven)
