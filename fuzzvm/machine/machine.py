@@ -170,7 +170,7 @@ class Machine:
         names = []
         frame: Any = self._programs[cpu]
         while frame is not None:
-            names.append(frame.gi_code.co_qualname)
+            names.append(frame.gi_code.co_name)
             frame = frame.gi_yieldfrom
         return tuple(reversed(names))
 
@@ -183,6 +183,8 @@ class Machine:
 
     def enabled(self) -> Sequence[int]:
         """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
+        if self.failure is not None:
+            return ()
         agents = self.memory.agents()
         if not self._waiting:
             return [*self._running, *agents] if agents else self._running
@@ -199,8 +201,10 @@ class Machine:
             self._step_memory(agent, choose)
             return
         op = self._pending[agent]
-        stack = self.stack(agent) if self.trace is not None else ()
-        self._old = None
+        stack: tuple[str, ...] = ()
+        if self.trace is not None:
+            stack = self.stack(agent)
+            self._old = None
         try:
             response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
@@ -296,9 +300,13 @@ class Machine:
         program = self._programs[cpu]
         try:
             op = program.send(response)
-            while isinstance(op, Annotation):
+            kind = type(op)
+            while kind not in self._execute:
+                if not isinstance(op, Annotation):
+                    raise not_an_operation(program, op)
                 self._annotate(cpu, op)
                 op = program.send(None)
+                kind = type(op)
         except StopIteration:
             self._retire(cpu)
             return
@@ -308,20 +316,15 @@ class Machine:
             self._retire(cpu)
             self._fail(error, cpu, stack)
             return
+        except ProgramError:
+            raise
         except Exception as error:
             raise program_error(error) from error
-        self._pending[cpu] = op
-        kind = type(op)
-        if kind is Await or (isinstance(op, Rmw) and op.when is not None):
+        self._pending[cpu] = op  # type: ignore[assignment]
+        if kind is Await or (kind is Rmw and op.when is not None):  # type: ignore[union-attr]
             self._waiting.add(cpu)
-        else:
+        elif self._waiting:
             self._waiting.discard(cpu)
-            if kind not in self._execute:
-                frame: Any = program
-                while frame.gi_yieldfrom is not None and hasattr(frame.gi_yieldfrom, "gi_code"):
-                    frame = frame.gi_yieldfrom
-                where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
-                raise ProgramError(f"yielded {op!r}, which is no operation", *where)
 
     def _retire(self, cpu: int) -> None:
         self._pending[cpu] = None
@@ -392,12 +395,12 @@ def stack_of(error: BaseException) -> tuple[str, ...]:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-        names.append(traceback.tb_frame.f_code.co_qualname)
+        names.append(traceback.tb_frame.f_code.co_name)
     return tuple(reversed(names))
 
 
-def program_error(error: BaseException) -> ProgramError:
-    """Return what to raise where a program raised an exception that is no finding; it names the innermost place."""
+def program_error(error: Exception) -> ProgramError:
+    """Return what a program's own exception is reported as: where it was raised, and what it says."""
     message = f"{type(error).__name__}: {error}"
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
@@ -405,3 +408,12 @@ def program_error(error: BaseException) -> ProgramError:
     if traceback is None:
         return ProgramError(message, "?", 0)
     return ProgramError(message, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+
+
+def not_an_operation(program: Steps[object], op: object) -> ProgramError:
+    """Return what to raise where a program yielded something else; it names the innermost function's place."""
+    frame: Any = program
+    while hasattr(frame.gi_yieldfrom, "gi_code"):
+        frame = frame.gi_yieldfrom
+    where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
+    return ProgramError(f"yielded {op!r}, which is no operation", *where)

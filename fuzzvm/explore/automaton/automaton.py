@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fuzzvm.explore.automaton.keys import Unkeyable, Values
 from fuzzvm.explore.automaton.suspension import UnkeyableError, suspensions
 from fuzzvm.machine.errors import ModelError, ProgramError
-from fuzzvm.machine.machine import program_error, stack_of
+from fuzzvm.machine.machine import not_an_operation, program_error, stack_of
 from fuzzvm.machine.ops import Annotation, Operation, Steps
 
 LIVE_GENERATORS = 4096
@@ -94,6 +94,8 @@ class Automaton:
             stack = stack_of(error)
             # the traceback would keep every frame of the program alive
             return Edge(tuple(notes), None, error.with_traceback(None), stack)
+        except ProgramError:
+            raise
         except Exception as error:
             raise program_error(error) from error
         origin = None if node is None else (node, response)
@@ -101,13 +103,13 @@ class Automaton:
 
     def _node(self, generator: Steps[object], op: Operation, origin: tuple[Node, int] | None) -> Node:
         if not isinstance(op, Operation):
-            raise ProgramError(f"yielded {op!r}, which is no operation", *_place(generator))
+            raise not_an_operation(generator, op)
         try:
             # the operation was made before the yield, from locals that may be dead by now
             key = (self._values.keys.of_temporary(op), self._frames_key(generator))
         except Unkeyable as error:
-            filename, line = _place(generator)
-            raise UnkeyableError(f"{filename}:{line}: {_stack(generator)[0]}: the operation {op!r}: {error}") from error
+            function, *place = _place(generator)
+            raise UnkeyableError(f"{function}: the operation {op!r}: {error}", *place) from error
         node = self._numbers.get(key)
         if node is None:
             node = Node(len(self.nodes), op, _stack(generator), origin)
@@ -143,8 +145,8 @@ class Automaton:
         while inner is not None:
             frame = getattr(inner, "gi_frame", None)
             if frame is None:
-                where = ", ".join(map(str, key[:1]))
-                raise UnkeyableError(f"{_stack(generator)[0]} delegates to a {type(inner).__name__}, no generator {where}")
+                function, *where = _place(generator)
+                raise UnkeyableError(f"{function}: delegates to a {type(inner).__name__}, which is no generator", *where)
             code = frame.f_code
             place = suspensions(code)
             place.check(frame.f_lasti)
@@ -159,9 +161,8 @@ class Automaton:
                 try:
                     key.append(of(value))
                 except Unkeyable as error:
-                    raise UnkeyableError(
-                        f"{code.co_filename}:{frame.f_lineno}: {code.co_qualname}: variable {name!r}: {error}"
-                    ) from error
+                    message = f"{code.co_qualname}: variable {name!r}: {error}"
+                    raise UnkeyableError(message, code.co_filename, frame.f_lineno) from error
             inner = inner.gi_yieldfrom
         return tuple(key)
 
@@ -176,13 +177,14 @@ def _stack(generator: Steps[object]) -> tuple[str, ...]:
     names = []
     frame: Any = generator
     while frame is not None and hasattr(frame, "gi_code"):
-        names.append(frame.gi_code.co_qualname)
+        names.append(frame.gi_code.co_name)
         frame = frame.gi_yieldfrom
     return tuple(reversed(names))
 
 
-def _place(generator: Steps[object]) -> tuple[str, int]:
+def _place(generator: Steps[object]) -> tuple[str, str, int]:
+    """Return function, file and line of the innermost place that a generator stands at."""
     frame: Any = generator
     while hasattr(frame.gi_yieldfrom, "gi_code"):
         frame = frame.gi_yieldfrom
-    return frame.gi_code.co_filename, frame.gi_frame.f_lineno
+    return frame.gi_code.co_qualname, frame.gi_code.co_filename, frame.gi_frame.f_lineno

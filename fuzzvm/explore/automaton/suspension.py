@@ -13,11 +13,13 @@ import dis
 from collections.abc import Iterator
 from types import CodeType
 
+from fuzzvm.machine.errors import ProgramError
+
 _NO_FALL_THROUGH = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"})
 _READS_ALL_LOCALS = frozenset({"locals", "vars", "eval", "exec", "dir"})
 
 
-class UnkeyableError(Exception):
+class UnkeyableError(ProgramError):
     """A program's state cannot be told apart from others by its value; names the function and the variable."""
 
 
@@ -52,10 +54,13 @@ class Suspensions:
     def check(self, lasti: int) -> None:
         """Raise UnkeyableError if values that cannot be seen are on the stack of a frame suspended there."""
         if self._held.get(lasti, 1):
-            line = next((ins.positions.lineno for ins in self._instructions if ins.offset == lasti and ins.positions), 0)
+            places = (ins.positions for ins in self._instructions if ins.offset == lasti)
+            line = next((place.lineno for place in places if place is not None and place.lineno), 0)
             raise UnkeyableError(
-                f"{self.code.co_filename}:{line}: {self.code.co_qualname} yields inside a larger expression, a `for` or "
-                "a `with`; a yield must stand alone or on the right of an assignment or return, in a `while` loop"
+                f"{self.code.co_qualname}: yields inside a larger expression, a `for` or a `with`; "
+                "a yield must stand alone or on the right of an assignment or return, in a `while` loop",
+                self.code.co_filename,
+                line,
             )
 
     def _find_successors(self) -> list[list[int]]:
