@@ -222,7 +222,8 @@ class Machine:
 
         Raises ModelError. For searches, which keep programs and the rest of the machine apart.
         """
-        return self._execute[type(op)](cpu, op, choose)  # type: ignore[operator]
+        response: Value = self._execute[type(op)](cpu, op, choose)  # type: ignore[operator]
+        return response
 
     def perform_agent(self, agent: int, choose: Choose) -> None:
         """Let one of the memory model's own agents step, with no programs around. Raises ModelError."""
@@ -312,7 +313,8 @@ class Machine:
             return
         except ModelError as error:
             # what an observer finds happened where the program spoke, not in the observer
-            stack = stack_of(error) if program.gi_frame is None else self.stack(cpu)
+            program_ended = getattr(program, "gi_frame", None) is None
+            stack = stack_of(error) if program_ended else self.stack(cpu)
             self._retire(cpu)
             self._fail(error, cpu, stack)
             return
@@ -390,7 +392,7 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
 
 
 def stack_of(error: BaseException) -> tuple[str, ...]:
-    """Return the functions that an exception of a program came through, innermost first, without the one that caught it."""
+    """Return the functions that an exception came through, innermost first, without the one that caught it."""
     names = []
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:

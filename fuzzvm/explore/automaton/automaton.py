@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from fuzzvm.explore.automaton.keys import Unkeyable, Values
+from fuzzvm.explore.automaton.keys import UnkeyableValueError, Values
 from fuzzvm.explore.automaton.suspension import UnkeyableError, suspensions
 from fuzzvm.machine.errors import ModelError, ProgramError
 from fuzzvm.machine.machine import not_an_operation, program_error, stack_of
@@ -107,9 +107,9 @@ class Automaton:
         try:
             # the operation was made before the yield, from locals that may be dead by now
             key = (self._values.keys.of_temporary(op), self._frames_key(generator))
-        except Unkeyable as error:
-            function, *place = _place(generator)
-            raise UnkeyableError(f"{function}: the operation {op!r}: {error}", *place) from error
+        except UnkeyableValueError as error:
+            function, filename, line = _place(generator)
+            raise UnkeyableError(f"{function}: the operation {op!r}: {error}", filename, line) from error
         node = self._numbers.get(key)
         if node is None:
             node = Node(len(self.nodes), op, _stack(generator), origin)
@@ -145,8 +145,9 @@ class Automaton:
         while inner is not None:
             frame = getattr(inner, "gi_frame", None)
             if frame is None:
-                function, *where = _place(generator)
-                raise UnkeyableError(f"{function}: delegates to a {type(inner).__name__}, which is no generator", *where)
+                function, filename, line = _place(generator)
+                what = f"{function}: delegates to a {type(inner).__name__}, which is no generator"
+                raise UnkeyableError(what, filename, line)
             code = frame.f_code
             place = suspensions(code)
             place.check(frame.f_lasti)
@@ -160,7 +161,7 @@ class Automaton:
                     continue
                 try:
                     key.append(of(value))
-                except Unkeyable as error:
+                except UnkeyableValueError as error:
                     message = f"{code.co_qualname}: variable {name!r}: {error}"
                     raise UnkeyableError(message, code.co_filename, frame.f_lineno) from error
             inner = inner.gi_yieldfrom

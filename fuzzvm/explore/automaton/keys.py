@@ -10,17 +10,22 @@ import enum
 from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.machine.ops import Operation
 
 CONSTANTS = (Kernel, Mitigation, Architecture)
 """Classes whose objects do not change during a run: each object is its own key."""
 
 
-class Unkeyable(Exception):
+_OPERATIONS = frozenset(get_args(Operation))
+"""Values, though their classes are not frozen."""
+
+
+class UnkeyableValueError(Exception):
     """A value has no key; the message says why."""
 
 
@@ -47,10 +52,10 @@ class Keys:
         self._fields: dict[type, tuple[str, ...]] = {}
 
     def of(self, value: Any) -> Hashable:
-        """Return the key of a value. Raises Unkeyable."""
+        """Return the key of a value. Raises UnkeyableValueError."""
         kind = type(value)
         if kind is int or kind is str or value is None:
-            return value  # type: ignore[no-any-return]
+            return value
         if kind is tuple:
             return (tuple, *[v if type(v) is int else self.of(v) for v in value])
         known = self._known.get(id(value))
@@ -61,7 +66,7 @@ class Keys:
         return key
 
     def of_temporary(self, value: Any) -> Hashable:
-        """Return the key of a value that will not be asked for again, and is not kept alive. Raises Unkeyable."""
+        """Return the key of a value that will not be asked for again, and is not kept alive. Raises UnkeyableValueError."""
         return self._make(value, type(value))
 
     def _make(self, value: Any, kind: type) -> Hashable:
@@ -81,16 +86,16 @@ class Keys:
             return _Same(value)
         if isinstance(value, type | ModuleType | BuiltinFunctionType):
             return _Same(value)
-        raise Unkeyable(f"a {kind.__name__} may change during a run; use numbers, strings, tuples, frozen dataclasses")
+        raise UnkeyableValueError(f"a {kind.__name__} may change during a run; use numbers, strings, tuples, frozen dataclasses")
 
     def _of_dataclass(self, value: Any, kind: type) -> Hashable:
-        if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            raise Unkeyable(f"a {kind.__name__} is a dataclass that is not frozen, and may change during a run")
+        if kind not in _OPERATIONS and not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise UnkeyableValueError(f"a {kind.__name__} is a dataclass that is not frozen, and may change during a run")
         names = self._fields.get(kind)
         if names is None:
             names = self._fields[kind] = tuple(field.name for field in fields(value))
         if len(getattr(value, "__dict__", ())) > len(names):
-            raise Unkeyable(f"a {kind.__name__} has attributes besides its fields")
+            raise UnkeyableValueError(f"a {kind.__name__} has attributes besides its fields")
         values = [getattr(value, name) for name in names]
         return (kind, *[v if type(v) is int else self.of(v) for v in values])
 
@@ -104,7 +109,7 @@ class Values:
         self._values: list[Any] = [0]
 
     def number(self, value: Any) -> int:
-        """Return the number of a value. Raises Unkeyable."""
+        """Return the number of a value. Raises UnkeyableValueError."""
         key = value if type(value) is int else self.keys.of(value)
         number = self._numbers.get(key)
         if number is None:

@@ -23,7 +23,7 @@ class Limits:
     max_memory: int | None = None
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A bound was reached; the message names it."""
 
 
@@ -36,14 +36,14 @@ class Watch:
         self.next_look = CHECK_EVERY if limits.max_states is None else min(CHECK_EVERY, limits.max_states)
 
     def look(self, states: int) -> None:
-        """Raise Stopped if a limit is reached; call it when there are `next_look` states."""
+        """Raise StoppedError if a limit is reached; call it when there are `next_look` states."""
         limits = self._limits
         if limits.max_states is not None and states >= limits.max_states:
-            raise Stopped(f"--max-states {limits.max_states} reached")
+            raise StoppedError(f"--max-states {limits.max_states} reached")
         if limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:
-            raise Stopped(f"--max-seconds {limits.max_seconds:g} reached after {states} states")
+            raise StoppedError(f"--max-seconds {limits.max_seconds:g} reached after {states} states")
         if limits.max_memory is not None and resident() >= limits.max_memory:
-            raise Stopped(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
+            raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
         self.next_look = states + CHECK_EVERY
         if limits.max_states is not None:
             self.next_look = min(self.next_look, limits.max_states)

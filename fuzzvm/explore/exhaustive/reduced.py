@@ -20,10 +20,10 @@ from collections.abc import Callable
 
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
-from fuzzvm.explore.exhaustive.limits import Limits, Stopped, Watch
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBound
+from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -99,15 +99,15 @@ class _Reduced:
                 reduced.append(state)
             before = transitions
             for entry in chosen:
-                if entry.__class__ is int:
+                if isinstance(entry, int):
                     if entry:
                         transitions += 1
-                        following = state + entry  # type: ignore[operator]
+                        following = state + entry
                         if following not in visited:
                             visited.add(following)
                             stack.append(following)
                     continue
-                for _, delta, finding in entry:  # type: ignore[union-attr]
+                for _, delta, finding in entry:
                     transitions += 1
                     if finding is not None:
                         self.findings[finding] = None
@@ -155,7 +155,7 @@ def search_reduced(space: Space, limits: Limits, *, first_only: bool = True) -> 
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)
-    except (Stopped, StateBound) as bound:
+    except (StoppedError, StateBoundError) as bound:
         stopped = str(bound)
     except MemoryError:
         count = len(search.visited)

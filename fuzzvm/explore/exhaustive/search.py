@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuzzvm.explore.exhaustive.limits import Limits, Stopped, Watch
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Space, StateBound
+from fuzzvm.explore.exhaustive.space import Space, StateBoundError
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched
                 entry = table.get(key)
                 if entry is None:
                     entry = compute(key)
-                if entry.__class__ is int:
+                if isinstance(entry, int):
                     if entry:
                         transitions += 1
                         following = state + entry
@@ -85,7 +85,7 @@ def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched
             if len(visited) >= look:
                 watch.look(len(visited))
                 look = watch.next_look
-    except (Stopped, StateBound) as bound:
+    except (StoppedError, StateBoundError) as bound:
         stopped = str(bound)
     except MemoryError:
         count = len(visited)

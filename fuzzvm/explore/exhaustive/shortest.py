@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuzzvm.explore.exhaustive.limits import Limits, Stopped, Watch
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Space, StateBound, Way
+from fuzzvm.explore.exhaustive.space import Space, StateBoundError, Way
 from fuzzvm.machine.schedule import Schedule
 
 AGENT_BITS = 6
@@ -119,7 +119,7 @@ class _Search:
                 entry = table.get(key)
                 if entry is None:
                     entry = compute(key)
-                if entry.__class__ is int:
+                if isinstance(entry, int):
                     if entry:
                         transitions += 1
                         target = (state + entry) << AGENT_BITS | cpu
@@ -214,7 +214,7 @@ def shortest_run(
     try:
         if run.run(most_switches):
             stopped = f"--{'preemptions' if preemptions else 'switches'} {most_switches} reached"
-    except (Stopped, StateBound) as bound:
+    except (StoppedError, StateBoundError) as bound:
         stopped = str(bound)
     if run.best is None:
         return ShortestRun(None, None, not stopped, run.states, run.transitions, stopped)

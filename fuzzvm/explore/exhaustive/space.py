@@ -22,7 +22,7 @@ SHARED_MASK = (1 << SHARED_BITS) - 1
 LOCAL_MASK = (1 << LOCAL_BITS) - 1
 
 
-class StateBound(Exception):
+class StateBoundError(Exception):
     """A state has no number any more: a CPU has more local states than fit."""
 
 
@@ -73,7 +73,7 @@ class Lane:
             delta = 0
             if outcome.node is not None:
                 if outcome.node.number > LOCAL_MASK:
-                    raise StateBound(f"CPU {self.cpu} has more than {LOCAL_MASK} local states")
+                    raise StateBoundError(f"CPU {self.cpu} has more than {LOCAL_MASK} local states")
                 delta = outcome.shared - number + (outcome.node.number - local << self.shift)
             ways.append(Way(outcome.choices, delta, outcome.finding))
         # a step that changes nothing is a way, lest it be taken for none

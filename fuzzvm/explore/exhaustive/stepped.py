@@ -36,7 +36,10 @@ class SteppedShared:
         if op is None or self._machines[shared].blocked(op):
             return ()
         outcomes = []
-        for choices, machine, response, error in _ways(lambda choose, m: m.perform(cpu, op, choose), self._copy, shared):
+        def perform(choose: Choose, machine: Machine) -> Any:
+            return machine.perform(cpu, op, choose)
+
+        for choices, machine, response, error in _ways(perform, self._copy, shared):
             if error is not None:
                 outcomes.append(Outcome(choices, shared, None, None, finding_of(error, node.stack)))
                 continue
@@ -49,7 +52,10 @@ class SteppedShared:
 
     def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
         outcomes = []
-        for choices, machine, _, error in _ways(lambda choose, m: m.perform_agent(agent, choose), self._copy, shared):
+        def perform(choose: Choose, machine: Machine) -> None:
+            machine.perform_agent(agent, choose)
+
+        for choices, machine, _, error in _ways(perform, self._copy, shared):
             if error is not None:
                 outcomes.append(Outcome(choices, shared, None, None, finding_of(error, ())))
             else:
