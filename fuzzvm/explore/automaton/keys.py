@@ -55,7 +55,7 @@ class Keys:
         """Return the key of a value. Raises UnkeyableValueError."""
         kind = type(value)
         if kind is int or kind is str or value is None:
-            return value
+            return value  # type: ignore[no-any-return]
         if kind is tuple:
             return (tuple, *[v if type(v) is int else self.of(v) for v in value])
         known = self._known.get(id(value))
@@ -66,7 +66,7 @@ class Keys:
         return key
 
     def of_temporary(self, value: Any) -> Hashable:
-        """Return the key of a value that will not be asked for again, and is not kept alive. Raises UnkeyableValueError."""
+        """Return the key of a value that will not be asked for again, and is not kept alive. Raises as `of` does."""
         return self._make(value, type(value))
 
     def _make(self, value: Any, kind: type) -> Hashable:
@@ -86,11 +86,13 @@ class Keys:
             return _Same(value)
         if isinstance(value, type | ModuleType | BuiltinFunctionType):
             return _Same(value)
-        raise UnkeyableValueError(f"a {kind.__name__} may change during a run; use numbers, strings, tuples, frozen dataclasses")
+        raise UnkeyableValueError(
+            f"a {kind.__name__} may change during a run; use numbers, strings, tuples, frozen dataclasses"
+        )
 
     def _of_dataclass(self, value: Any, kind: type) -> Hashable:
         if kind not in _OPERATIONS and not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            raise UnkeyableValueError(f"a {kind.__name__} is a dataclass that is not frozen, and may change during a run")
+            raise UnkeyableValueError(f"a {kind.__name__} is a dataclass that is not frozen, so it may change")
         names = self._fields.get(kind)
         if names is None:
             names = self._fields[kind] = tuple(field.name for field in fields(value))

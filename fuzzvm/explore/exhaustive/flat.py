@@ -98,7 +98,9 @@ class FlatShared:
         except ModelError as error:
             return (Outcome((), shared, None, None, finding_of(error, node.stack)),)
         edge = self._automata[cpu].next(node, response)
-        return (self._resumed(number, cpu, edge) if edge.notes or edge.error else Outcome((), number, edge.target, edge),)
+        if edge.notes or edge.error:
+            return (self._resumed(number, cpu, edge),)
+        return (Outcome((), number, edge.target, edge),)
 
     def agents(self, shared: int) -> Sequence[int]:
         return ()

@@ -139,49 +139,6 @@ class Futures:
                 todo += [(before, known | added) for before in self._predecessors[place]]
         return grew
 
-    def cyclic(self) -> list[bool]:
-        """Return for each local state whether it lies on a cycle (Tarjan 1972: strongly connected components)."""
-        nodes = self._automaton.nodes
-        found = [False] * len(nodes)
-        order = [0] * len(nodes)
-        low = [0] * len(nodes)
-        open_nodes: list[int] = []
-        is_open = [False] * len(nodes)
-        visits = 0
-        for root in range(len(nodes)):
-            if order[root]:
-                continue
-            todo = [(root, iter(_successors(nodes[root])))]
-            while todo:
-                place, successors = todo[-1]
-                if not order[place]:
-                    visits += 1
-                    order[place] = low[place] = visits
-                    open_nodes.append(place)
-                    is_open[place] = True
-                for following in successors:
-                    if not order[following]:
-                        todo.append((following, iter(_successors(nodes[following]))))
-                        break
-                    if is_open[following]:
-                        low[place] = min(low[place], order[following])
-                        found[place] = found[place] or following == place
-                else:
-                    todo.pop()
-                    if todo:
-                        low[todo[-1][0]] = min(low[todo[-1][0]], low[place])
-                    if low[place] == order[place]:
-                        members = open_nodes[open_nodes.index(place) :]
-                        del open_nodes[-len(members) :]
-                        for member in members:
-                            is_open[member] = False
-                            found[member] = found[member] or len(members) > 1
-        return found
-
-
-def _successors(node: Node) -> list[int]:
-    return [edge.target.number for edge in node.edges.values() if edge.target is not None]
-
 
 def _looked_at(annotation: Annotation) -> list[Hashable]:
     """Return the locations that oracles read when a program says something."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
@@ -60,7 +61,7 @@ class _Reduced:
             self._visit(todo, first_only=first_only)
             if self.findings and first_only:
                 break
-            cyclic = [frozenset(i for i, cycles in enumerate(one.cyclic()) if cycles) for one in self._futures]
+            cyclic = [frozenset(i for i, cycles in enumerate(on_cycle(one)) if cycles) for one in self._space.automata]
             if cyclic != self._cyclic:
                 self._cyclic = cyclic
                 self._outdated = len(self._reduced)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
+from fuzzvm.machine.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Searched:
     """What a search saw. `findings` are errors in the order found; `stopped` names the bound that cut it, '' if none.
 
-    `ends` are the states in which runs end well; `passes` counts how often a reduced search began anew.
+    `ends` are the states in which runs end well; `passes` counts the rounds of a
+    reduced search, and `endless` is a run that never ends.
     """
 
     states: int
@@ -22,6 +24,7 @@ class Searched:
     stopped: str = ""
     ends: frozenset[int] = frozenset()
     passes: int = 1
+    endless: Schedule | None = None
 
     @property
     def complete(self) -> bool:

@@ -40,11 +40,13 @@ class Outcome(NamedTuple):
 
 
 class Shared(Protocol):
-    """Numbered shared states. `start` is the one after boot and every CPU's first resumption, or what went wrong there."""
+    """Numbered shared states.
+
+    `start` is the one after boot, with every CPU at its first operation (`nodes`), or what went wrong until there.
+    """
 
     start: int | Finding
     nodes: list[Node]
-    """Where each CPU stands at the start."""
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
         """Return every way that a CPU's step can go; none where it is blocked."""

@@ -1,4 +1,4 @@
-"""The shortest run that goes wrong: fewest context switches, then fewest steps, and the proof that there is none shorter.
+"""The shortest run that goes wrong: fewest context switches, then fewest steps, and proof that none is shorter.
 
 A shortest-path search (Dijkstra 1959) over pairs of state and last agent, ordered by (switches, steps). Steps cost
 (0, 1) and (1, 1) only, so a list for each number of switches, and in it one for each number of steps, takes the place
