@@ -1,7 +1,7 @@
 """One CPU's program as an automaton that grows as it is used.
 
-A generator cannot be copied. Each local state keeps one that stands there, as long as there is one; where it has moved
-on, the state is made anew by giving a fresh generator the responses that first led there.
+A generator cannot be copied. Each local state keeps some that stand there, as long as there are any; where they have
+moved on, the state is made anew by giving a fresh generator the responses that first led there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from fuzzvm.machine.errors import ModelError, ProgramError
 from fuzzvm.machine.machine import not_an_operation, program_error, stack_of
 from fuzzvm.machine.ops import Annotation, Operation, Steps
 
-LIVE_GENERATORS = 4096
-"""Generators kept at their local states; those kept longest are dropped first."""
+KEPT_GENERATORS = 4096
+"""Generators kept at their local states, in all; those kept longest are dropped first."""
+KEPT_AT_ONE = 4
 
 _UNBOUND = object()
 
@@ -29,22 +30,38 @@ class Note(NamedTuple):
     stack: tuple[str, ...]
 
 
+class _Running:
+    """A generator that stands somewhere, and what is known of its frames from when it last stood still.
+
+    A frame that delegates to the same generator as then has not run since, so its part of the key is the same.
+    """
+
+    __slots__ = ("chain", "generator", "parts")
+
+    def __init__(self, generator: Steps[object]) -> None:
+        self.generator = generator
+        self.chain: list[Any] = []
+        self.parts: list[int] = []
+
+
 class Node:
     """A local state: `number` is dense from 0, and 0 is the program that has returned (`op` is None there).
 
     `op` is the operation that the program executes next, `stack` the functions that it is in, innermost first.
+    `place` numbers where in the program it stands: local states of one place differ in the locals of inner frames.
     """
 
-    __slots__ = ("edges", "generator", "number", "op", "origin", "stack")
+    __slots__ = ("edges", "kept", "number", "op", "origin", "place", "stack")
 
     def __init__(
-        self, number: int, op: Operation | None, stack: tuple[str, ...], origin: tuple[Node, int] | None
+        self, number: int, op: Operation | None, place: int, stack: tuple[str, ...], origin: tuple[Node, int] | None
     ) -> None:
         self.number = number
+        self.place = place
         self.op = op
         self.stack = stack
         self.origin = origin
-        self.generator: Steps[object] | None = None
+        self.kept: list[_Running] = []
         self.edges: dict[int, Edge] = {}
 
 
@@ -69,8 +86,11 @@ class Automaton:
         self._values = values
         self._live_only = live_only
         self._numbers: dict[Hashable, Node] = {}
-        self._kept: deque[Node] = deque()
-        self.nodes = [Node(0, None, (), None)]
+        self._kept: deque[tuple[Node, _Running]] = deque()
+        self._parts: dict[Hashable, int] = {}
+        self._places_of_parts: list[tuple[int, int]] = []
+        self._places: dict[Hashable, int] = {None: 0}
+        self.nodes = [Node(0, None, 0, (), None)]
         self.start = self._run(None, 0)
 
     def next(self, node: Node, response: int) -> Edge:
@@ -81,7 +101,8 @@ class Automaton:
         return edge
 
     def _run(self, node: Node | None, response: int) -> Edge:
-        generator = self._program() if node is None else self._generator_at(node)
+        running = _Running(self._program()) if node is None else self._running_at(node)
+        generator = running.generator
         notes: list[Note] = []
         try:
             op = generator.send(None if node is None else self._values[response])
@@ -99,34 +120,39 @@ class Automaton:
         except Exception as error:
             raise program_error(error) from error
         origin = None if node is None else (node, response)
-        return Edge(tuple(notes), self._node(generator, op, origin))
+        return Edge(tuple(notes), self._node(running, op, origin))
 
-    def _node(self, generator: Steps[object], op: Operation, origin: tuple[Node, int] | None) -> Node:
+    def _node(self, running: _Running, op: Operation, origin: tuple[Node, int] | None) -> Node:
+        generator = running.generator
         if not isinstance(op, Operation):
             raise not_an_operation(generator, op)
         try:
             # the operation was made before the yield, from locals that may be dead by now
-            key = (self._values.keys.of_temporary(op), self._frames_key(generator))
+            key_of_op = self._values.keys.of_temporary(op)
+            parts = self._frames(running)
         except UnkeyableValueError as error:
             function, filename, line = _place(generator)
             raise UnkeyableError(f"{function}: the operation {op!r}: {error}", filename, line) from error
+        key = (key_of_op, *parts)
         node = self._numbers.get(key)
         if node is None:
-            node = Node(len(self.nodes), op, _stack(generator), origin)
+            where = (key_of_op, parts[0], *[self._places_of_parts[part] for part in parts])
+            place = self._places.setdefault(where, len(self._places))
+            node = Node(len(self.nodes), op, place, _stack(generator), origin)
             self.nodes.append(node)
             self._numbers[key] = node
-        if node.generator is None:
-            node.generator = generator
-            self._kept.append(node)
-            if len(self._kept) > LIVE_GENERATORS:
-                self._kept.popleft().generator = None
+        if len(node.kept) < KEPT_AT_ONE:
+            node.kept.append(running)
+            self._kept.append((node, running))
+            if len(self._kept) > KEPT_GENERATORS:
+                oldest, dropped = self._kept.popleft()
+                if dropped in oldest.kept:
+                    oldest.kept.remove(dropped)
         return node
 
-    def _generator_at(self, node: Node) -> Steps[object]:
-        generator = node.generator
-        if generator is not None:
-            node.generator = None
-            return generator
+    def _running_at(self, node: Node) -> _Running:
+        if node.kept:
+            return node.kept.pop()
         responses = []
         place = node
         while place.origin is not None:
@@ -136,35 +162,56 @@ class Automaton:
         _advance(generator, None)
         for response in reversed(responses):
             _advance(generator, self._values[response])
-        return generator
+        return _Running(generator)
 
-    def _frames_key(self, generator: Steps[object]) -> Hashable:
-        key: list[Hashable] = []
-        of = self._values.keys.of
-        inner: Any = generator
+    def _frames(self, running: _Running) -> list[int]:
+        """Return numbers for the frames of a generator, the outermost first: equal numbers, equal frames."""
+        chain: list[Any] = []
+        parts: list[int] = []
+        old_chain, old_parts = running.chain, running.parts
+        known = len(old_chain) - 1
+        inner: Any = running.generator
+        depth = 0
         while inner is not None:
-            frame = getattr(inner, "gi_frame", None)
-            if frame is None:
-                function, filename, line = _place(generator)
+            try:
+                following = inner.gi_yieldfrom
+            except AttributeError:
+                function, filename, line = _place(running.generator)
                 what = f"{function}: delegates to a {type(inner).__name__}, which is no generator"
-                raise UnkeyableError(what, filename, line)
-            code = frame.f_code
-            place = suspensions(code)
-            place.check(frame.f_lasti)
-            values = frame.f_locals
-            names = place.live[frame.f_lasti] if self._live_only else (*code.co_varnames, *code.co_freevars)
-            key += (id(code), frame.f_lasti)
-            for name in names:
-                value = values.get(name, _UNBOUND)
-                if type(value) is int or value is _UNBOUND:
-                    key.append(value)
-                    continue
-                try:
-                    key.append(of(value))
-                except UnkeyableValueError as error:
-                    message = f"{code.co_qualname}: variable {name!r}: {error}"
-                    raise UnkeyableError(message, code.co_filename, frame.f_lineno) from error
-            inner = inner.gi_yieldfrom
+                raise UnkeyableError(what, filename, line) from None
+            if depth < known and old_chain[depth] is inner and old_chain[depth + 1] is following:
+                parts.append(old_parts[depth])
+            else:
+                key = self._frame_key(inner.gi_frame)
+                part = self._parts.setdefault(key, len(self._parts))
+                if part == len(self._places_of_parts):
+                    self._places_of_parts.append((key[0], key[1]))
+                parts.append(part)
+            chain.append(inner)
+            inner = following
+            depth += 1
+        running.chain, running.parts = chain, parts
+        return parts
+
+    def _frame_key(self, frame: Any) -> tuple[Any, ...]:
+        of = self._values.keys.of
+        code = frame.f_code
+        lasti = frame.f_lasti
+        place = suspensions(code)
+        place.check(lasti)
+        values = frame.f_locals
+        names = place.live[lasti] if self._live_only else (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+        key: list[Any] = [id(code), lasti]
+        for name in names:
+            value = values.get(name, _UNBOUND)
+            if type(value) is int or value is _UNBOUND:
+                key.append(value)
+                continue
+            try:
+                key.append(of(value))
+            except UnkeyableValueError as error:
+                message = f"{code.co_qualname}: variable {name!r}: {error}"
+                raise UnkeyableError(message, code.co_filename, frame.f_lineno) from error
         return tuple(key)
 
 

@@ -1,10 +1,10 @@
 """What the future of a suspended generator depends on, read from its bytecode (Python 3.11 to 3.13).
 
 At a `yield` a frame has local variables and, if the yield stands inside a larger expression, a `for` or a `with`,
-values on its stack that nothing can read from outside. A frame with such values cannot be keyed, and is refused. Of its local
-variables only those count that are read before they are written again: the others are dead, and two states that differ
-in nothing else have the same future (live-variable analysis, Aho et al., "Compilers", section 9.2.5; in model checking:
-dead variable reduction, Holzmann 1999).
+values on its stack that nothing can read from outside. A frame with such values cannot be keyed, and is refused. Of
+its local variables only those count that are read before they are written again: the others are dead, and two states
+that differ in nothing else have the same future (live-variable analysis, Aho et al., "Compilers", section 9.2.5; in
+model checking: dead variable reduction, Holzmann 1999).
 """
 
 from __future__ import annotations

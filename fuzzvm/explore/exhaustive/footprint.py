@@ -92,15 +92,18 @@ class Footprints:
 
 
 class Futures:
-    """What each local state of one CPU's automaton may still conflict with, as far as the automaton is known.
+    """What a CPU may still conflict with, from each place of its automaton, as far as the automaton is known.
 
-    `of` is indexed by local state, and grows with every edge that is learned.
+    `of` is indexed by place, not by local state: local states of one place nearly always have the same future, and a
+    new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.
     """
 
     def __init__(self, automaton: Automaton, footprints: Footprints) -> None:
         self._automaton = automaton
         self._footprints = footprints
         self.of: list[int] = []
+        self.places: list[int] = []
+        """The place of each local state."""
         self._predecessors: list[set[int]] = []
         self._seen: list[int] = []
         self._grow()
@@ -108,13 +111,15 @@ class Futures:
             self.learn(node)
 
     def _grow(self) -> None:
-        for node in self._automaton.nodes[len(self.of) :]:
-            self.of.append(self._footprints.of_operation(node))
-            self._predecessors.append(set())
+        for node in self._automaton.nodes[len(self.places) :]:
+            self.places.append(node.place)
             self._seen.append(0)
+            if node.place == len(self.of):
+                self.of.append(self._footprints.of_operation(node))
+                self._predecessors.append(set())
 
     def learn(self, node: Node) -> bool:
-        """Take in the edges of a local state that are new, and tell all states before it.
+        """Take in the edges of a local state that are new, and tell all places before it.
 
         Returns whether any future grew: what was concluded from it before must be looked at again.
         """
@@ -126,9 +131,9 @@ class Futures:
         for edge in node.edges.values():
             conflicts |= self._footprints.of_notes(edge)
             if edge.target is not None:
-                conflicts |= self.of[edge.target.number]
-                self._predecessors[edge.target.number].add(node.number)
-        todo = [(node.number, conflicts)]
+                conflicts |= self.of[edge.target.place]
+                self._predecessors[edge.target.place].add(node.place)
+        todo = [(node.place, conflicts)]
         grew = False
         while todo:
             place, added = todo.pop()

@@ -16,7 +16,9 @@ in such a cycle goes around a cycle of its automaton, so local states that lie o
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from itertools import islice, permutations
 
 from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.flat import FlatShared
@@ -28,6 +30,9 @@ from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
+
+ORDERS_AHEAD = 6
+WALKS_AHEAD = 10
 
 
 class _Reduced:
@@ -52,8 +57,36 @@ class _Reduced:
         self._outdated = 0
         """How many of them, from the first, were visited before a future grew."""
 
+    def walk_ahead(self) -> None:
+        """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""
+        lanes = self._space.lanes
+        orders = list(islice(permutations(range(len(lanes))), ORDERS_AHEAD))
+        computers = [self._computer(lane) for lane in lanes]
+        for number in range(len(orders) + WALKS_AHEAD):
+            turns = random.Random(number)
+            order = list(orders[number]) if number < len(orders) else list(range(len(lanes)))
+            state = self._space.start
+            assert isinstance(state, int)
+            moved = True
+            while moved:
+                if number >= len(orders):
+                    turns.shuffle(order)
+                moved = False
+                for cpu in order:
+                    lane = lanes[cpu]
+                    key = state & lane.mask
+                    if key >> lane.shift:
+                        if key not in self._accesses[cpu]:
+                            computers[cpu](key)
+                        entry = lane.table[key]
+                        if isinstance(entry, int) and entry:
+                            state += entry
+                            moved = True
+                            break
+
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
+        self.walk_ahead()
         todo = [*self.visited]
         rounds = 0
         while todo:
@@ -75,7 +108,7 @@ class _Reduced:
         space = self._space
         visited = self.visited
         lanes = [
-            (lane.mask, lane.shift, lane.table, access, futures.of, cyclic, self._computer(lane))
+            (lane.mask, lane.shift, lane.table, access, futures.of, futures.places, cyclic, self._computer(lane))
             for lane, access, futures, cyclic in zip(
                 space.lanes, self._accesses, self._futures, self._cyclic, strict=True
             )
@@ -87,14 +120,14 @@ class _Reduced:
         while stack and not (self.findings and first_only):
             state = stack.pop()
             moves: list[Move] = []
-            for mask, shift, table, access, future, cyclic, compute in lanes:
+            for mask, shift, table, access, future, places, cyclic, compute in lanes:
                 key = state & mask
                 local = key >> shift
                 if local:
                     accesses = access.get(key)
                     if accesses is None:
                         accesses = compute(key)
-                    moves.append((table[key], accesses, future[local], local in cyclic))
+                    moves.append((table[key], accesses, future[places[local]], local in cyclic))
             chosen = persistent(moves)
             if len(chosen) < len(moves):
                 reduced.append(state)
