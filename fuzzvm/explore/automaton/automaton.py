@@ -103,9 +103,10 @@ class Automaton:
     def _run(self, node: Node | None, response: int) -> Edge:
         running = _Running(self._program()) if node is None else self._running_at(node)
         generator = running.generator
+        answer = None if node is None else self._values[response]
         notes: list[Note] = []
         try:
-            op = generator.send(None if node is None else self._values[response])
+            op = generator.send(answer)
             while isinstance(op, Annotation):
                 notes.append(Note(op, _stack(generator)))
                 op = generator.send(None)

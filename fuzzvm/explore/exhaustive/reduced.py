@@ -200,9 +200,7 @@ def search_reduced(space: Space, limits: Limits, *, first_only: bool = True) -> 
 
 
 def persistent(moves: list[Move]) -> list[Entry]:
-    """Return the steps of a persistent set: what they touch, no CPU outside may ever touch in conflict.
-
-    """
+    """Return the steps of a persistent set: what they touch, no CPU outside may ever touch in conflict."""
     if len(moves) < 2:
         return [move[0] for move in moves]
     for index, (entry, accesses, _, cyclic) in enumerate(moves):

@@ -36,6 +36,7 @@ class SteppedShared:
         if op is None or self._machines[shared].blocked(op):
             return ()
         outcomes = []
+
         def perform(choose: Choose, machine: Machine) -> Any:
             return machine.perform(cpu, op, choose)
 
@@ -52,6 +53,7 @@ class SteppedShared:
 
     def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
         outcomes = []
+
         def perform(choose: Choose, machine: Machine) -> None:
             machine.perform_agent(agent, choose)
 
