@@ -12,6 +12,7 @@ from typing import Any
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.kernel.oracles import Oracles, WalkRecord
+from fuzzvm.kernel.symmetry import Renaming
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import OFFSET_BITS, Address, Alloc, Await, Fetch, Free, Load, Rmw, Store, Value, object_of
@@ -122,6 +123,20 @@ class FlatShared:
         if isinstance(op, Await | Rmw) and op.when is not None:
             return op.when.blocked_by(self._values[self._read(self._states[shared][0], op.address)])
         return ()
+
+    def renamed(self, shared: int, renaming: Renaming) -> int:
+        """Return the shared state after CPUs have changed their names."""
+        cells, heap, walks = self._states[shared]
+        addresses = {slot: address for address, slot in self._slots.items()}
+        values = self._values
+        cells = tuple(
+            values.number(renaming.value(addresses[slot], values[value])) if value else 0
+            for slot, value in enumerate(cells)
+        )
+        renamed_walks = sorted(
+            ((renaming.names[cpu], walk) for cpu, walk in self._walks[walks]), key=lambda item: item[0]
+        )
+        return self._number(cells, heap, self._walk_number(tuple(renamed_walks)))
 
     # Parts of a step
 

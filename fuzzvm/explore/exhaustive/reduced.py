@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable
 from itertools import islice, permutations
 
+from fuzzvm.explore.automaton import Node
 from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
@@ -27,6 +28,7 @@ from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
+from fuzzvm.explore.exhaustive.symmetry import Symmetry
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -38,8 +40,9 @@ WALKS_AHEAD = 10
 class _Reduced:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None) -> None:
         self._space = space
+        self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
         boot = space.system.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
@@ -48,7 +51,7 @@ class _Reduced:
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
         assert isinstance(space.start, int)
-        self.visited = {space.start}
+        self.visited = {self._symmetry.canonical(space.start) if self._symmetry is not None else space.start}
         self.findings: dict[Finding, None] = {}
         self.ends: set[int] = set()
         self.transitions = 0
@@ -107,6 +110,7 @@ class _Reduced:
         """Take the steps of a persistent set in each state of `todo` and in all that follow."""
         space = self._space
         visited = self.visited
+        canonical = None if self._symmetry is None else self._symmetry.canonical
         lanes = [
             (lane.mask, lane.shift, lane.table, access, futures.of, futures.places, cyclic, self._computer(lane))
             for lane, access, futures, cyclic in zip(
@@ -138,6 +142,8 @@ class _Reduced:
                         transitions += 1
                         following = state + entry
                         if following not in visited:
+                            if canonical is not None and (following := canonical(following)) in visited:
+                                continue
                             visited.add(following)
                             stack.append(following)
                     continue
@@ -146,6 +152,8 @@ class _Reduced:
                     if finding is not None:
                         self.findings[finding] = None
                     elif (following := state + delta) not in visited:
+                        if canonical is not None and (following := canonical(following)) in visited:
+                            continue
                         visited.add(following)
                         stack.append(following)
             if transitions == before:
@@ -164,28 +172,39 @@ class _Reduced:
         table = self._accesses[lane.cpu]
         futures = self._futures[lane.cpu]
         footprints = self._footprints
+        symmetry, all_futures = self._symmetry, self._futures
+        mirrored: dict[Node, int] = {}
 
         def compute(key: int) -> int:
             entry = lane.compute(key)
             node = nodes[key >> lane.shift]
             accesses = table[key] = footprints.step(node, lane.edge if entry else None)
+            known = len(node.edges)
             if futures.learn(node):
                 self._outdated = len(self._reduced)
+            if symmetry is not None and mirrored.get(node) != known:
+                mirrored[node] = known
+                # only one of the states that are alike is searched, and each CPU's future counts in all of them
+                for other, image in symmetry.mirror(lane.cpu, node):
+                    if all_futures[other].learn(image):
+                        self._outdated = len(self._reduced)
             return accesses
 
         return compute
 
 
-def search_reduced(space: Space, limits: Limits, *, first_only: bool = True) -> Searched:
+def search_reduced(
+    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
+) -> Searched:
     """As `search`, with fewer states: the same verdict, and the same `ends`.
 
-    Raises ValueError for a memory model that the footprints do not describe.
+    Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     if not isinstance(space.shared, FlatShared):
         raise ValueError("partial-order reduction knows sequential consistency only")
-    search = _Reduced(space, limits)
+    search = _Reduced(space, limits, symmetry)
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
+from fuzzvm.explore.exhaustive.symmetry import Symmetry
 from fuzzvm.machine.schedule import Schedule
 
 
@@ -32,15 +33,22 @@ class Searched:
         return not self.stopped
 
 
-def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched:
-    """Visit every state that can be reached, depth first; stop at the first error unless `first_only` is False."""
+def search(
+    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
+) -> Searched:
+    """Visit every state that can be reached, depth first; stop at the first error unless `first_only` is False.
+
+    With `symmetry`, states that differ in the names of CPUs alone are one. Raises AsymmetryError where they are not.
+    """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     watch = Watch(limits)
     look = watch.next_look
     lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
-    visited = {space.start}
-    stack = [space.start]
+    canonical = symmetry.canonical if symmetry is not None and symmetry.images else None
+    start = space.start if canonical is None else canonical(space.start)
+    visited = {start}
+    stack = [start]
     findings: dict[Finding, None] = {}
     ends = set()
     transitions = 0
@@ -60,6 +68,8 @@ def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched
                         transitions += 1
                         following = state + entry
                         if following not in visited:
+                            if canonical is not None and (following := canonical(following)) in visited:
+                                continue
                             visited.add(following)
                             stack.append(following)
                     continue
@@ -68,6 +78,8 @@ def search(space: Space, limits: Limits, *, first_only: bool = True) -> Searched
                     if finding is not None:
                         findings[finding] = None
                     elif (following := state + delta) not in visited:
+                        if canonical is not None and (following := canonical(following)) in visited:
+                            continue
                         visited.add(following)
                         stack.append(following)
             if has_agents:
