@@ -6,10 +6,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzzvm.explore import scale
+from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.savings import savings
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.kernel import Boot, Kernel
+from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock
+from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
@@ -41,6 +49,79 @@ def both(system: System) -> None:
 @pytest.mark.parametrize(("mitigation", "scenario"), CELLS)
 def test_partial_order_reduction_keeps_verdicts_and_ends(mitigation: str, scenario: str) -> None:
     both(System(shipped.get(scenario), registry.get(mitigation), "sc"))
+
+
+@pytest.mark.parametrize("mitigation", [name for name in registry.shipped() if name != "config-off"])
+@pytest.mark.parametrize("walkers", [2, 3])
+def test_symmetry_keeps_findings_and_ends(mitigation: str, walkers: int) -> None:
+    system = System(scale.cpus(walkers), registry.get(mitigation), "sc")
+    space = Space(system)
+    symmetry = Symmetry(space)
+    limits = Limits(max_states=100_000)
+    full = search(space, limits, first_only=False)
+    if not full.complete:
+        return
+    ends = frozenset(map(symmetry.canonical, full.ends))
+    alike = search(space, limits, first_only=False, symmetry=symmetry)
+    assert (set(alike.findings), alike.ends) == (set(full.findings), ends)
+    assert alike.states < full.states
+    both_at_once = search_reduced(space, limits, first_only=False, symmetry=symmetry)
+    assert bool(both_at_once.findings) == bool(full.findings)
+    assert both_at_once.ends == ends
+    assert both_at_once.states < alike.states
+
+
+def test_symmetry_visits_one_of_each_class_of_states() -> None:
+    space = Space(System(scale.cpus(2), registry.get("static-key"), "sc"))
+    symmetry = Symmetry(space)
+    alike = search(space, Limits(), symmetry=symmetry)
+    seen = set()
+    todo = [space.start]
+    while todo:
+        state = todo.pop()
+        assert isinstance(state, int)
+        if state not in seen:
+            seen.add(state)
+            todo += [state + way.delta for _, way in space.steps(state)]
+    assert len({symmetry.canonical(state) for state in seen}) == alike.states
+
+
+class FirstWalkerSkipsLock(Mitigation):
+    """Treats CPU 1 and CPU 2 differently, though they run the same calls."""
+
+    name = "first-walker-skips-lock"
+
+    def before_walk(self, k: Kernel, mm: Mm) -> Steps[None]:
+        if k.cpu != 1:
+            yield from mmap_read_lock(k, k.init_mm)
+            yield from mmap_read_unlock(k, k.init_mm)
+
+
+def test_cpus_that_a_mitigation_tells_apart_are_found_out() -> None:
+    system = System(scale.cpus(2), FirstWalkerSkipsLock, "sc")
+    space = Space(system)
+    with pytest.raises(AsymmetryError):
+        search(space, Limits(), first_only=False, symmetry=Symmetry(space))
+    assert verify(system).verdict == "bug"
+
+
+class OwnWord(Mitigation):
+    """Keeps a word of its own, which may hold anything."""
+
+    name = "own-word"
+
+    def attach(self, boot: Boot) -> None:
+        boot.word("last walker")
+
+
+def test_no_symmetry_where_a_word_may_hold_the_name_of_a_cpu() -> None:
+    assert not Symmetry(Space(System(scale.cpus(2), OwnWord, "sc"))).images
+
+
+def test_what_each_reduction_saves() -> None:
+    saved = savings(System(scale.cpus(2), registry.get("static-key"), "sc"), Limits())
+    assert saved.all_variables >= saved.live_variables > saved.symmetry > saved.both
+    assert saved.live_variables > saved.partial_order > saved.both
 
 
 def calls() -> st.SearchStrategy[tuple[object, ...]]:

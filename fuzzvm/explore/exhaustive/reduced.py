@@ -193,6 +193,11 @@ class _Reduced:
         return compute
 
 
+def can_reduce(space: Space) -> bool:
+    """Return whether the footprints describe the memory model of a space."""
+    return isinstance(space.shared, FlatShared)
+
+
 def search_reduced(
     space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
 ) -> Searched:
@@ -202,7 +207,7 @@ def search_reduced(
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
-    if not isinstance(space.shared, FlatShared):
+    if not can_reduce(space):
         raise ValueError("partial-order reduction knows sequential consistency only")
     search = _Reduced(space, limits, symmetry)
     stopped, rounds = "", 0

@@ -33,9 +33,7 @@ class Searched:
         return not self.stopped
 
 
-def search(
-    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
-) -> Searched:
+def search(space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None) -> Searched:
     """Visit every state that can be reached, depth first; stop at the first error unless `first_only` is False.
 
     With `symmetry`, states that differ in the names of CPUs alone are one. Raises AsymmetryError where they are not.

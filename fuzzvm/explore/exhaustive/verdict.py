@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
-from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.reduced import can_reduce, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
@@ -53,8 +54,9 @@ def verify(
 ) -> Verdict:
     """Explore every behaviour of a system, within the limits.
 
-    `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order
-    reduction, under memory models that it knows. Raises UnkeyableError and ProgramError for a broken mitigation.
+    `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order and
+    symmetry reduction, under memory models that they know. Raises UnkeyableError and ProgramError for a broken
+    mitigation.
     """
     limits = limits or Limits()
     began = time.monotonic()
@@ -102,8 +104,7 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
         bounded = shortest_run(space, limits, most_switches=preemptions, preemptions=True)
         findings = () if bounded.finding is None else (bounded.finding,)
         return Searched(bounded.states, bounded.transitions, findings, bounded.stopped)
-    can_reduce = reduce and not space.has_agents
-    found = search_reduced(space, limits) if can_reduce else search(space, limits)
+    found = _search_reduced(space, limits) if reduce and can_reduce(space) else search(space, limits)
     if not found.findings and found.complete and may_cycle(space):
         try:
             endless = endless_run(space, limits)
@@ -112,6 +113,14 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
         if endless is not None:
             return replace(found, findings=(NEVER_ENDS,), endless=endless)
     return found
+
+
+def _search_reduced(space: Space, limits: Limits) -> Searched:
+    try:
+        return search_reduced(space, limits, symmetry=Symmetry(space))
+    except AsymmetryError:
+        # a mitigation tells apart CPUs that run the same calls
+        return search_reduced(Space(space.system), limits)
 
 
 def _left(limits: Limits, began: float) -> Limits:
