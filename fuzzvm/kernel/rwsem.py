@@ -2,9 +2,9 @@
 
 The whole semaphore is one word that each call changes in one atomic step, the fast path's atomic operation and the
 slow path's critical section under wait_lock alike. Who cannot have the lock queues; whoever releases it grants it to
-the head of the queue, and if that is a reader to all readers of the queue together. A reader queues behind a waiting writer even while other readers
-hold the lock: that is what makes a nested read lock deadlock. Lock stealing and optimistic spinning are left out;
-they change only who comes first among waiters.
+the head of the queue, and if that is a reader to all readers of the queue together. A reader queues behind a waiting
+writer even while other readers hold the lock: that is what makes a nested read lock deadlock. Lock stealing and
+optimistic spinning are left out; they change only who comes first among waiters.
 """
 
 from __future__ import annotations
