@@ -129,7 +129,7 @@ class Oracles:
         for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
             if rwsem_state(peek(sem.address)) != UNLOCKED:
                 raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
-        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex):
+        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex, self._kernel.vmap_purge_lock):
             if peek(lock.address) != 0:
                 raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
 
