@@ -78,7 +78,7 @@ class Boot:
 def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started."""
     boot = Boot(machine)
-    pgd = boot.table(Level.PGD, geometry.base, geometry.ptrs[Level.PGD])
+    pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
     init_mm = Mm("init_mm", pgd, boot.rwsem("init_mm.mmap_lock"))
     mitigation.attach(boot)
     return Kernel(

@@ -170,7 +170,8 @@ class Oracles:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
 
     def _all_mappings(self) -> Iterator[Mapping]:
-        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
+        geometry = self._kernel.geometry
+        return self._mappings_of_table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), self._kernel.init_mm.pgd)
 
     def _path(self, addr: int) -> list[Address]:
         """Return the tables that the walk of an address goes through, the root first."""

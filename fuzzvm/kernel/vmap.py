@@ -37,9 +37,7 @@ def _pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Add
     """
     entry = yield Load(parent)
     if pxd_none(entry):
-        size = k.geometry.ptrs[level]
-        start = addr & ~(k.geometry.size(level) * size - 1)
-        table = yield Alloc(size, TableLabel(level, start))
+        table = yield Alloc(k.geometry.ptrs[level], TableLabel(level, k.geometry.table_start(level, addr)))
         yield from spin_lock(k, k.page_table_lock)
         entry = yield Load(parent)
         if pxd_none(entry):

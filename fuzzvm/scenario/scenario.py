@@ -72,7 +72,8 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
-        pages = self.fanout**self.levels
+        geometry = self.geometry()
+        pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
         for key, calls in (("setup", self.setup), *(("cpus", calls) for calls in self.cpus)):
             if len(calls) > MAX_CALLS:
