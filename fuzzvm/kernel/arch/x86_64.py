@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
 
 
+TLB_SINGLE_PAGE_FLUSH_CEILING = 33
+"""Pages past which a range is not flushed one by one (arch/x86/mm/tlb.c)."""
+
+
 class X86_64(Architecture):
     """x86-64 with four levels."""
 
@@ -89,6 +93,10 @@ class X86_64(Architecture):
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
         # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
+        if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
+            # do_flush_tlb_all(): CR4.PGE off and on again
+            yield Tlbi("mov cr4", 0)
+            start = end
         addr = start
         while addr < end:
             yield Tlbi("invlpg", addr)
