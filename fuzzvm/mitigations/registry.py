@@ -95,7 +95,7 @@ def _where(error: BaseException, filename: str) -> str:
     line = None
     traceback = error.__traceback__
     while traceback is not None:
-        if Path(traceback.tb_frame.f_code.co_filename) == Path(filename):
+        if Path(traceback.tb_frame.f_code.co_filename).resolve() == Path(filename).resolve():
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return filename if line is None else f"{filename}:{line}"
