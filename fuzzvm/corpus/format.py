@@ -116,11 +116,11 @@ def parse(text: str, path: Path | str = "<text>") -> TestCase:
         return _from_data(data)
     except ScenarioError as error:
         raise CorpusError(path, str(error), _line_of(text, error.key)) from error
-    except _Wrong as error:
+    except _WrongError as error:
         raise CorpusError(path, str(error), _line_of(text, error.key)) from error
 
 
-class _Wrong(Exception):
+class _WrongError(Exception):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
@@ -129,29 +129,29 @@ class _Wrong(Exception):
 def _from_data(data: Mapping[str, Any]) -> TestCase:
     version = data.get("format")
     if type(version) is not int:
-        raise _Wrong("no format number, so no test case", "format")
+        raise _WrongError("no format number, so no test case", "format")
     if version > FORMAT:
-        raise _Wrong(f"format {version} is newer than this fuzzvm reads ({FORMAT}); update fuzzvm", "format")
+        raise _WrongError(f"format {version} is newer than this fuzzvm reads ({FORMAT}); update fuzzvm", "format")
     if version != FORMAT:
-        raise _Wrong(f"there is no format {version}", "format")
+        raise _WrongError(f"there is no format {version}", "format")
     known = {"format", "origin", "mitigation", "memory", "schedule", "expect", "scenario"}
     for key in data:
         if key not in known:
-            raise _Wrong(f"unknown key {key!r}", key)
+            raise _WrongError(f"unknown key {key!r}", key)
     for key in ("mitigation", "memory", "schedule"):
         if not isinstance(data.get(key), str):
-            raise _Wrong(f"{key} must be a string", key)
+            raise _WrongError(f"{key} must be a string", key)
     for key in ("expect", "scenario"):
         if not isinstance(data.get(key), dict):
-            raise _Wrong(f"there is no table [{key}]", key)
+            raise _WrongError(f"there is no table [{key}]", key)
     if not isinstance(data.get("origin", ""), str):
-        raise _Wrong("origin must be a string", "origin")
+        raise _WrongError("origin must be a string", "origin")
     if data["memory"] not in memory_models.names():
-        raise _Wrong(f"no memory model {data['memory']!r}; there are {', '.join(memory_models.names())}", "memory")
+        raise _WrongError(f"no memory model {data['memory']!r}; there are {', '.join(memory_models.names())}", "memory")
     try:
         schedule = parse_schedule(data["schedule"])
     except ValueError as error:
-        raise _Wrong(f"schedule: {error}", "schedule") from error
+        raise _WrongError(f"schedule: {error}", "schedule") from error
     return TestCase(
         scenario=Scenario.from_data(data["scenario"]),
         mitigation=data["mitigation"],
@@ -166,15 +166,15 @@ def _expectation(data: Mapping[str, Any]) -> Expectation:
     verdict = data.get("verdict")
     wanted = {"safe": {"verdict"}, "bug": {"verdict", "error", "function"}}.get(str(verdict))
     if wanted is None:
-        raise _Wrong(f"verdict must be safe or bug, not {verdict!r}", "verdict")
+        raise _WrongError(f"verdict must be safe or bug, not {verdict!r}", "verdict")
     if set(data) != wanted:
-        raise _Wrong(f"[expect] of a {verdict} has {', '.join(sorted(wanted))}, not {', '.join(data)}", "verdict")
+        raise _WrongError(f"[expect] of a {verdict} has {', '.join(sorted(wanted))}, not {', '.join(data)}", "verdict")
     if verdict == "safe":
         return Expectation("safe")
     if data["error"] not in DESCRIPTIONS:
-        raise _Wrong(f"no error {data['error']!r}", "error")
+        raise _WrongError(f"no error {data['error']!r}", "error")
     if not isinstance(data["function"], str):
-        raise _Wrong("function must be a string", "function")
+        raise _WrongError("function must be a string", "function")
     return Expectation("bug", data["error"], data["function"])
 
 

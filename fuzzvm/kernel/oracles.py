@@ -15,6 +15,7 @@ from fuzzvm.kernel.errors import (
     INVENTED_MAPPING,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
+    MAP_OVER_MAPPING,
     UNBALANCED_STATIC_KEY,
     WALK_WITHOUT_LOCK,
     WX_MISSED,
@@ -85,11 +86,17 @@ class Oracles:
             self._machine.watch(allocation.address)
 
     def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """Check that no entry points to a table that is about to be freed."""
+        """Check that no entry points to a table that is about to be freed, and that it maps nothing any more."""
         label = allocation.label
-        if isinstance(label, TableLabel) and allocation.address in self._path(label.va):
+        if not isinstance(label, TableLabel):
+            return
+        if allocation.address in self._path(label.va):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
+        mapping = next(self._mappings_of_table(label.level, label.va, allocation.address), None)
+        if mapping is not None:
+            message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
+            raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """Follow walks, and check what they report."""
@@ -170,8 +177,8 @@ class Oracles:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
 
     def _all_mappings(self) -> Iterator[Mapping]:
-        geometry = self._kernel.geometry
-        return self._mappings_of_table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), self._kernel.init_mm.pgd)
+        start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
+        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
 
     def _path(self, addr: int) -> list[Address]:
         """Return the tables that the walk of an address goes through, the root first."""

@@ -1,4 +1,4 @@
-"""What the kernel's generic code may know of an architecture: the model's <asm/vmalloc.h>, <asm/pgtable.h>, <asm/tlb*.h>.
+"""What generic code may know of an architecture: the model's <asm/vmalloc.h>, <asm/pgtable.h> and <asm/tlbflush.h>.
 
 One file an architecture, found by its module's name; generic code imports this module and no other of the package.
 """

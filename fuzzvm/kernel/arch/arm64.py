@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
@@ -39,7 +39,7 @@ class Arm64(Architecture):
 
     name = "arm64"
     memory = "arm64"
-    page_shifts = {"4K": 12}
+    page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
     levels = (3, 4)
     vmalloc_start = 0xFFFF_8000_0000_0000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
@@ -27,12 +27,12 @@ TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """Pages past which a range is not flushed one by one (arch/x86/mm/tlb.c)."""
 
 
-class X86_64(Architecture):
+class X86(Architecture):
     """x86-64 with four levels."""
 
     name = "x86_64"
     memory = "tso"
-    page_shifts = {"4K": 12}
+    page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
     levels = (4,)
     vmalloc_start = 0xFFFF_C900_0000_0000
 
@@ -134,4 +134,4 @@ def _describe(row: DumpRow) -> str:
     return " ".join(fields)
 
 
-ARCHITECTURE = X86_64()
+ARCHITECTURE = X86()

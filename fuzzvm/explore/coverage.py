@@ -1,0 +1,76 @@
+"""Interleaving coverage: which ordered pairs of conflicting operations have been seen.
+
+Two operations conflict where different CPUs touch the same location and one of them writes; freeing an object writes
+all of it. A pair is (who, where, then who, where). A pair seen for the first time is an interleaving unlike those
+before, whether or not it runs new code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import CodeType
+from typing import TypeAlias
+
+from fuzzvm.machine.execution import Chooser
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Await, Fetch, Free, Load, Rmw, Store, object_of
+
+Site: TypeAlias = tuple[int, CodeType, int]
+"""A CPU, and the code object and instruction that it executes."""
+
+Pair: TypeAlias = tuple[Site, Site]
+
+
+class InterleavingCoverage:
+    """The pairs seen so far, over all runs. `new` holds those first seen in the run under way."""
+
+    def __init__(self) -> None:
+        self.pairs: set[Pair] = set()
+        self.new: list[Pair] = []
+        self._last: dict[tuple[bool, int], dict[int, tuple[Site, bool]]] = {}
+
+    def begin(self) -> None:
+        """Start a run."""
+        self.new.clear()
+        self._last.clear()
+
+    def record(self, cpu: int, machine: Machine) -> None:
+        """Note the operation that a CPU is about to execute."""
+        op = machine.pending(cpu)
+        if isinstance(op, Free):
+            site = (cpu, *machine.site(cpu))
+            self._access((True, object_of(op.address)), site, writes=True)
+        elif isinstance(op, Load | Store | Rmw | Await | Fetch):
+            site = (cpu, *machine.site(cpu))
+            writes = isinstance(op, Store | Rmw)
+            self._access((False, op.address), site, writes=writes)
+            # a load or store of one location conflicts with the free of the whole object, and with nothing else of it
+            self._access((True, object_of(op.address)), site, writes=False)
+
+    def _access(self, place: tuple[bool, int], site: Site, *, writes: bool) -> None:
+        seen = self._last.setdefault(place, {})
+        for cpu, (other, other_writes) in seen.items():
+            if cpu != site[0] and (writes or other_writes):
+                pair = (other, site)
+                if pair not in self.pairs:
+                    self.pairs.add(pair)
+                    self.new.append(pair)
+        seen[site[0]] = (site, writes)
+
+
+class Covering:
+    """A chooser that records the coverage of what another one chooses."""
+
+    def __init__(self, chooser: Chooser, coverage: InterleavingCoverage) -> None:
+        self._chooser = chooser
+        self._coverage = coverage
+        coverage.begin()
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        agent = self._chooser.agent(enabled, machine)
+        if agent < machine.memory.cpus:
+            self._coverage.record(agent, machine)
+        return agent
+
+    def value(self, ways: int) -> int:
+        return self._chooser.value(ways)

@@ -1,0 +1,106 @@
+"""Engines: each runs systems until its budget is used up or a bug is found. One file each, found by its name here.
+
+An engine whose library is missing says so in `unavailable`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fuzzvm.machine.execution import Execution
+from fuzzvm.scenario.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a search may use: seconds, runs, or both; whichever ends first ends it."""
+
+    seconds: float | None = None
+    runs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A failing run: of which system, and the how many-th run it was, counted from 1."""
+
+    system: System
+    execution: Execution
+    run: int
+
+
+@dataclass
+class Search:
+    """What a search has done so far. `pairs` is its interleaving coverage, where the engine measures it."""
+
+    budget: Budget
+    keep_going: bool = False
+    on_progress: Callable[[Search], None] = lambda search: None
+    runs: int = 0
+    steps: int = 0
+    pairs: int = 0
+    found: list[Found] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    _kinds: set[tuple[int, str, str]] = field(default_factory=set)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the search began."""
+        return time.monotonic() - self.started
+
+    @property
+    def over(self) -> bool:
+        """Whether the search must end: its budget is used up, or it has found what it was to find."""
+        if self.found and not self.keep_going:
+            return True
+        if self.budget.runs is not None and self.runs >= self.budget.runs:
+            return True
+        return self.budget.seconds is not None and self.seconds >= self.budget.seconds
+
+    def account(self, system: System, execution: Execution) -> bool:
+        """Count a run; return whether it failed in a way not seen before in that system."""
+        self.runs += 1
+        self.steps += execution.steps
+        return execution.failure is not None and self.note(system, execution, self.runs)
+
+    def note(self, system: System, execution: Execution, run: int) -> bool:
+        """Keep a failing run if it fails in a new way; return whether it does. Raises ValueError if it does not fail."""
+        if execution.failure is None:
+            raise ValueError("the run does not fail")
+        kind = (id(system), execution.failure.error, execution.failure.function)
+        if kind in self._kinds:
+            return False
+        self._kinds.add(kind)
+        self.found.append(Found(system, execution, run))
+        return True
+
+
+class Engine(Protocol):
+    """A way to search: `search` runs the systems in turn until the search is over."""
+
+    name: str
+    summary: str
+
+    def unavailable(self) -> str:
+        """Return '' where the engine can run, else one line on what it lacks."""
+
+    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+        """Run until `search.over`, and keep account of it in `search`. The same seed does the same runs."""
+
+
+def names() -> list[str]:
+    """Return the names of the engines that there are."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name.removesuffix("_engine") for name in found if name.endswith("_engine"))
+
+
+def get(name: str) -> Engine:
+    """Return the engine of that name. Raises KeyError if there is none."""
+    if name not in names():
+        raise KeyError(name)
+    engine: Engine = importlib.import_module(f"{__name__}.{name}_engine").ENGINE
+    return engine

@@ -1,0 +1,39 @@
+"""The loop that the engines with a strategy share: one run after the other, the systems in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from fuzzvm.explore.engines import Search
+from fuzzvm.explore.strategies import Strategy
+from fuzzvm.machine.execution import execute
+from fuzzvm.scenario.system import System
+
+PROGRESS_EVERY = 64
+"""Runs from one report of progress to the next."""
+
+
+@dataclass(frozen=True)
+class StrategyEngine:
+    """An engine that is a strategy run in a loop."""
+
+    name: str
+    summary: str
+    strategy: type[Strategy]
+
+    def unavailable(self) -> str:
+        return ""
+
+    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+        strategy = self.strategy(Random(seed))
+        while not search.over:
+            target = search.runs % len(systems)
+            system = systems[target]
+            strategy.begin(target, len(system.scenario.cpus))
+            execution = execute(system.machine(), strategy)
+            strategy.end(execution)
+            search.account(system, execution)
+            if search.runs % PROGRESS_EVERY == 0:
+                search.on_progress(search)

@@ -1,0 +1,184 @@
+"""The minimiser: fewest context switches, then fewest steps, then the smallest scenario.
+
+It keeps the error's id and the function that it happens in. Named passes make the failing run smaller until none of
+them does; then a search of all runs with fewer switches or steps proves that there is no better one in that scenario,
+where its budget reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.explore.context_bounded import Budget, shortest_failure
+from fuzzvm.explore.landmarks import FollowLandmarks, landmarks
+from fuzzvm.explore.plan import FollowPlan, Plan
+from fuzzvm.explore.smaller_scenarios import size, smaller_scenarios
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.execution import Chooser, Execution, Replay, execute
+from fuzzvm.machine.schedule import MAX_STEPS, context_switches
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+
+DEFAULT_BUDGET = 1_500_000
+"""Machine steps that the minimiser may spend: a few seconds."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Minimised:
+    """A minimal test case. `proven` says that no run of its scenario fails so with fewer switches, then steps."""
+
+    case: TestCase
+    proven: bool
+
+    @property
+    def how(self) -> str:
+        """How sure the result is, in the words of the reports."""
+        return "proven minimal" if self.proven else "reduced"
+
+
+class NotFailingError(Exception):
+    """The test case to minimise does not fail."""
+
+
+class _Minimiser:
+    """The best failing run so far, and the passes that look for a better one."""
+
+    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget) -> None:
+        self._case = case
+        self._mitigation = mitigation
+        self._budget = budget
+        self.scenario = case.scenario
+        self._system = System(case.scenario, mitigation, case.memory)
+        self.best = self._execute(self._system, Replay(case.schedule), MAX_STEPS)
+        if self.best.failure is None:
+            raise NotFailingError("the test case does not fail, so there is nothing to minimise")
+        self.failure: Failure = self.best.failure
+        self.proven = False
+
+    def run(self, progress: Progress) -> None:
+        """Apply passes until none of them makes the run smaller, then prove it, and begin anew if that found better."""
+        while not self._budget.spent:
+            for improve in (self.remove_bursts, self.swap_bursts, self.shorten_bursts, self.shrink_scenario):
+                progress(improve.__name__)
+                while improve():
+                    progress(improve.__name__)
+            progress(self.prove.__name__)
+            if not self.prove():
+                return
+
+    # Passes: each returns whether it made the run smaller.
+
+    def remove_bursts(self) -> bool:
+        """Leave out one burst, or join it to its agent's next one. Never more context switches afterwards."""
+        bursts = self._plan().bursts
+        for index in range(len(bursts)):
+            if self._try_plan((*bursts[:index], *bursts[index + 1 :])):
+                return True
+            for later in range(index + 1, len(bursts)):
+                if bursts[later][0] == bursts[index][0]:
+                    joined = (bursts[index][0], bursts[index][1] + bursts[later][1])
+                    if self._try_plan((*bursts[:index], joined, *bursts[index + 1 : later], *bursts[later + 1 :])):
+                        return True
+                    break
+        return False
+
+    def swap_bursts(self) -> bool:
+        """Swap two neighbouring bursts, which joins those of one agent. Keeps all steps, never more switches."""
+        bursts = self._plan().bursts
+        return any(
+            self._try_plan((*bursts[:index], bursts[index + 1], bursts[index], *bursts[index + 2 :]))
+            for index in range(len(bursts) - 1)
+        )
+
+    def shorten_bursts(self) -> bool:
+        """Halve a burst, or take one step off it. Never more context switches afterwards, and fewer steps."""
+        bursts = self._plan().bursts
+        for index, (agent, steps) in enumerate(bursts):
+            for fewer in {steps // 2, steps - 1}:
+                if 0 < fewer < steps and self._try_plan((*bursts[:index], (agent, fewer), *bursts[index + 1 :])):
+                    return True
+        return False
+
+    def shrink_scenario(self) -> bool:
+        """Make the scenario smaller where the race goes the same way in it. Never more switches, never more steps."""
+        machine = self._system.machine()
+        marks = landmarks(machine, self.best.schedule)
+        for scenario, renumbered in self._smaller():
+            try:
+                system = System(scenario, self._mitigation, self._case.memory)
+            except ScenarioError:
+                continue
+            run = self._execute(system, FollowLandmarks(marks, renumbered))
+            if self._fails_the_same(run) and self._key(run, scenario) < self._key(self.best, self.scenario):
+                self.scenario, self._system, self.best = scenario, system, run
+                return True
+        return False
+
+    def prove(self) -> bool:
+        """Search every run with fewer switches, or as many and fewer steps. Guarantees what `proven` says."""
+        switches = context_switches(self.best.schedule)
+        found = shortest_failure(
+            self._system, self.failure, self._budget, switches=switches, steps=len(self.best.schedule)
+        )
+        self.proven = found.proven
+        if found.execution is None:
+            return False
+        self.best = found.execution
+        return True
+
+    # What they share
+
+    def _smaller(self) -> Iterator[tuple[Scenario, dict[int, int]]]:
+        return smaller_scenarios(self.scenario)
+
+    def _plan(self) -> Plan:
+        return Plan.of(self.best.schedule)
+
+    def _try_plan(self, bursts: tuple[tuple[int, int], ...]) -> bool:
+        if self._budget.spent:
+            return False
+        plan = replace(self._plan(), bursts=bursts)
+        run = self._execute(self._system, FollowPlan(plan))
+        if self._fails_the_same(run) and self._key(run, self.scenario) < self._key(self.best, self.scenario):
+            self.best = run
+            return True
+        return False
+
+    def _execute(self, system: System, chooser: Chooser, max_steps: int = 0) -> Execution:
+        run = execute(system.machine(), chooser, max_steps or 2 * len(self.best.schedule) + 100)
+        self._budget.steps -= run.steps
+        return run
+
+    def _fails_the_same(self, run: Execution) -> bool:
+        failure = run.failure
+        return failure is not None and (failure.error, failure.function) == (self.failure.error, self.failure.function)
+
+    def _key(self, run: Execution, scenario: Scenario) -> tuple[int, int, tuple[int, ...]]:
+        return context_switches(run.schedule), len(run.schedule), size(scenario)
+
+
+def minimise(
+    case: TestCase,
+    mitigation: type[Mitigation],
+    *,
+    budget: int = DEFAULT_BUDGET,
+    progress: Progress = lambda name: None,
+) -> Minimised:
+    """Return the smallest test case found that fails as `case` does.
+
+    `budget` bounds the work, in machine steps, so the result does not depend on the machine's speed. Raises
+    NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
+    """
+    work = _Minimiser(case, mitigation, Budget(budget))
+    work.run(progress)
+    failing = Execution(work.best.schedule, work.best.failure)
+    minimal = replace(
+        case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing)
+    )
+    return Minimised(minimal, work.proven)

@@ -1,0 +1,51 @@
+"""Plans: schedules as bursts, the form that generators and mutators edit.
+
+A plan says which agent runs for how many steps, burst after burst. It fits every run: a burst ends early where its
+agent cannot go on, and after the last burst the agent that runs goes on until it cannot, then the lowest that can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bursts of (agent, steps), and the ways that steps with more than one take, in order; 0 when they run out."""
+
+    bursts: tuple[tuple[int, int], ...]
+    values: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Plan:
+        """Return the plan whose run is that schedule."""
+        bursts = tuple((agent, sum(1 for _ in run)) for agent, run in groupby(step[0] for step in schedule))
+        return cls(bursts, tuple(value for step in schedule for value in step[1:]))
+
+
+class FollowPlan:
+    """The chooser that follows a plan as far as the machine lets it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._bursts = list(reversed(plan.bursts))
+        self._values = list(reversed(plan.values))
+        self._agent = -1
+        self._left = 0
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        while self._left == 0 or self._agent not in enabled:
+            if not self._bursts:
+                if self._agent not in enabled:
+                    self._agent = enabled[0]
+                return self._agent
+            self._agent, self._left = self._bursts.pop()
+        self._left -= 1
+        return self._agent
+
+    def value(self, ways: int) -> int:
+        return self._values.pop() % ways if self._values else 0

@@ -1,0 +1,18 @@
+"""Random walk: at each step, each enabled agent is equally likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fuzzvm.explore.strategies import Strategy
+from fuzzvm.machine.machine import Machine
+
+
+class RandomWalk(Strategy):
+    """The baseline. It switches at every other step or so, and rarely lets one CPU run far ahead."""
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        return enabled[self.random.randrange(len(enabled))]
+
+
+STRATEGY = RandomWalk
