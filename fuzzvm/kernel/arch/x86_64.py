@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
+from fuzzvm.kernel.errors import MAP_OVER_MAPPING
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
     PROT_WRITE,
     Level,
+    pxd_leaf,
     pxd_none,
     pxd_pgprot,
     pxd_pgtable,
     pxd_table,
 )
+from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, InterruptAll, Load, Steps, Store, Tlbi
 
 if TYPE_CHECKING:
@@ -71,6 +74,9 @@ class X86(Architecture):
         while index < k.geometry.ptrs[Level.PMD]:
             pmd = yield Load(table + index)
             saved = (*saved, pmd)
+            if pxd_leaf(pmd):
+                # the kernel does not look, and would free the page that the block maps
+                raise ModelError(MAP_OVER_MAPPING, f"a block of {addr:#x} is replaced while mapped", address=table)
             if not pxd_none(pmd):
                 yield Store(table + index, 0)
             index += 1
