@@ -27,7 +27,9 @@ def imports(source: str) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             assert node.module is not None
             # `from fuzzvm import kernel` imports a module as well
-            yield from ((f"{node.module}.{alias.name}" for alias in node.names) if node.module == "fuzzvm" else [node.module])
+            yield from (
+                (f"{node.module}.{alias.name}" for alias in node.names) if node.module == "fuzzvm" else [node.module]
+            )
 
 
 @pytest.mark.parametrize(("layer", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
@@ -50,7 +52,10 @@ def test_the_model_loads_without_any_third_party_module() -> None:
     """-S: no site-packages, so nothing but the standard library and this package can be imported."""
     modules = [".".join(("fuzzvm", *path.relative_to(ROOT).with_suffix("").parts)) for _, path in FILES]
     names = [name.removesuffix(".__init__") for name in modules]
-    code = f"import importlib, sys; sys.path.insert(0, {str(ROOT.parent)!r})\nfor n in {names!r}: importlib.import_module(n)"
+    code = (
+        f"import importlib, sys\nsys.path.insert(0, {str(ROOT.parent)!r})\n"
+        f"for name in {names!r}:\n    importlib.import_module(name)\n"
+    )
     subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True)
 
 

@@ -262,7 +262,9 @@ CASES = [
             sequence(sem(down_write, "mem_hotplug_lock"), sem(down_write)),
         ],
         [
-            sequence(sem(down_write), sem(down_write, "mem_hotplug_lock"), sem(up_write, "mem_hotplug_lock"), sem(up_write))
+            sequence(
+                sem(down_write), sem(down_write, "mem_hotplug_lock"), sem(up_write, "mem_hotplug_lock"), sem(up_write)
+            )
         ]
         * 2,
         "CPU 0 in down_write waits for CPU 1, CPU 1 in down_write waits for CPU 0",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +69,7 @@ def test_only_writable_and_executable_is_wx() -> None:
 @given(SHAPES)
 def test_levels_nest(geometry: Geometry) -> None:
     real = [level for level in Level if not geometry.folded(level)]
-    for upper, lower in zip(real, real[1:], strict=False):
+    for upper, lower in itertools.pairwise(real):
         assert geometry.size(upper) == geometry.size(lower) * geometry.ptrs[lower]
     assert geometry.size(Level.PTE) == 1 << geometry.page_shift == 4096
     for level in Level:

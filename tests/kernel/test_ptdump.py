@@ -107,9 +107,7 @@ def test_the_text_of_an_empty_kernel() -> None:
     machine, kernel = boot("arm64", 3, 2)
     text = machine.boot(ptdump_walk(kernel, kernel.init_mm))
     assert text == (
-        "---[ vmalloc() area ]---\n"
-        "0xffff800000000000-0xffff800000008000          32K PGD\n"
-        "---[ vmalloc() end ]---\n"
+        "---[ vmalloc() area ]---\n0xffff800000000000-0xffff800000008000          32K PGD\n---[ vmalloc() end ]---\n"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,8 @@ from fuzzvm.kernel.ptdump_notes import MappingNoted, Rows, note_page
 ENTRIES = st.tuples(
     st.sampled_from([Level.PMD, Level.PTE]),
     st.one_of(
-        st.just(0), st.builds(mk_leaf, st.integers(0, 5), st.sampled_from([PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO]))
+        st.just(0),
+        st.builds(mk_leaf, st.integers(0, 5), st.sampled_from([PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO])),
     ),
 )
 
@@ -43,7 +46,7 @@ def test_rows_join_entries_of_one_level_and_protection(entries: list[tuple[Level
         kind = (row.level, pxd_pgprot(row.entry) if row.entry else None)
         expanded += [kind] * (row.end - row.start)
     assert expanded == kinds
-    assert all(a.end == b.start for a, b in zip(rows, rows[1:], strict=False))
-    breaks = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(rows))
+    breaks = sum(a != b for a, b in itertools.pairwise(kinds))
     assert len(rows) == (breaks + 1 if kinds else 0), "no two neighbours are alike"
     assert told == [MappingNoted(level, addr, entry) for addr, (level, entry) in enumerate(entries) if entry]

@@ -167,7 +167,7 @@ def test_a_trylock_fails_behind_a_waiting_writer() -> None:
 
 def test_a_reader_phase_wakes_the_readers_behind_a_writer_as_well() -> None:
     """rwsem_mark_wake(): where the first waiter is a reader, all readers of the queue are woken."""
-    machine, sem = contest(*[["down_write", "up_write"]] + [["down_read"], ["down_write"], ["down_read"]])
+    machine, sem = contest(*[["down_write", "up_write"], ["down_read"], ["down_write"], ["down_read"]])
     step(machine, 0, 1, 2, 3, 0)
     assert rwsem_state(machine.memory.peek(sem.address)) == RwsemState(None, (1, 3), ((2, True),))
 
@@ -241,9 +241,7 @@ def test_unlock_of_what_another_cpu_holds() -> None:
     for take, release, mode in (("down_read", "up_read", "reading"), ("down_write", "up_write", "writing")):
         machine, kernel = boot(cpus=2)
         sem = kernel.init_mm.mmap_lock
-        failure = run(
-            machine, lock_calls(kernel.on(0), sem, [take], []), lock_calls(kernel.on(1), sem, [release], [])
-        )
+        failure = run(machine, lock_calls(kernel.on(0), sem, [take], []), lock_calls(kernel.on(1), sem, [release], []))
         assert_unlock_fails(failure, 1, release, mode)
         state = rwsem_state(machine.memory.peek(sem.address))
         assert state.writer == 0 or state.readers == (0,), "the owner keeps it"

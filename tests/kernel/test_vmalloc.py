@@ -85,7 +85,7 @@ def test_first_fit_against_a_map_of_pages(steps: list[tuple[str, int, int]]) -> 
 
 
 def test_alignment_leaves_a_gap_that_a_smaller_area_fills() -> None:
-    machine, kernel, pages = fresh()
+    _machine, kernel, pages = fresh()
     assert pages(alloc_vmap_area(kernel, PAGE, PAGE)) == 0
     assert pages(alloc_vmap_area(kernel, 4 * PAGE, 4 * PAGE)) == 4
     assert pages(alloc_vmap_area(kernel, 3 * PAGE, PAGE)) == 1

@@ -19,7 +19,11 @@ EXEMPT = {"oracles.py"}
 """Generators that are iterators of plain Python, not programs."""
 FILES = sorted(
     path
-    for path in [*(ROOT / "kernel").rglob("*.py"), *(ROOT / "mitigations").rglob("*.py"), ROOT / "scenario" / "calls.py"]
+    for path in [
+        *(ROOT / "kernel").rglob("*.py"),
+        *(ROOT / "mitigations").rglob("*.py"),
+        ROOT / "scenario" / "calls.py",
+    ]
     if path.name not in EXEMPT
 )
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

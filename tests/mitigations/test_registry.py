@@ -74,7 +74,9 @@ def test_an_entry_point_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, val
     assert_one_line(caught)
 
 
-@pytest.mark.parametrize(("spec", "expected"), [("a.py:B", True), ("/x/a.py:B", True), ("none", False), ("a.py", False)])
+@pytest.mark.parametrize(
+    ("spec", "expected"), [("a.py:B", True), ("/x/a.py:B", True), ("none", False), ("a.py", False)]
+)
 def test_files_are_told_from_names(spec: str, expected: bool) -> None:
     assert is_path(spec) is expected
 
@@ -157,9 +159,7 @@ class UsesTheKernelWrongly(Mitigation):
         ("UsesTheKernelWrongly", 22, "AttributeError: 'NoneType' object has no attribute 'address'"),
     ],
 )
-def test_a_broken_hook_is_told_of_in_the_users_file(
-    tmp_path: Path, class_name: str, line: int, message: str
-) -> None:
+def test_a_broken_hook_is_told_of_in_the_users_file(tmp_path: Path, class_name: str, line: int, message: str) -> None:
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
     mitigation = get(f"{path}:{class_name}")

@@ -72,7 +72,19 @@ def test_mmap_lock_always_takes_the_lock_on_every_free() -> None:
     lock = kernel.init_mm.mmap_lock.address
     kinds = [type(op).__name__ for op in operations(machine) if not (isinstance(op, Rmw) and op.address != lock)]
     first = kinds.index("Rmw")
-    assert kinds[first:] == ["Rmw", "Store", "Fence", "Tlbi", "Fence", "Fence", "Free", "Rmw", "Store", "Fence", "Fence"]
+    assert kinds[first:] == [
+        "Rmw",
+        "Store",
+        "Fence",
+        "Tlbi",
+        "Fence",
+        "Fence",
+        "Free",
+        "Rmw",
+        "Store",
+        "Fence",
+        "Fence",
+    ]
 
 
 @pytest.mark.parametrize("scenario", ["pmd-promotion", "pud-promotion", "check-wx", "three-levels"])
