@@ -53,7 +53,7 @@ class Follow:
             agent = self._agents[place]
         else:
             current = self.taken[-1] if self.taken else None
-            agent = current if current in enabled else enabled[0]
+            agent = current if current is not None and current in enabled else enabled[0]
             others = tuple(other for other in enabled if other != agent)
             if others:
                 self.forks.append((place, others, current in enabled))

@@ -131,7 +131,8 @@ class Machine:
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
-            self._check_operation(program, op)
+            if type(op) not in self._execute:
+                raise _not_an_operation(program, op)
             if self._blocked(op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
@@ -175,7 +176,7 @@ class Machine:
         frame: Any = self._programs[cpu]
         # a hook may `yield from` a plain iterator, which is no frame
         while hasattr(frame, "gi_code"):
-            names.append(frame.gi_code.co_qualname)
+            names.append(frame.gi_code.co_name)
             frame = frame.gi_yieldfrom
         return tuple(reversed(names))
 
@@ -188,6 +189,8 @@ class Machine:
 
     def enabled(self) -> Sequence[int]:
         """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
+        if self.failure is not None:
+            return ()
         agents = self.memory.agents()
         if not self._waiting:
             return [*self._running, *agents] if agents else self._running
@@ -204,8 +207,10 @@ class Machine:
             self._step_memory(agent, choose)
             return
         op = self._pending[agent]
-        stack = self.stack(agent) if self.trace is not None else ()
-        self._old = None
+        stack: tuple[str, ...] = ()
+        if self.trace is not None:
+            stack = self.stack(agent)
+            self._old = None
         try:
             response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
@@ -291,7 +296,10 @@ class Machine:
         program = self._programs[cpu]
         try:
             op = program.send(response)
-            while isinstance(op, Annotation):
+            kind = type(op)
+            while kind not in self._execute:
+                if not isinstance(op, Annotation):
+                    raise _not_an_operation(program, op)
                 try:
                     self._annotate(cpu, op)
                 except ModelError as error:
@@ -300,6 +308,7 @@ class Machine:
                     self._retire(cpu)
                     return
                 op = program.send(None)
+                kind = type(op)
         except StopIteration:
             self._retire(cpu)
             return
@@ -307,24 +316,15 @@ class Machine:
             self._retire(cpu)
             self._fail(error, cpu, _stack_of(error))
             return
+        except ProgramError:
+            raise
         except Exception as error:
             raise program_error(error) from error
-        self._pending[cpu] = op
-        kind = type(op)
-        if kind is Await or (isinstance(op, Rmw) and op.when is not None):
+        self._pending[cpu] = op  # type: ignore[assignment]
+        if kind is Await or (kind is Rmw and op.when is not None):  # type: ignore[union-attr]
             self._waiting.add(cpu)
-        else:
+        elif self._waiting:
             self._waiting.discard(cpu)
-            self._check_operation(program, op)
-
-    def _check_operation(self, program: Steps[Any], op: Operation) -> None:
-        if type(op) in self._execute:
-            return
-        frame: Any = program
-        while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
-            frame = inner
-        where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
-        raise ProgramError(f"yielded {op!r}, which is no operation", *where)
 
     def _retire(self, cpu: int) -> None:
         self._pending[cpu] = None
@@ -386,7 +386,7 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
 def _stack_of(error: ModelError) -> tuple[str, ...]:
     """Return the functions of an exception that a program raised, innermost first, without the machine's own."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return tuple(code.co_qualname for code in reversed(codes) if code.co_filename != __file__)
+    return tuple(code.co_name for code in reversed(codes) if code.co_filename != __file__)
 
 
 def program_error(error: Exception) -> ProgramError:
@@ -399,3 +399,11 @@ def program_error(error: Exception) -> ProgramError:
         (place for place in reversed(frames) if not place[0].f_code.co_filename.startswith(_PACKAGE)), frames[-1]
     )
     return ProgramError(f"{type(error).__name__}: {error}", frame.f_code.co_filename, line)
+
+
+def _not_an_operation(program: Steps[Any], op: object) -> ProgramError:
+    frame: Any = program
+    while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
+        frame = inner
+    where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
+    return ProgramError(f"yielded {op!r}, which is no operation", *where)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzvm.machine.allocator import Allocator
+from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import (
     DOUBLE_FREE,
     REUSED_OBJECT,
@@ -61,7 +61,7 @@ def test_free_of_what_is_no_live_object(bad: str) -> None:
 def test_live_objects_never_share_a_frame(choices: list[int]) -> None:
     """Each number frees the live object of that index, or allocates where there is none."""
     allocator = Allocator()
-    live = []
+    live: list[Allocation] = []
     generations: dict[int, int] = {}
     for step, choice in enumerate(choices):
         if choice < len(live):
