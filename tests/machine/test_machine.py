@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,6 +22,7 @@ from fuzzvm.machine.errors import (
 )
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.memory.sc import SequentialConsistency
 from fuzzvm.machine.ops import (
     Address,
@@ -484,3 +485,59 @@ def test_failures_name_their_function() -> None:
     assert Failure("x", "", None, (), 0).function == ""
     unknown: Any = Failure("x", "", 1, ("inner", "outer"), 3)
     assert unknown.function == "inner"
+
+
+# A memory model with agents of its own
+
+
+class Buffered(SequentialConsistency):
+    """Stores wait in a buffer a CPU, which nobody reads and an agent of its own empties."""
+
+    name: ClassVar[str] = "buffered"
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(cpus)
+        self._buffers: list[list[Store]] = [[] for _ in range(cpus)]
+
+    def store(self, cpu: int, op: Store, choose: Choose) -> None:
+        self._buffers[cpu].append(op)
+
+    def agents(self) -> Sequence[int]:
+        return [self.cpus + cpu for cpu, buffer in enumerate(self._buffers) if buffer]
+
+    def step(self, agent: int, choose: Choose) -> None:
+        super().store(self.owner(agent), self._buffers[self.owner(agent)].pop(0), choose)
+
+    def owner(self, agent: int) -> int:
+        return agent - self.cpus
+
+
+def test_agents_of_the_memory_step_beside_cpus_and_after_them() -> None:
+    machine = Machine(Buffered(2), tracing=True)
+    cells = [machine.allocate(1, name) for name in "xy"]
+    machine.observer = witness = Witness()
+    seen: list[tuple[int, int]] = []
+
+    def program(cpu: int) -> Steps[None]:
+        yield Store(cells[cpu], 1)
+        value = yield Load(cells[1 - cpu])
+        seen.append((cpu, value))
+
+    machine.start([program(0), program(1)])
+    machine.step(0, lambda ways: 0)
+    assert list(machine.enabled()) == [0, 1, 2]
+    machine.step(1, lambda ways: 0)
+    assert list(machine.enabled()) == [0, 1, 2, 3]
+    machine.step(0, lambda ways: 0)
+    machine.step(1, lambda ways: 0)
+    assert seen == [(0, 0), (1, 0)], "store buffering: each load comes before the other's store is seen"
+    assert list(machine.enabled()) == [2, 3]
+    assert not machine.done
+    assert witness.seen == [], "the run is not finished before memory has settled"
+    machine.step(3, lambda ways: 0)
+    machine.step(2, lambda ways: 0)
+    assert machine.done
+    assert witness.seen == [("finished",)]
+    assert [machine.memory.peek(cell) for cell in cells] == [1, 1]
+    assert machine.trace is not None
+    assert [(step.agent, step.cpu, step.op is None) for step in machine.trace[-2:]] == [(3, 1, True), (2, 0, True)]
