@@ -27,6 +27,12 @@ class Mine(Mitigation):
 
 class NotOne:
     pass
+
+class NoGenerator(Mitigation):
+    name = "no-generator"
+
+    def before_free(self, k, level, token):
+        pass
 """
 
 
@@ -94,6 +100,11 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
     [
         (GOOD, "NoSuch", "{file}: no class 'NoSuch'"),
         (GOOD, "NotOne", "{file}:NotOne: not a subclass of fuzzvm.kernel.hooks.Mitigation"),
+        (
+            GOOD,
+            "NoGenerator",
+            "{file}:NoGenerator: before_free is no generator; a hook yields, if only `yield from ()`",
+        ),
         ("x = 1\ny = 1 +\n", "Mine", "{path}:2: SyntaxError: invalid syntax"),
         ("x = 1\n\nimport no_such_module\n", "Mine", "{file}:3: ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f():\n    raise ValueError('two\\nlines')\nf()\n", "Mine", "{file}:2: ValueError: two lines"),
