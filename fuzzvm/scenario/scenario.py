@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, Vmalloc, VmallocHuge, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -56,9 +56,15 @@ class Scenario:
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
-        With no walker, or nobody who maps, there is nobody to race with.
+        With no walker, or no other CPU that maps, there is nobody to race with.
         """
-        if not self.walkers:
+        walk = {cpu for cpu, calls in enumerate(self.cpus) if any(call.walks for call in calls)}
+        maps = {
+            cpu
+            for cpu, calls in enumerate(self.cpus)
+            if any(isinstance(call, Vmap | Vmalloc | VmallocHuge) for call in calls)
+        }
+        if not walk or not maps or len(walk | maps) == 1:
             return "safe"
         return mitigation.one_walker if self.walkers == 1 else mitigation.two_walkers
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap
+from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import MAX_BOOT_PAGES, MAX_CALLS, MAX_CPUS, Scenario
 
@@ -155,3 +155,10 @@ def test_expected_verdicts_follow_the_number_of_walkers() -> None:
         assert scenario.walkers == cpus.count(walks)
         assert scenario.expected(Claims) == verdict
     assert Scenario("arm64", "4K", 3, 2, (), (maps, walks)).expected(Mitigation) is None
+
+
+def test_with_nobody_to_race_with_every_mitigation_is_safe() -> None:
+    maps, walks = (Vmap(0, 1),), (CheckWxPages(),)
+    for cpus in ((walks, walks), ((*maps, *walks),), (walks, (Vunmap(0, 1),)), (maps, ())):
+        assert Scenario("arm64", "4K", 3, 2, (), cpus).expected(Claims) == "safe"
+    assert Scenario("arm64", "4K", 3, 2, (), ((*maps, *walks), walks)).expected(Claims) == "bug"
