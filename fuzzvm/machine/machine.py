@@ -6,7 +6,9 @@ further way to go on is asked of the caller. The same answers give the same run,
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator, Hashable, Sequence
+from pathlib import Path
 from types import CodeType
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +38,8 @@ from fuzzvm.machine.ops import (
 from fuzzvm.machine.trace import TraceStep
 
 T = TypeVar("T")
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class Observer(Protocol):
@@ -114,7 +118,7 @@ class Machine:
     def boot(self, program: Steps[T], cpu: int = 0) -> T:
         """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
 
-        Raises ModelError if it does something wrong or waits for what nobody will do.
+        Raises ModelError if it does something wrong or waits for what nobody will do, ProgramError where it is broken.
         """
         response: Value = None
         while True:
@@ -124,10 +128,16 @@ class Machine:
                 self.memory.synchronise()
                 result: T = stop.value
                 return result
+            except ModelError:
+                raise
+            except Exception as error:
+                raise program_error(error) from error
             response = None
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
+            if type(op) not in self._execute:
+                raise not_an_operation(program, op)
             if self._blocked(op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
@@ -169,7 +179,8 @@ class Machine:
         """Return the names of the functions that a CPU is in, innermost first."""
         names = []
         frame: Any = self._programs[cpu]
-        while frame is not None:
+        # a hook may `yield from` a plain iterator, which is no frame
+        while hasattr(frame, "gi_code"):
             names.append(frame.gi_code.co_name)
             frame = frame.gi_yieldfrom
         return tuple(reversed(names))
@@ -177,7 +188,7 @@ class Machine:
     def site(self, cpu: int) -> tuple[CodeType, int]:
         """Return where a CPU stands: the code object and instruction of its innermost function."""
         frame: Any = self._programs[cpu]
-        while (inner := frame.gi_yieldfrom) is not None:
+        while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
             frame = inner
         return frame.gi_code, frame.gi_frame.f_lasti
 
@@ -305,18 +316,21 @@ class Machine:
             while kind not in self._execute:
                 if not isinstance(op, Annotation):
                     raise not_an_operation(program, op)
-                self._annotate(cpu, op)
+                try:
+                    self._annotate(cpu, op)
+                except ModelError as error:
+                    # the observer raised it, of where the program stands
+                    self._fail(error, cpu, self.stack(cpu))
+                    self._retire(cpu)
+                    return
                 op = program.send(None)
                 kind = type(op)
         except StopIteration:
             self._retire(cpu)
             return
         except ModelError as error:
-            # what an observer finds happened where the program spoke, not in the observer
-            program_ended = getattr(program, "gi_frame", None) is None
-            stack = stack_of(error) if program_ended else self.stack(cpu)
             self._retire(cpu)
-            self._fail(error, cpu, stack)
+            self._fail(error, cpu, stack_of(error))
             return
         except ProgramError:
             raise
@@ -391,31 +405,28 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def stack_of(error: BaseException) -> tuple[str, ...]:
+def stack_of(error: ModelError) -> tuple[str, ...]:
     """Return the functions that an exception came through, innermost first, without the one that caught it."""
-    names = []
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-        names.append(traceback.tb_frame.f_code.co_name)
-    return tuple(reversed(names))
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return tuple(code.co_name for code in reversed(codes[1:]))
 
 
 def program_error(error: Exception) -> ProgramError:
-    """Return what a program's own exception is reported as: where it was raised, and what it says."""
-    message = f"{type(error).__name__}: {error}"
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return ProgramError(message, "?", 0)
-    return ProgramError(message, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+    """Return the ProgramError of what a program, or what sets one up, raised.
+
+    It names the innermost line that is not fuzzvm's own: a user's mitigation, where one is involved.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frame, line = next(
+        (place for place in reversed(frames) if not place[0].f_code.co_filename.startswith(_PACKAGE)), frames[-1]
+    )
+    return ProgramError(f"{type(error).__name__}: {error}", frame.f_code.co_filename, line)
 
 
-def not_an_operation(program: Steps[object], op: object) -> ProgramError:
+def not_an_operation(program: Steps[Any], op: object) -> ProgramError:
     """Return what to raise where a program yielded something else; it names the innermost function's place."""
     frame: Any = program
-    while hasattr(frame.gi_yieldfrom, "gi_code"):
-        frame = frame.gi_yieldfrom
+    while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
+        frame = inner
     where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
     return ProgramError(f"yielded {op!r}, which is no operation", *where)

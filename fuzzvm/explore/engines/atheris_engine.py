@@ -52,18 +52,13 @@ class AtherisEngine:
                 "seeds": _seeds(systems, search),
             }
             with log.open("wb") as errors:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "fuzzvm.explore.guided.child"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
-                try:
-                    self._follow(child, settings, systems, search)
-                finally:
-                    child.kill()
-                    child.wait()
+                command = [sys.executable, "-m", "fuzzvm.explore.guided.child"]
+                pipe = subprocess.PIPE
+                with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child:
+                    try:
+                        self._follow(child, settings, systems, search)
+                    finally:
+                        child.kill()
             if child.returncode not in (0, -9) or not search.over:
                 raise AtherisFailedError(_last_lines(log))
 
