@@ -302,7 +302,7 @@ class Machine:
     # Inner parts
 
     def _step_memory(self, agent: int, choose: Choose) -> None:
-        self.memory.step(agent, choose)
+        self.perform_agent(agent, choose)
         if self.trace is not None:
             self.trace.append(TraceStep(self.steps, agent, self.memory.owner(agent), None, None, ()))
         if not self._running and not self.memory.agents():
