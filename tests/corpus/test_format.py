@@ -56,7 +56,7 @@ def test_the_name_follows_the_content_and_not_the_origin() -> None:
         ("fanout = 2", "fanout = true", "fanout must be int"),
         ("cat_kernel_page_tables()", "rm_rf()", "no call 'rm_rf'"),
         ("cat_kernel_page_tables()", "__import__('os').system('id')", "not a call with named arguments"),
-        ('nr_pages=2)"],', "nr_pages='2')\"],", "nr_pages must be int"),
+        ("nr_pages=2", "nr_pages='2'", "nr_pages must be int"),
         ("[expect]", "[expects]", "unknown key 'expects'"),
         ('mitigation = "none"', 'mitigation = "none"\nsurprise = 1', "unknown key 'surprise'"),
     ],

@@ -54,7 +54,10 @@ class AtherisEngine:
             with log.open("wb") as errors:
                 command = [sys.executable, "-m", "fuzzvm.explore.guided.child"]
                 pipe = subprocess.PIPE
-                with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child:
+                # in a session of its own: Ctrl-C is for this process, which ends the child in its own way
+                with subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
+                ) as child:
                     try:
                         self._follow(child, settings, systems, search)
                     finally:
@@ -80,6 +83,8 @@ class AtherisEngine:
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
                 search.on_progress(search)
+            if search.interrupted:
+                return
         child.wait()
 
 
