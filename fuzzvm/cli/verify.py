@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.limits import available_memory
-from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, cores, verify_all
+from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, cores, searchable, verify_all
 from fuzzvm.machine.schedule import context_switches, format_schedule
 
 
@@ -80,6 +81,8 @@ def verify(
     fuzzvm verify --mitigation static-key
     fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
     """
+    if memory is not None and not searchable(memory):
+        raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
     chosen = cells([name for name, _ in mitigations(mitigation_names)], scenarios(scenario_names), memory)
     if save is not None:
         store.check_writable(save)
@@ -112,6 +115,9 @@ def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int) -> tuple[list[Run
         for index, run in running:
             found[index] = run
             show.done(len(found))
+    except BrokenProcessPool as error:
+        message = "a process was ended from outside, for want of memory perhaps; try --max-memory or fewer --jobs"
+        raise click.ClickException(message) from error
     except KeyboardInterrupt:
         return [found[index] for index in sorted(found)], True
     finally:

@@ -64,7 +64,12 @@ class Run:
 def memories(scenario: Scenario) -> list[str]:
     """Return the memory models that a scenario's code is written for: that of its architecture and stronger ones."""
     own = STRENGTH.index(architectures.get(scenario.arch).memory)
-    return [name for name in STRENGTH[: own + 1] if name in memory_models.names()]
+    return [name for name in STRENGTH[: own + 1] if name in memory_models.names() and searchable(name)]
+
+
+def searchable(memory: str) -> bool:
+    """Return whether a memory model says what its state is, which exhaustive search needs."""
+    return memory_models.get(memory).state is not memory_models.MemoryModel.state
 
 
 def cells(mitigations: Sequence[str], scenarios: Sequence[Scenario], memory: str | None) -> list[Cell]:
