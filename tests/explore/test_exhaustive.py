@@ -220,3 +220,12 @@ def test_scale_scenarios_grow_by_one_number(kind: str) -> None:
 def test_the_search_is_the_same_every_time(scenario: str) -> None:
     first = shortest_run(Space(system_of("none", scenario)), Limits())
     assert first == shortest_run(Space(system_of("none", scenario)), Limits())
+
+
+def test_a_bug_found_within_a_bound_that_stops_the_proof_is_still_a_bug() -> None:
+    system = system_of("static-key-enable", "two-walkers")
+    verdict = verify(system, Limits(max_states=1000))
+    assert (verdict.verdict, verdict.complete) == ("bug", False)
+    assert "--max-states 1000 reached" in verdict.stopped
+    assert verdict.schedule is not None
+    assert execute(system.machine(), Replay(verdict.schedule)).failure == verdict.failure
