@@ -15,7 +15,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_trylock, mmap_read_unlock
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, ProgramError
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, REUSED_OBJECT, ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.ops import Address, Load, Steps, Store
 from fuzzvm.machine.schedule import context_switches
@@ -79,12 +79,12 @@ def test_shortest_means_what_trying_all_schedules_finds(scenario: str) -> None:
 
 def test_shortest_failure_can_be_asked_for_one_error_and_function() -> None:
     system = system_of("none", "two-promoters")
-    reused, complete = shortest_failure(system, error="reused-table", function="ptdump_pte_entry")
+    reused, complete = shortest_failure(system, error=REUSED_OBJECT, function="ptdump_pte_entry")
     assert complete
     assert reused is not None
     failure = execute(system.machine(), Replay(reused)).failure
     assert failure is not None
-    assert (failure.error, failure.function) == ("reused-table", "ptdump_pte_entry")
+    assert (failure.error, failure.function) == (REUSED_OBJECT, "ptdump_pte_entry")
     assert shortest_failure(system, error="double-free") == (None, True)
 
 
