@@ -106,7 +106,7 @@ class Oracles:
                     message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case WalkBegins():
-                wx = frozenset(mapping for mapping in self._all_mappings() if pgprot_wx(pxd_pgprot(mapping.entry)))
+                wx = frozenset(mapping for mapping in self.mappings() if pgprot_wx(pxd_pgprot(mapping.entry)))
                 self._walks[cpu] = WalkRecord(frozenset(), wx, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
@@ -142,6 +142,10 @@ class Oracles:
 
     # Reading page tables from outside
 
+    def mappings(self) -> Iterator[Mapping]:
+        """Yield every mapping that the page tables hold now, in ascending order of address."""
+        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
+
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
             raise ModelError(INVENTED_MAPPING, f"{noted.addr:#x} is reported with entry {noted.entry:#x}, no mapping")
@@ -175,9 +179,6 @@ class Oracles:
             entry = self._entry(table + index)
             if entry:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
-
-    def _all_mappings(self) -> Iterator[Mapping]:
-        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
 
     def _path(self, addr: int) -> list[Address]:
         """Return the tables that the walk of an address goes through, the root first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import boot_kernel
@@ -9,6 +11,7 @@ from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Steps
 from fuzzvm.scenario.calls import run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -39,17 +42,23 @@ class System:
         kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
         self._booted.observer = Oracles(self._booted, kernel)
         try:
-            self._areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
+            self.areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
         self.kernel = kernel
-        self._views = [kernel.on(cpu) for cpu in range(cpus)]
+        self.views = [kernel.on(cpu) for cpu in range(cpus)]
 
     def machine(self, *, tracing: bool = False) -> Machine:
         """Return a machine that has booted, with every CPU at its first operation."""
+        calls = zip(self.views, self.scenario.cpus, strict=True)
+        return self.machine_running([run_calls(k, its_calls, self.areas) for k, its_calls in calls], tracing=tracing)
+
+    def machine_running(self, programs: Sequence[Steps[object]], *, tracing: bool = False) -> Machine:
+        """Return a machine that has booted, with one of these programs on each CPU at its first operation.
+
+        A program sees the kernel as `views` of its CPU; `areas` is what vmalloc returned at boot.
+        """
         machine = self._booted.copy(tracing=tracing)
         machine.observer = Oracles(machine, self.kernel)
-        machine.start(
-            [run_calls(k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)]
-        )
+        machine.start(programs)
         return machine

@@ -1,0 +1,178 @@
+"""A machine whose CPUs are given kernel calls while it runs: for state machines, and for people at a prompt.
+
+What was done on it is an ordinary scenario with an ordinary schedule at any time that the run is over. A CPU that is
+given a call while it is in another one makes it afterwards, as a scenario's CPU does with its list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.oracles import Mapping, Oracles
+from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.execution import MAX_STEPS, Execution
+from fuzzvm.machine.ops import Steps, Value
+from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.machine.trace import TraceStep
+from fuzzvm.scenario.calls import Areas, Call
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+
+
+class _Queue:
+    """The calls that one CPU has still to make, and the areas that it has after those it made."""
+
+    def __init__(self, areas: Areas) -> None:
+        self.areas = areas
+        self.calls: list[Call] = []
+        self.last_step = 0
+
+    def program(self, k: Kernel) -> Steps[None]:
+        """Make calls until none is left."""
+        while self.calls:
+            self.areas = yield from self.calls[0].run(k, self.areas)
+            del self.calls[0]
+
+
+class InteractiveSystem:
+    """A kernel that has booted, with `cpus` CPUs that idle.
+
+    Whenever all of them idle the run is over, and is checked like one: leaked tables, keys and locks are found there.
+    `setup` is called at boot. Raises ScenarioError where arguments make no valid scenario, KeyError for an unknown
+    memory model.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        page_size: str,
+        levels: int,
+        fanout: int,
+        mitigation: type[Mitigation],
+        memory: str,
+        cpus: int,
+        *,
+        setup: Sequence[Call] = (),
+        mitigation_name: str | None = None,
+        tracing: bool = False,
+    ) -> None:
+        self.scenario = Scenario(arch, page_size, levels, fanout, tuple(setup), ((),) * cpus)
+        self.system = System(self.scenario, mitigation, memory, mitigation_name)
+        self._queues = [_Queue(self.system.areas) for _ in range(cpus)]
+        programs = [queue.program(k) for queue, k in zip(self._queues, self.system.views, strict=True)]
+        self._machine = self.system.machine_running(programs, tracing=tracing)
+        self._oracles = Oracles(self._machine, self.system.kernel)
+        self._schedule: list[Step] = []
+
+    # What it is doing
+
+    @property
+    def failure(self) -> Failure | None:
+        """What went wrong, or None if nothing did so far."""
+        return self._machine.failure
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps so far."""
+        return tuple(self._schedule)
+
+    @property
+    def trace(self) -> Sequence[TraceStep] | None:
+        """The trace so far, where `tracing` was asked for."""
+        return self._machine.trace
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has failed, or every CPU idles and memory has settled."""
+        return self._machine.done
+
+    def idle(self, cpu: int) -> bool:
+        """Return whether a CPU has made all calls that it was given."""
+        return not self._queues[cpu].calls
+
+    def waiting_calls(self, cpu: int) -> int:
+        """Return the number of calls that a CPU has to make, the one that it is in counted."""
+        return len(self._queues[cpu].calls)
+
+    def areas(self, cpu: int) -> dict[str, int]:
+        """Return the addresses of the areas that a CPU has, by name, after the calls that it has made."""
+        return dict(self._queues[cpu].areas)
+
+    def mappings(self) -> list[Mapping]:
+        """Return every mapping that the page tables hold now, in ascending order of address."""
+        return list(self._oracles.mappings())
+
+    def peek(self, address: int) -> Value:
+        """Return the latest value of a location."""
+        return self._machine.memory.peek(address)
+
+    def enabled(self) -> Sequence[int]:
+        """Return the agents that can step, in ascending order: CPUs, then the memory model's own agents."""
+        return tuple(self._machine.enabled())
+
+    # What it is told
+
+    def call(self, cpu: int, call: Call) -> None:
+        """Give a CPU a call to make after those that it was given.
+
+        Raises ScenarioError where the calls so far with this one are no valid scenario, and ValueError once the run
+        has failed.
+        """
+        if self.failure is not None:
+            raise ValueError("the run has failed")
+        cpus = self.scenario.cpus
+        self.scenario = replace(self.scenario, cpus=(*cpus[:cpu], (*cpus[cpu], call), *cpus[cpu + 1 :]))
+        queue = self._queues[cpu]
+        queue.calls.append(call)
+        if len(queue.calls) == 1:
+            self._machine.assign(cpu, queue.program(self.system.views[cpu]))
+            if self.failure is not None:
+                # a CPU with a list of calls would have come here right after its last step
+                del self._schedule[queue.last_step :]
+
+    def step(self, agent: int, count: int = 1, ways: Sequence[int] = ()) -> int:
+        """Let an agent step up to `count` times, as long as it can; return how often it did.
+
+        Steps that can go on in more than one way take those of `ways` in turn, modulo what there is, then the first.
+        """
+        left = list(reversed(ways))
+        chosen: list[int] = []
+
+        def choose(number: int) -> int:
+            chosen.append(left.pop() % number if left else 0)
+            return chosen[-1]
+
+        taken = 0
+        while taken < count and agent in self._machine.enabled():
+            if len(self._schedule) >= MAX_STEPS:
+                self._machine.exceeded(MAX_STEPS)
+                break
+            chosen.clear()
+            self._machine.step(agent, choose)
+            self._schedule.append((agent, *chosen))
+            if agent < len(self._queues):
+                self._queues[agent].last_step = len(self._schedule)
+            taken += 1
+        return taken
+
+    def finish(self) -> None:
+        """Let every CPU make the calls that it has, one CPU as long as it can, the lowest first.
+
+        A deadlock, a wait that nobody ends, and whatever else goes wrong is in `failure` afterwards.
+        """
+        while enabled := self._machine.enabled():
+            self.step(enabled[0], MAX_STEPS)
+        if not self._machine.done:
+            self._machine.stuck()
+
+    def to_scenario_and_schedule(self) -> tuple[Scenario, Execution]:
+        """Return the scenario whose CPUs have the calls that were given, and the execution that the run is of it.
+
+        Raises ValueError as long as the run is not over: `finish` first.
+        """
+        if not self.over:
+            raise ValueError("the run is not over")
+        return self.scenario, Execution(self.schedule, self.failure)
