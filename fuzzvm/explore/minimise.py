@@ -41,6 +41,10 @@ class Minimised:
         """How sure the result is, in the words of the reports."""
         return "proven minimal" if self.proven else "reduced"
 
+    def with_origin(self, origin: str) -> Minimised:
+        """Return it with a line on where it comes from."""
+        return replace(self, case=replace(self.case, origin=origin))
+
 
 class NotFailingError(Exception):
     """The test case to minimise does not fail."""
