@@ -26,18 +26,19 @@ from hypothesis.stateful import (
     consumes,
     initialize,
     invariant,
+    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.corpus.replay import replay
 from fuzzvm.corpus.store import save
 from fuzzvm.explore.minimise import minimise
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Level, pxd_pfn, pxd_pgprot
-from fuzzvm.kernel.vmalloc import VmapArea
 from fuzzvm.machine.schedule import MAX_STEPS
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.calls import (
@@ -53,7 +54,6 @@ from fuzzvm.scenario.calls import (
     Vunmap,
 )
 from fuzzvm.scenario.interactive import InteractiveSystem
-from fuzzvm.scenario.system import default_memory
 
 FINDINGS = Path(__file__).resolve().parent.parent / "corpus" / "findings"
 MAPPERS = 2
@@ -94,11 +94,6 @@ class Area:
     name: str
     nr_pages: int
     prot: str
-
-
-def enabled_agents() -> st.SearchStrategy[int]:
-    """Return a strategy for the agents that can step at that moment."""
-    return st.runner().flatmap(lambda machine: st.sampled_from(machine.system.enabled()))
 
 
 MAPPER = st.integers(0, MAPPERS - 1)
@@ -152,8 +147,179 @@ class KernelCalls(RuleBasedStateMachine):
             levels,
             fanout,
             self.mitigation,
-            default_memory(name),
+            None,
             MAPPERS + self.walkers,
             setup=setup,
         )
         return multiple(*ranges)
+
+    # What the kernel is asked for
+
+    @rule(
+        target=mappings,
+        its_range=consumes(ranges),
+        part=st.sampled_from(["all", "block", "page"]),
+        max_page_shift=st.sampled_from(["pud", "pmd", "pte"]),
+        prot=PROT,
+    )
+    def vmap(self, its_range: Range, part: str, max_page_shift: str, prot: str) -> Mapped:
+        nr_pages = {"all": its_range.nr_pages, "block": self.fanout, "page": 1}[part]
+        for page in range(its_range.first, its_range.first + nr_pages):
+            self.mapped[page] = page, PROTS[prot]
+        self.system.call(its_range.cpu, Vmap(its_range.first, nr_pages, max_page_shift, prot))
+        return Mapped(its_range, nr_pages)
+
+    @rule(target=ranges, mapped=consumes(mappings))
+    def vunmap(self, mapped: Mapped) -> Range:
+        for page in range(mapped.range.first, mapped.range.first + mapped.nr_pages):
+            del self.mapped[page]
+        self.system.call(mapped.range.cpu, Vunmap(mapped.range.first, mapped.nr_pages))
+        return mapped.range
+
+    @precondition(lambda self: self.room > 0)
+    @rule(target=areas, cpu=MAPPER, part=st.sampled_from(["block", "page"]), prot=PROT)
+    def vmalloc_huge(self, cpu: int, part: str, prot: str) -> Area:
+        # addresses are used again only after a purge, so this many blocks of them never reach the upper half
+        self.room -= 1
+        self.number_of_areas += 1
+        area = Area(cpu, f"area{self.number_of_areas}", self.fanout if part == "block" else 1, prot)
+        self.allocated[area.name] = area
+        self.system.call(cpu, VmallocHuge(area.name, area.nr_pages, prot))
+        return area
+
+    @rule(area=consumes(areas))
+    def vfree(self, area: Area) -> None:
+        del self.allocated[area.name]
+        self.system.call(area.cpu, Vfree(area.name))
+
+    @rule(cpu=MAPPER)
+    def vm_unmap_aliases(self, cpu: int) -> None:
+        self.system.call(cpu, VmUnmapAliases())
+
+    @precondition(lambda self: bool(self.resting_walkers()))
+    @rule(cpu=st.runner().flatmap(lambda self: st.sampled_from(self.resting_walkers())))
+    def cat_kernel_page_tables(self, cpu: int) -> None:
+        self.system.call(cpu, CatKernelPageTables())
+
+    @precondition(lambda self: bool(self.resting_walkers()))
+    @rule(cpu=st.runner().flatmap(lambda self: st.sampled_from(self.resting_walkers())))
+    def check_wx_pages(self, cpu: int) -> None:
+        self.system.call(cpu, CheckWxPages())
+
+    @precondition(lambda self: bool(self.system.enabled()))
+    @rule(
+        agent=st.runner().flatmap(lambda self: st.sampled_from(self.system.enabled())),
+        count=BURST,
+        ways=st.lists(st.integers(0, 3), max_size=3),
+    )
+    def step(self, agent: int, count: int, ways: list[int]) -> None:
+        self.system.step(agent, count, ways)
+
+    def resting_walkers(self) -> list[int]:
+        """Return the CPUs that walk and do not at the moment."""
+        return [cpu for cpu in range(MAPPERS, MAPPERS + self.walkers) if self.system.idle(cpu)]
+
+    # What must hold
+
+    @invariant()
+    def no_oracle_has_spoken(self) -> None:
+        if self.system.failure is not None:
+            scenario, execution = self.system.to_scenario_and_schedule()
+            system = self.system.system
+            raise FoundBug(
+                TestCase(
+                    scenario, system.mitigation_name, system.memory, execution.schedule, Expectation.of(execution)
+                )
+            )
+
+    @invariant()
+    def what_was_asked_for_is_mapped(self) -> None:
+        """Compare page tables and areas with what the calls amount to, whenever no call is under way."""
+        if not self.system.over or self.system.failure is not None:
+            return
+        geometry = self.system.system.kernel.geometry
+        page_size = geometry.size(Level.PTE)
+        wanted = dict(self.mapped)
+        live = {}
+        for cpu in range(MAPPERS):
+            live |= self.system.areas(cpu)
+        assert live.keys() == self.allocated.keys(), f"areas {sorted(live)}, not {sorted(self.allocated)}"
+        in_use = {area.start: area for area in self.system.vmap_areas() if not area.lazy}
+        assert sorted(live.values()) == sorted(in_use), "the areas in use are not those that calls returned"
+        for name, addr in live.items():
+            for at in range(addr, in_use[addr].end, page_size):
+                page = (at - geometry.base) // page_size
+                wanted[page] = page, PROTS[self.allocated[name].prot]
+        got = {}
+        for level, addr, entry in self.system.mappings():
+            first = (addr - geometry.base) // page_size
+            for offset in range(geometry.size(level) // page_size):
+                got[first + offset] = pxd_pfn(entry) + offset, pxd_pgprot(entry)
+        assert got == wanted, f"pages {sorted(got.items() ^ wanted.items())} are mapped and should not be, or the reverse"
+
+    def teardown(self) -> None:
+        """Run all calls to their end, where no rule or invariant has failed."""
+        # an exception on its way is what the test is about, and Hypothesis' own say that this run does not count
+        if sys.exc_info()[0] is None and hasattr(self, "system"):
+            self.system.finish()
+            self.no_oracle_has_spoken()
+            self.what_was_asked_for_is_mapped()
+
+
+def keep(case: TestCase, mitigation: type[Mitigation], folder: Path) -> str:
+    """Minimise a failing test case and save it in a folder; return a report with the command that replays it.
+
+    Raises CorpusError where the folder cannot be written to.
+    """
+    minimised = minimise(case, mitigation)
+    name = f"found by harnesses/stateful.py; {minimised.how}"
+    path, _ = save(minimised.with_origin(name).case, folder)
+    return f"{case.mitigation} is claimed to be safe here: {minimised.case.expect}\nreplay with: fuzzvm replay {path}"
+
+
+def claimed_safe(machine: type[KernelCalls]) -> type[unittest.TestCase]:
+    """Return the test that a state machine finds nothing; what it finds is kept."""
+
+    class Safe(machine.TestCase):  # type: ignore[name-defined, misc]
+        def runTest(self) -> None:  # noqa: N802 - the name that unittest gave it
+            try:
+                run_state_machine_as_test(machine, settings=self.settings)
+            except FoundBug as found:
+                folder = Path(os.environ.get("FUZZVM_CORPUS", FINDINGS))
+                raise AssertionError(keep(found.case, machine.mitigation, folder)) from None
+
+    Safe.runTest.is_hypothesis_test = True
+    Safe.runTest._hypothesis_state_machine_class = machine
+    return Safe
+
+
+def claimed_buggy(machine: type[KernelCalls]) -> type[unittest.TestCase]:
+    """Return the test that a state machine finds a bug, and one that replays."""
+
+    class Buggy(machine.TestCase):  # type: ignore[name-defined, misc]
+        settings = settings(max_examples=EXAMPLES_TO_FIND_A_BUG, phases=(Phase.generate,), database=None)
+
+        def runTest(self) -> None:  # noqa: N802 - the name that unittest gave it
+            with self.assertRaises(FoundBug) as found:
+                run_state_machine_as_test(machine, settings=self.settings)
+            self.assertEqual(replay(found.exception.case, machine.mitigation).problem, "")
+
+    return Buggy
+
+
+def define(name: str, mitigation: type[Mitigation], walkers: int, verdict: Verdict) -> type[unittest.TestCase]:
+    """Return the test of a mitigation with that many walkers."""
+    namespace = {"mitigation": mitigation, "walkers": walkers, "__module__": __name__}
+    machine = type(name, (KernelCalls,), namespace)
+    test = claimed_safe(machine) if verdict == "safe" else claimed_buggy(machine)
+    test.__name__ = test.__qualname__ = name
+    test.__module__ = __name__
+    return test
+
+
+for _name, _mitigation in registry.shipped().items():
+    for _walkers, _verdict in ((1, _mitigation.one_walker), (2, _mitigation.two_walkers)):
+        if _verdict is not None:
+            _title = "".join(part.title() for part in _name.split("-"))
+            _test = f"Test{_title}With{_walkers}Walker{'s' * (_walkers > 1)}"
+            globals()[_test] = define(_test, _mitigation, _walkers, _verdict)

@@ -12,14 +12,15 @@ from dataclasses import replace
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.oracles import Mapping, Oracles
+from fuzzvm.kernel.vmalloc import VmapArea
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import MAX_STEPS, Execution
-from fuzzvm.machine.ops import Steps, Value
+from fuzzvm.machine.ops import Steps
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.machine.trace import TraceStep
 from fuzzvm.scenario.calls import Areas, Call
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System
+from fuzzvm.scenario.system import System, default_memory
 
 
 class _Queue:
@@ -41,7 +42,7 @@ class InteractiveSystem:
     """A kernel that has booted, with `cpus` CPUs that idle.
 
     Whenever all of them idle the run is over, and is checked like one: leaked tables, keys and locks are found there.
-    `setup` is called at boot. Raises ScenarioError where arguments make no valid scenario, KeyError for an unknown
+    `setup` is called at boot. `memory` None is the model of the architecture. Raises ScenarioError where arguments make no valid scenario, KeyError for an unknown
     memory model.
     """
 
@@ -52,7 +53,7 @@ class InteractiveSystem:
         levels: int,
         fanout: int,
         mitigation: type[Mitigation],
-        memory: str,
+        memory: str | None,
         cpus: int,
         *,
         setup: Sequence[Call] = (),
@@ -60,7 +61,7 @@ class InteractiveSystem:
         tracing: bool = False,
     ) -> None:
         self.scenario = Scenario(arch, page_size, levels, fanout, tuple(setup), ((),) * cpus)
-        self.system = System(self.scenario, mitigation, memory, mitigation_name)
+        self.system = System(self.scenario, mitigation, memory or default_memory(self.scenario), mitigation_name)
         self._queues = [_Queue(self.system.areas) for _ in range(cpus)]
         programs = [queue.program(k) for queue, k in zip(self._queues, self.system.views, strict=True)]
         self._machine = self.system.machine_running(programs, tracing=tracing)
@@ -105,9 +106,10 @@ class InteractiveSystem:
         """Return every mapping that the page tables hold now, in ascending order of address."""
         return list(self._oracles.mappings())
 
-    def peek(self, address: int) -> Value:
-        """Return the latest value of a location."""
-        return self._machine.memory.peek(address)
+    def vmap_areas(self) -> tuple[VmapArea, ...]:
+        """Return the areas that vmalloc has handed out, those that are freed lazily included."""
+        areas = self._machine.memory.peek(self.system.kernel.vmap_area_root)
+        return areas if isinstance(areas, tuple) else ()
 
     def enabled(self) -> Sequence[int]:
         """Return the agents that can step, in ascending order: CPUs, then the memory model's own agents."""
