@@ -35,7 +35,9 @@ from hypothesis.stateful import (
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.corpus.replay import replay
 from fuzzvm.corpus.store import save
+from fuzzvm.explore.generate import schedules
 from fuzzvm.explore.minimise import minimise
+from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Level, pxd_pfn, pxd_pgprot
@@ -214,6 +216,12 @@ class KernelCalls(RuleBasedStateMachine):
     )
     def step(self, agent: int, count: int, ways: list[int]) -> None:
         self.system.step(agent, count, ways)
+
+    @precondition(lambda self: len(self.system.enabled()) > self.walkers)
+    @rule(plan=schedules(MAPPERS + 2, 100))
+    def interleave(self, plan: PriorityPlan) -> None:
+        """Run all calls to their end, by priorities that change in between."""
+        self.system.finish(FollowPriorities(plan))
 
     def resting_walkers(self) -> list[int]:
         """Return the CPUs that walk and do not at the moment."""

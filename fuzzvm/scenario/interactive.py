@@ -14,7 +14,9 @@ from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.oracles import Mapping, Oracles
 from fuzzvm.kernel.vmalloc import VmapArea
 from fuzzvm.machine.errors import Failure
-from fuzzvm.machine.execution import MAX_STEPS, Execution
+from fuzzvm.machine.execution import MAX_STEPS, Chooser, Execution
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.ops import Steps
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.machine.trace import TraceStep
@@ -36,6 +38,21 @@ class _Queue:
         while self.calls:
             self.areas = yield from self.calls[0].run(k, self.areas)
             del self.calls[0]
+
+
+class _LowestFirst:
+    """The chooser that runs the lowest agent as long as it can, as sequential consistency would."""
+
+    def __init__(self) -> None:
+        self._agent = -1
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        if self._agent not in enabled:
+            self._agent = enabled[0]
+        return self._agent
+
+    def value(self, ways: int) -> int:
+        return 0
 
 
 class InteractiveSystem:
@@ -141,34 +158,40 @@ class InteractiveSystem:
         Steps that can go on in more than one way take those of `ways` in turn, modulo what there is, then the first.
         """
         left = list(reversed(ways))
-        chosen: list[int] = []
-
-        def choose(number: int) -> int:
-            chosen.append(left.pop() % number if left else 0)
-            return chosen[-1]
-
         taken = 0
-        while taken < count and agent in self._machine.enabled():
-            if len(self._schedule) >= MAX_STEPS:
-                self._machine.exceeded(MAX_STEPS)
-                break
-            chosen.clear()
-            self._machine.step(agent, choose)
-            self._schedule.append((agent, *chosen))
-            if agent < len(self._queues):
-                self._queues[agent].last_step = len(self._schedule)
+        while taken < count and agent in self._machine.enabled() and self._may_step():
+            self._step(agent, lambda number: left.pop() % number if left else 0)
             taken += 1
         return taken
 
-    def finish(self) -> None:
-        """Let every CPU make the calls that it has, one CPU as long as it can, the lowest first.
+    def finish(self, chooser: Chooser | None = None) -> None:
+        """Let every CPU make the calls that it has, as a chooser says, or one CPU as long as it can, the lowest first.
 
         A deadlock, a wait that nobody ends, and whatever else goes wrong is in `failure` afterwards.
         """
-        while enabled := self._machine.enabled():
-            self.step(enabled[0], MAX_STEPS)
+        chooser = chooser or _LowestFirst()
+        while (enabled := self._machine.enabled()) and self._may_step():
+            self._step(chooser.agent(enabled, self._machine), chooser.value)
         if not self._machine.done:
             self._machine.stuck()
+
+    def _may_step(self) -> bool:
+        if len(self._schedule) < MAX_STEPS:
+            return True
+        self._machine.exceeded(MAX_STEPS)
+        return False
+
+    def _step(self, agent: int, choose: Choose) -> None:
+        chosen: list[int] = []
+
+        def record(ways: int) -> int:
+            chosen.append(choose(ways))
+            return chosen[-1]
+
+        self._machine.step(agent, record)
+        self._schedule.append((agent, *chosen))
+        if agent < len(self._queues):
+            self._queues[agent].last_step = len(self._schedule)
 
     def to_scenario_and_schedule(self) -> tuple[Scenario, Execution]:
         """Return the scenario whose CPUs have the calls that were given, and the execution that the run is of it.
