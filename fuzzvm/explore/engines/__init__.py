@@ -96,6 +96,16 @@ class Engine(Protocol):
         """Run until `search.over`, and keep account of it in `search`. The same seed does the same runs."""
 
 
+def rotation(systems: Sequence[System]) -> list[System]:
+    """Return the systems in the order in which an engine takes them in turn, those with more CPUs more often.
+
+    A third CPU multiplies the interleavings; a turn for each system alike would spend most runs where least is to
+    be found.
+    """
+    turns = [(len(system.scenario.cpus) - 1) ** 2 or 1 for system in systems]
+    return [system for turn in range(max(turns)) for system, count in zip(systems, turns, strict=True) if turn < count]
+
+
 def names() -> list[str]:
     """Return the names of the engines that there are."""
     found = [module.name for module in pkgutil.iter_modules(__path__)]

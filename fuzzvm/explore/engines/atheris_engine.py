@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import Search
+from fuzzvm.explore.engines import Search, rotation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import format_schedule, parse_schedule
@@ -34,6 +34,7 @@ class AtherisEngine:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+        systems = rotation(systems)
         with tempfile.TemporaryDirectory(prefix="fuzzvm-atheris-") as folder:
             inputs = Path(folder) / "inputs"
             inputs.mkdir()
