@@ -33,8 +33,8 @@ class _Queue:
         self.calls: list[Call] = []
         self.last_step = 0
 
-    def program(self, k: Kernel) -> Steps[None]:
-        """Make calls until none is left."""
+    def run_calls(self, k: Kernel) -> Steps[None]:
+        """Make calls until none is left: the program of a CPU, under the name that it has in traces."""
         while self.calls:
             self.areas = yield from self.calls[0].run(k, self.areas)
             del self.calls[0]
@@ -59,8 +59,8 @@ class InteractiveSystem:
     """A kernel that has booted, with `cpus` CPUs that idle.
 
     Whenever all of them idle the run is over, and is checked like one: leaked tables, keys and locks are found there.
-    `setup` is called at boot. `memory` None is the model of the architecture. Raises ScenarioError where arguments make no valid scenario, KeyError for an unknown
-    memory model.
+    `setup` is called at boot; `memory` None is the model of the architecture. Raises ScenarioError where the
+    arguments make no valid scenario, KeyError for an unknown memory model.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class InteractiveSystem:
         self.scenario = Scenario(arch, page_size, levels, fanout, tuple(setup), ((),) * cpus)
         self.system = System(self.scenario, mitigation, memory or default_memory(self.scenario), mitigation_name)
         self._queues = [_Queue(self.system.areas) for _ in range(cpus)]
-        programs = [queue.program(k) for queue, k in zip(self._queues, self.system.views, strict=True)]
+        programs = [queue.run_calls(k) for queue, k in zip(self._queues, self.system.views, strict=True)]
         self._machine = self.system.machine_running(programs, tracing=tracing)
         self._oracles = Oracles(self._machine, self.system.kernel)
         self._schedule: list[Step] = []
@@ -147,7 +147,7 @@ class InteractiveSystem:
         queue = self._queues[cpu]
         queue.calls.append(call)
         if len(queue.calls) == 1:
-            self._machine.assign(cpu, queue.program(self.system.views[cpu]))
+            self._machine.assign(cpu, queue.run_calls(self.system.views[cpu]))
             if self.failure is not None:
                 # a CPU with a list of calls would have come here right after its last step
                 del self._schedule[queue.last_step :]
