@@ -18,7 +18,7 @@ from fuzzvm.scenario.errors import ScenarioError
 CORPUS = Path(__file__).parent
 
 
-class NotAsExpected(Exception):
+class NotAsExpectedError(Exception):
     """A test case did not go as its file expects; the message is the report."""
 
 
@@ -30,12 +30,12 @@ class CorpusItem(pytest.Item):
             problem = replay(read(self.path)).problem
         except (CorpusError, MitigationError, ScenarioError, ProgramError) as error:
             message = str(error)
-            raise NotAsExpected(message if str(self.path) in message else f"{self.path}: {message}") from error
+            raise NotAsExpectedError(message if str(self.path) in message else f"{self.path}: {message}") from error
         if problem:
-            raise NotAsExpected(f"{self.path}: {problem}\nsee what happens with: fuzzvm explain {self.path}")
+            raise NotAsExpectedError(f"{self.path}: {problem}\nsee what happens with: fuzzvm explain {self.path}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: str | None = None) -> str:
-        if isinstance(excinfo.value, NotAsExpected):
+        if isinstance(excinfo.value, NotAsExpectedError):
             return str(excinfo.value)
         return str(super().repr_failure(excinfo))
 
