@@ -72,9 +72,9 @@ def test_an_unexpected_bug_is_kept_as_a_minimised_test_case(
 
 def test_a_claim_of_a_bug_that_is_not_there_fails(stateful: ModuleType) -> None:
     test = stateful.define("ClaimedBuggy", registry.shipped()["config-off"], 1, "bug")
-    test.settings = settings(COMMON, max_examples=20)
+    test.settings = settings(COMMON, max_examples=5, derandomize=False)
     ((_, report),) = run(test).failures
-    assert "FoundBugError not raised" in report
+    assert "no bug found under config-off" in report
 
 
 def test_every_shipped_mitigation_has_a_test_for_each_claim(stateful: ModuleType) -> None:
@@ -92,7 +92,7 @@ def test_hypofuzz_finds_the_state_machine_of_a_test(stateful: ModuleType) -> Non
 
 def test_a_mapping_that_nobody_asked_for_is_noticed(stateful: ModuleType) -> None:
     machine = type("Machine", (stateful.KernelCalls,), {"mitigation": registry.shipped()["config-off"], "walkers": 1})()
-    machine.boot(arch=("arm64", 4), fanout=2, leftovers=False)
+    machine.boot(arch=("arm64", 4), fanout=2, leftovers=False, mappers=1)
     machine.system.call(0, Vmap(8, 1))
     machine.system.finish()
     with pytest.raises(AssertionError, match=r"wrongly mapped or missing: \[\(8, "):
