@@ -136,7 +136,7 @@ class Oracles:
         for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
             if rwsem_state(peek(sem.address)) != UNLOCKED:
                 raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
-        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex):
+        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex, self._kernel.vmap_purge_lock):
             if peek(lock.address) != 0:
                 raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
 
@@ -144,7 +144,8 @@ class Oracles:
 
     def mappings(self) -> Iterator[Mapping]:
         """Yield every mapping that the page tables hold now, in ascending order of address."""
-        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
+        start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
+        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
 
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):

@@ -44,6 +44,8 @@ class Search:
     seeds: Sequence[tuple[Scenario, Schedule]] = ()
     """Runs to begin with, for engines that mutate runs."""
     on_progress: Callable[[Search], None] = lambda search: None
+    interrupted: bool = False
+    """Set from outside to end the search before its budget is used up."""
     runs: int = 0
     steps: int = 0
     pairs: int = 0
@@ -58,7 +60,9 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """Whether the search must end: its budget is used up, or it has found what it was to find."""
+        """Whether the search must end: interrupted, its budget used up, or found what it was to find."""
+        if self.interrupted:
+            return True
         if self.found and not self.keep_going:
             return True
         if self.budget.runs is not None and self.runs >= self.budget.runs:
@@ -81,6 +85,10 @@ class Search:
         self._kinds.add(kind)
         self.found.append(Found(system, execution, run))
         return True
+
+
+class EngineError(Exception):
+    """An engine could not do its work, for a reason outside fuzzvm's model; the message is one line."""
 
 
 class Engine(Protocol):

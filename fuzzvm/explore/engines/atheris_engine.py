@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import Search, rotation
+from fuzzvm.explore.engines import EngineError, Search, rotation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import format_schedule, parse_schedule
 from fuzzvm.scenario.system import System
-
-
-class AtherisFailedError(Exception):
-    """The process that Atheris runs in ended before its budget; the message holds the last lines it wrote."""
 
 
 class AtherisEngine:
@@ -52,20 +48,18 @@ class AtherisEngine:
                 "seeds": _seeds(systems, search),
             }
             with log.open("wb") as errors:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "fuzzvm.explore.guided.child"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
-                try:
-                    self._follow(child, settings, systems, search)
-                finally:
-                    child.kill()
-                    child.wait()
+                command = [sys.executable, "-m", "fuzzvm.explore.guided.child"]
+                pipe = subprocess.PIPE
+                # in a session of its own: Ctrl-C is for this process, which ends the child in its own way
+                with subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
+                ) as child:
+                    try:
+                        self._follow(child, settings, systems, search)
+                    finally:
+                        child.kill()
             if child.returncode not in (0, -9) or not search.over:
-                raise AtherisFailedError(_last_lines(log))
+                raise EngineError(_last_lines(log))
 
     def _follow(
         self, child: subprocess.Popen[str], settings: dict[str, Any], systems: Sequence[System], search: Search
@@ -85,6 +79,8 @@ class AtherisEngine:
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
                 search.on_progress(search)
+            if search.interrupted:
+                return
         child.wait()
 
 
