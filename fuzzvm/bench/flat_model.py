@@ -121,7 +121,9 @@ class FlatSystem(System):
         self.number = SCHEMES[scheme]
         machine = self._booted
         tables = tuple(machine.allocate(1, f"table {slot}") for slot in range(slots))
-        words = Words(machine.allocate(slots, "slots"), tables, machine.allocate(1, "lock"), machine.allocate(1, "site"))
+        words = Words(
+            machine.allocate(slots, "slots"), tables, machine.allocate(1, "lock"), machine.allocate(1, "site")
+        )
         machine.boot(_fill(words))
         self.words = words
         self.scheme = scheme

@@ -1,0 +1,1 @@
+"""The flat model as programs for peers: files that are run by them, not imported."""

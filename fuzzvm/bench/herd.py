@@ -1,0 +1,47 @@
+"""herd7 and `fuzzvm litmus` on the litmus tests of a checkout: the whole time of each, file by file."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fuzzvm.bench.result import Note, Result
+from fuzzvm.bench.timing import median_ratio
+
+NAME = "herd"
+SUMMARY = "litmus tests under herd7 and under fuzzvm litmus"
+FOLDER = Path("litmus")
+
+
+def run(*, quick: bool, note: Note) -> Result:
+    """Measure; see the module."""
+    result = Result(NAME)
+    if shutil.which("herd7") is None:
+        result.not_measured.append("herd7: not on PATH")
+        return result
+    if importlib.util.find_spec("fuzzvm.cli.litmus") is None:
+        result.not_measured.append("herd7: this version of fuzzvm has no command litmus to compare it with")
+        return result
+    files = sorted(FOLDER.rglob("*.litmus"))
+    if not files:
+        result.not_measured.append(f"herd7: no litmus tests in {FOLDER}/")
+    for path in files[:2] if quick else files:
+        note(f"herd: {path.name}")
+        theirs, ours, ratio = median_ratio(
+            lambda path=path: _seconds("herd7", str(path)),  # type: ignore[misc]
+            lambda path=path: _seconds(sys.executable, "-m", "fuzzvm", "litmus", str(path)),  # type: ignore[misc]
+            1 if quick else 3,
+        )
+        row = {"test": path.name, "herd7_seconds": theirs, "fuzzvm_seconds": ours, "ratio": ratio}
+        result.rows.append(row)
+    return result
+
+
+def _seconds(*command: str) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=False)
+    return time.perf_counter() - began

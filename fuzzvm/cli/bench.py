@@ -1,0 +1,113 @@
+"""`fuzzvm bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fuzzvm.bench import plots, suite
+from fuzzvm.bench.result import Result, Row
+from fuzzvm.cli.common import json_option, print_json, progress_console
+from fuzzvm.cli.output import print_table
+
+
+@click.command()
+@click.option(
+    "--only", "names", multiple=True, type=click.Choice(list(suite.MODULES)), help="Benchmark; may be given again."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for results.json and the plots.",
+)
+@click.option("--quick", is_flag=True, help="Small sizes and few repeats: shows that all works, and measures little.")
+@json_option
+def bench(names: tuple[str, ...], out: Path | None, quick: bool, as_json: bool) -> int:
+    """Measure fuzzvm beside its peers, as ratios, side by side in one run.
+
+    A peer that is not installed is named as not measured. Exit status 0 whatever the figures are: a busy machine must
+    not fail a script.
+
+    \b
+    fuzzvm bench --quick
+    fuzzvm bench --only spin --only stepping --out results/
+    """
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"--out {out}: {error.strerror}") from error
+    environment = suite.environment()
+    results: dict[str, Result] = {}
+    with progress_console().status("") as status:
+        for name in dict.fromkeys(names) if names else suite.MODULES:
+            results[name] = suite.get(name).run(quick=quick, note=status.update)
+    drawn, without_plots = _draw(results, out)
+    data = {
+        "environment": environment,
+        "quick": quick,
+        "benchmarks": {name: result.to_data() for name, result in results.items()},
+        "plots": drawn,
+        "plots_left_out": without_plots,
+    }
+    if out is not None:
+        (out / "results.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(data)
+    else:
+        _print(results, drawn, without_plots)
+    return 0
+
+
+def _draw(results: dict[str, Result], out: Path | None) -> tuple[list[str], str | None]:
+    """Return the plots that were drawn, and why there are none."""
+    if out is None:
+        return [], None
+    if lacks := plots.missing():
+        return [], lacks
+    return [str(path) for path in plots.draw(results, out)], None
+
+
+def _print(results: dict[str, Result], drawn: list[str], without_plots: str | None) -> None:
+    for name, result in results.items():
+        click.echo(f"\n{name}: {suite.get(name).SUMMARY}")
+        if result.rows:
+            rows = [_flat(row) for row in result.rows]
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            print_table(columns, [[_text(row.get(column)) for column in columns] for row in rows])
+        for target in result.targets:
+            wanted = f"{'at least' if target.at_least else 'at most'} {_text(target.wanted)}"
+            click.echo(f"  {'met   ' if target.met else 'MISSED'} {target.what}: {_text(target.ratio)} ({wanted})")
+        for text in result.not_measured:
+            click.echo(f"  not measured: {text}")
+    for path in drawn:
+        click.echo(f"plot: {path}")
+    if without_plots is not None:
+        click.echo(f"plots left out: {without_plots}")
+
+
+def _flat(row: Row) -> Row:
+    """Return a row with the figures of each mode in rows of their own name."""
+    flat: Row = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}:{inner}": figure for inner, figure in value.items() if "ratio" in inner}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float) and value < 1000
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
