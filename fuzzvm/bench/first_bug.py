@@ -31,6 +31,7 @@ SEEDS, QUICK_SEEDS = 200, 5
 SLOW = {"atheris": 10, "hypothesis": 20}
 """Engines that get fewer seeds, and how many."""
 LIMIT = 10_000
+QUICK_LIMIT = 200
 DEEP_LIMIT = 2_000
 """Runs on planted bugs of depth 3 and more, on which an engine may miss."""
 DEPTH_TO_WIN = 3
@@ -56,12 +57,13 @@ def cases(*, quick: bool) -> list[Case]:
         if engines.get(engine).unavailable() or (quick and engine in SLOW):
             continue
         seeds = QUICK_SEEDS if quick else SLOW.get(engine, SEEDS)
-        found += [Case(name, engine, seeds, LIMIT) for name in failing()]
+        most = QUICK_LIMIT if quick else LIMIT
+        found += [Case(name, engine, seeds, most) for name in failing()]
         if engine == "atheris":
             continue
         for bug in planted.PLANTED:
             if not quick or bug.name in QUICK_BUGS:
-                limit = DEEP_LIMIT if bug.depth >= DEPTH_TO_WIN else LIMIT
+                limit = min(most, DEEP_LIMIT) if bug.depth >= DEPTH_TO_WIN else most
                 found.append(Case(bug.name, engine, seeds, limit, bug.depth))
     return found
 

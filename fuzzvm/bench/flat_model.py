@@ -1,8 +1,8 @@
 """A model small enough to be written for every peer: slots that hold tables, a promoter, and walkers.
 
-Each slot of a flat table begins with a table of its own. The promoter takes the slots in turn: it reads the entry, clears
-it, flushes, frees the table, and sets a huge entry. A walker takes the lock for writing, reads each entry, and reads
-through it where there is a table. That is the race of the shipped model with all else left out: no levels, one patched
+Each slot of a flat table begins with a table of its own. The promoter takes the slots in turn: it reads the entry,
+clears it, flushes, frees the table, and sets a huge entry. A walker takes the lock for writing, reads each entry, and
+reads through it where there is a table. That is the race of the shipped model with all else left out: no levels, one patched
 site, a lock with no queue. tests/bench/ checks that the verdicts are those of the shipped mitigations.
 """
 
@@ -117,8 +117,9 @@ class FlatSystem(System):
         # the calls say which CPUs are alike, and are not run
         calls = ((Vmap(0, 1, "pte"),), *((CatKernelPageTables(),),) * walkers)
         name = f"flat-{slots}-{walkers}"
+        if scheme not in SCHEMES:
+            raise KeyError(scheme)
         super().__init__(Scenario("arm64", "4K", 3, 2, (), calls, name=name), NoMitigation, memory, scheme)
-        self.number = SCHEMES[scheme]
         machine = self._booted
         tables = tuple(machine.allocate(1, f"table {slot}") for slot in range(slots))
         words = Words(

@@ -2,8 +2,9 @@
 
 The depth of a bug is the number of ordering constraints between CPUs that it needs (Burckhardt et al., ASPLOS 2010,
 section 2.1). Here it is exact: events alternate between a promoter and a walker, each bumps one counter if it is the
-next of the chain, and the last one fails where all came in order. Between the events of a CPU stand
-fillers: in half of the bugs updates of a word that both CPUs write, races that do no harm, else loads. Each bug is a row of `PLANTED`, and a mitigation of this module: `fuzzvm fuzz -m FILE:Name` finds it too.
+next of the chain, and the last one fails where all came in order. Between the events of a CPU stand fillers: in half
+of the bugs updates of a word that both CPUs write, races that do no harm, else loads of one that nobody writes. Each
+bug is a row of `PLANTED`, and a mitigation of this module: `fuzzvm fuzz -m FILE:Name` finds it too.
 Nothing else can go wrong: the scheme beside it is `mmap-lock-always`, which is safe.
 """
 
@@ -20,7 +21,7 @@ from fuzzvm.scenario.calls import CatKernelPageTables, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
-    from fuzzvm.kernel.hooks import Mitigation
+    from fuzzvm.kernel.hooks import Mitigation, Verdict
     from fuzzvm.kernel.kernel import Boot, Kernel
     from fuzzvm.kernel.mmap_lock import Mm
     from fuzzvm.kernel.pgtable import Level
@@ -109,8 +110,8 @@ class Next:
 class PlantedBug(MmapLockAlways):
     """A scheme with one of the bugs in it; subclasses name the bug."""
 
-    one_walker = None
-    two_walkers = None
+    one_walker: ClassVar[Verdict | None] = "bug"
+    two_walkers: ClassVar[Verdict | None] = "bug"
     bug: ClassVar[Planted]
     happened: Address
     noise: Address

@@ -33,7 +33,7 @@ class Benchmark(Protocol):
 
 def get(name: str) -> Benchmark:
     """Return the benchmark of that name. Raises KeyError if there is none."""
-    benchmark: Benchmark = importlib.import_module(f"fuzzvm.bench.{MODULES[name]}")  # type: ignore[assignment]
+    benchmark: Benchmark = importlib.import_module(f"fuzzvm.bench.{MODULES[name]}")
     return benchmark
 
 

@@ -28,7 +28,7 @@ NAME = "frontrun"
 SUMMARY = "the flat model as two threads under frontrun: DPOR and random"
 PROGRAM = Path(__file__).parent / "peers" / "frontrun_flat.py"
 SLOTS = 4
-SECONDS = 120.0
+SECONDS = 60.0
 """What frontrun's DPOR may take before it is stopped; the ratio is then a lower bound, and says so."""
 WANTED = 200.0
 

@@ -104,10 +104,6 @@ def _flat(row: Row) -> Row:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float) and value < 1000
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+    return str(value)

@@ -40,6 +40,7 @@ from fuzzvm.machine.trace import TraceStep
 T = TypeVar("T")
 
 _PACKAGE = str(Path(__file__).parents[1])
+_MAY_WAIT = (Await, Rmw)
 
 
 class Observer(Protocol):
@@ -86,6 +87,7 @@ class Machine:
         self._waiting: set[int] = set()
         self._annotations: list[Annotation] = []
         self._old: Value = None
+        self._has_agents = type(memory).agents is not MemoryModel.agents
         self._execute = {
             Load: self._load,
             Store: self._store,
@@ -208,11 +210,15 @@ class Machine:
         """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
         if self.failure is not None:
             return ()
-        agents = self.memory.agents()
-        if not self._waiting:
-            return [*self._running, *agents] if agents else self._running
-        ready = [cpu for cpu in self._running if cpu not in self._waiting or not self._blocked(self._pending[cpu])]
-        return [*ready, *agents]
+        ready = self._running
+        waiting = self._waiting
+        if waiting:
+            peek = self.memory.peek
+            pending: list[Any] = self._pending
+            ready = [cpu for cpu in ready if cpu not in waiting or (op := pending[cpu]).when(peek(op.address))]
+        if self._has_agents and (agents := self.memory.agents()):
+            return [*ready, *agents]
+        return ready
 
     def step(self, agent: int, choose: Choose) -> None:
         """Let an enabled agent step; whatever goes wrong is in `failure` afterwards.
@@ -225,7 +231,8 @@ class Machine:
             return
         op = self._pending[agent]
         stack: tuple[str, ...] = ()
-        if self.trace is not None:
+        tracing = self.trace is not None
+        if tracing:
             stack = self.stack(agent)
             self._old = None
         try:
@@ -235,7 +242,7 @@ class Machine:
             self._fail(error, agent, self.stack(agent))
             return
         self._resume(agent, response)
-        if self.trace is not None:
+        if tracing:
             self._record(agent, op, response, stack)
         if not self._running and self.failure is None and not self.memory.agents():
             self._finish()
@@ -372,7 +379,7 @@ class Machine:
             self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes))
 
     def _blocked(self, op: Operation | None) -> bool:
-        if isinstance(op, Await | Rmw) and op.when is not None:
+        if isinstance(op, _MAY_WAIT) and op.when is not None:
             return not op.when(self.memory.peek(op.address))
         return False
 

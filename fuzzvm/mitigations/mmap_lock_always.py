@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.mmap_lock import mmap_read_lock, mmap_read_unlock
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ class MmapLockAlways(Mitigation):
 
     name = "mmap-lock-always"
     summary = "read lock around clear, flush, free (2025 v1)"
-    one_walker = "safe"
-    two_walkers = "safe"
+    one_walker: ClassVar[Verdict | None] = "safe"
+    two_walkers: ClassVar[Verdict | None] = "safe"
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
         yield from mmap_read_lock(k, k.init_mm)

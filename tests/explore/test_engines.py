@@ -31,8 +31,8 @@ def search(engine: str, mitigation: str, runs: int, seed: int = 0, *, scenarios:
     return result
 
 
-def test_there_are_five() -> None:
-    assert engines.names() == ["atheris", "hypothesis", "pct", "random", "urw"]
+def test_there_are_six() -> None:
+    assert engines.names() == ["atheris", "hypothesis", "pct", "pos", "random", "urw"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,8 +2,8 @@
 
     python frontrun_flat.py dpor|random SLOTS SCHEME SECONDS
 
-frontrun makes threads switch where shared attributes and elements are touched. A freed table is an attribute of a
-table that says so; the lock is spun on nowhere: threading.Lock stands for it, which frontrun knows.
+frontrun makes threads switch where shared attributes and elements are touched, and at a threading.Lock, which stands
+for the model's lock. A read through an entry is a read of whether its table is freed. A flush touches nothing here.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
         **options,
     )
     elapsed = time.perf_counter() - began
-    print(
+    sys.stdout.write(
         json.dumps(
             {
                 "holds": result.property_holds,
@@ -87,6 +87,7 @@ def main() -> None:
                 "ended_early": elapsed >= seconds,
             }
         )
+        + "\n"
     )
 
 

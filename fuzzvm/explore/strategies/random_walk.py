@@ -12,7 +12,8 @@ class RandomWalk(Strategy):
     """The baseline. It switches at every other step or so, and rarely lets one CPU run far ahead."""
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
-        return enabled[self.random.randrange(len(enabled))]
+        # randrange() is fairer by less than one in 2 ** 50, and takes three times as long
+        return enabled[int(self.random.random() * len(enabled))]
 
 
 STRATEGY = RandomWalk
