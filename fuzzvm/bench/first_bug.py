@@ -28,8 +28,8 @@ from fuzzvm.scenario.system import System
 NAME = "first-bug"
 SUMMARY = "runs to the first bug of each engine, on failing schemes and planted bugs"
 SEEDS, QUICK_SEEDS = 200, 5
-SLOW = {"atheris": 10, "hypothesis": 20}
-"""Engines that get fewer seeds, and how many."""
+SLOW = {"atheris": 20, "hypothesis": 10}
+"""Engines that get fewer seeds, and the part of all that they get."""
 LIMIT = 10_000
 QUICK_LIMIT = 200
 DEEP_LIMIT = 2_000
@@ -50,21 +50,21 @@ class Case:
     depth: int | None = None
 
 
-def cases(*, quick: bool) -> list[Case]:
-    """Return every case whose engine can run."""
+def cases(*, quick: bool, seeds: int = SEEDS) -> list[Case]:
+    """Return every case whose engine can run, with that many seeds for the fast ones."""
     found = []
     for engine in engines.names():
         if engines.get(engine).unavailable() or (quick and engine in SLOW):
             continue
-        seeds = QUICK_SEEDS if quick else SLOW.get(engine, SEEDS)
+        own = max(1, (QUICK_SEEDS if quick else seeds) // SLOW.get(engine, 1))
         most = QUICK_LIMIT if quick else LIMIT
-        found += [Case(name, engine, seeds, most) for name in failing()]
+        found += [Case(name, engine, own, most) for name in failing()]
         if engine == "atheris":
             continue
         for bug in planted.PLANTED:
             if not quick or bug.name in QUICK_BUGS:
                 limit = min(most, DEEP_LIMIT) if bug.depth >= DEPTH_TO_WIN else most
-                found.append(Case(bug.name, engine, seeds, limit, bug.depth))
+                found.append(Case(bug.name, engine, own, limit, bug.depth))
     return found
 
 
@@ -97,7 +97,7 @@ def _system(scenario: Scenario, mitigation: type[Mitigation]) -> System:
     return System(scenario, mitigation, "sc")
 
 
-def run(*, quick: bool, note: Note) -> Result:
+def run(*, quick: bool, note: Note, seeds: int = SEEDS) -> Result:
     """Measure; see the module."""
     result = Result(NAME)
     for engine in engines.names():
@@ -107,7 +107,9 @@ def run(*, quick: bool, note: Note) -> Result:
             result.not_measured.append(f"engine {engine}: left out by --quick")
     if not result.not_measured or not any("atheris" in text for text in result.not_measured):
         result.not_measured.append("engine atheris on planted bugs: a second for each start, for bugs found sooner")
-    result.rows = sorted(_measured(cases(quick=quick), note), key=lambda row: (row["depth"], row["bug"], row["engine"]))
+    result.rows = sorted(
+        _measured(cases(quick=quick, seeds=seeds), note), key=lambda row: (row["depth"], row["bug"], row["engine"])
+    )
     _judge(result)
     return result
 

@@ -2,8 +2,8 @@
 
 Each slot of a flat table begins with a table of its own. The promoter takes the slots in turn: it reads the entry,
 clears it, flushes, frees the table, and sets a huge entry. A walker takes the lock for writing, reads each entry, and
-reads through it where there is a table. That is the race of the shipped model with all else left out: no levels, one patched
-site, a lock with no queue. tests/bench/ checks that the verdicts are those of the shipped mitigations.
+reads through it where there is a table. That is the race of the shipped model with all else left out: no levels, one
+patched site, a lock with no queue. tests/bench/ checks that the verdicts are those of the shipped mitigations.
 """
 
 from __future__ import annotations

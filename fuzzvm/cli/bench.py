@@ -25,8 +25,15 @@ from fuzzvm.cli.output import print_table
     help="Folder for results.json and the plots.",
 )
 @click.option("--quick", is_flag=True, help="Small sizes and few repeats: shows that all works, and measures little.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Seeds of each engine in first-bug; slow engines get a part of them.",
+)
 @json_option
-def bench(names: tuple[str, ...], out: Path | None, quick: bool, as_json: bool) -> int:
+def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, as_json: bool) -> int:
     """Measure fuzzvm beside its peers, as ratios, side by side in one run.
 
     A peer that is not installed is named as not measured. Exit status 0 whatever the figures are: a busy machine must
@@ -45,7 +52,8 @@ def bench(names: tuple[str, ...], out: Path | None, quick: bool, as_json: bool) 
     results: dict[str, Result] = {}
     with progress_console().status("") as status:
         for name in dict.fromkeys(names) if names else suite.MODULES:
-            results[name] = suite.get(name).run(quick=quick, note=status.update)
+            more = {"seeds": seeds} if name == "first-bug" else {}
+            results[name] = suite.get(name).run(quick=quick, note=status.update, **more)
     drawn, without_plots = _draw(results, out)
     data = {
         "environment": environment,

@@ -1,0 +1,67 @@
+"""The flat model says what the shipped one says, and every peer says what fuzzvm says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzzvm.bench import spin, threads
+from fuzzvm.bench.flat_model import SCHEMES, FlatSystem
+from fuzzvm.bench.spin import run_spin
+from fuzzvm.bench.threads import run_frontrun
+from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.explore.exhaustive.search import search
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.mitigations import registry
+
+needs_spin = pytest.mark.skipif(bool(spin.missing()), reason=f"Spin: {spin.missing()}")
+needs_frontrun = pytest.mark.skipif(bool(threads.missing()), reason=f"frontrun: {threads.missing()}")
+
+
+def verdict(slots: int, walkers: int, scheme: str) -> str:
+    found = verify(FlatSystem(slots, walkers, scheme))
+    assert found.complete
+    return found.verdict
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_verdicts_are_those_that_the_shipped_mitigations_claim(scheme: str) -> None:
+    mitigation = registry.get(scheme)
+    assert verdict(3, 1, scheme) == mitigation.one_walker
+    assert verdict(3, 2, scheme) == mitigation.two_walkers
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_failure_is_that_of_the_shipped_model(scheme: str) -> None:
+    found = verify(FlatSystem(2, 2, scheme))
+    assert (found.failure is None) == (scheme == "static-key")
+    assert found.failure is None or found.failure.error == "use-after-free-read"
+
+
+def test_no_such_scheme() -> None:
+    with pytest.raises(KeyError):
+        FlatSystem(2, scheme="nix")
+
+
+@needs_spin
+@pytest.mark.parametrize(("slots", "walkers"), [(5, 1), (3, 2)])
+def test_spin_sees_the_same_states(slots: int, walkers: int) -> None:
+    theirs = run_spin(slots, walkers, "static-key", reduced=False)
+    ours = search(Space(FlatSystem(slots, walkers, "static-key")), Limits())
+    assert theirs["safe"]
+    assert not ours.findings
+    assert theirs["states"] == ours.states
+
+
+@needs_spin
+@pytest.mark.parametrize("scheme", ["none", "static-key-enable"])
+@pytest.mark.parametrize("walkers", [1, 2])
+def test_spin_agrees_on_verdicts(scheme: str, walkers: int) -> None:
+    assert run_spin(2, walkers, scheme)["safe"] == (verdict(2, walkers, scheme) == "safe")
+
+
+@needs_frontrun
+@pytest.mark.parametrize("scheme", ["none", "static-key"])
+def test_frontrun_agrees_on_verdicts(scheme: str) -> None:
+    theirs = run_frontrun("dpor", 1, scheme)
+    assert not theirs["ended_early"]
+    assert theirs["holds"] == (verdict(1, 1, scheme) == "safe")
