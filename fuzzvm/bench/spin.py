@@ -30,6 +30,9 @@ SIZES = ((16, 1), (64, 1), (32, 2), (100, 2), (180, 2), (500, 1), (35, 4))
 QUICK_SIZES = ((8, 1), (16, 1))
 SMALL = 100_000
 """Up to this many states fuzzvm is to be three times as fast; above, not slower."""
+REPEATS = 5
+ENOUGH = 12.0
+"""Seconds after which no further round begins: large models are measured once."""
 DEPTH = 1_000_000
 """Longest path that pan may follow."""
 
@@ -103,8 +106,8 @@ def run(*, quick: bool, note: Note) -> Result:
                 taken[tool].append(last[tool]["search"])
                 return float(last[tool]["whole"])
 
-            repeats = 1 if quick else 5 if states <= SMALL and reduced else 3
-            whole = interleaved({tool: lambda tool=tool: measure(tool) for tool in taken}, repeats)  # type: ignore[misc]
+            measures = {tool: lambda tool=tool: measure(tool) for tool in taken}  # type: ignore[misc]
+            whole = interleaved(measures, 1 if quick else REPEATS, seconds=ENOUGH)
             search = {tool: sorted(times)[len(times) // 2] for tool, times in taken.items()}
             spin, fuzzvm = last["spin"], last["fuzzvm"]
             row[mode] = {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 
 Measure = Callable[[], float]
 """Does something, and returns a figure: seconds, or a rate."""
 
 
-def interleaved(measures: Mapping[str, Measure], repeats: int) -> dict[str, float]:
-    """Return the median of each figure, over rounds in which each is taken once."""
+def interleaved(measures: Mapping[str, Measure], repeats: int, *, seconds: float | None = None) -> dict[str, float]:
+    """Return the median of each figure, over rounds in which each is taken once; no round begins after `seconds`."""
+    began = time.monotonic()
     taken: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(repeats):
+    for done in range(repeats):
+        if done and seconds is not None and time.monotonic() - began > seconds:
+            break
         for name, measure in measures.items():
             taken[name].append(measure())
     return {name: statistics.median(figures) for name, figures in taken.items()}

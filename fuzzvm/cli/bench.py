@@ -54,21 +54,32 @@ def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, as_
         for name in dict.fromkeys(names) if names else suite.MODULES:
             more = {"seeds": seeds} if name == "first-bug" else {}
             results[name] = suite.get(name).run(quick=quick, note=status.update, **more)
+            if out is not None:
+                # what was measured is kept, whatever becomes of the rest
+                _save(out, {"environment": environment, "quick": quick, "benchmarks": _data(results)})
     drawn, without_plots = _draw(results, out)
     data = {
         "environment": environment,
         "quick": quick,
-        "benchmarks": {name: result.to_data() for name, result in results.items()},
+        "benchmarks": _data(results),
         "plots": drawn,
         "plots_left_out": without_plots,
     }
     if out is not None:
-        (out / "results.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        _save(out, data)
     if as_json:
         print_json(data)
     else:
         _print(results, drawn, without_plots)
     return 0
+
+
+def _data(results: dict[str, Result]) -> dict[str, Any]:
+    return {name: result.to_data() for name, result in results.items()}
+
+
+def _save(out: Path, data: dict[str, Any]) -> None:
+    (out / "results.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _draw(results: dict[str, Result], out: Path | None) -> tuple[list[str], str | None]:

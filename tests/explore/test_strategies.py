@@ -9,12 +9,13 @@ import pytest
 
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.explore.strategies.pct import Pct
+from fuzzvm.explore.strategies.pos import Pos
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.explore.strategies.urw import Urw
 from fuzzvm.machine.execution import Execution, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory.sc import SequentialConsistency
-from fuzzvm.machine.ops import Load, Steps, address_of
+from fuzzvm.machine.ops import Load, Steps, Store, address_of
 from fuzzvm.machine.schedule import context_switches
 
 
@@ -54,7 +55,39 @@ def test_pct_switches_rarely() -> None:
         assert context_switches(run(strategy, (20, 20, 20)).schedule) <= 2 + 4
 
 
-@pytest.mark.parametrize("strategy", [RandomWalk, Pct, Urw])
+@pytest.mark.parametrize("strategy", [RandomWalk, Pct, Pos, Urw])
 def test_the_same_random_numbers_make_the_same_runs(strategy: type[Strategy]) -> None:
     first, second = strategy(Random(5)), strategy(Random(5))
     assert [run(first, (5, 5)).schedule for _ in range(20)] == [run(second, (5, 5)).schedule for _ in range(20)]
+
+
+def writes(word: int, count: int) -> Steps[None]:
+    done = 0
+    while done < count:
+        yield Store(address_of(word), done)
+        done += 1
+
+
+def test_pos_draws_no_lots_over_places_that_nobody_races_for() -> None:
+    # CPU 1 updates a word of its own ten times, and then one that both write
+    def programs() -> list[Steps[None]]:
+        def private_first() -> Steps[None]:
+            yield from writes(1, 10)
+            yield from writes(0, 1)
+
+        return [writes(0, 1), private_first()]
+
+    strategy = Pos(Random(1))
+    first = Counter[int]()
+    for number in range(600):
+        machine = Machine(SequentialConsistency(2))
+        machine.allocate(1, "shared")
+        machine.allocate(1, "private")
+        machine.start(programs())
+        strategy.begin(0, 2)
+        execution = execute(machine, strategy)
+        strategy.end(execution)
+        if number >= 100:
+            # does CPU 1 reach the shared word before CPU 0 writes it? for the random walk, once in 2 ** 11 runs
+            first[execution.schedule.index((0,)) == 11] += 1
+    assert min(first[True], first[False]) > 150
