@@ -106,7 +106,7 @@ def run(*, quick: bool, note: Note) -> Result:
                 taken[tool].append(last[tool]["search"])
                 return float(last[tool]["whole"])
 
-            measures = {tool: lambda tool=tool: measure(tool) for tool in taken}  # type: ignore[misc]
+            measures = {tool: lambda tool=tool: measure(tool) for tool in taken}
             whole = interleaved(measures, 1 if quick else REPEATS, seconds=ENOUGH)
             search = {tool: sorted(times)[len(times) // 2] for tool, times in taken.items()}
             spin, fuzzvm = last["spin"], last["fuzzvm"]

@@ -61,7 +61,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
 
 def test_every_benchmark_has_a_summary_and_its_own_name() -> None:
     for name in suite.MODULES:
-        assert suite.get(name).NAME == name
+        assert name == suite.get(name).NAME
         assert suite.get(name).SUMMARY
 
 
