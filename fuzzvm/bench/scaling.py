@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.explore.exhaustive import Limits
@@ -20,7 +21,7 @@ from fuzzvm.scenario.system import System
 
 NAME = "scaling"
 SUMMARY = "states a second over scenarios that grow by one number"
-SIZES = {"pages": range(3, 10), "cpus": range(1, 4), "calls": range(2, 42, 8)}
+SIZES: dict[str, Sequence[int]] = {"pages": range(3, 10), "cpus": range(1, 4), "calls": (2, 4, 8, 12, 16)}
 WANTED = 2.0
 LEAST = 5
 """Sizes of a family from which its spread is judged."""
