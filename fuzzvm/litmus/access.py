@@ -49,6 +49,7 @@ class Accesses:
 
     def __init__(self, values: Encoding) -> None:
         self._values = values
+        self.loads: set[tuple[int, int]] = set()
 
     def step(self, instruction: Instruction, position: Position) -> Step | None:
         """Return the step of an instruction, or None if it is not one of these."""
@@ -87,6 +88,7 @@ class Accesses:
         def step(run: Run) -> list[Run] | None:
             where, view, pick = get(run)
             self._checked(where, instruction)
+            self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, order)
             ways = _fork(run, run.views.sources(run.timeline, where, floor))
             for way, source in ways:
@@ -190,6 +192,7 @@ class Accesses:
             where, view, pick = get(run)
             value, data_view, data_pick = data(run)
             self._checked(where, instruction)
+            self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
             for way, source in _fork(run, run.views.sources(run.timeline, where, floor)):
@@ -239,6 +242,7 @@ class Accesses:
             expected, expected_view, expected_pick = compare(run)
             value, data_view, data_pick = data(run)
             self._checked(where, instruction)
+            self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
             for way, source in _fork(run, run.views.sources(run.timeline, where, floor)):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.partial_order import redundant
 from fuzzvm.litmus.program import Code, Label, LitmusError, Name, Place, Test
 from fuzzvm.litmus.semantics import Compiler, Step
 from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, Run
@@ -36,6 +37,18 @@ class Explored:
     cut: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What a thread can do by itself on a timeline.
+
+    `candidates` are the messages that it may put next, each with its greatest floor; `outcomes` the observed
+    registers of the runs that put nothing new.
+    """
+
+    candidates: dict[Message, int]
+    outcomes: frozenset[Outcome]
+
+
 class Explorer:
     """Explores one test. Raises LitmusError where it uses what is not supported."""
 
@@ -47,7 +60,7 @@ class Explorer:
         self._registers = [[ZERO] * REGISTERS for _ in test.threads]
         self._fetched: set[Position] = set()
         self._decoded: dict[tuple[int, Position], Step | None] = {}
-        self._known: dict[tuple[int, tuple[Message, ...]], tuple[tuple[Message, ...], frozenset[Outcome], bool]] = {}
+        self._known: dict[tuple[int, tuple[Message, ...]], Alone | None] = {}
         self.cut = False
         self._initialise()
         places = {*test.condition.places, *test.locations}
@@ -101,7 +114,19 @@ class Explorer:
 
     def explore(self) -> Explored:
         """Return everything that can happen."""
+        while True:
+            loads = frozenset(self._compiler.loads)
+            explored = self._explore(loads)
+            if loads == self._compiler.loads:
+                return explored
+
+    def _explore(self, loads: frozenset[tuple[int, int]]) -> Explored:
+        """Explore, given which thread loads which location; wrong if a load turns up that is not among `loads`."""
         threads = range(len(self._test.threads))
+
+        def loaded_by_others(store: Message) -> bool:
+            return any(cpu != store.cpu and (cpu, store.address) in loads for cpu in threads)
+
         empty = Timeline(self._initial)
         seen = {empty.messages}
         pending = [empty]
@@ -109,17 +134,19 @@ class Explorer:
         while pending:
             timeline = pending.pop()
             outcomes = []
+            following: dict[Message, int] = {}
             for cpu in threads:
-                candidates, ended, certified = self._alone(cpu, timeline)
-                if not certified:
+                alone = self._alone(cpu, timeline)
+                if alone is None:
                     break
-                outcomes.append(ended)
-                for message in candidates:
+                outcomes.append(alone.outcomes)
+                following.update(alone.candidates)
+            else:
+                for message, floor in following.items():
                     messages = (*timeline.messages, message)
-                    if messages not in seen:
+                    if messages not in seen and not redundant(timeline, message, floor, loaded_by_others):
                         seen.add(messages)
                         pending.append(timeline.extend(message))
-            else:
                 if all(outcomes):
                     states.update(self._final_states(timeline, outcomes))
         return Explored(self.places, frozenset(states), len(seen), self.cut)
@@ -133,9 +160,12 @@ class Explorer:
             for combination in product(*outcomes)
         ]
 
-    def _alone(self, cpu: int, timeline: Timeline) -> tuple[tuple[Message, ...], frozenset[Outcome], bool]:
-        """Return what a thread may put next, its outcomes on a timeline, and whether any run fulfils its promises."""
-        candidates: dict[Message, None] = {}
+    def _alone(self, cpu: int, timeline: Timeline) -> Alone | None:
+        """Run a thread alone on a timeline. Return None if no run fulfils all of its messages there."""
+        key = (cpu, timeline.messages)
+        if key in self._known:
+            return self._known[key]
+        candidates: dict[Message, int] = {}
         outcomes: set[Outcome] = set()
         certified = False
         stack = [Run(cpu, self._registers[cpu].copy(), timeline)]
@@ -145,10 +175,12 @@ class Explorer:
             if ended is None or run.open:
                 continue
             certified = True
-            candidates.update(dict.fromkeys(run.candidates))
+            for message, floor in run.candidates:
+                candidates[message] = max(floor, candidates.get(message, 0))
             if ended and len(run.timeline) == run.base:
                 outcomes.add(tuple(run.registers[number][0] for number in self._observed[cpu]))
-        return tuple(candidates), frozenset(outcomes), certified
+        self._known[key] = Alone(candidates, frozenset(outcomes)) if certified else None
+        return self._known[key]
 
     def _advance(self, run: Run, stack: list[Run]) -> bool | None:
         """Run on; return True at the end of the code, False where it is cut, None where the ways were stacked."""

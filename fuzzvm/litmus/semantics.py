@@ -63,6 +63,8 @@ class Compiler:
         self._handlers = handlers
         self._values = values
         self._accesses = Accesses(values)
+        self.loads = self._accesses.loads
+        """(thread, location) of each load that any run has done."""
 
     def thread(self, owner: int) -> Thread:
         """Return the code that a position's first number names; -1 - n is the fault handler of thread n."""

@@ -59,8 +59,8 @@ class Run:
         self.base = len(timeline)
         self.open = tuple(i + 1 for i, message in enumerate(timeline.messages) if message.cpu == cpu)
         """Timestamps of the promises that are not fulfilled yet."""
-        self.candidates: tuple[Message, ...] = ()
-        """New messages that could come right after the timeline that the run began with."""
+        self.candidates: tuple[tuple[Message, int], ...] = ()
+        """New messages that could come right after the timeline that the run began with, with their floors."""
         self.reservation: Reservation | None = None
         self.steps = 0
 
@@ -99,7 +99,7 @@ class Run:
         end = len(timeline) + 1
         if source is None or timeline.atomic(address, source, end):
             if floor <= self.base:
-                self.candidates = (*self.candidates, message)
+                self.candidates = (*self.candidates, (message, floor))
             self.timeline = timeline.extend(message)
             ways.append((self, end))
         return ways
