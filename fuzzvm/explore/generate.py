@@ -1,24 +1,27 @@
-"""Hypothesis strategies for schedules and scenarios, which shrink towards few bursts and small scenarios."""
+"""Hypothesis strategies for schedules and scenarios, which shrink towards few context switches and small scenarios."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fuzzvm.explore.plan import Plan
+from fuzzvm.explore.priority_plan import PriorityPlan
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.scenario.calls import Call, CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 
-MAX_BURSTS = 24
-MAX_BURST = 64
+MAX_CHANGES = 5
 
 
-def plans(agents: int) -> st.SearchStrategy[Plan]:
-    """Return a strategy for plans of that many agents; fewer and shorter bursts are simpler."""
-    burst = st.tuples(st.integers(0, agents - 1), st.integers(1, MAX_BURST))
-    values = st.lists(st.integers(0, 7), max_size=MAX_BURSTS)
+def schedules(agents: int, accesses: int) -> st.SearchStrategy[PriorityPlan]:
+    """Return a strategy for schedules of that many agents in runs of about that many memory accesses.
+
+    Fewer changes of priority are simpler, and so are fewer context switches.
+    """
+    order = st.permutations(range(agents))
+    changes = st.sets(st.integers(0, accesses), max_size=MAX_CHANGES)
+    values = st.lists(st.integers(0, 7), max_size=MAX_CHANGES)
     return st.builds(
-        lambda bursts, ways: Plan(tuple(bursts), tuple(ways)), st.lists(burst, max_size=MAX_BURSTS), values
+        lambda first, points, ways: PriorityPlan(tuple(first), frozenset(points), tuple(ways)), order, changes, values
     )
 
 

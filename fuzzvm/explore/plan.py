@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from fuzzvm.explore.priority_plan import touches_memory
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
 
@@ -29,23 +30,32 @@ class Plan:
 
 
 class FollowPlan:
-    """The chooser that follows a plan as far as the machine lets it."""
+    """The chooser that follows a plan as far as the machine lets it.
 
-    def __init__(self, plan: Plan) -> None:
+    With `accesses`, the steps of a burst count memory accesses only, and a burst ends right before the next one: half
+    as many places to switch at, none of them missed.
+    """
+
+    def __init__(self, plan: Plan, *, accesses: bool = False) -> None:
+        self._accesses = accesses
         self._bursts = list(reversed(plan.bursts))
         self._values = list(reversed(plan.values))
         self._agent = -1
         self._left = 0
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
-        while self._left == 0 or self._agent not in enabled:
+        while self._agent not in enabled or (self._left == 0 and self._counts(machine)):
             if not self._bursts:
                 if self._agent not in enabled:
                     self._agent = enabled[0]
                 return self._agent
             self._agent, self._left = self._bursts.pop()
-        self._left -= 1
+        if self._counts(machine):
+            self._left -= 1
         return self._agent
+
+    def _counts(self, machine: Machine) -> bool:
+        return not self._accesses or touches_memory(machine, self._agent)
 
     def value(self, ways: int) -> int:
         return self._values.pop() % ways if self._values else 0

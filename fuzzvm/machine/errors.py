@@ -37,6 +37,7 @@ class ProgramError(Exception):
 
     def __init__(self, message: str, filename: str, line: int) -> None:
         super().__init__(f"{filename}:{line}: {message}")
+        self.message = message
         self.filename = filename
         self.line = line
 

@@ -52,11 +52,7 @@ def execute(machine: Machine, chooser: Chooser, max_steps: int = MAX_STEPS) -> E
         extra.append(way)
         return way
 
-    while not machine.done:
-        enabled = machine.enabled()
-        if not enabled:
-            machine.stuck()
-            break
+    while enabled := machine.enabled():
         if len(schedule) >= max_steps:
             machine.exceeded(max_steps)
             break
@@ -64,8 +60,13 @@ def execute(machine: Machine, chooser: Chooser, max_steps: int = MAX_STEPS) -> E
         if agent not in enabled:
             raise ScheduleError(f"step {len(schedule) + 1} is of agent {agent}, which cannot step there")
         machine.step(agent, choose)
-        schedule.append((agent, *extra) if extra else (agent,))
-        extra.clear()
+        if extra:
+            schedule.append((agent, *extra))
+            extra.clear()
+        else:
+            schedule.append((agent,))
+    if not machine.done:
+        machine.stuck()
     return Execution(tuple(schedule), machine.failure)
 
 

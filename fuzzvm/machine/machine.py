@@ -178,6 +178,8 @@ class Machine:
 
     def enabled(self) -> Sequence[int]:
         """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
+        if self.failure is not None:
+            return ()
         agents = self.memory.agents()
         if not self._waiting:
             return [*self._running, *agents] if agents else self._running
@@ -194,8 +196,10 @@ class Machine:
             self._step_memory(agent, choose)
             return
         op = self._pending[agent]
-        stack = self.stack(agent) if self.trace is not None else ()
-        self._old = None
+        stack: tuple[str, ...] = ()
+        if self.trace is not None:
+            stack = self.stack(agent)
+            self._old = None
         try:
             response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
@@ -281,9 +285,13 @@ class Machine:
         program = self._programs[cpu]
         try:
             op = program.send(response)
-            while isinstance(op, Annotation):
+            kind = type(op)
+            while kind not in self._execute:
+                if not isinstance(op, Annotation):
+                    raise _not_an_operation(program, op)
                 self._annotate(cpu, op)
                 op = program.send(None)
+                kind = type(op)
         except StopIteration:
             self._retire(cpu)
             return
@@ -291,20 +299,15 @@ class Machine:
             self._retire(cpu)
             self._fail(error, cpu, _stack_of(error.__traceback__))
             return
+        except ProgramError:
+            raise
         except Exception as error:
-            raise _program_error(error, f"{type(error).__name__}: {error}") from error
-        self._pending[cpu] = op
-        kind = type(op)
-        if kind is Await or (isinstance(op, Rmw) and op.when is not None):
+            raise _program_error(error) from error
+        self._pending[cpu] = op  # type: ignore[assignment]
+        if kind is Await or (kind is Rmw and op.when is not None):  # type: ignore[union-attr]
             self._waiting.add(cpu)
-        else:
+        elif self._waiting:
             self._waiting.discard(cpu)
-            if kind not in self._execute:
-                frame: Any = program
-                while frame.gi_yieldfrom is not None and hasattr(frame.gi_yieldfrom, "gi_code"):
-                    frame = frame.gi_yieldfrom
-                where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
-                raise ProgramError(f"yielded {op!r}, which is no operation", *where)
 
     def _retire(self, cpu: int) -> None:
         self._pending[cpu] = None
@@ -374,10 +377,20 @@ def _stack_of(traceback: TracebackType | None) -> tuple[str, ...]:
     return tuple(reversed(names))
 
 
-def _program_error(error: BaseException, message: str) -> ProgramError:
+def _program_error(error: Exception) -> ProgramError:
+    """Return what a program's own exception is reported as: where it was raised, and what it says."""
+    message = f"{type(error).__name__}: {error}"
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     if traceback is None:
         return ProgramError(message, "?", 0)
     return ProgramError(message, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+
+
+def _not_an_operation(program: Steps[object], op: object) -> ProgramError:
+    frame: Any = program
+    while hasattr(frame.gi_yieldfrom, "gi_code"):
+        frame = frame.gi_yieldfrom
+    where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
+    return ProgramError(f"yielded {op!r}, which is no operation", *where)

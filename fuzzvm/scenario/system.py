@@ -23,11 +23,15 @@ def default_memory(scenario: Scenario) -> str:
 class System:
     """Boots once, and hands out machines that stand at the first step of a run.
 
+    `mitigation_name` is what the mitigation was asked for by, where that is not the name it has.
     Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown memory model.
     """
 
-    def __init__(self, scenario: Scenario, mitigation: type[Mitigation], memory: str) -> None:
+    def __init__(
+        self, scenario: Scenario, mitigation: type[Mitigation], memory: str, mitigation_name: str | None = None
+    ) -> None:
         self.scenario = scenario
+        self.mitigation_name = mitigation.name if mitigation_name is None else mitigation_name
         self.memory = memory
         self.mitigation = mitigation
         cpus = len(scenario.cpus)

@@ -1,4 +1,4 @@
-"""The engine `hypothesis`: schedules drawn by Hypothesis as lists of bursts.
+"""The engine `hypothesis`: schedules drawn by Hypothesis as priorities and their changes.
 
 Hypothesis is asked for batches of examples, each with a seed of its own, and for generation alone: the minimiser of
 this package shrinks better, since it knows what a context switch is.
@@ -13,26 +13,47 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from fuzzvm.explore.engines import Search
-from fuzzvm.explore.generate import plans
-from fuzzvm.explore.plan import FollowPlan, Plan
+from fuzzvm.explore.generate import schedules
+from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan, touches_memory
 from fuzzvm.machine.execution import execute
+from fuzzvm.machine.machine import Machine
 from fuzzvm.scenario.system import System
 
 BATCH = 200
+
+
+class _CountAccesses:
+    """The chooser that runs one CPU after the other and counts the memory accesses of the run."""
+
+    def __init__(self) -> None:
+        self.accesses = 0
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        self.accesses += touches_memory(machine, enabled[0])
+        return enabled[0]
+
+    def value(self, ways: int) -> int:
+        return 0
+
+
+def _accesses(system: System) -> int:
+    count = _CountAccesses()
+    execute(system.machine(), count)
+    return count.accesses
 
 
 class HypothesisEngine:
     """Examples from Hypothesis."""
 
     name = "hypothesis"
-    summary = "schedules drawn by Hypothesis as lists of bursts"
+    summary = "schedules drawn by Hypothesis as priorities and their changes"
 
     def unavailable(self) -> str:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
         examples = st.one_of([
-            st.tuples(st.just(system), plans(len(system.scenario.cpus))) for system in systems
+            st.tuples(st.just(system), schedules(len(system.scenario.cpus), _accesses(system))) for system in systems
         ])
         batch = 0
         while not search.over:
@@ -47,12 +68,12 @@ class HypothesisEngine:
                 suppress_health_check=list(HealthCheck),
             )
             @given(examples)
-            def one_batch(example: tuple[System, Plan]) -> None:
+            def one_batch(example: tuple[System, PriorityPlan]) -> None:
                 # an example that comes after the end is not run: Hypothesis has no way to stop in between
                 if search.over:
                     return
                 system, plan = example
-                search.account(system, execute(system.machine(), FollowPlan(plan)))
+                search.account(system, execute(system.machine(), FollowPriorities(plan)))
 
             one_batch()
             batch += 1

@@ -1,0 +1,116 @@
+"""The process that Atheris runs in: `python -m fuzzvm.explore.guided.child`, settings as JSON on standard input.
+
+Writes one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "counters"}`, and each
+failing run as `{"system", "schedule", "run"}`. Ends by itself when its budget is used up, and at once when it has
+found a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+PROGRESS_SECONDS = 0.25
+
+
+def main() -> None:
+    """Fuzz until the budget ends; never returns."""
+    settings: dict[str, Any] = json.loads(sys.stdin.readline())
+
+    import atheris
+
+    # Code coverage is wanted where the calls decide what to do. The rest of the kernel and the machine run the same
+    # code whatever the schedule, and instrumented they are three times slower.
+    instrumented = ["fuzzvm.kernel.vmap", "fuzzvm.kernel.vmalloc", "fuzzvm.mitigations"]
+    with atheris.instrument_imports(include=instrumented, enable_loader_override=False):
+        from fuzzvm.explore.coverage import Covering, InterleavingCoverage
+        from fuzzvm.explore.guided import codec, mutator
+        from fuzzvm.explore.guided.counters import FeatureCounters
+        from fuzzvm.explore.plan import FollowPlan
+        from fuzzvm.machine.errors import ProgramError
+        from fuzzvm.machine.execution import execute
+        from fuzzvm.machine.schedule import format_schedule
+        from fuzzvm.mitigations import registry
+        from fuzzvm.scenario.scenario import Scenario
+        from fuzzvm.scenario.system import System
+
+    systems = [
+        System(Scenario.from_data(target["scenario"]), registry.get(target["mitigation"]), target["memory"])
+        for target in settings["systems"]
+    ]
+    coverage = InterleavingCoverage()
+    counters = FeatureCounters(atheris)
+    deadline = None if settings["seconds"] is None else time.monotonic() + settings["seconds"]
+    runs = steps = 0
+    reported = time.monotonic()
+
+    def say(**message: object) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+    def progress() -> None:
+        say(runs=runs, steps=steps, pairs=len(coverage.pairs), counters=counters.active)
+
+    def end() -> None:
+        progress()
+        # atheris' own exit would wait for libFuzzer to print its statistics
+        os._exit(0)
+
+    def test_one_input(data: bytes) -> None:
+        nonlocal runs, steps, reported
+        now = time.monotonic()
+        if (deadline is not None and now >= deadline) or (settings["runs"] is not None and runs >= settings["runs"]):
+            end()
+        if now - reported >= PROGRESS_SECONDS:
+            reported = now
+            progress()
+        index, plan = codec.decode(data, len(systems))
+        system = systems[index]
+        cpus = len(system.scenario.cpus)
+        index, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
+        try:
+            execution = execute(system.machine(), Covering(FollowPlan(plan, accesses=True), coverage))
+        except ProgramError as error:
+            say(broken=[error.message, error.filename, error.line])
+            end()
+            return
+        runs += 1
+        steps += execution.steps
+        counters.report([(index, *pair) for pair in coverage.new])
+        if execution.failure is not None:
+            say(system=index, schedule=format_schedule(execution.schedule), run=runs)
+            if not settings["keep_going"]:
+                end()
+
+    def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
+        return mutator.mutate(data, max_size, Random(seed))
+
+    def custom_crossover(first: bytes, second: bytes, max_size: int, seed: int) -> bytes:
+        return mutator.splice(first, second, max_size, Random(seed))
+
+    seeds = Path(settings["inputs"])
+    for number, (index, schedule) in enumerate(settings["seeds"]):
+        from fuzzvm.explore.plan import Plan
+        from fuzzvm.machine.schedule import parse_schedule
+
+        (seeds / f"seed-{number}").write_bytes(codec.encode(index, Plan.of(parse_schedule(schedule))))
+
+    # libFuzzer takes seed 0 for "draw one", so seeds begin at 1
+    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=0"]
+    arguments.append(f"-artifact_prefix={seeds.parent}/")
+    atheris.Setup(
+        [sys.argv[0], *arguments, str(seeds)],
+        test_one_input,
+        custom_mutator=custom_mutator,
+        custom_crossover=custom_crossover,
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
