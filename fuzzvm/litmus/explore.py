@@ -152,11 +152,14 @@ class Explorer:
         return Explored(self.places, frozenset(states), len(seen), self.cut)
 
     def _final_states(self, timeline: Timeline, outcomes: list[frozenset[Outcome]]) -> list[State]:
-        memory = [
-            timeline.latest(self.values.location(place.name)) for place in self.places if place.thread is None
-        ]
+        memory = []
+        for place in self.places:
+            if place.thread is None:
+                value = timeline.latest(self.values.location(place.name))
+                assert isinstance(value, int)
+                memory.append(value)
         return [
-            (*(value for outcome in combination for value in outcome), *memory)  # type: ignore[misc]
+            (*(value for outcome in combination for value in outcome), *memory)
             for combination in product(*outcomes)
         ]
 

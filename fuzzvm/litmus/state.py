@@ -84,10 +84,12 @@ class Run:
     ) -> list[tuple[Run, int]]:
         """Return each way to put a message later than `floor`, with its timestamp.
 
-        With `source`, the message is the store of an atomic that read from there. The last way is this very run.
+        With `source`, the message is the store of an atomic that read from there. There may be no way.
         """
-        message = Message(kind, self.cpu, address, value)
         timeline = self.timeline
+        if self.open and self._hopeless():
+            return []
+        message = Message(kind, self.cpu, address, value)
         ways = []
         for timestamp in self.open:
             if timestamp > floor and timeline.messages[timestamp - 1] == message:
@@ -103,6 +105,15 @@ class Run:
             self.timeline = timeline.extend(message)
             ways.append((self, end))
         return ways
+
+    def _hopeless(self) -> bool:
+        """Return whether some promise lies before all that this thread may still do, so that nothing fulfils it."""
+        views = self.views
+        store = max(views.write_floor, views.control, views.address)
+        clean = max(views.clean_floor, views.control)
+        floors = (store, clean, views.invalidate_floor, views.invalidate_floor)
+        messages = self.timeline.messages
+        return any(timestamp <= floors[messages[timestamp - 1].kind] for timestamp in self.open)
 
     def store_ways(
         self, address: int, value: int, floor: int, source: int | None = None
