@@ -32,28 +32,38 @@ class Message(NamedTuple):
 
 
 class Timeline:
-    """An immutable list of messages over initial contents (0 where none are given)."""
+    """A list of messages over initial contents (0 where none are given). Immutable."""
 
-    __slots__ = ("_stores", "initial", "messages")
+    __slots__ = ("_maintenance", "_stores", "initial", "messages")
 
     def __init__(self, initial: Mapping[Hashable, Hashable]) -> None:
         self.initial = initial
         self.messages: tuple[Message, ...] = ()
         self._stores: dict[Hashable, tuple[int, ...]] = {}
+        self._maintenance: tuple[tuple[int, Message], ...] = ()
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def extend(self, message: Message) -> Timeline:
-        """Return the timeline with one message more."""
+    def copy(self) -> Timeline:
+        """Return an equal timeline that goes its own way."""
         other = Timeline.__new__(Timeline)
         other.initial = self.initial
+        other.messages = self.messages
+        other._stores = self._stores
+        other._maintenance = self._maintenance
+        return other
+
+    def extend(self, message: Message) -> Timeline:
+        """Return the timeline with one message more."""
+        other = self.copy()
         other.messages = (*self.messages, message)
+        timestamp = len(other.messages)
         if message.kind == STORE:
             other._stores = dict(self._stores)
-            other._stores[message.address] = (*self._stores.get(message.address, ()), len(other.messages))
+            other._stores[message.address] = (*self._stores.get(message.address, ()), timestamp)
         else:
-            other._stores = self._stores
+            other._maintenance = (*self._maintenance, (timestamp, message))
         return other
 
     def stores(self, address: Hashable) -> tuple[int, ...]:
@@ -69,17 +79,18 @@ class Timeline:
         stores = self._stores.get(address)
         return self.messages[stores[-1] - 1].value if stores else self.initial.get(address, 0)
 
-    def written(self) -> frozenset[Hashable]:
-        """Return the locations that were stored to."""
-        return frozenset(self._stores)
+    def contents(self) -> dict[Hashable, Hashable]:
+        """Return the value of every location after all stores; locations that are not in it hold 0."""
+        return {**self.initial, **{address: self.latest(address) for address in self._stores}}
 
     def invalidations(self, address: Hashable) -> list[tuple[int, int]]:
         """Return (timestamp, timestamp of its completion) of each completed IC of a location."""
         done: dict[int, int] = {}
-        for index, message in enumerate(self.messages):
+        for timestamp, message in self._maintenance:
             if message.kind == COMPLETE:
-                for invalidation in message.value:  # type: ignore[attr-defined]
-                    done[invalidation] = index + 1
+                assert isinstance(message.value, tuple)
+                for invalidation in message.value:
+                    done[invalidation] = timestamp
         return [
             (at, complete)
             for at, complete in sorted(done.items())
@@ -88,11 +99,7 @@ class Timeline:
 
     def cleans(self, address: Hashable) -> list[int]:
         """Return the timestamps of the DC operations on a location, ascending."""
-        return [
-            index + 1
-            for index, message in enumerate(self.messages)
-            if message.kind == CLEAN and message.address == address
-        ]
+        return [at for at, message in self._maintenance if message.kind == CLEAN and message.address == address]
 
     def atomic(self, address: Hashable, read: int, write: int) -> bool:
         """Return whether no store lies between the two halves of a read-modify-write (aarch64.cat `atomic`)."""
