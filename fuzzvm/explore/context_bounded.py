@@ -95,9 +95,7 @@ class _Search:
         return 0
 
 
-def shortest_failure(
-    system: System, failure: Failure, budget: Budget, *, switches: int, steps: int
-) -> Shortest:
+def shortest_failure(system: System, failure: Failure, budget: Budget, *, switches: int, steps: int) -> Shortest:
     """Return the failing run with fewest context switches, then fewest steps, among those better than the bounds.
 
     Looks for the same error in the same function, in runs with fewer than `switches` context switches, or that many

@@ -41,6 +41,10 @@ class Minimised:
         """How sure the result is, in the words of the reports."""
         return "proven minimal" if self.proven else "reduced"
 
+    def with_origin(self, origin: str) -> Minimised:
+        """Return it with a line on where it comes from."""
+        return replace(self, case=replace(self.case, origin=origin))
+
 
 class NotFailingError(Exception):
     """The test case to minimise does not fail."""
@@ -178,7 +182,5 @@ def minimise(
     work = _Minimiser(case, mitigation, Budget(budget))
     work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
-    minimal = replace(
-        case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing)
-    )
+    minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))
     return Minimised(minimal, work.proven)

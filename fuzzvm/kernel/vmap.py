@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Tables on the way down
 
 
-def _pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Address]:
+def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Address]:
     """Return the address of addr's entry in the table of that level, which `parent` points to or is made to.
 
     As in __pmd_alloc(): the new table is installed under page_table_lock, unless another CPU was first.
@@ -64,24 +64,24 @@ def p4d_alloc(k: Kernel, pgdp: Address, addr: int) -> Steps[Address]:
     """Return the address of addr's P4D entry; the PGD entry itself where P4D is folded."""
     if k.geometry.folded(Level.P4D):
         return pgdp
-    return (yield from _pxd_alloc(k, pgdp, Level.P4D, addr))
+    return (yield from pxd_alloc(k, pgdp, Level.P4D, addr))
 
 
 def pud_alloc(k: Kernel, p4dp: Address, addr: int) -> Steps[Address]:
     """Return the address of addr's PUD entry; the P4D entry itself where PUD is folded."""
     if k.geometry.folded(Level.PUD):
         return p4dp
-    return (yield from _pxd_alloc(k, p4dp, Level.PUD, addr))
+    return (yield from pxd_alloc(k, p4dp, Level.PUD, addr))
 
 
 def pmd_alloc(k: Kernel, pudp: Address, addr: int) -> Steps[Address]:
     """Return the address of addr's PMD entry."""
-    return (yield from _pxd_alloc(k, pudp, Level.PMD, addr))
+    return (yield from pxd_alloc(k, pudp, Level.PMD, addr))
 
 
 def pte_alloc_kernel(k: Kernel, pmdp: Address, addr: int) -> Steps[Address]:
     """Return the address of addr's PTE."""
-    return (yield from _pxd_alloc(k, pmdp, Level.PTE, addr))
+    return (yield from pxd_alloc(k, pmdp, Level.PTE, addr))
 
 
 # Mapping

@@ -165,7 +165,7 @@ class Machine:
         names = []
         frame: Any = self._programs[cpu]
         while frame is not None:
-            names.append(frame.gi_code.co_qualname)
+            names.append(frame.gi_code.co_name)
             frame = frame.gi_yieldfrom
         return tuple(reversed(names))
 
@@ -372,7 +372,7 @@ def _stack_of(traceback: TracebackType | None) -> tuple[str, ...]:
     while traceback is not None:
         code = traceback.tb_frame.f_code
         if code.co_filename != __file__:
-            names.append(code.co_qualname)
+            names.append(code.co_name)
         traceback = traceback.tb_next
     return tuple(reversed(names))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fuzzvm.kernel import arch as architectures
@@ -43,6 +43,10 @@ class Scenario:
     def walkers(self) -> int:
         """Number of CPUs that walk page tables."""
         return sum(any(call.walks for call in calls) for calls in self.cpus)
+
+    def anonymous(self) -> Scenario:
+        """Return it with no name and summary: what two scenarios that are the same have in common."""
+        return replace(self, name="", summary="")
 
     def geometry(self) -> Geometry:
         """Return the geometry of its page tables."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fuzzvm.machine.execution import Execution
+from fuzzvm.machine.schedule import Schedule
+from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 
 
@@ -39,6 +41,8 @@ class Search:
 
     budget: Budget
     keep_going: bool = False
+    seeds: Sequence[tuple[Scenario, Schedule]] = ()
+    """Runs to begin with, for engines that mutate runs."""
     on_progress: Callable[[Search], None] = lambda search: None
     runs: int = 0
     steps: int = 0
@@ -68,7 +72,7 @@ class Search:
         return execution.failure is not None and self.note(system, execution, self.runs)
 
     def note(self, system: System, execution: Execution, run: int) -> bool:
-        """Keep a failing run if it fails in a new way; return whether it does. Raises ValueError if it does not fail."""
+        """Keep a run that fails in a new way; return whether it does. Raises ValueError for one that does not fail."""
         if execution.failure is None:
             raise ValueError("the run does not fail")
         kind = (id(system), execution.failure.error, execution.failure.function)

@@ -14,7 +14,7 @@ from typing import Any
 from fuzzvm.explore.engines import Search
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
-from fuzzvm.machine.schedule import parse_schedule
+from fuzzvm.machine.schedule import format_schedule, parse_schedule
 from fuzzvm.scenario.system import System
 
 
@@ -48,7 +48,7 @@ class AtherisEngine:
                 "runs": search.budget.runs,
                 "keep_going": search.keep_going,
                 "inputs": str(inputs),
-                "seeds": [],
+                "seeds": _seeds(systems, search),
             }
             with log.open("wb") as errors:
                 child = subprocess.Popen(
@@ -85,6 +85,16 @@ class AtherisEngine:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
                 search.on_progress(search)
         child.wait()
+
+
+def _seeds(systems: Sequence[System], search: Search) -> list[tuple[int, str]]:
+    """Return the runs to begin with that are of one of the systems, by the system's number."""
+    numbers = {system.scenario.anonymous(): number for number, system in enumerate(systems)}
+    return [
+        (numbers[scenario.anonymous()], format_schedule(schedule))
+        for scenario, schedule in search.seeds
+        if scenario.anonymous() in numbers
+    ]
 
 
 def _last_lines(log: Path) -> str:

@@ -52,9 +52,9 @@ class HypothesisEngine:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
-        examples = st.one_of([
-            st.tuples(st.just(system), schedules(len(system.scenario.cpus), _accesses(system))) for system in systems
-        ])
+        examples = st.one_of(
+            [st.tuples(st.just(system), schedules(len(system.scenario.cpus), _accesses(system))) for system in systems]
+        )
         batch = 0
         while not search.over:
 

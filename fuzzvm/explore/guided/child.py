@@ -7,6 +7,7 @@ found a bug, unless it is to keep going. A broken mitigation is `{"broken": [mes
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -24,20 +25,26 @@ def main() -> None:
 
     import atheris
 
-    # Code coverage is wanted where the calls decide what to do. The rest of the kernel and the machine run the same
-    # code whatever the schedule, and instrumented they are three times slower.
-    instrumented = ["fuzzvm.kernel.vmap", "fuzzvm.kernel.vmalloc", "fuzzvm.mitigations"]
-    with atheris.instrument_imports(include=instrumented, enable_loader_override=False):
-        from fuzzvm.explore.coverage import Covering, InterleavingCoverage
-        from fuzzvm.explore.guided import codec, mutator
-        from fuzzvm.explore.guided.counters import FeatureCounters
-        from fuzzvm.explore.plan import FollowPlan
-        from fuzzvm.machine.errors import ProgramError
-        from fuzzvm.machine.execution import execute
-        from fuzzvm.machine.schedule import format_schedule
-        from fuzzvm.mitigations import registry
-        from fuzzvm.scenario.scenario import Scenario
-        from fuzzvm.scenario.system import System
+    # Code coverage is wanted where the calls decide what to do. The machine and the rest of the kernel run the same
+    # code whatever the schedule, and instrumented they are three times slower; atheris instruments what is imported
+    # for the first time in the block below, so they are imported before it.
+    from fuzzvm.explore.coverage import Covering, InterleavingCoverage
+    from fuzzvm.explore.guided import codec, mutator
+    from fuzzvm.explore.guided.counters import FeatureCounters
+    from fuzzvm.explore.plan import FollowPlan, Plan
+    from fuzzvm.machine.errors import ProgramError
+    from fuzzvm.machine.execution import execute
+    from fuzzvm.machine.schedule import format_schedule, parse_schedule
+    from fuzzvm.mitigations import registry
+
+    importlib.import_module("fuzzvm.kernel.ptdump")
+    importlib.import_module("fuzzvm.kernel.jump_label")
+    with atheris.instrument_imports(include=["fuzzvm"], enable_loader_override=False):
+        importlib.import_module("fuzzvm.kernel.vmalloc")
+        registry.shipped()
+
+    from fuzzvm.scenario.scenario import Scenario
+    from fuzzvm.scenario.system import System
 
     systems = [
         System(Scenario.from_data(target["scenario"]), registry.get(target["mitigation"]), target["memory"])
@@ -95,9 +102,6 @@ def main() -> None:
 
     seeds = Path(settings["inputs"])
     for number, (index, schedule) in enumerate(settings["seeds"]):
-        from fuzzvm.explore.plan import Plan
-        from fuzzvm.machine.schedule import parse_schedule
-
         (seeds / f"seed-{number}").write_bytes(codec.encode(index, Plan.of(parse_schedule(schedule))))
 
     # libFuzzer takes seed 0 for "draw one", so seeds begin at 1

@@ -6,7 +6,7 @@ are missing or fail, what is left is Atheris' plain code coverage, and `active` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 
 class FeatureCounters:

@@ -65,7 +65,7 @@ class Arm64(Architecture):
             return True
         token = yield from k.mitigation.before_clear(k, Level.PMD)
         yield Store(pmdp, 0)
-        yield from _flush_tlb_kernel_pgtable(k, addr)
+        yield from flush_tlb_kernel_pgtable(k, addr)
         yield from k.mitigation.before_free(k, Level.PMD, token)
         yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
         yield from k.mitigation.after_free(k, Level.PMD, token)
@@ -80,7 +80,7 @@ class Arm64(Architecture):
             yield from self._free_pte_tables(k, table, addr)
         token = yield from k.mitigation.before_clear(k, Level.PUD)
         yield Store(pudp, 0)
-        yield from _flush_tlb_kernel_pgtable(k, addr)
+        yield from flush_tlb_kernel_pgtable(k, addr)
         yield from k.mitigation.before_free(k, Level.PUD, token)
         if k.mitigation.isolates_first:
             yield from self._free_isolated_pte_tables(k, table, addr)
@@ -108,7 +108,7 @@ class Arm64(Architecture):
             pmd = yield Load(table + index)
             if pxd_table(pmd):
                 yield Store(table + index, 0)
-                yield from _flush_tlb_kernel_pgtable(k, addr + index * k.geometry.size(Level.PMD))
+                yield from flush_tlb_kernel_pgtable(k, addr + index * k.geometry.size(Level.PMD))
                 yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
             index += 1
 
@@ -138,7 +138,7 @@ class Arm64(Architecture):
         return dump_text(rows, units="KMGTPE", markers=("vmalloc() area", "vmalloc() end"), describe=_describe)
 
 
-def _flush_tlb_kernel_pgtable(k: Kernel, addr: int) -> Steps[None]:
+def flush_tlb_kernel_pgtable(k: Kernel, addr: int) -> Steps[None]:
     """Invalidate the walk caches' view of a table whose entry was cleared, and order the clear before what follows."""
     yield Fence(Barrier.DSB_ISHST)
     yield Tlbi("vaae1is", addr)

@@ -1,0 +1,5 @@
+"""`python -m fuzzvm`."""
+
+from fuzzvm.cli.main import main
+
+main()

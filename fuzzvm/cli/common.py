@@ -1,0 +1,108 @@
+"""What commands share: which errors are the user's, how options become objects, how progress and JSON are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.errors import ProgramError, ScheduleError
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+
+INPUT_ERRORS: tuple[type[Exception], ...] = (
+    CorpusError,
+    ProgramError,
+    ScenarioError,
+    ScheduleError,
+    registry.MitigationError,
+)
+"""Errors of what the user gave: one line on stderr, exit status 2."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def one_line(message: str) -> str:
+    """Return a message with its line breaks folded."""
+    return " ".join(message.split())
+
+
+def json_option(command: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")(
+        command
+    )
+
+
+def mitigation_options(command: F) -> F:
+    """Add --mitigation, any number of times."""
+    return click.option(
+        "--mitigation",
+        "-m",
+        "mitigation_names",
+        multiple=True,
+        metavar="NAME|FILE.py:CLASS",
+        help="Mitigation to run under; may be given more than once. Default: all that ship.",
+    )(command)
+
+
+def scenario_options(command: F) -> F:
+    """Add --scenario, any number of times."""
+    return click.option(
+        "--scenario",
+        "-s",
+        "scenario_names",
+        multiple=True,
+        metavar="NAME",
+        help="Scenario to run; may be given more than once. Default: all that ship.",
+    )(command)
+
+
+def memory_option(command: F) -> F:
+    """Add --memory."""
+    return click.option(
+        "--memory",
+        type=click.Choice(memory_models.names()),
+        help="Memory model. Default: that of the scenario's architecture, sc where it does not exist.",
+    )(command)
+
+
+def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
+    """Return the mitigations of these names, or all that ship. Raises MitigationError."""
+    return [(name, registry.get(name)) for name in names] if names else list(registry.shipped().items())
+
+
+def scenarios(names: tuple[str, ...]) -> tuple[Scenario, ...]:
+    """Return the scenarios of these names, or all that ship. Raises ScenarioError."""
+    return tuple(shipped.get(name) for name in names) if names else tuple(shipped.shipped().values())
+
+
+def print_json(data: object) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def progress_console() -> Console:
+    """Return the console for progress: stderr, and silent where that is no terminal."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty())
+
+
+def output_console() -> Console:
+    """Return the console for results: stdout, as wide as it must be where that is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+
+
+def shell_path(path: Path) -> str:
+    """Return a path as one word of a shell command."""
+    text = str(path)
+    return text if text.replace("/", "").replace("-", "").replace(".", "").replace("_", "").isalnum() else f"'{text}'"

@@ -1,0 +1,53 @@
+"""`fuzzvm explain FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fuzzvm.cli.common import json_option, print_json, shell_path
+from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.corpus.format import read
+from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.machine.errors import ScheduleError
+from fuzzvm.mitigations import registry
+from fuzzvm.report.story import tell
+from fuzzvm.report.text import render
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@json_option
+def explain(file: Path, mitigation_name: str | None, as_json: bool) -> int:
+    """Tell the story of a run: a report in the manner of KASAN, then what each CPU did, step by step.
+
+    The steps that the error is made of are marked with an asterisk.
+    """
+    case = read(file)
+    given = None if mitigation_name is None else registry.get(mitigation_name)
+    try:
+        story = tell(case, mitigation_of(case, given))
+    except ScheduleError as error:
+        raise CorpusError(file, f"no longer replays: {error}") from error
+    if not as_json:
+        option = "" if mitigation_name is None else f" --mitigation {mitigation_name}"
+        click.echo(render(story, f"fuzzvm replay {shell_path(file)}{option}"), nl=False)
+        return 0
+    print_json(
+        {
+            "verdict": "safe" if story.failure is None else "bug",
+            "bug": None if story.failure is None else story.failure.error,
+            "function": None if story.failure is None else story.failure.function,
+            "message": None if story.failure is None else story.failure.message,
+            "context_switches": story.switches,
+            "digest": story.digest,
+            "events": [{"what": e.what, "step": e.step, "cpu": e.cpu, "stack": list(e.stack)} for e in story.events],
+            "steps": [
+                {"step": s.number, "cpu": s.cpu, "stack": list(s.stack), "text": s.text, "guilty": s.guilty}
+                for s in story.steps
+            ],
+        }
+    )
+    return 0

@@ -1,0 +1,249 @@
+"""`fuzzvm fuzz`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fuzzvm.cli.common import (
+    json_option,
+    memory_option,
+    mitigation_options,
+    mitigations,
+    print_json,
+    progress_console,
+    scenario_options,
+    scenarios,
+    shell_path,
+)
+from fuzzvm.cli.output import print_table
+from fuzzvm.corpus import store
+from fuzzvm.explore import engines
+from fuzzvm.explore.campaign import Cell, CellResult, run_cell, split_budget
+from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.machine.schedule import context_switches
+
+DEFAULT_SECONDS = 60.0
+DEFAULT_CORPUS = Path("corpus/findings")
+
+
+@dataclass(frozen=True)
+class _Settings:
+    budget: Budget
+    seed: int
+    corpus: Path | None
+    keep_going: bool
+
+
+@click.command()
+@mitigation_options
+@scenario_options
+@memory_option
+@click.option(
+    "--engine",
+    "-e",
+    "engine_names",
+    multiple=True,
+    type=click.Choice(engines.names()),
+    default=("pct",),
+    show_default=True,
+    help="Engine; may be given more than once.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Time for all searches together, shared evenly. Default: {DEFAULT_SECONDS:g}, or none with --runs.",
+)
+@click.option("--runs", type=click.IntRange(min=1), help="Runs for all searches together, shared evenly.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same runs.")
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_CORPUS,
+    show_default=True,
+    help="Folder that findings are saved in.",
+)
+@click.option("--keep-going", is_flag=True, help="Use the whole budget, also after a bug was found.")
+@click.option(
+    "--expect-claims",
+    is_flag=True,
+    help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not.",
+)
+@json_option
+def fuzz(
+    mitigation_names: tuple[str, ...],
+    scenario_names: tuple[str, ...],
+    memory: str | None,
+    engine_names: tuple[str, ...],
+    seconds: float | None,
+    runs: int | None,
+    seed: int,
+    corpus: Path,
+    keep_going: bool,
+    expect_claims: bool,
+    as_json: bool,
+) -> int:
+    """Search for a schedule that fails, minimise what is found and save it.
+
+    Each mitigation is searched under each engine, over all scenarios in turn, until a bug is found or its share of
+    the budget is used up. Verdict `safe` means that none was found, no more. Ctrl-C ends the search and keeps what
+    has been found.
+
+    \b
+    fuzzvm fuzz --mitigation none --seconds 20
+    fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
+    """
+    cells = _cells(mitigation_names, scenario_names, memory, engine_names)
+    store.check_writable(corpus)
+    if seconds is None and runs is None:
+        seconds = DEFAULT_SECONDS
+    budget = split_budget(Budget(seconds, runs), cells)
+    results = _search(cells, _Settings(budget, seed, corpus, keep_going))
+    if as_json:
+        print_json(_to_json(results))
+    else:
+        _print_results(results)
+    if any(result.interrupted for result in results):
+        return 130
+    if expect_claims:
+        return 1 if any(result.as_expected is False for result in results) else 0
+    return 1 if any(result.findings for result in results) else 0
+
+
+def _cells(
+    mitigation_names: tuple[str, ...],
+    scenario_names: tuple[str, ...],
+    memory: str | None,
+    engine_names: tuple[str, ...],
+) -> list[Cell]:
+    chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
+    for engine in chosen:
+        if lacks := engine.unavailable():
+            raise click.UsageError(lacks)
+    return [
+        Cell(name, mitigation, engine, scenarios(scenario_names), memory)
+        for name, mitigation in mitigations(mitigation_names)
+        for engine in chosen
+    ]
+
+
+def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    results: list[CellResult] = []
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
+        for cell in cells:
+            task = progress.add_task(f"{cell.mitigation_name} / {cell.engine.name}", total=1.0, figures="")
+
+            def on_search(search: Search, task: Any = task) -> None:
+                done = [
+                    used / limit
+                    for used, limit in (
+                        (search.seconds, search.budget.seconds),
+                        (float(search.runs), search.budget.runs),
+                    )
+                    if limit
+                ]
+                figures = f"{search.runs} runs, {search.runs / max(search.seconds, 1e-9):.0f}/s"
+                if search.pairs:
+                    figures += f", {search.pairs} pairs"
+                progress.update(task, completed=min(1.0, max(done, default=0.0)), figures=figures)
+
+            def on_minimise(name: str, task: Any = task) -> None:
+                progress.update(task, figures=f"minimising: {name}")
+
+            result = run_cell(
+                cell,
+                settings.budget,
+                settings.seed,
+                settings.corpus,
+                keep_going=settings.keep_going,
+                on_search=on_search,
+                on_minimise=on_minimise,
+            )
+            results.append(result)
+            progress.remove_task(task)
+            if result.interrupted:
+                break
+    return results
+
+
+def _print_results(results: list[CellResult]) -> None:
+    print_table(
+        ("mitigation", "engine", "runs", "runs/s", "first bug at run", "verdict", "as claimed"),
+        [
+            (
+                result.cell.mitigation_name,
+                result.cell.engine.name,
+                str(result.search.runs),
+                f"{result.search.runs / max(result.seconds, 1e-9):.0f}",
+                str(result.runs_to_first_bug or "-"),
+                result.verdict if result.findings else "none found",
+                {True: "yes", False: "NO", None: "-"}[result.as_expected],
+            )
+            for result in results
+        ],
+    )
+    for result in results:
+        for finding in result.findings:
+            case = finding.minimised.case
+            click.echo(
+                f"\n{result.cell.mitigation_name}, {result.cell.engine.name}: {case.expect} "
+                f"({context_switches(case.schedule)} context switches, {len(case.schedule)} steps, "
+                f"{finding.minimised.how}; found in {finding.scenario})"
+            )
+            if finding.path is not None:
+                own = f" --mitigation {case.mitigation}" if ".py:" in case.mitigation else ""
+                click.echo(f"  {'saved' if finding.new else 'known'}: fuzzvm explain {shell_path(finding.path)}{own}")
+    if any(result.interrupted for result in results):
+        click.echo("\nended by Ctrl-C before the budget was used up", err=True)
+
+
+def _to_json(results: list[CellResult]) -> dict[str, Any]:
+    findings = [finding for result in results for finding in result.findings]
+    first = [result.runs_to_first_bug for result in results if result.runs_to_first_bug is not None]
+    return {
+        "verdict": "bug" if findings else "safe",
+        "bug": findings[0].minimised.case.expect.error if findings else None,
+        "runs": sum(result.search.runs for result in results),
+        "steps": sum(result.search.steps for result in results),
+        "seconds": round(sum(result.seconds for result in results), 3),
+        "runs_to_first_bug": first[0] if first else None,
+        "saved": [str(finding.path) for finding in findings if finding.path is not None],
+        "interrupted": any(result.interrupted for result in results),
+        "searches": [
+            {
+                "mitigation": result.cell.mitigation_name,
+                "engine": result.cell.engine.name,
+                "verdict": result.verdict,
+                "expected": result.cell.expected,
+                "as_expected": result.as_expected,
+                "runs": result.search.runs,
+                "steps": result.search.steps,
+                "seconds": round(result.seconds, 3),
+                "runs_to_first_bug": result.runs_to_first_bug,
+                "findings": [
+                    {
+                        "bug": finding.minimised.case.expect.error,
+                        "function": finding.minimised.case.expect.function,
+                        "scenario": finding.scenario,
+                        "message": finding.message,
+                        "proven_minimal": finding.minimised.proven,
+                        "context_switches": context_switches(finding.minimised.case.schedule),
+                        "steps": len(finding.minimised.case.schedule),
+                        "saved": None if finding.path is None else str(finding.path),
+                    }
+                    for finding in result.findings
+                ],
+            }
+            for result in results
+        ],
+    }

@@ -1,0 +1,61 @@
+"""`fuzzvm replay PATH…`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fuzzvm.cli.common import json_option, print_json
+from fuzzvm.corpus import store
+from fuzzvm.corpus.format import read
+from fuzzvm.corpus.replay import ReplayResult
+from fuzzvm.corpus.replay import replay as replay_case
+from fuzzvm.mitigations import registry
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option(
+    "--mitigation",
+    "-m",
+    "mitigation_name",
+    metavar="NAME|FILE.py:CLASS",
+    help="Run under this mitigation instead of the one that each file names.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print only what is not as expected.")
+@json_option
+def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as_json: bool) -> int:
+    """Replay corpus files, or every one below a folder, against their expected outcome.
+
+    A file that a schedule no longer fits is reported and counts as not as expected.
+    """
+    given = None if mitigation_name is None else registry.get(mitigation_name)
+    files = list(store.find(paths))
+    results: list[tuple[Path, ReplayResult]] = []
+    for path in files:
+        result = replay_case(read(path), given)
+        results.append((path, result))
+        if not as_json and not (quiet and result.as_expected):
+            click.echo(f"{path}: {'ok, ' + str(result.got) if result.as_expected else result.problem}")
+    wrong = sum(not result.as_expected for _, result in results)
+    if as_json:
+        print_json(
+            {
+                "replayed": len(results),
+                "not_as_expected": wrong,
+                "results": [
+                    {
+                        "file": str(path),
+                        "as_expected": result.as_expected,
+                        "verdict": None if result.got is None else result.got.verdict,
+                        "bug": result.got.error or None if result.got is not None else None,
+                        "problem": result.problem or None,
+                    }
+                    for path, result in results
+                ],
+            }
+        )
+    elif not quiet:
+        click.echo(f"{len(results)} replayed, {wrong} not as expected")
+    return 1 if wrong else 0

@@ -1,0 +1,157 @@
+"""A campaign: searches cells (a mitigation under an engine), minimises what they find and saves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fuzzvm.corpus import store
+from fuzzvm.corpus.format import Expectation, TestCase, read
+from fuzzvm.corpus.replay import replay
+from fuzzvm.explore.engines import Budget, Engine, Found, Search
+from fuzzvm.explore.minimise import Minimised, minimise
+from fuzzvm.kernel.hooks import Mitigation, Verdict
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System, default_memory
+
+
+class NotReproducibleError(Exception):
+    """A failing run did not fail again: something in fuzzvm or in the mitigation depends on more than the schedule."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one search is about. `memory` None means that of each scenario's architecture."""
+
+    mitigation_name: str
+    mitigation: type[Mitigation]
+    engine: Engine
+    scenarios: tuple[Scenario, ...]
+    memory: str | None = None
+
+    @property
+    def expected(self) -> Verdict | None:
+        """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
+        claims = [scenario.expected(self.mitigation) for scenario in self.scenarios]
+        if "bug" in claims:
+            return "bug"
+        return None if None in claims else "safe"
+
+    def systems(self) -> list[System]:
+        """Return the systems to search. Raises ScenarioError."""
+        return [
+            System(scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name)
+            for scenario in self.scenarios
+        ]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A minimal failing test case, the name of the scenario that it was found in, and where it was saved."""
+
+    minimised: Minimised
+    scenario: str
+    message: str
+    path: Path | None
+    new: bool
+    claimed_safe: bool
+
+
+@dataclass
+class CellResult:
+    """What came of a cell. `interrupted` says that the user ended it before its budget was used up."""
+
+    cell: Cell
+    search: Search
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """`bug` where one was found; `safe` means that none was found within the budget, no more."""
+        return "bug" if self.findings else "safe"
+
+    @property
+    def runs_to_first_bug(self) -> int | None:
+        """Which run failed first, counted from 1."""
+        return self.search.found[0].run if self.search.found else None
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the verdict is the claimed one, and no scenario claimed safe has failed; None without a claim."""
+        if any(finding.claimed_safe for finding in self.findings):
+            return False
+        return None if self.cell.expected is None else self.verdict == self.cell.expected
+
+
+def run_cell(
+    cell: Cell,
+    budget: Budget,
+    seed: int,
+    corpus: Path | None,
+    *,
+    keep_going: bool = False,
+    on_search: Callable[[Search], None] = lambda search: None,
+    on_minimise: Callable[[str], None] = lambda name: None,
+) -> CellResult:
+    """Search a cell, minimise and save its findings, and return what came of it.
+
+    Ctrl-C ends the search; what it has found until then is still minimised and saved. Raises ScenarioError,
+    ProgramError for a broken mitigation, CorpusError where the corpus cannot be read or written.
+    """
+    systems = cell.systems()
+    seeds = seed_runs(corpus)
+    search = Search(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
+    result = CellResult(cell, search)
+    try:
+        cell.engine.search(systems, seed, search)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    result.seconds = search.seconds
+    for found in search.found:
+        result.findings.append(_finding(cell, found, seed, corpus, on_minimise))
+    return result
+
+
+def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...], ...]]]:
+    """Return the runs that a search may begin with: those of a corpus, and of a folder `seeds` beside it."""
+    if corpus is None:
+        return []
+    folders = [folder for folder in (corpus, corpus.parent / "seeds") if any(folder.rglob(f"*{store.SUFFIX}"))]
+    cases = [read(path) for path in store.find(folders)]
+    return [(case.scenario, case.schedule) for case in cases]
+
+
+def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimise: Callable[[str], None]) -> Finding:
+    system, execution = found.system, found.execution
+    scenario = system.scenario
+    case = TestCase(scenario, cell.mitigation_name, system.memory, execution.schedule, Expectation.of(execution))
+    if not replay(case, cell.mitigation).as_expected:
+        raise NotReproducibleError(
+            f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
+            f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
+        )
+    minimised = minimise(case, cell.mitigation, progress=on_minimise)
+    origin = (
+        f"found by {cell.engine.name}, seed {seed}, run {found.run}"
+        + (f", in scenario {scenario.name}" if scenario.name else "")
+        + f"; {minimised.how}"
+    )
+    minimised = minimised.with_origin(origin)
+    message = execution.failure.message if execution.failure is not None else ""
+    claimed_safe = scenario.expected(cell.mitigation) == "safe"
+    if corpus is None:
+        return Finding(minimised, scenario.name, message, None, False, claimed_safe)
+    path, new = store.save(minimised.case, corpus)
+    return Finding(minimised, scenario.name, message, path, new, claimed_safe)
+
+
+def split_budget(budget: Budget, cells: Sequence[Cell]) -> Budget:
+    """Return what each cell may use of a budget that holds for all of them together."""
+    if not cells:
+        return budget
+    seconds = None if budget.seconds is None else budget.seconds / len(cells)
+    runs = None if budget.runs is None else max(1, budget.runs // len(cells))
+    return Budget(seconds, runs)

@@ -1,0 +1,131 @@
+"""Operations in words that a kernel developer uses: `write pmd[1] = none`."""
+
+from __future__ import annotations
+
+from fuzzvm.kernel.pgtable import (
+    PROT_EXEC,
+    PROT_WRITE,
+    StaticLabel,
+    TableLabel,
+    pxd_leaf,
+    pxd_none,
+    pxd_pfn,
+    pxd_pgprot,
+    pxd_pgtable,
+    pxd_table,
+)
+from fuzzvm.kernel.rwsem import RwsemState, rwsem_state
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import (
+    Alloc,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Order,
+    Rmw,
+    Store,
+    Tlbi,
+    Value,
+    offset_of,
+)
+from fuzzvm.machine.trace import TraceStep
+
+
+class Describer:
+    """Describes the steps of one machine's run."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def place(self, address: int) -> str:
+        """Return what a location is called: `pmd[1]` in its table, or the name of a lock, key or site."""
+        allocation = self._machine.allocator.lookup(address)
+        if allocation is None:
+            return f"{address:#x}"
+        if isinstance(allocation.label, TableLabel):
+            return f"{allocation.label.level.name.lower()}[{offset_of(address)}]"
+        return str(allocation.label)
+
+    def entry(self, value: Value) -> str:
+        """Return what a page-table entry says."""
+        if not isinstance(value, int) or pxd_none(value):
+            return "none"
+        if pxd_table(value):
+            allocation = self._machine.allocator.lookup(pxd_pgtable(value))
+            return f"{value:#x}" if allocation is None else str(allocation.label).removeprefix("the ")
+        if pxd_leaf(value):
+            prot = pxd_pgprot(value)
+            letters = ("w" if prot & PROT_WRITE else "-") + ("x" if prot & PROT_EXEC else "-")
+            return f"pfn {pxd_pfn(value):#x} r{letters}"
+        return f"{value:#x}"
+
+    def value(self, address: int, value: Value) -> str:
+        """Return what a location's value means."""
+        allocation = self._machine.allocator.lookup(address)
+        if allocation is not None and isinstance(allocation.label, TableLabel):
+            return self.entry(value)
+        if isinstance(value, RwsemState):
+            return _rwsem(value)
+        return str(value)
+
+    def step(self, step: TraceStep) -> str:
+        """Return what a step did, in a few words."""
+        op = step.op
+        match op:
+            case None:
+                return "memory: a buffered store becomes visible"
+            case Load():
+                return f"read {self.place(op.address)} = {self.value(op.address, step.response)}{_order(op.order)}"
+            case Store():
+                return f"write {self.place(op.address)} = {self.value(op.address, op.value)}{_order(op.order)}"
+            case Rmw():
+                return self._rmw(op, step.response)
+            case Await():
+                return f"{self.place(op.address)} is granted"
+            case Fence():
+                return op.kind.value
+            case CacheMaintenance():
+                return f"{op.operation.value} {self.place(op.address)}"
+            case Tlbi():
+                return f"{'' if op.operation.startswith('inv') else 'tlbi '}{op.operation} {op.virtual_address:#x}"
+            case Fetch():
+                return f"fetch {self.place(op.address)}: {'branch' if step.response else 'nop'}"
+            case InterruptAll():
+                return "ipi to all CPUs"
+            case Alloc():
+                return f"alloc {str(op.label).removeprefix('the ')}"
+            case Free():
+                allocation = self._machine.allocator.lookup(op.address)
+                return f"free {str(allocation.label if allocation else op.address).removeprefix('the ')}"
+
+    def _rmw(self, op: Rmw, old: Value) -> str:
+        allocation = self._machine.allocator.lookup(op.address)
+        new = op.update(old)
+        place = self.place(op.address)
+        if isinstance(new, RwsemState):
+            before = rwsem_state(old)
+            queued = len(new.waiters) > len(before.waiters)
+            return f"{place}: {'queue' if queued else _rwsem(new)}{_order(op.order)}"
+        if allocation is not None and isinstance(allocation.label, StaticLabel) and op.when is not None:
+            return f"take {place}"
+        return f"{place}: {self.value(op.address, old)} -> {self.value(op.address, new)}{_order(op.order)}"
+
+
+def _order(order: Order) -> str:
+    return "" if order is Order.PLAIN else f" ({order.value})"
+
+
+def _rwsem(sem: RwsemState) -> str:
+    parts = []
+    if sem.writer is not None:
+        parts.append(f"CPU {sem.writer} writes")
+    if sem.readers:
+        parts.append(f"CPU {', '.join(map(str, sem.readers))} read" + ("s" if len(sem.readers) == 1 else ""))
+    if sem.waiters:
+        waiting = ", ".join(f"CPU {cpu} to {'write' if write else 'read'}" for cpu, write in sem.waiters)
+        parts.append(f"waiting: {waiting}")
+    return "; ".join(parts) or "free"

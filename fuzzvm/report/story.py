@@ -1,0 +1,143 @@
+"""The story of a run: what went wrong, who did what to the table that it is about, and every step on its lane.
+
+Neutral to how it is shown; `text` prints it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.corpus.replay import ending, run
+from fuzzvm.kernel.errors import DESCRIPTIONS
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.allocator import Allocation
+from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import offset_of
+from fuzzvm.machine.schedule import context_switches
+from fuzzvm.machine.trace import TraceStep, digest
+from fuzzvm.report.describe import Describer
+from fuzzvm.scenario.calls import Output
+
+
+@dataclass(frozen=True, slots=True)
+class StoryStep:
+    """One step: its number, the CPU's lane, the functions that the CPU is in (innermost first), and what it did.
+
+    `guilty` marks the steps that the error is made of; `output` is what a debugfs file returned after this step.
+    """
+
+    number: int
+    cpu: int
+    stack: tuple[str, ...]
+    text: str
+    guilty: bool
+    output: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableEvent:
+    """What happened to the table that the error is about: `what` it was, in which step (0 at boot), by whom."""
+
+    what: str
+    step: int
+    cpu: int | None
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run told. `failure` is None where nothing went wrong; `events` are in the order in which they happened."""
+
+    case: TestCase
+    failure: Failure | None
+    headline: str
+    events: tuple[TableEvent, ...]
+    steps: tuple[StoryStep, ...]
+    switches: int
+    digest: str
+
+
+def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
+    """Run a test case and return its story. Raises ScheduleError where its schedule does not fit."""
+    machine, execution = run(case, mitigation, tracing=True)
+    trace = machine.trace or []
+    failure = execution.failure
+    guilty = _guilty_steps(machine, trace, failure)
+    describer = Describer(machine)
+    steps = tuple(
+        StoryStep(
+            step.number,
+            step.cpu,
+            step.stack,
+            _failing_text(machine, describer, step)
+            if failure is not None and step.number == failure.step and failure.object_number is not None
+            else describer.step(step),
+            step.number in guilty,
+            tuple(note for note in step.annotations if isinstance(note, Output)),
+        )
+        for step in trace
+    )
+    return Story(
+        case=case,
+        failure=failure,
+        headline="no error" if failure is None else DESCRIPTIONS[failure.error],
+        events=_events(machine, trace, failure),
+        steps=steps,
+        switches=context_switches(execution.schedule),
+        digest=digest(trace, ending(failure)),
+    )
+
+
+def _object(machine: Machine, failure: Failure | None) -> Allocation | None:
+    if failure is None or failure.object_number is None:
+        return None
+    return machine.allocator.allocations[failure.object_number]
+
+
+def _guilty_steps(machine: Machine, trace: list[TraceStep], failure: Failure | None) -> set[int]:
+    """Return the steps that an error is made of: the free and the use, or the last step of each CPU in a cycle."""
+    if failure is None:
+        return set()
+    if failure.error == "deadlock":
+        waiting = {cpu for cpu in range(machine.memory.cpus) if machine.pending(cpu) is not None}
+        return {max((s.number for s in trace if s.cpu == cpu), default=0) for cpu in waiting}
+    guilty = {failure.step}
+    allocation = _object(machine, failure)
+    if allocation is not None and allocation.number in machine.allocator.dead:
+        guilty.add(machine.allocator.dead[allocation.number])
+    return guilty
+
+
+def _events(machine: Machine, trace: list[TraceStep], failure: Failure | None) -> tuple[TableEvent, ...]:
+    allocation = _object(machine, failure)
+    if allocation is None:
+        return ()
+    events = [_event("allocated", allocation.allocated_at, trace)]
+    freed_at = machine.allocator.dead.get(allocation.number)
+    if freed_at is not None:
+        events.append(_event("freed", freed_at, trace))
+        owner = machine.allocator.owner(allocation.frame)
+        if owner.number != allocation.number:
+            events.append(_event(f"handed out again as {owner.label}", owner.allocated_at, trace))
+    return tuple(events)
+
+
+def _event(what: str, number: int, trace: list[TraceStep]) -> TableEvent:
+    if number == 0:
+        return TableEvent(what, 0, None, ())
+    step = trace[number - 1]
+    return TableEvent(what, number, step.cpu, step.stack)
+
+
+def _failing_text(machine: Machine, describer: Describer, step: TraceStep) -> str:
+    """Return what the failing step tried: it has no response to tell of."""
+    address = getattr(step.op, "address", None)
+    if address is None or machine.allocator.lookup(address) is None:
+        return describer.step(step)
+    name = type(step.op).__name__.lower()
+    verb = {"load": "read", "store": "write", "await": "wait for", "rmw": "update"}.get(name, name)
+    allocation = machine.allocator.lookup(address)
+    label = str(allocation.label).removeprefix("the ") if allocation is not None else ""
+    return f"{verb} entry {offset_of(address)} of {label}" if verb != "free" else f"free {label}"
