@@ -11,7 +11,7 @@ from types import CodeType, TracebackType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
-from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, Failure, ModelError, ProgramError
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, Failure, ModelError, ProgramError
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -123,7 +123,7 @@ class Machine:
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
-            if self._blocked(op):
+            if self._blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
 
@@ -183,7 +183,7 @@ class Machine:
         agents = self.memory.agents()
         if not self._waiting:
             return [*self._running, *agents] if agents else self._running
-        ready = [cpu for cpu in self._running if cpu not in self._waiting or not self._blocked(self._pending[cpu])]
+        ready = [cpu for cpu in self._running if cpu not in self._waiting or not self._blocked(cpu, self._pending[cpu])]
         return [*ready, *agents]
 
     def step(self, agent: int, choose: Choose) -> None:
@@ -270,7 +270,11 @@ class Machine:
         allocation = self.allocator.lookup(op.address)
         if self.observer is not None and allocation is not None and allocation.number not in self.allocator.dead:
             self.observer.freeing(cpu, allocation)
-        self.allocator.free(op.address, self.steps)
+        freed = self.allocator.free(op.address, self.steps)
+        for other in self.memory.in_flight(op.address):
+            if other != cpu:
+                message = f"read of {freed.label} by CPU {other}, which may take place after this free of it"
+                raise ModelError(USE_AFTER_FREE_READ, message, address=op.address)
 
     # Inner parts
 
@@ -326,15 +330,15 @@ class Machine:
             self._annotations.clear()
             self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes))
 
-    def _blocked(self, op: Operation | None) -> bool:
+    def _blocked(self, cpu: int, op: Operation | None) -> bool:
         if isinstance(op, Await | Rmw) and op.when is not None:
-            return not op.when(self.memory.peek(op.address))
+            return not op.when(self.memory.visible(cpu, op.address))
         return False
 
     def _blockers(self, cpu: int) -> tuple[int, ...]:
         op = self._pending[cpu]
         if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self.memory.peek(op.address))
+            return op.when.blocked_by(self.memory.visible(cpu, op.address))
         return ()
 
     def _finish(self) -> None:

@@ -1,6 +1,6 @@
 """Memory models: what a load may return, when a store is seen. One file a model.
 
-A model is found by its module's name in this package: `sc`, later `tso` and `arm64`.
+A model is found by its module's name in this package: `sc`, `tso`, `arm64`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ class MemoryModel(ABC):
 
     @abstractmethod
     def peek(self, address: Address) -> Value:
-        """Return a location's latest value in coherence order: for oracles, and for whether a waiter may go on."""
+        """Return a location's latest value that every CPU can see: for oracles."""
+
+    def visible(self, cpu: int, address: Address) -> Value:
+        """Return a location's latest value that a CPU can see: whether a waiter may go on."""
+        return self.peek(address)
+
+    def in_flight(self, address: Address) -> tuple[int, ...]:
+        """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
+        return ()
 
     @abstractmethod
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:

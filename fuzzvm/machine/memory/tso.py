@@ -56,13 +56,14 @@ class TotalStoreOrder(MemoryModel):
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
 
-    def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
-        if isinstance(op, Await):
-            self._drain(cpu)
-        for address, value in reversed(self._buffers[cpu]):
-            if address == op.address:
+    def visible(self, cpu: int, address: Address) -> Value:
+        for buffered, value in reversed(self._buffers[cpu]):
+            if buffered == address:
                 return value
-        return self._cells.get(op.address, 0)
+        return self._cells.get(address, 0)
+
+    def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        return self.visible(cpu, op.address)
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
         self._buffers[cpu] = (*self._buffers[cpu], (op.address, op.value))

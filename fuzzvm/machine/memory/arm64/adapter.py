@@ -10,8 +10,9 @@ view of the last load whose value pointed there is remembered; `points_to` tells
 What is left out, and in which direction it errs:
 
 - Load buffering: a store is never seen before a load that precedes it in its program has returned. Missed bugs, where
-  a plain store overtakes earlier loads. The use of freed memory is the exception: `in_flight` names the CPUs whose
-  earlier loads of an object nothing has ordered yet, so that freeing it is seen to race with them.
+  a plain store overtakes earlier loads. The use of freed memory is the exception: `in_flight` names the CPUs that
+  have stored since they loaded from an object, with nothing to order the two, so that a free of it that follows from
+  the store is seen to race with the load.
 - The store half of an atomic takes its place together with the load half. Missed bugs, where a later store of the
   same CPU is seen before a lock is seen taken by a load that does not take the lock.
 - Control dependencies of loads on ISB are not known, since a program's branches are not seen; an ISB waits for
@@ -77,6 +78,14 @@ class Pending:
         return self.order in RELEASES or self.epoch > earlier.epoch
 
 
+_ORDERED: dict[Barrier, frozenset[int]] = {
+    Barrier.DMB_ISH: frozenset({STORE, CLEAN}),
+    Barrier.DSB_ISH: frozenset({STORE, CLEAN, INVALIDATE}),
+    Barrier.DSB_ISHST: frozenset({STORE}),
+}
+"""The kinds of message that a barrier orders before everything, or all that is visible, after it."""
+
+
 class Arm64(MemoryModel):
     """AArch64 memory under a machine."""
 
@@ -91,7 +100,10 @@ class Arm64(MemoryModel):
         self._pending: list[tuple[Pending, ...]] = [() for _ in range(cpus)]
         self._epochs = [0] * cpus
         self._learned: list[dict[int, int]] = [{} for _ in range(cpus)]
-        self._in_flight: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
+        self._loads: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
+        """Objects that each CPU has loaded from since it last ordered its loads before what follows."""
+        self._overtaken: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
+        """Those of them that a store of the CPU has followed, which nothing keeps from being seen first."""
 
     def copy(self) -> Arm64:
         other = Arm64(self.cpus)
@@ -101,7 +113,8 @@ class Arm64(MemoryModel):
         other._pending = list(self._pending)
         other._epochs = list(self._epochs)
         other._learned = [dict(learned) for learned in self._learned]
-        other._in_flight = list(self._in_flight)
+        other._loads = list(self._loads)
+        other._overtaken = list(self._overtaken)
         return other
 
     def key(self) -> tuple[object, ...]:
@@ -113,16 +126,20 @@ class Arm64(MemoryModel):
             tuple(self._pending),
             tuple(self._epochs),
             tuple(frozenset(learned.items()) for learned in self._learned),
-            tuple(self._in_flight),
+            tuple(self._loads),
+            tuple(self._overtaken),
         )
 
     def peek(self, address: Address) -> Value:
         return self._timeline.latest(address)
 
+    def visible(self, cpu: int, address: Address) -> Value:
+        own = self._forwarded(cpu, address)
+        return self._timeline.latest(address) if own is None else own.value
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
-        """Return the CPUs that have loaded from the object at `address` and have ordered nothing after that."""
         number = object_of(address)
-        return tuple(cpu for cpu, objects in enumerate(self._in_flight) if number in objects)
+        return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
 
     # Operations
 
@@ -132,28 +149,24 @@ class Arm64(MemoryModel):
         dependency = self._learned[cpu].get(object_of(address), 0)
         if op.order in (Order.ACQUIRE, Order.ACQUIRE_RELEASE):
             self._put_releases(cpu)
-        waiting = type(op) is Await
-        own = None if waiting else self._forwarded(cpu, address)
-        if waiting:
-            self._put_address(cpu, address)
+        own = self._forwarded(cpu, address)
         floor = views.load_floor(address, dependency, op.order)
         if own is not None:
             source = views.cells[address].own if address in views.cells else 0
             value = own.value
         else:
             sources = views.sources(self._timeline, address, floor)
-            way = 0 if waiting or len(sources) == 1 else choose(len(sources))
-            source = sources[way]
+            # A wait has ended: it reads what ended it.
+            source = sources[0 if len(sources) == 1 or isinstance(op, Await) else choose(len(sources))]
             value = self._timeline.value(address, source)
         loaded = views.loaded(address, source, floor, dependency, op.order)
         self._learn(cpu, value, loaded.view)
         if op.order not in ACQUIRES:
-            self._in_flight[cpu] |= {object_of(address)}
+            self._loads[cpu] |= {object_of(address)}
         return value
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
-        if op.order in RELEASES:
-            self._in_flight[cpu] = frozenset()
+        self._overtake(cpu, op.order)
         dependency = self._learned[cpu].get(object_of(op.address), 0)
         self._execute(cpu, Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency), choose)
 
@@ -162,12 +175,12 @@ class Arm64(MemoryModel):
         address = op.address
         if op.order in RELEASES:
             self._put_all(cpu)
-            self._in_flight[cpu] = frozenset()
         else:
             self._put_address(cpu, address)
             if op.order is Order.ACQUIRE:
                 self._put_releases(cpu)
         dependency = self._learned[cpu].get(object_of(address), 0)
+        self._overtake(cpu, op.order)
         load_order = op.order if op.order in ACQUIRES else Order.PLAIN
         floor = views.load_floor(address, dependency, load_order)
         source = views.sources(self._timeline, address, floor)[0]
@@ -190,11 +203,11 @@ class Arm64(MemoryModel):
         kind = op.kind
         if kind is Barrier.DMB_ISHST:
             self._epochs[cpu] += 1
-        elif kind in (Barrier.DMB_ISH, Barrier.DSB_ISH, Barrier.DSB_ISHST):
+        elif kind in _ORDERED:
             # The barrier is executed once what it orders is in place; put there earlier, it was the agent's choice.
-            self._put(cpu, lambda pending: pending.kind != INVALIDATE or kind is Barrier.DSB_ISH)
+            self._put(cpu, _ORDERED[kind])
         if kind in (Barrier.DMB_ISH, Barrier.DMB_ISHLD, Barrier.DSB_ISH, Barrier.DSB_ISHLD):
-            self._in_flight[cpu] = frozenset()
+            self._order_loads(cpu)
         views.fence(kind)
         if kind is Barrier.DSB_ISH and views.invalidations:
             self._timeline = self._timeline.extend(Message(COMPLETE, cpu, None, views.invalidations))
@@ -213,7 +226,7 @@ class Arm64(MemoryModel):
             # acquire and release order it after the sender and the sender's return after it (kernel/smp.c).
             for other in range(self.cpus):
                 self._put_all(other)
-                self._in_flight[other] = frozenset()
+                self._order_loads(other)
                 self._views[other].interrupted(len(self._timeline))
         elif isinstance(op, CacheMaintenance):
             kind = CLEAN if op.operation is CacheOperation.DC_CVAU else INVALIDATE
@@ -243,7 +256,8 @@ class Arm64(MemoryModel):
         self._timeline = Timeline(self._timeline.contents())
         self._views = [Views() for _ in range(self.cpus)]
         self._learned = [{} for _ in range(self.cpus)]
-        self._in_flight = [frozenset() for _ in range(self.cpus)]
+        for cpu in range(self.cpus):
+            self._order_loads(cpu)
 
     # Inner parts
 
@@ -281,36 +295,27 @@ class Arm64(MemoryModel):
         else:
             views.invalidated(timestamp)
 
-    def _put(self, cpu: int, chosen: Callable[[Pending], bool]) -> None:
-        """Put the pending messages that `chosen` picks on the timeline, oldest first."""
-        index = 0
-        while index < len(self._pending[cpu]):
-            if chosen(self._pending[cpu][index]):
-                self._take(cpu, index)
-            else:
-                index += 1
+    def _put(self, cpu: int, kinds: frozenset[int]) -> None:
+        """Put the pending messages of some kinds on the timeline, oldest first, with what must precede them."""
+        self._put_chosen(cpu, lambda entry: entry.kind in kinds)
 
     def _put_all(self, cpu: int) -> None:
-        self._put(cpu, lambda pending: True)
+        self._put_chosen(cpu, lambda entry: True)
 
     def _put_address(self, cpu: int, address: Address) -> None:
-        """Put the pending messages of a location on the timeline, with what must precede them."""
-        while any(entry.address == address and entry.kind != INVALIDATE for entry in self._pending[cpu]):
-            self._put_through(cpu, lambda entry: entry.address == address and entry.kind != INVALIDATE)
+        self._put_chosen(cpu, lambda entry: entry.address == address and entry.kind != INVALIDATE)
 
     def _put_releases(self, cpu: int) -> None:
         """Put pending releases on the timeline: an acquire that follows waits for them."""
-        while any(entry.order in RELEASES for entry in self._pending[cpu]):
-            self._put_through(cpu, lambda entry: entry.order in RELEASES)
+        self._put_chosen(cpu, lambda entry: entry.order in RELEASES)
 
-    def _put_through(self, cpu: int, chosen: Callable[[Pending], bool]) -> None:
-        """Put the first pending message that `chosen` picks on the timeline, with what must precede it."""
-        pending = self._pending[cpu]
-        last = next(index for index, entry in enumerate(pending) if chosen(entry))
-        rest = pending[last + 1 :]
-        self._pending[cpu] = pending[: last + 1]
-        self._put_last(cpu)
-        self._pending[cpu] = (*self._pending[cpu], *rest)
+    def _put_chosen(self, cpu: int, chosen: Callable[[Pending], bool]) -> None:
+        while any(map(chosen, self._pending[cpu])):
+            pending = self._pending[cpu]
+            last = next(index for index, entry in enumerate(pending) if chosen(entry))
+            self._pending[cpu] = pending[: last + 1]
+            self._put_last(cpu)
+            self._pending[cpu] = (*self._pending[cpu], *pending[last + 1 :])
 
     def _forwarded(self, cpu: int, address: Address) -> Pending | None:
         """Return this CPU's last pending store to a location, which its loads read from."""
@@ -318,6 +323,17 @@ class Arm64(MemoryModel):
             if entry.kind == STORE and entry.address == address:
                 return entry
         return None
+
+    def _order_loads(self, cpu: int) -> None:
+        """Order the CPU's loads so far before everything that follows."""
+        self._loads[cpu] = self._overtaken[cpu] = frozenset()
+
+    def _overtake(self, cpu: int, order: Order) -> None:
+        """Execute a store of that order: a release follows the CPU's loads, any other may be seen before them."""
+        if order in RELEASES:
+            self._order_loads(cpu)
+        else:
+            self._overtaken[cpu] |= self._loads[cpu]
 
     def _learn(self, cpu: int, value: Value, view: int) -> None:
         number = self.points_to(value)
