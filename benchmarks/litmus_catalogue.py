@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import click
+
 from fuzzvm import litmus
 from fuzzvm.litmus.program import LitmusError
 
@@ -44,10 +46,10 @@ def main() -> int:
             slowest = max(slowest, (time.perf_counter() - started, title))
             if got != (row["observation"], row["states"]):
                 bad += 1
-                print(f"  {shelf} {title}: herd7 {row['observation']} {row['states']}, fuzzvm {got[0]} {got[1]}")
+                click.echo(f"  {shelf} {title}: herd7 {row['observation']} {row['states']}, fuzzvm {got[0]} {got[1]}")
         total_bad += bad
-        print(f"{shelf}: {len(tests) - bad} of {len(tests)} agree; slowest {slowest[1]} {slowest[0]:.2f} s")
-    print(f"{time.perf_counter() - begin:.1f} s")
+        click.echo(f"{shelf}: {len(tests) - bad} of {len(tests)} agree; slowest {slowest[1]} {slowest[0]:.2f} s")
+    click.echo(f"{time.perf_counter() - begin:.1f} s")
     return 1 if total_bad else 0
 
 

@@ -226,9 +226,7 @@ class Accesses:
 
         return step
 
-    def _compare_and_swap(
-        self, instruction: Instruction, following: Position, *, acquire: bool, release: bool
-    ) -> Step:
+    def _compare_and_swap(self, instruction: Instruction, following: Position, *, acquire: bool, release: bool) -> Step:
         target, mask = register(instruction.operands[0], instruction)
         number, _ = register(instruction.operands[1], instruction)
         (operand,) = instruction.operands[2:]

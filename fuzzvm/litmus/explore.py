@@ -159,8 +159,7 @@ class Explorer:
                 assert isinstance(value, int)
                 memory.append(value)
         return [
-            (*(value for outcome in combination for value in outcome), *memory)
-            for combination in product(*outcomes)
+            (*(value for outcome in combination for value in outcome), *memory) for combination in product(*outcomes)
         ]
 
     def _alone(self, cpu: int, timeline: Timeline) -> Alone | None:

@@ -192,9 +192,7 @@ class _Build(Transformer[Any, Any]):
 
     def negation(self, items: list[Any]) -> Condition:
         inner: Condition = items[1]
-        return Condition(
-            f"not ({inner.text})", inner.places, lambda state, resolve: not inner.holds(state, resolve)
-        )
+        return Condition(f"not ({inner.text})", inner.places, lambda state, resolve: not inner.holds(state, resolve))
 
     def conjunction(self, items: list[Condition]) -> Condition:
         if len(items) == 1:

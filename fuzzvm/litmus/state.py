@@ -115,8 +115,6 @@ class Run:
         messages = self.timeline.messages
         return any(timestamp <= floors[messages[timestamp - 1].kind] for timestamp in self.open)
 
-    def store_ways(
-        self, address: int, value: int, floor: int, source: int | None = None
-    ) -> list[tuple[Run, int]]:
+    def store_ways(self, address: int, value: int, floor: int, source: int | None = None) -> list[tuple[Run, int]]:
         """Return each way to put a store, as `put` does."""
         return self.put(STORE, address, value, floor, source)

@@ -1,4 +1,4 @@
-"""Random litmus programs: the explorer against an axiomatic oracle of its own, and sc, tso and arm64 against each other.
+"""Random litmus programs: the explorer against an axiomatic oracle, and sc, tso and arm64 against each other.
 
 The oracle enumerates candidate executions (reads-from and coherence) of straight-line programs and keeps those in which
 ordered-before is acyclic and the internal axioms hold, written down from Arm ARM B2.3 for the few instructions that
@@ -117,9 +117,7 @@ def text(program: Program) -> str:
                 else:
                     lines.append(f"{SWAPS[op.order]} W18,W{index},{where}")
         columns.append(lines)
-    rows = [
-        " | ".join(row) + ";" for row in itertools.zip_longest(*columns, fillvalue="")
-    ]
+    rows = [" | ".join(row) + ";" for row in itertools.zip_longest(*columns, fillvalue="")]
     initial = " ".join(f"{cpu}:X20=x; {cpu}:X21=y;" for cpu in range(len(program)))
     head = " | ".join(f"P{cpu}" for cpu in range(len(program)))
     shown = "".join(f"{cpu}:X{index};" for cpu, index in reads(program)) + "x;y;"
@@ -183,9 +181,7 @@ def dependent_forwarding(a: Event, b: Event, events: list[Event], thread: list[O
     """(addr | data); lmrs, and rmw; lmrs; [A | Q]: b loads what a store that depends on load a may forward."""
     if a.kind != "R" or b.kind != "R":
         return False
-    stores = [
-        e for e in events if e.cpu == b.cpu and e.kind == "W" and e.at < b.at and e.op.location == b.op.location
-    ]
+    stores = [e for e in events if e.cpu == b.cpu and e.kind == "W" and e.at < b.at and e.op.location == b.op.location]
     if not stores:
         return False
     last = max(stores, key=lambda e: e.at)

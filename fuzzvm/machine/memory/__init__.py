@@ -54,6 +54,10 @@ class MemoryModel(ABC):
         """Return a location's latest value that a CPU can see: whether a waiter may go on."""
         return self.peek(address)
 
+    def readable(self, cpu: int, address: Address) -> tuple[Value, ...]:
+        """Return every value that a plain load by a CPU may return now: for oracles of what a CPU may still see."""
+        return (self.visible(cpu, address),)
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
         """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
         return ()

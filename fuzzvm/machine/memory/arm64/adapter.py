@@ -137,6 +137,14 @@ class Arm64(MemoryModel):
         own = self._forwarded(cpu, address)
         return self._timeline.latest(address) if own is None else own.value
 
+    def readable(self, cpu: int, address: Address) -> tuple[Value, ...]:
+        own = self._forwarded(cpu, address)
+        if own is not None:
+            return (own.value,)
+        floor = self._views[cpu].load_floor(address, self._learned[cpu].get(object_of(address), 0), Order.PLAIN)
+        sources = self._views[cpu].sources(self._timeline, address, floor)
+        return tuple(self._timeline.value(address, source) for source in sources)
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
         number = object_of(address)
         return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
@@ -241,9 +249,7 @@ class Arm64(MemoryModel):
         cpu = agent - self.cpus
         pending = self._pending[cpu]
         ready = [
-            index
-            for index, entry in enumerate(pending)
-            if not any(entry.after(earlier) for earlier in pending[:index])
+            index for index, entry in enumerate(pending) if not any(entry.after(earlier) for earlier in pending[:index])
         ]
         self._take(cpu, ready[choose(len(ready)) if len(ready) > 1 else 0])
 

@@ -92,9 +92,7 @@ class Timeline:
                 for invalidation in message.value:
                     done[invalidation] = timestamp
         return [
-            (at, complete)
-            for at, complete in sorted(done.items())
-            if self.messages[at - 1].address in (address, None)
+            (at, complete) for at, complete in sorted(done.items()) if self.messages[at - 1].address in (address, None)
         ]
 
     def cleans(self, address: Hashable) -> list[int]:
