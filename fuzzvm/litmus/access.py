@@ -98,7 +98,7 @@ class Accesses:
                 if target is not None:
                     way.registers[target] = (_value(way, where, source) & mask, loaded.view, loaded.pick)
                 if exclusive:
-                    way.reservation = Reservation(where, source, loaded.at, loaded.pick)
+                    way.reservation = Reservation(where, source, loaded.at)
                 way.position = following
             return _ways(ways)
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
-from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.encoding import Encoding
 from fuzzvm.litmus.partial_order import redundant
-from fuzzvm.litmus.program import Code, Label, LitmusError, Name, Place, Test
+from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Test
 from fuzzvm.litmus.semantics import Compiler, Step
 from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, Run
 from fuzzvm.machine.memory.arm64.timeline import Message, Timeline
@@ -69,7 +69,8 @@ class Explorer:
                 raise LitmusError(f"no thread P{place.thread}", 1)
         self.places = tuple(sorted(places, key=lambda place: place.order))
         self._observed = [
-            [int(place.name[1:]) for place in self.places if place.thread == cpu] for cpu in range(len(test.threads))
+            [(int(place.name[1:]), place) for place in self.places if place.thread == cpu]
+            for cpu in range(len(test.threads))
         ]
         self._code: dict[Position, Step] = {}
         for owner in (*range(len(test.threads)), *(-1 - cpu for cpu in test.handlers)):
@@ -79,15 +80,8 @@ class Explorer:
     def _initialise(self) -> None:
         test = self._test
         for declaration in test.declarations:
-            if isinstance(declaration.value, Name) and declaration.value.text != "NOP":
-                self.values.location(declaration.value.text)
-            if declaration.place.thread is None:
-                self.values.location(declaration.place.name)
-            elif declaration.place.thread >= len(test.threads):
+            if declaration.place.thread is not None and declaration.place.thread >= len(test.threads):
                 raise LitmusError(f"no thread P{declaration.place.thread}", declaration.line)
-        for place in (*test.condition.places, *test.locations):
-            if place.thread is None:
-                self.values.location(place.name)
         for declaration in test.declarations:
             value = 0 if declaration.value is None else self.values.constant(declaration.value, declaration.line)
             place = declaration.place
@@ -97,6 +91,11 @@ class Explorer:
                 self._registers[place.thread][int(place.name[1:])] = (value, 0, 0)
             if isinstance(declaration.value, Label):
                 self._expose(declaration.value, declaration.line)
+        for cpu, thread in enumerate(test.threads):
+            for instruction in thread.code:
+                for operand in instruction.operands:
+                    if instruction.mnemonic == "ADR" and isinstance(operand, Name) and operand.text in thread.labels:
+                        self._expose(Label(cpu, operand.text), instruction.line)
         # In order: encodings of instructions that are no NOP or B are numbered as they come.
         for declaration in test.declarations:
             if isinstance(declaration.value, Code):
@@ -157,7 +156,7 @@ class Explorer:
             if place.thread is None:
                 value = timeline.latest(self.values.location(place.name))
                 assert isinstance(value, int)
-                memory.append(value)
+                memory.append(self.values.final(place, value))
         return [
             (*(value for outcome in combination for value in outcome), *memory) for combination in product(*outcomes)
         ]
@@ -171,37 +170,50 @@ class Explorer:
         outcomes: set[Outcome] = set()
         certified = False
         stack = [Run(cpu, self._registers[cpu].copy(), timeline)]
+        looped: set[object] = set()
         while stack:
             run = stack.pop()
-            ended = self._advance(run, stack)
+            ended = self._advance(run, stack, looped)
             if ended is None or run.open:
                 continue
             certified = True
             for message, floor in run.candidates:
                 candidates[message] = max(floor, candidates.get(message, 0))
             if ended and len(run.timeline) == run.base:
-                outcomes.add(tuple(run.registers[number][0] for number in self._observed[cpu]))
+                outcomes.add(
+                    tuple(self.values.final(place, run.registers[number][0]) for number, place in self._observed[cpu])
+                )
         self._known[key] = Alone(candidates, frozenset(outcomes)) if certified else None
         return self._known[key]
 
-    def _advance(self, run: Run, stack: list[Run]) -> bool | None:
-        """Run on; return True at the end of the code, False where it is cut, None where the ways were stacked."""
+    def _advance(self, run: Run, stack: list[Run], looped: set[object]) -> bool | None:
+        """Run on. Return True at the end of the code, None where the ways to go on were put on the stack.
+
+        Return False where the run is not followed further: after `MAX_STEPS`, or back in a state of a loop that
+        `looped` holds, whose continuations are explored already.
+        """
         code = self._code
         while True:
-            run.steps += 1
-            if run.steps > MAX_STEPS:
-                self.cut = True
-                return False
-            if run.position in self._fetched:
+            position = run.position
+            if position in self._fetched:
                 ways = self._fetch(run)
             else:
-                step = code.get(run.position)
+                step = code.get(position)
                 if step is None:
                     return True
                 ways = step(run)
             if ways is not None:
                 stack.extend(ways)
                 return None
+            if run.position <= position:
+                key = run.key()
+                if key in looped:
+                    return False
+                looped.add(key)
+            run.steps += 1
+            if run.steps > MAX_STEPS:
+                self.cut = True
+                return False
 
     def _fetch(self, run: Run) -> list[Run] | None:
         address = self.values.code_address(*run.position)
@@ -246,11 +258,11 @@ class Explorer:
         return None
 
 
-def resolver(explorer: Explorer) -> Callable[[object], int]:
-    """Return the function that gives a condition's constants their values."""
+def resolver(explorer: Explorer) -> Callable[[Place, Constant], int]:
+    """Return the function that gives a condition's constants their values, as the types of their places have them."""
 
-    def resolve(constant: object) -> int:
-        return explorer.values.constant(constant, 1) & MASK64  # type: ignore[arg-type]
+    def resolve(place: Place, constant: Constant) -> int:
+        return explorer.values.final(place, explorer.values.constant(constant, 1))
 
     return resolve
 

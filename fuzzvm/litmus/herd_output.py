@@ -25,7 +25,7 @@ def format_result(result: Result, seconds: float) -> str:
         f"Test {result.name} {_KINDS[result.quantifier]}",
         f"States {len(result.states)}",
         *state_lines(result),
-        "Ok" if result.ok else "No",
+        ("Loop " if result.cut else "") + ("Ok" if result.ok else "No"),
         "Witnesses",
         f"Positive: {result.positive} Negative: {result.negative}",
         f"Condition {result.quantifier} ({result.condition})",

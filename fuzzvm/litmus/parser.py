@@ -29,6 +29,7 @@ from fuzzvm.litmus.program import (
     Test,
     Thread,
     Valuation,
+    show_instruction,
 )
 
 _THREAD = re.compile(r"P(\d+)(\.F)?", re.ASCII)
@@ -182,8 +183,8 @@ class _Build(Transformer[Any, Any]):
         (place, _), value = items
         shown = str(place)
 
-        def holds(state: Valuation, resolve: Callable[[Constant], int]) -> bool:
-            return state[place] == resolve(value)
+        def holds(state: Valuation, resolve: Callable[[Place, Constant], int]) -> bool:
+            return state[place] == resolve(place, value)
 
         return Condition(f"{shown}={_shown(value)}", (place,), holds)
 
@@ -249,5 +250,5 @@ def _shown(value: Constant) -> str:
     if isinstance(value, Label):
         return f'label:"P{value.thread}:{value.name}"'
     if isinstance(value, Code):
-        return f'instr:"{value.instruction}"'
+        return show_instruction(value.instruction)
     return str(value)

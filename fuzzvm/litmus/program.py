@@ -68,7 +68,7 @@ class Instruction:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.mnemonic} {', '.join(map(_text, self.operands))}".rstrip()
+        return f"{self.mnemonic} {','.join(map(_text, self.operands))}".rstrip()
 
 
 def _text(operand: Operand) -> str:
@@ -80,7 +80,12 @@ def _text(operand: Operand) -> str:
         return f"{operand.kind} #{operand.amount}"
     if isinstance(operand, Relative):
         return f".{operand.offset:+d}"
-    return f"[{', '.join([operand.base, *map(_text, operand.rest)])}]{'!' if operand.writeback else ''}"
+    return f"[{','.join([operand.base, *map(_text, operand.rest)])}]{'!' if operand.writeback else ''}"
+
+
+def show_instruction(instruction: Instruction) -> str:
+    """Return an instruction as a value, as herd7 prints it."""
+    return f'instr:"{instruction}"' if instruction.operands else instruction.mnemonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ class Condition:
 
     text: str
     places: tuple[Place, ...]
-    holds: Callable[[Valuation, Callable[[Constant], int]], bool]
+    holds: Callable[[Valuation, Callable[[Place, Constant], int]], bool]
 
 
 @dataclass(slots=True)

@@ -207,11 +207,9 @@ class Compiler:
 
     def _adr(self, instruction: Instruction, position: Position) -> Step:
         target, mask = register(instruction.operands[0], instruction)
-        label = instruction.operands[1]
-        owner = position[0] if position[0] >= 0 else -1 - position[0]
-        if not isinstance(label, Name) or label.text not in self._threads[owner].labels:
-            raise unsupported(instruction)
-        address = self._values.code_address(owner, self._threads[owner].labels[label.text])
+        _, operand = instruction.operands
+        owner = position[0] if position[0] >= 0 else -1 - position[0]  # a handler's labels are its thread's
+        address = self._values.code_address(*self._target(operand, instruction, (owner, position[1])))
         following = (position[0], position[1] + 1)
 
         def step(run: Run) -> None:

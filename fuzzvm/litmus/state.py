@@ -25,13 +25,12 @@ Position = tuple[int, int]
 class Reservation:
     """What the last load exclusive reserved: location, what it read, and its place on the timeline. Immutable."""
 
-    __slots__ = ("address", "at", "pick", "source")
+    __slots__ = ("address", "at", "source")
 
-    def __init__(self, address: int, source: int, at: int, pick: int) -> None:
+    def __init__(self, address: int, source: int, at: int) -> None:
         self.address = address
         self.source = source
         self.at = at
-        self.pick = pick
 
 
 class Run:
@@ -78,6 +77,13 @@ class Run:
         other.reservation = self.reservation
         other.steps = self.steps
         return other
+
+    def key(self) -> tuple[object, ...]:
+        """Return a value that is equal for runs of one thread on one timeline that go on alike."""
+        reservation = self.reservation
+        reserved = None if reservation is None else (reservation.address, reservation.source, reservation.at)
+        own = self.timeline.messages[self.base :]
+        return (self.position, tuple(self.registers), self.views.key(), own, self.open, self.candidates, reserved)
 
     def put(
         self, kind: int, address: int | None, value: object, floor: int, source: int | None = None

@@ -36,7 +36,7 @@ def test_what_is_refused_is_one_line_and_the_others_run(tmp_path: Path) -> None:
     status, result = invoke(str(bad), str(tmp_path / "none.litmus"), PTDUMP)
     assert status == 2
     assert result.stderr == (
-        f"{bad}:4: unsupported instruction FOO W0, [X1]\n{tmp_path / 'none.litmus'}: No such file or directory\n"
+        f"{bad}:4: unsupported instruction FOO W0,[X1]\n{tmp_path / 'none.litmus'}: No such file or directory\n"
     )
     assert "bad" not in result.stdout
     assert "Observation ptdump Never 0 5\n" in result.stdout
@@ -58,7 +58,7 @@ def test_json() -> None:
 
 def test_loops_that_are_cut_are_said_so(tmp_path: Path) -> None:
     path = tmp_path / "loop.litmus"
-    path.write_text("AArch64 loop\n{}\n P0 ;\n l: B l ;\nexists (0:X0=0)\n", encoding="utf-8")
+    path.write_text("AArch64 loop\n{}\n P0 ;\n l: ADD W0,W0,#1 ;\n B l ;\nexists (0:X0=0)\n", encoding="utf-8")
     _, result = invoke(str(path))
     assert "loops were not followed to their end" in result.stderr
 

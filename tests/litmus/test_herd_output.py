@@ -66,5 +66,5 @@ locations [0:X2; 0:X3; 0:X4;]
 exists (0:X4=x)
 """
     result = litmus.run(text, "names")
-    assert result.states == (('label:"P0:L0"', 'instr:"NOP"', "x"),)
+    assert result.states == (('label:"P0:L0"', "NOP", "x"),)
     assert result.observation == "Always"

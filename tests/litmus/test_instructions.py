@@ -22,7 +22,7 @@ def final(code: str, place: str = "0:X0", initial: str = "") -> set[str]:
         ("MOV W1,#6; ADD W0,W1,#1", 7),
         ("MOV W1,#1; ADD W0,W1,#2,LSL #1", 5),
         ("MOV W1,#6; MOV W2,#2; SUB W0,W1,W2", 4),
-        ("MOV W1,#1; SUB W0,WZR,W1", 0xFFFFFFFF),
+        ("MOV W1,#1; SUB W0,WZR,W1", -1),
         ("MOV W1,#6; AND W0,W1,#3", 2),
         ("MOV W1,#6; ORR W0,W1,#1", 7),
         ("MOV W1,#6; EOR W0,W1,W1", 0),
@@ -43,7 +43,7 @@ def final(code: str, place: str = "0:X0", initial: str = "") -> set[str]:
         ("MOV W1,#3; LDEOR W1,W2,[X20]; LDR W0,[X20]", 9),
         ("MOV W1,#5; LDSET W1,W2,[X20]; LDR W0,[X20]", 15),
         ("MOV W1,#12; LDSMAX W1,W2,[X20]; LDR W0,[X20]", 12),
-        ("SUB W1,WZR,W20; MOV W1,#1; SUB W1,WZR,W1; LDSMIN W1,W2,[X20]; LDR W0,[X20]", 0xFFFFFFFF),
+        ("SUB W1,WZR,W20; MOV W1,#1; SUB W1,WZR,W1; LDSMIN W1,W2,[X20]; LDR W0,[X20]", -1),
         ("MOV W1,#12; LDUMAXAL W1,W2,[X20]; LDR W0,[X20]", 12),
         ("MOV W1,#3; LDUMINA W1,W2,[X20]; LDR W0,[X20]", 3),
         ("MOV W0,#10; MOV W1,#3; CAS W0,W1,[X20]", 10),
@@ -92,7 +92,7 @@ forall (0:X2=1)
     assert litmus.run(text, "fault").ok
 
 
-def test_loops_that_do_not_end_are_said_to_be_cut() -> None:
+def test_a_loop_that_comes_back_to_its_state_is_explored_to_its_end() -> None:
     text = """AArch64 loop
 { 0:X1=x; 1:X1=x; }
  P0             | P1          ;
@@ -101,5 +101,28 @@ def test_loops_that_do_not_end_are_said_to_be_cut() -> None:
 exists (0:X0=1)
 """
     result = litmus.run(text, "loop")
-    assert result.cut
+    assert not result.cut
     assert result.observation == "Always"
+
+
+def test_a_loop_of_exclusives_is_explored_to_its_end() -> None:
+    rows = "".join(
+        f" {line} | {line} ;\n" for line in ("l: LDXR W2,[X1]", "ADD W2,W2,#1", "STXR W3,W2,[X1]", "CBNZ W3,l")
+    )
+    result = litmus.run(f"AArch64 loop\n{{ 0:X1=x; 1:X1=x; }}\n P0 | P1 ;\n{rows}forall (x=2)\n", "loop")
+    assert not result.cut
+    assert result.ok
+
+
+def test_a_loop_that_never_comes_back_is_said_to_be_cut() -> None:
+    result = litmus.run("AArch64 loop\n{}\n P0 ;\n l: ADD W0,W0,#1 ;\n B l ;\nexists (0:X0=0)\n", "loop")
+    assert result.cut
+    assert result.states == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("", "-1"), ("int", "-1"), ("uint32_t", "4294967295"), ("int64_t", "4294967295"), ("int8_t", "-1")],
+)
+def test_final_values_have_the_type_of_their_place(kind: str, shown: str) -> None:
+    assert final("MOV W1,#1; SUB W0,WZR,W1", initial=f"{kind} 0:X0;" if kind else "") == {shown}

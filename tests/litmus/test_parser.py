@@ -51,7 +51,7 @@ def test_everything_of_the_format() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["LDR W1, [X2, W3, SXTW #2]", "STR X1, [X2], #8", "LDR X1, [X2, #8]!", "B .+12", "ADD X1, X2, #4"]
+    "text", ["LDR W1,[X2,W3,SXTW #2]", "STR X1,[X2],#8", "LDR X1,[X2,#8]!", "B .+12", "ADD X1,X2,#4"]
 )
 def test_instructions_print_as_they_are_read(text: str) -> None:
     assert str(parse_instruction(text, 1)) == text
@@ -64,17 +64,17 @@ def one(code: str, initial: str = "0:X1=x;", condition: str = "0:X0=0") -> str:
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        (one("FOO W0,[X1]"), 4, "unsupported instruction FOO W0, [X1]"),
-        (one("LDR W0,[X1,X2,ROR #3]"), 4, "unsupported instruction LDR W0, [X1, X2, ROR #3]"),
-        (one("LDR W31,[X1]"), 4, "unsupported instruction LDR W31, [X1]"),
-        (one("LDAR W0,[X1,#4]"), 4, "unsupported instruction LDAR W0, [X1, #4]"),
+        (one("FOO W0,[X1]"), 4, "unsupported instruction FOO W0,[X1]"),
+        (one("LDR W0,[X1,X2,ROR #3]"), 4, "unsupported instruction LDR W0,[X1,X2,ROR #3]"),
+        (one("LDR W31,[X1]"), 4, "unsupported instruction LDR W31,[X1]"),
+        (one("LDAR W0,[X1,#4]"), 4, "unsupported instruction LDAR W0,[X1,#4]"),
         (one("LDR W0"), 4, "unsupported instruction LDR W0"),
         (one("NOP X1"), 4, "unsupported instruction NOP X1"),
         (one("DMB FOO"), 4, "unsupported instruction DMB FOO"),
-        (one("STADDA W0,[X1]"), 4, "unsupported instruction STADDA W0, [X1]"),
+        (one("STADDA W0,[X1]"), 4, "unsupported instruction STADDA W0,[X1]"),
         (one("B nowhere"), 4, "no such label in B nowhere"),
-        (one("LDR W0,[X1,#4]"), 4, "access at x+4, where no location begins, in LDR W0, [X1, #4]"),
-        (one("LDR W0,[X2]"), 4, "access at 0, where no location begins, in LDR W0, [X2]"),
+        (one("LDR W0,[X1,#4]"), 4, "access at x+4, where no location begins, in LDR W0,[X1,#4]"),
+        (one("LDR W0,[X2]"), 4, "access at 0, where no location begins, in LDR W0,[X2]"),
         (one("BR X1"), 4, "branch to x in BR X1"),
         (one("LDR W0,[X1"), 4, "syntax error at ';'"),
         (one("NOP", initial="0:X1=pte(x);"), 2, "syntax error at '('"),
