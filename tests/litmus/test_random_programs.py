@@ -53,11 +53,12 @@ BARRIERS = {
 def programs(draw: st.DrawFn, dependencies: tuple[str, ...] = (), longest: int = 3) -> Program:
     values = itertools.count(1)
     program = []
-    for _ in range(draw(st.integers(2, 3))):
+    threads = draw(st.integers(2, 3))
+    limit = longest if threads == 2 else 2  # more than six instructions have too many candidate executions
+    for _ in range(threads):
         thread: list[Op] = []
-        limit = longest if len(program) < 2 else 2
         for index in range(draw(st.integers(1, limit))):
-            kind = draw(st.sampled_from("RRWWWXF" if longest > 2 else "RRWWF"))
+            kind = draw(st.sampled_from("RRRWWWXF"))
             location = draw(st.sampled_from(LOCATIONS))
             loads = [at for at in range(index) if thread[at].kind in "RX"]
             dependency, after = "", None
