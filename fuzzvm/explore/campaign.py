@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,13 +63,17 @@ class Finding:
 
 @dataclass
 class CellResult:
-    """What came of a cell. `interrupted` says that the user ended it before its budget was used up."""
+    """What came of a cell."""
 
     cell: Cell
     search: Search
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
-    interrupted: bool = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user ended it before its budget was used up."""
+        return self.search.interrupted
 
     @property
     def verdict(self) -> Verdict:
@@ -98,21 +105,44 @@ def run_cell(
 ) -> CellResult:
     """Search a cell, minimise and save its findings, and return what came of it.
 
-    Ctrl-C ends the search; what it has found until then is still minimised and saved. Raises ScenarioError,
+    Ctrl-C or SIGTERM ends the search, and what it has found until then is still minimised and saved; a second one
+    raises KeyboardInterrupt at once. Raises ScenarioError,
     ProgramError for a broken mitigation, CorpusError where the corpus cannot be read or written.
     """
     systems = cell.systems()
     seeds = seed_runs(corpus)
     search = Search(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
     result = CellResult(cell, search)
-    try:
+    with _signals_end(search):
         cell.engine.search(systems, seed, search)
-    except KeyboardInterrupt:
-        result.interrupted = True
     result.seconds = search.seconds
     for found in search.found:
         result.findings.append(_finding(cell, found, seed, corpus, on_minimise))
     return result
+
+
+@contextlib.contextmanager
+def _signals_end(search: Search) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, and the second at once.
+
+    An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
+    """
+
+    def end(number: int, frame: object) -> None:
+        if search.interrupted:
+            raise KeyboardInterrupt
+        search.interrupted = True
+
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread may set handlers; elsewhere whoever owns it decides what a signal does
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...], ...]]]:

@@ -22,16 +22,17 @@ Pair: TypeAlias = tuple[Site, Site]
 
 
 class InterleavingCoverage:
-    """The pairs seen so far, over all runs. `new` holds those first seen in the run under way."""
+    """The pairs seen so far, over all runs. `current` holds those of the run under way."""
 
     def __init__(self) -> None:
         self.pairs: set[Pair] = set()
-        self.new: list[Pair] = []
+        self.current: set[Pair] = set()
         self._last: dict[tuple[bool, int], dict[int, tuple[Site, bool]]] = {}
 
     def begin(self) -> None:
         """Start a run."""
-        self.new.clear()
+        self.pairs |= self.current
+        self.current.clear()
         self._last.clear()
 
     def record(self, cpu: int, machine: Machine) -> None:
@@ -51,10 +52,7 @@ class InterleavingCoverage:
         seen = self._last.setdefault(place, {})
         for cpu, (other, other_writes) in seen.items():
             if cpu != site[0] and (writes or other_writes):
-                pair = (other, site)
-                if pair not in self.pairs:
-                    self.pairs.add(pair)
-                    self.new.append(pair)
+                self.current.add((other, site))
         seen[site[0]] = (site, writes)
 
 

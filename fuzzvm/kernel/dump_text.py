@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from fuzzvm.kernel.arch import DumpRow
 
+_ULONG_MAX = (1 << 64) - 1
+
 
 def dump_text(
     rows: Sequence[DumpRow], *, units: str, markers: tuple[str, str], describe: Callable[[DumpRow], str]
@@ -22,6 +24,8 @@ def dump_text(
         while size % 1024 == 0 and unit < len(units) - 1:
             size //= 1024
             unit += 1
-        lines.append(f"0x{row.start:016x}-0x{row.end:016x}   {size:9d}{units[unit]} {describe(row)}".rstrip())
+        # %016lx: the end of the address space is 0
+        end = row.end & _ULONG_MAX
+        lines.append(f"0x{row.start:016x}-0x{end:016x}   {size:9d}{units[unit]} {describe(row)}".rstrip())
     lines.append(f"---[ {markers[1]} ]---")
     return "\n".join(lines) + "\n"

@@ -29,6 +29,6 @@ DESCRIPTIONS: dict[str, str] = {
     LEAKED_TABLE: "a page table is allocated that no entry leads to",
     WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
-    MAP_OVER_MAPPING: "a range was mapped that was mapped already (vmalloc's BUG())",
+    MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
 }
 """What each error means, by id: every error that a run can end with."""

@@ -30,6 +30,7 @@ class Kernel:
     page_table_lock: ExclusiveLock
     jump_label_mutex: ExclusiveLock
     mem_hotplug_lock: RwSemaphore
+    vmap_purge_lock: ExclusiveLock
     vmap_area_root: Address
     static_keys: tuple[StaticKey, ...]
     cpu: int = 0
@@ -77,7 +78,7 @@ class Boot:
 def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started."""
     boot = Boot(machine)
-    pgd = boot.table(Level.PGD, geometry.base, geometry.ptrs[Level.PGD])
+    pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
     init_mm = Mm("init_mm", pgd, boot.rwsem("init_mm.mmap_lock"))
     mitigation.attach(boot)
     return Kernel(
@@ -88,6 +89,7 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
         page_table_lock=boot.lock("init_mm.page_table_lock"),
         jump_label_mutex=boot.lock("jump_label_mutex"),
         mem_hotplug_lock=boot.rwsem("mem_hotplug_lock"),
+        vmap_purge_lock=boot.lock("vmap_purge_lock"),
         vmap_area_root=boot.word("vmap_area_root"),
         static_keys=tuple(boot.static_keys),
     )

@@ -136,7 +136,7 @@ class Oracles:
         for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
             if rwsem_state(peek(sem.address)) != UNLOCKED:
                 raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
-        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex):
+        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex, self._kernel.vmap_purge_lock):
             if peek(lock.address) != 0:
                 raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
 
@@ -177,7 +177,8 @@ class Oracles:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
 
     def _all_mappings(self) -> Iterator[Mapping]:
-        return self._mappings_of_table(Level.PGD, self._kernel.geometry.base, self._kernel.init_mm.pgd)
+        start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
+        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
 
     def _path(self, addr: int) -> list[Address]:
         """Return the tables that the walk of an address goes through, the root first."""

@@ -87,7 +87,8 @@ class Geometry:
     """How an address is cut into indices. A folded level has no table of its own and one entry, its parent's.
 
     `shifts` and `ptrs` are indexed by Level; a folded level has its parent's shift and one entry.
-    `base` is the address that the root's first entry maps.
+    `base` is the first address in use. The root's first entry maps an address below it where the real index of `base`
+    is not 0, as with the architectures' own fan-out of 512.
     """
 
     page_shift: int
@@ -134,7 +135,11 @@ class Geometry:
     @property
     def end(self) -> int:
         """Address after the last one that the root maps."""
-        return self.base + self.size(Level.PGD) * self.ptrs[Level.PGD]
+        return self.table_start(Level.PGD, self.base) + self.size(Level.PGD) * self.ptrs[Level.PGD]
+
+    def table_start(self, level: int, addr: int) -> int:
+        """Return the address that the first entry of addr's table of that level maps."""
+        return addr & ~(self.size(level) * self.ptrs[level] - 1)
 
     def aligned(self, level: int, addr: int) -> bool:
         """Whether an address is aligned to an entry of that level."""

@@ -2,9 +2,9 @@
 
 The whole semaphore is one word that each call changes in one atomic step, the fast path's atomic operation and the
 slow path's critical section under wait_lock alike. Who cannot have the lock queues; whoever releases it grants it to
-the head of the queue, to a run of readers together. A reader queues behind a waiting writer even while other readers
-hold the lock: that is what makes a nested read lock deadlock. Lock stealing and optimistic spinning are left out;
-they change only who comes first among waiters.
+the head of the queue, and if that is a reader to all readers of the queue together. A reader queues behind a waiting
+writer even while other readers hold the lock: that is what makes a nested read lock deadlock. Lock stealing and
+optimistic spinning are left out; they change only who comes first among waiters.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ def rwsem_state(value: object) -> RwsemState:
 
 
 def _grant(sem: RwsemState) -> RwsemState:
-    """Hand the lock to the head of the queue: one writer, or the readers up to the next writer (rwsem_mark_wake)."""
+    """Hand the lock to the head of the queue (rwsem_mark_wake).
+
+    That is one writer, or, where a reader is first, all readers that wait, those behind a writer as well: the reader
+    phase of a phase-fair lock.
+    """
     if sem.writer is not None or not sem.waiters:
         return sem
     cpu, writes = sem.waiters[0]
     if writes:
         return sem if sem.readers else RwsemState(cpu, (), sem.waiters[1:])
-    readers, waiters = sem.readers, sem.waiters
-    while waiters and not waiters[0][1]:
-        readers, waiters = (*readers, waiters[0][0]), waiters[1:]
-    return RwsemState(None, readers, waiters)
+    woken = tuple(cpu for cpu, writes in sem.waiters if not writes)
+    return RwsemState(None, (*sem.readers, *woken), tuple(waiter for waiter in sem.waiters if waiter[1]))
 
 
 def _can_read(sem: RwsemState) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from fuzzvm.kernel.locks import mutex_lock, mutex_unlock
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range_noflush
 from fuzzvm.machine.ops import Order, Rmw, Steps
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
 
 class VmapArea(NamedTuple):
-    """A range of addresses in use; `lazy` once it is unmapped but not yet flushed, and so not yet free."""
+    """A range of addresses in use; `lazy` once it is unmapped but not yet flushed, and so not yet free.
+
+    `busy` until vfree() has found it: from then on nobody else finds it, though its addresses are not free yet.
+    """
 
     start: int
     end: int
     lazy: bool = False
+    busy: bool = True
 
 
 def _areas(value: object) -> tuple[VmapArea, ...]:
@@ -55,6 +60,14 @@ class _Insert:
 
 
 @dataclass(frozen=True, slots=True)
+class _Unlink:
+    start: int
+
+    def __call__(self, value: object) -> tuple[VmapArea, ...]:
+        return tuple(area._replace(busy=False) if area.start == self.start else area for area in _areas(value))
+
+
+@dataclass(frozen=True, slots=True)
 class _MakeLazy:
     start: int
 
@@ -79,19 +92,28 @@ class _Look:
 def alloc_vmap_area(k: Kernel, size: int, align: int) -> Steps[int | None]:
     """Reserve `size` bytes of address space; return the address, or None where there is no room even after a purge."""
     insert = _Insert(k.geometry.base, k.geometry.end, size, align)
-    tries = 0
-    while tries < 2:
-        old = yield Rmw(k.vmap_area_root, insert, Order.ACQUIRE_RELEASE)
-        addr = _first_fit(_areas(old), insert.base, insert.limit, size, align)
-        if addr is not None:
-            return addr
-        yield from vm_unmap_aliases(k)
-        tries += 1
-    return None
+    old = yield Rmw(k.vmap_area_root, insert, Order.ACQUIRE_RELEASE)
+    addr = _first_fit(_areas(old), insert.base, insert.limit, size, align)
+    if addr is not None:
+        return addr
+    # overflow: reclaim_and_purge_vmap_areas(), and one more try
+    yield from vm_unmap_aliases(k)
+    old = yield Rmw(k.vmap_area_root, insert, Order.ACQUIRE_RELEASE)
+    return _first_fit(_areas(old), insert.base, insert.limit, size, align)
 
 
 def vm_unmap_aliases(k: Kernel) -> Steps[None]:
-    """Flush the lazily unmapped areas from the TLBs and make their addresses free again (__purge_vmap_area_lazy)."""
+    """Flush the lazily unmapped areas from the TLBs and make their addresses free again."""
+    yield from mutex_lock(k, k.vmap_purge_lock)
+    yield from purge_vmap_area_lazy(k)
+    yield from mutex_unlock(k, k.vmap_purge_lock)
+
+
+def purge_vmap_area_lazy(k: Kernel) -> Steps[None]:
+    """Do the work of vm_unmap_aliases, under vmap_purge_lock (__purge_vmap_area_lazy).
+
+    The lock keeps a second purge from freeing, unflushed, an area that was freed, used and unmapped again meanwhile.
+    """
     old = yield Rmw(k.vmap_area_root, _Look(), Order.ACQUIRE_RELEASE)
     purged = tuple(area for area in _areas(old) if area.lazy)
     if purged:
@@ -133,8 +155,9 @@ def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
 
 def vfree(k: Kernel, addr: int) -> Steps[None]:
     """Unmap what vmalloc returned; the addresses are free again after the next purge. Nothing where addr is no area."""
-    old = yield Rmw(k.vmap_area_root, _Look(), Order.ACQUIRE_RELEASE)
-    area = next((area for area in _areas(old) if area.start == addr and not area.lazy), None)
+    # find_unlink_vmap_area(): of two that free the same area, one finds it
+    old = yield Rmw(k.vmap_area_root, _Unlink(addr), Order.ACQUIRE_RELEASE)
+    area = next((area for area in _areas(old) if area.start == addr and area.busy), None)
     if area is None:
         return
     yield from vunmap_range_noflush(k, area.start, area.end)

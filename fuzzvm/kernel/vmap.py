@@ -6,6 +6,7 @@ table to free.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING
@@ -35,12 +36,8 @@ def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Addr
     As in __pmd_alloc(): the new table is installed under page_table_lock, unless another CPU was first.
     """
     entry = yield Load(parent)
-    if pxd_leaf(entry):
-        raise ModelError(MAP_OVER_MAPPING, f"{addr:#x} lies in a block that is mapped", address=parent)
     if pxd_none(entry):
-        size = k.geometry.ptrs[level]
-        start = addr & ~(k.geometry.size(level) * size - 1)
-        table = yield Alloc(size, TableLabel(level, start))
+        table = yield Alloc(k.geometry.ptrs[level], TableLabel(level, k.geometry.table_start(level, addr)))
         yield from spin_lock(k, k.page_table_lock)
         entry = yield Load(parent)
         if pxd_none(entry):
@@ -52,6 +49,8 @@ def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Addr
         else:
             yield from spin_unlock(k, k.page_table_lock)
             yield Free(table)
+    if pxd_leaf(entry):
+        raise ModelError(MAP_OVER_MAPPING, f"{addr:#x} lies in a block that is mapped", address=parent)
     return pxd_pgtable(entry) + k.geometry.index(level, addr)
 
 
@@ -112,6 +111,12 @@ def _block_fits(k: Kernel, level: Level, addr: int, end: int, phys_addr: int, ma
     )
 
 
+def _warn_on_leaf(entry: int, pxdp: Address, addr: int) -> None:
+    """Refuse to promote what is a block already: VM_WARN_ON() in arm64's pmd_free_pte_page, a wild free on x86."""
+    if pxd_leaf(entry):
+        raise ModelError(MAP_OVER_MAPPING, f"{addr:#x} is mapped by a block already", address=pxdp)
+
+
 def vmap_try_huge_pmd(
     k: Kernel, pmdp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
 ) -> Steps[bool]:
@@ -123,6 +128,7 @@ def vmap_try_huge_pmd(
     if pxd_none(pmd):
         yield from k.arch.set_pxd(k, pmdp, block)
         return True
+    _warn_on_leaf(pmd, pmdp, addr)
     go_on = yield from k.mitigation.before_promotion(k, Level.PMD)
     if not go_on:
         return False
@@ -161,6 +167,7 @@ def vmap_try_huge_pud(
     if pxd_none(pud):
         yield from k.arch.set_pxd(k, pudp, block)
         return True
+    _warn_on_leaf(pud, pudp, addr)
     go_on = yield from k.mitigation.before_promotion(k, Level.PUD)
     if not go_on:
         return False
@@ -199,6 +206,7 @@ def vmap_try_huge_p4d(
     if pxd_none(p4d):
         yield from k.arch.set_pxd(k, p4dp, block)
         return True
+    _warn_on_leaf(p4d, p4dp, addr)
     go_on = yield from k.mitigation.before_promotion(k, Level.P4D)
     if not go_on:
         return False
@@ -241,16 +249,18 @@ def vmap_range(k: Kernel, addr: int, end: int, phys_addr: int, prot: int, max_pa
 # Unmapping
 
 
+@dataclass(frozen=True, slots=True)
+class _Clear:
+    def __call__(self, old: int) -> int:
+        return 0
+
+
 def vunmap_pte_range(k: Kernel, pmd: int, addr: int, end: int) -> Steps[None]:
     """Clear the PTEs of a range."""
     while addr != end:
         # ptep_get_and_clear()
-        yield Rmw(pxd_pgtable(pmd) + k.geometry.index(Level.PTE, addr), _clear)
+        yield Rmw(pxd_pgtable(pmd) + k.geometry.index(Level.PTE, addr), _Clear())
         addr += k.geometry.size(Level.PTE)
-
-
-def _clear(old: int) -> int:
-    return 0
 
 
 def vunmap_pmd_range(k: Kernel, pud: int, addr: int, end: int) -> Steps[None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 USE_AFTER_FREE_READ = "use-after-free-read"
 USE_AFTER_FREE_WRITE = "use-after-free-write"
-REUSED_OBJECT = "reused-table"
+REUSED_OBJECT = "use-after-free-reused"
 DOUBLE_FREE = "double-free"
 DEADLOCK = "deadlock"
 NO_PROGRESS = "no-progress"

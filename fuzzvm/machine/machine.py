@@ -6,8 +6,10 @@ further way to go on is asked of the caller. The same answers give the same run,
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator, Hashable, Sequence
-from types import CodeType, TracebackType
+from pathlib import Path
+from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
@@ -36,6 +38,8 @@ from fuzzvm.machine.ops import (
 from fuzzvm.machine.trace import TraceStep
 
 T = TypeVar("T")
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class Observer(Protocol):
@@ -109,7 +113,7 @@ class Machine:
     def boot(self, program: Steps[T], cpu: int = 0) -> T:
         """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
 
-        Raises ModelError if it does something wrong or waits for what nobody will do.
+        Raises ModelError if it does something wrong or waits for what nobody will do, ProgramError where it is broken.
         """
         response: Value = None
         while True:
@@ -119,10 +123,16 @@ class Machine:
                 self.memory.synchronise()
                 result: T = stop.value
                 return result
+            except ModelError:
+                raise
+            except Exception as error:
+                raise program_error(error) from error
             response = None
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
+            if type(op) not in self._execute:
+                raise _not_an_operation(program, op)
             if self._blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
@@ -164,7 +174,8 @@ class Machine:
         """Return the names of the functions that a CPU is in, innermost first."""
         names = []
         frame: Any = self._programs[cpu]
-        while frame is not None:
+        # a hook may `yield from` a plain iterator, which is no frame
+        while hasattr(frame, "gi_code"):
             names.append(frame.gi_code.co_name)
             frame = frame.gi_yieldfrom
         return tuple(reversed(names))
@@ -172,7 +183,7 @@ class Machine:
     def site(self, cpu: int) -> tuple[CodeType, int]:
         """Return where a CPU stands: the code object and instruction of its innermost function."""
         frame: Any = self._programs[cpu]
-        while (inner := frame.gi_yieldfrom) is not None:
+        while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
             frame = inner
         return frame.gi_code, frame.gi_frame.f_lasti
 
@@ -293,7 +304,13 @@ class Machine:
             while kind not in self._execute:
                 if not isinstance(op, Annotation):
                     raise _not_an_operation(program, op)
-                self._annotate(cpu, op)
+                try:
+                    self._annotate(cpu, op)
+                except ModelError as error:
+                    # the observer raised it, of where the program stands
+                    self._fail(error, cpu, self.stack(cpu))
+                    self._retire(cpu)
+                    return
                 op = program.send(None)
                 kind = type(op)
         except StopIteration:
@@ -301,12 +318,12 @@ class Machine:
             return
         except ModelError as error:
             self._retire(cpu)
-            self._fail(error, cpu, _stack_of(error.__traceback__))
+            self._fail(error, cpu, _stack_of(error))
             return
         except ProgramError:
             raise
         except Exception as error:
-            raise _program_error(error) from error
+            raise program_error(error) from error
         self._pending[cpu] = op  # type: ignore[assignment]
         if kind is Await or (kind is Rmw and op.when is not None):  # type: ignore[union-attr]
             self._waiting.add(cpu)
@@ -370,31 +387,27 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def _stack_of(traceback: TracebackType | None) -> tuple[str, ...]:
+def _stack_of(error: ModelError) -> tuple[str, ...]:
     """Return the functions of an exception that a program raised, innermost first, without the machine's own."""
-    names = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if code.co_filename != __file__:
-            names.append(code.co_name)
-        traceback = traceback.tb_next
-    return tuple(reversed(names))
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return tuple(code.co_name for code in reversed(codes) if code.co_filename != __file__)
 
 
-def _program_error(error: Exception) -> ProgramError:
-    """Return what a program's own exception is reported as: where it was raised, and what it says."""
-    message = f"{type(error).__name__}: {error}"
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return ProgramError(message, "?", 0)
-    return ProgramError(message, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+def program_error(error: Exception) -> ProgramError:
+    """Return the ProgramError of what a program, or what sets one up, raised.
+
+    It names the innermost line that is not fuzzvm's own: a user's mitigation, where one is involved.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frame, line = next(
+        (place for place in reversed(frames) if not place[0].f_code.co_filename.startswith(_PACKAGE)), frames[-1]
+    )
+    return ProgramError(f"{type(error).__name__}: {error}", frame.f_code.co_filename, line)
 
 
-def _not_an_operation(program: Steps[object], op: object) -> ProgramError:
+def _not_an_operation(program: Steps[Any], op: object) -> ProgramError:
     frame: Any = program
-    while hasattr(frame.gi_yieldfrom, "gi_code"):
-        frame = frame.gi_yieldfrom
+    while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
+        frame = inner
     where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
     return ProgramError(f"yielded {op!r}, which is no operation", *where)

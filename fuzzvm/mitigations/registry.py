@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from importlib.metadata import entry_points
@@ -85,6 +86,9 @@ def _from_file(spec: str) -> type[Mitigation]:
 def _checked(loaded: object, origin: str) -> type[Mitigation]:
     if not (isinstance(loaded, type) and issubclass(loaded, Mitigation)):
         raise MitigationError(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
+    for name, default in vars(Mitigation).items():
+        if inspect.isgeneratorfunction(default) and not inspect.isgeneratorfunction(getattr(loaded, name)):
+            raise MitigationError(f"{origin}: {name} is no generator; a hook yields, if only `yield from ()`")
     return loaded
 
 
@@ -95,7 +99,7 @@ def _where(error: BaseException, filename: str) -> str:
     line = None
     traceback = error.__traceback__
     while traceback is not None:
-        if Path(traceback.tb_frame.f_code.co_filename) == Path(filename):
+        if Path(traceback.tb_frame.f_code.co_filename).resolve() == Path(filename).resolve():
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return filename if line is None else f"{filename}:{line}"

@@ -7,6 +7,7 @@ are in pages, counted from the beginning of the vmalloc area, so that a scenario
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_type_hints
@@ -207,7 +208,10 @@ def parse_call(text: str) -> Call:
     if len(text) > MAX_TEXT:
         raise ScenarioError(f"call of {len(text)} characters, at most {MAX_TEXT} are allowed")
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            # a wrong escape in a string is the scenario's fault, not a message from Python
+            warnings.simplefilter("error")
+            node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ScenarioError(f"{text!r} is not a call") from error
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:

@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, Vmalloc, VmallocHuge, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -56,9 +56,15 @@ class Scenario:
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
-        With no walker, or nobody who maps, there is nobody to race with.
+        With no walker, or no other CPU that maps, there is nobody to race with.
         """
-        if not self.walkers:
+        walk = {cpu for cpu, calls in enumerate(self.cpus) if any(call.walks for call in calls)}
+        maps = {
+            cpu
+            for cpu, calls in enumerate(self.cpus)
+            if any(isinstance(call, Vmap | Vmalloc | VmallocHuge) for call in calls)
+        }
+        if not walk or not maps or len(walk | maps) == 1:
             return "safe"
         return mitigation.one_walker if self.walkers == 1 else mitigation.two_walkers
 
@@ -76,7 +82,8 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
-        pages = self.fanout**self.levels
+        geometry = self.geometry()
+        pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
         for key, calls in (("setup", self.setup), *(("cpus", calls) for calls in self.cpus)):
             if len(calls) > MAX_CALLS:

@@ -8,7 +8,7 @@ from fuzzvm.kernel.kernel import boot_kernel
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.machine import Machine, program_error
 from fuzzvm.scenario.calls import run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -24,7 +24,8 @@ class System:
     """Boots once, and hands out machines that stand at the first step of a run.
 
     `mitigation_name` is what the mitigation was asked for by, where that is not the name it has.
-    Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown memory model.
+    Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown memory model, ProgramError where the
+    mitigation cannot be attached.
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class System:
         self.mitigation = mitigation
         cpus = len(scenario.cpus)
         self._booted = Machine(memory_models.get(memory)(cpus))
-        kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
+        try:
+            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
+        except Exception as error:
+            raise program_error(error) from error
         self._booted.observer = Oracles(self._booted, kernel)
         try:
             self._areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))

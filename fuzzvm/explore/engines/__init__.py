@@ -44,6 +44,8 @@ class Search:
     seeds: Sequence[tuple[Scenario, Schedule]] = ()
     """Runs to begin with, for engines that mutate runs."""
     on_progress: Callable[[Search], None] = lambda search: None
+    interrupted: bool = False
+    """Set from outside to end the search before its budget is used up."""
     runs: int = 0
     steps: int = 0
     pairs: int = 0
@@ -58,7 +60,9 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """Whether the search must end: its budget is used up, or it has found what it was to find."""
+        """Whether the search must end: interrupted, its budget used up, or found what it was to find."""
+        if self.interrupted:
+            return True
         if self.found and not self.keep_going:
             return True
         if self.budget.runs is not None and self.runs >= self.budget.runs:
@@ -94,6 +98,16 @@ class Engine(Protocol):
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
         """Run until `search.over`, and keep account of it in `search`. The same seed does the same runs."""
+
+
+def rotation(systems: Sequence[System]) -> list[System]:
+    """Return the systems in the order in which an engine takes them in turn, those with more CPUs more often.
+
+    A third CPU multiplies the interleavings; a turn for each system alike would spend most runs where least is to
+    be found.
+    """
+    turns = [(len(system.scenario.cpus) - 1) ** 2 or 1 for system in systems]
+    return [system for turn in range(max(turns)) for system, count in zip(systems, turns, strict=True) if turn < count]
 
 
 def names() -> list[str]:

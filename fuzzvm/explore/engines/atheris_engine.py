@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import Search
+from fuzzvm.explore.engines import Search, rotation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import format_schedule, parse_schedule
@@ -34,6 +34,7 @@ class AtherisEngine:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+        systems = rotation(systems)
         with tempfile.TemporaryDirectory(prefix="fuzzvm-atheris-") as folder:
             inputs = Path(folder) / "inputs"
             inputs.mkdir()
@@ -51,18 +52,16 @@ class AtherisEngine:
                 "seeds": _seeds(systems, search),
             }
             with log.open("wb") as errors:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "fuzzvm.explore.guided.child"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
-                try:
-                    self._follow(child, settings, systems, search)
-                finally:
-                    child.kill()
-                    child.wait()
+                command = [sys.executable, "-m", "fuzzvm.explore.guided.child"]
+                pipe = subprocess.PIPE
+                # in a session of its own: Ctrl-C is for this process, which ends the child in its own way
+                with subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
+                ) as child:
+                    try:
+                        self._follow(child, settings, systems, search)
+                    finally:
+                        child.kill()
             if child.returncode not in (0, -9) or not search.over:
                 raise AtherisFailedError(_last_lines(log))
 
@@ -84,6 +83,8 @@ class AtherisEngine:
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
                 search.on_progress(search)
+            if search.interrupted:
+                return
         child.wait()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from fuzzvm.explore.engines import Search
+from fuzzvm.explore.engines import Search, rotation
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.machine.execution import execute
 from fuzzvm.scenario.system import System
@@ -28,10 +28,11 @@ class StrategyEngine:
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
         strategy = self.strategy(Random(seed))
+        turns = rotation(systems)
+        numbers = {id(system): number for number, system in enumerate(systems)}
         while not search.over:
-            target = search.runs % len(systems)
-            system = systems[target]
-            strategy.begin(target, len(system.scenario.cpus))
+            system = turns[search.runs % len(turns)]
+            strategy.begin(numbers[id(system)], len(system.scenario.cpus))
             execution = execute(system.machine(), strategy)
             strategy.end(execution)
             search.account(system, execution)

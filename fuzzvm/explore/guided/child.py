@@ -88,7 +88,7 @@ def main() -> None:
             return
         runs += 1
         steps += execution.steps
-        counters.report([(index, *pair) for pair in coverage.new])
+        counters.report([(index, pair) for pair in coverage.current])
         if execution.failure is not None:
             say(system=index, schedule=format_schedule(execution.schedule), run=runs)
             if not settings["keep_going"]:
@@ -105,7 +105,7 @@ def main() -> None:
         (seeds / f"seed-{number}").write_bytes(codec.encode(index, Plan.of(parse_schedule(schedule))))
 
     # libFuzzer takes seed 0 for "draw one", so seeds begin at 1
-    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=0"]
+    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=1"]
     arguments.append(f"-artifact_prefix={seeds.parent}/")
     atheris.Setup(
         [sys.argv[0], *arguments, str(seeds)],

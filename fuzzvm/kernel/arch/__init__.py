@@ -41,7 +41,7 @@ class Architecture(ABC):
     levels: ClassVar[tuple[int, ...]]
     """Numbers of page-table levels that it supports."""
     vmalloc_start: ClassVar[int]
-    """Address that the model's root table begins at: the vmalloc area is all that it maps."""
+    """Address that the vmalloc area begins at: all that the model's root table maps."""
 
     # <asm/vmalloc.h>
 

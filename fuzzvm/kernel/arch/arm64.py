@@ -114,6 +114,10 @@ class Arm64(Architecture):
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
         yield Fence(Barrier.DSB_ISHST)
+        # MAX_DVM_OPS is PTRS_PER_PTE: past it flush_tlb_all()
+        if end - start > k.geometry.ptrs[Level.PTE] * k.geometry.size(Level.PTE):
+            yield Tlbi("vmalle1is", 0)
+            start = end
         addr = start
         while addr < end:
             yield Tlbi("vaale1is", addr)

@@ -7,20 +7,27 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
+from fuzzvm.kernel.errors import MAP_OVER_MAPPING
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
     PROT_WRITE,
     Level,
+    pxd_leaf,
     pxd_none,
     pxd_pgprot,
     pxd_pgtable,
     pxd_table,
 )
+from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, InterruptAll, Load, Steps, Store, Tlbi
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
+
+
+TLB_SINGLE_PAGE_FLUSH_CEILING = 33
+"""Pages past which a range is not flushed one by one (arch/x86/mm/tlb.c)."""
 
 
 class X86(Architecture):
@@ -67,6 +74,9 @@ class X86(Architecture):
         while index < k.geometry.ptrs[Level.PMD]:
             pmd = yield Load(table + index)
             saved = (*saved, pmd)
+            if pxd_leaf(pmd):
+                # the kernel does not look, and would free the page that the block maps
+                raise ModelError(MAP_OVER_MAPPING, f"a block of {addr:#x} is replaced while mapped", address=table)
             if not pxd_none(pmd):
                 yield Store(table + index, 0)
             index += 1
@@ -89,6 +99,10 @@ class X86(Architecture):
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
         # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
+        if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
+            # do_flush_tlb_all(): CR4.PGE off and on again
+            yield Tlbi("mov cr4", 0)
+            start = end
         addr = start
         while addr < end:
             yield Tlbi("invlpg", addr)

@@ -1,0 +1,178 @@
+"""The command line in a subprocess: what scripts and people see."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BUGGY = """
+from fuzzvm.kernel.hooks import Mitigation
+class Mine(Mitigation):
+    name = "mine"
+"""
+HOOK = "    def before_free(self, k, level, token):\n"
+
+
+def fuzzvm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def found(tmp_path: Path, *arguments: str) -> Path:
+    """Return a saved test case of `none`."""
+    done = fuzzvm("fuzz", "--mitigation", "none", "--runs", "5000", "--corpus", str(tmp_path), *arguments, "--json")
+    assert done.returncode == 1, done.stderr
+    (path,) = json.loads(done.stdout)["saved"]
+    return Path(path)
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_fuzz_saves_what_replay_reproduces(tmp_path: Path) -> None:
+    path = found(tmp_path)
+    done = fuzzvm("replay", str(path))
+    assert done.returncode == 0
+    assert "use-after-free" in done.stdout
+    assert fuzzvm("replay", str(tmp_path), "--json").returncode == 0
+
+
+def test_json_is_all_there_is_on_stdout(tmp_path: Path) -> None:
+    done = fuzzvm("fuzz", "-m", "none", "-m", "static-key", "--runs", "600", "--corpus", str(tmp_path), "--json")
+    data = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert {"verdict", "bug", "runs", "steps", "seconds", "runs_to_first_bug", "saved"} <= set(data)
+    assert data["verdict"] == "bug"
+    assert [search["verdict"] for search in data["searches"]] == ["bug", "safe"]
+    for command in (["mitigations"], ["scenarios"]):
+        assert json.loads(fuzzvm(*command, "--json").stdout)
+
+
+def test_safe_is_status_0_and_claims_can_be_what_counts(tmp_path: Path) -> None:
+    corpus = ("--corpus", str(tmp_path))
+    assert fuzzvm("fuzz", "-m", "static-key", "--runs", "300", *corpus).returncode == 0
+    assert fuzzvm("fuzz", "-m", "none", "--runs", "5000", "--expect-claims", *corpus).returncode == 0
+    # 1 run cannot be enough to find the bug that is claimed
+    assert fuzzvm("fuzz", "-m", "static-key-enable", "--runs", "1", "--expect-claims", *corpus).returncode == 1
+
+
+def test_explain_and_minimize(tmp_path: Path) -> None:
+    path = found(tmp_path)
+    story = fuzzvm("explain", str(path))
+    assert story.returncode == 0
+    assert "BUG: use-after-free" in story.stdout
+    assert story.stdout.rstrip().endswith(f"Replay: fuzzvm replay {path}")
+    assert json.loads(fuzzvm("explain", str(path), "--json").stdout)["bug"].startswith("use-after-free")
+    smaller = tmp_path / "out" / "smaller.toml"
+    done = fuzzvm("minimize", str(path), "-o", str(smaller))
+    assert done.returncode == 0, done.stderr
+    assert fuzzvm("replay", str(smaller)).returncode == 0
+
+
+def test_a_case_that_goes_otherwise_is_status_1(tmp_path: Path) -> None:
+    path = found(tmp_path)
+    path.write_text(path.read_text().replace('mitigation = "none"', 'mitigation = "config-off"'))
+    done = fuzzvm("replay", str(tmp_path))
+    assert done.returncode == 1
+    assert "no longer replays" in done.stdout or "expected" in done.stdout
+
+
+def test_own_mitigation(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BUGGY)
+    done = fuzzvm("fuzz", "-m", "./mine.py:Mine", "--runs", "5000", "--corpus", "c", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (path,) = json.loads(done.stdout)["saved"]
+    assert "--mitigation ./mine.py:Mine" in one_line_error(fuzzvm("replay", path, cwd=tmp_path))
+    again = fuzzvm("replay", path, "--mitigation", "./mine.py:Mine", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("class Mine: pass", "not a subclass"),
+        ("import nothing_like_this", "mine.py:1: ModuleNotFoundError"),
+        ("x = (", "mine.py:1"),
+        ("y = 1", "no class 'Mine'"),
+        (BUGGY + "    def before_free(self, k, level, token):\n        yield 3\n", "mine.py:6: yielded 3"),
+        (
+            BUGGY + "    def before_free(self, k, level, token):\n        yield from ()\n        1 / 0\n",
+            "mine.py:7: ZeroD",
+        ),
+    ],
+)
+def test_a_broken_mitigation_is_one_line_with_its_place(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    done = fuzzvm("fuzz", "-m", "mine.py:Mine", "--runs", "500", "--corpus", "c", cwd=tmp_path)
+    assert message in one_line_error(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fuzz", "-m", "nope"), "no mitigation 'nope'; there are config-off"),
+        (("fuzz", "-s", "nope"), "no scenario 'nope'; there are check-wx"),
+        (("fuzz", "-e", "nope"), "'nope' is not one of"),
+        (("fuzz", "-m", "missing.py:X"), "missing.py: no such file"),
+        (("fuzz", "--seconds", "0"), "--seconds"),
+        (("fuzz", "--frobnicate"), "--frobnicate"),
+        (("frobnicate",), "frobnicate"),
+        (("replay", "missing.toml"), "missing.toml: no such file or folder"),
+        (("replay",), "PATH"),
+        (("explain", "missing.toml"), "missing.toml"),
+        (("minimize", "missing.toml"), "missing.toml"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in one_line_error(fuzzvm(*arguments, cwd=tmp_path))
+
+
+def test_a_corpus_that_cannot_be_written_is_said_before_the_search(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text("a file")
+    started = time.monotonic()
+    one_line_error(fuzzvm("fuzz", "-m", "static-key", "--seconds", "60", "--corpus", str(tmp_path / "corpus")))
+    assert time.monotonic() - started < 30
+    if os.geteuid() != 0:
+        read_only = tmp_path / "read-only"
+        read_only.mkdir(mode=0o500)
+        assert "Permission denied" in one_line_error(fuzzvm("fuzz", "-m", "none", "--corpus", str(read_only)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("engine", ["pct", "hypothesis", "atheris"])
+def test_ctrl_c_ends_cleanly(tmp_path: Path, engine: str, number: signal.Signals) -> None:
+    if engine == "atheris":
+        pytest.importorskip("atheris")
+    with subprocess.Popen(
+        [sys.executable, "-m", "fuzzvm", "fuzz", "-m", "static-key", "-e", engine, "--corpus", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        time.sleep(3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "static-key" in out
+
+
+def test_help_and_version() -> None:
+    assert "Exit status" in fuzzvm("--help").stdout
+    assert fuzzvm("--version").stdout.startswith("fuzzvm, version")
+    for command in ("fuzz", "replay", "minimize", "explain", "mitigations", "scenarios"):
+        done = fuzzvm(command, "--help")
+        assert done.returncode == 0
+        assert "Usage" in done.stdout

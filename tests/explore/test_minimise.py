@@ -1,0 +1,81 @@
+"""The minimiser: what it guarantees, on runs that strategies find."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.corpus.replay import replay
+from fuzzvm.explore.minimise import NotFailingError, minimise
+from fuzzvm.explore.strategies.random_walk import RandomWalk
+from fuzzvm.machine.execution import Execution, execute
+from fuzzvm.machine.schedule import context_switches
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+
+NONE = registry.get("none")
+
+
+def failing_runs(scenario: Scenario, count: int, at_least: int = 0) -> list[Execution]:
+    system, found, seed = System(scenario, NONE, "sc"), [], 0
+    while len(found) < count:
+        execution = execute(system.machine(), RandomWalk(Random(seed)))
+        if execution.failure is not None and execution.steps >= at_least:
+            found.append(execution)
+        seed += 1
+    return found
+
+
+def case_of(scenario: Scenario, execution: Execution) -> TestCase:
+    return TestCase(scenario, "none", "sc", execution.schedule, Expectation.of(execution))
+
+
+@pytest.mark.parametrize("name", shipped.shipped())
+def test_keeps_the_error_and_never_grows(name: str) -> None:
+    scenario = shipped.get(name)
+    for execution in failing_runs(scenario, 2):
+        case = case_of(scenario, execution)
+        minimal = minimise(case, NONE).case
+        assert minimal.expect == case.expect
+        assert replay(minimal).as_expected
+        assert context_switches(minimal.schedule) <= context_switches(case.schedule)
+        assert len(minimal.schedule) <= len(case.schedule)
+
+
+def test_a_long_run_becomes_a_short_one_in_two_seconds() -> None:
+    scenario = shipped.get("vmalloc-cycle")
+    (execution,) = failing_runs(scenario, 1, at_least=60)
+    started = time.process_time()
+    result = minimise(case_of(scenario, execution), NONE)
+    assert time.process_time() - started < 2
+    assert context_switches(result.case.schedule) <= 3
+
+
+def test_proven_minimal_is_the_same_from_wherever_it_starts() -> None:
+    scenario = shipped.get("pmd-promotion")
+    results = [minimise(case_of(scenario, execution), NONE) for execution in failing_runs(scenario, 5)]
+    assert all(result.proven for result in results)
+    shapes = {(context_switches(r.case.schedule), len(r.case.schedule)) for r in results}
+    assert len(shapes) == 1
+
+
+def test_out_of_budget_it_says_reduced() -> None:
+    scenario = shipped.get("pmd-promotion")
+    (execution,) = failing_runs(scenario, 1)
+    result = minimise(case_of(scenario, execution), NONE, budget=1)
+    assert not result.proven
+    assert result.how == "reduced"
+    assert replay(result.case).as_expected
+
+
+def test_a_run_that_does_not_fail_is_refused() -> None:
+    scenario = shipped.get("pmd-promotion")
+    execution = execute(System(scenario, registry.get("static-key"), "sc").machine(), RandomWalk(Random(0)))
+    case = TestCase(scenario, "static-key", "sc", execution.schedule, Expectation.of(execution))
+    with pytest.raises(NotFailingError):
+        minimise(case, registry.get("static-key"))

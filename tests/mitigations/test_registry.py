@@ -1,0 +1,183 @@
+"""fuzzvm.mitigations.registry: mitigations by name, by entry point and by file."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.machine.errors import ProgramError
+from fuzzvm.machine.execution import execute
+from fuzzvm.mitigations import registry
+from fuzzvm.mitigations.none import NoMitigation
+from fuzzvm.mitigations.registry import MitigationError, available, get, is_path, shipped
+from fuzzvm.scenario import shipped as scenarios
+from fuzzvm.scenario.system import System
+from tests.support import Follow
+
+GOOD = """
+from fuzzvm.kernel.hooks import Mitigation
+
+class Mine(Mitigation):
+    name = "mine"
+
+    def after_free(self, k, level, token):
+        yield from ()
+
+class NotOne:
+    pass
+
+class NoGenerator(Mitigation):
+    name = "no-generator"
+
+    def before_free(self, k, level, token):
+        pass
+"""
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
+    found = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in points]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == registry.ENTRY_POINT_GROUP else [])
+
+
+def test_what_ships_is_found_by_name() -> None:
+    assert {"none", "config-off", "mmap-lock-always", "static-key-enable", "static-key"} <= set(shipped())
+    assert list(shipped()) == sorted(shipped())
+    for name, mitigation in shipped().items():
+        assert mitigation.name == name
+        assert get(name) is mitigation
+
+
+def test_unknown_names_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(MitigationError) as caught:
+        get("static_key")
+    assert str(caught.value).startswith("no mitigation 'static_key'; there are config-off, ")
+    assert_one_line(caught)
+
+
+def test_entry_points_come_after_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, ("theirs", "fuzzvm.mitigations.none:NoMitigation"), ("none", "fuzzvm.kernel.hooks:Mitigation"))
+    assert list(available())[-1] == "theirs"
+    assert available()["theirs"] is NoMitigation
+    assert available()["none"] is NoMitigation, "no package takes the name of one that ships"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no.such.module:Class", "ModuleNotFoundError"),
+        ("fuzzvm.mitigations.none:NoSuch", "AttributeError"),
+        ("fuzzvm.machine.machine:Machine", "not a subclass of fuzzvm.kernel.hooks.Mitigation"),
+    ],
+)
+def test_an_entry_point_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    offer(monkeypatch, ("theirs", value))
+    with pytest.raises(MitigationError) as caught:
+        available()
+    assert message in str(caught.value)
+    assert value in str(caught.value)
+    assert_one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"), [("a.py:B", True), ("/x/a.py:B", True), ("none", False), ("a.py", False)]
+)
+def test_files_are_told_from_names(spec: str, expected: bool) -> None:
+    assert is_path(spec) is expected
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    folder = "" if relative else f"{tmp_path}/"
+    assert get(f"{folder}mine.py:Mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "class_name", "message"),
+    [
+        (GOOD, "NoSuch", "{file}: no class 'NoSuch'"),
+        (GOOD, "NotOne", "{file}:NotOne: not a subclass of fuzzvm.kernel.hooks.Mitigation"),
+        (
+            GOOD,
+            "NoGenerator",
+            "{file}:NoGenerator: before_free is no generator; a hook yields, if only `yield from ()`",
+        ),
+        ("x = 1\ny = 1 +\n", "Mine", "{path}:2: SyntaxError: invalid syntax"),
+        ("x = 1\n\nimport no_such_module\n", "Mine", "{file}:3: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def f():\n    raise ValueError('two\\nlines')\nf()\n", "Mine", "{file}:2: ValueError: two lines"),
+        (None, "Mine", "{file}: no such file"),
+    ],
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_that_cannot_be_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str | None,
+    class_name: str,
+    message: str,
+    relative: bool,
+) -> None:
+    path = tmp_path / "broken.py"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    file = "broken.py" if relative else str(path)
+    with pytest.raises(MitigationError) as caught:
+        get(f"{file}:{class_name}")
+    assert str(caught.value) == message.format(file=file, path=path)
+    assert_one_line(caught)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(MitigationError, match="no such file"):
+        get(f"{tmp_path}/folder.py:Mine")
+
+
+BROKEN = """
+from fuzzvm.kernel.hooks import Mitigation
+
+class Attaches(Mitigation):
+    name = "attaches"
+
+    def attach(self, boot):
+        raise RuntimeError("attach")
+
+class Raises(Mitigation):
+    name = "raises"
+
+    def before_clear(self, k, level):
+        yield from ()
+        return k.no_such_attribute
+
+class UsesTheKernelWrongly(Mitigation):
+    name = "wrongly"
+
+    def before_free(self, k, level, token):
+        from fuzzvm.kernel.rwsem import down_read
+        yield from down_read(k, None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("class_name", "line", "message"),
+    [
+        ("Attaches", 8, "RuntimeError: attach"),
+        ("Raises", 15, "AttributeError: 'Kernel' object has no attribute 'no_such_attribute'"),
+        ("UsesTheKernelWrongly", 22, "AttributeError: 'NoneType' object has no attribute 'address'"),
+    ],
+)
+def test_a_broken_hook_is_told_of_in_the_users_file(tmp_path: Path, class_name: str, line: int, message: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    mitigation = get(f"{path}:{class_name}")
+    with pytest.raises(ProgramError) as caught:
+        execute(System(scenarios.get("pmd-promotion"), mitigation, "sc").machine(), Follow())
+    assert str(caught.value) == f"{path}:{line}: {message}"
+
+
+def assert_one_line(caught: pytest.ExceptionInfo[MitigationError]) -> None:
+    assert "\n" not in str(caught.value)
