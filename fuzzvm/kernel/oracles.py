@@ -64,12 +64,15 @@ class Oracles:
         self._machine = machine
         self._kernel = kernel
         self._walks: dict[int, WalkRecord] = {}
+        self._stale = machine.memory.stale_reads
+        self._gone: frozenset[Mapping] = frozenset()
+        """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
 
     # The observer's side
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
-        if not self._walks or not isinstance(old, int) or pxd_none(old) or old == new:
+        if not (self._walks or self._stale) or not isinstance(old, int) or pxd_none(old) or old == new:
             return
         allocation = self._machine.allocator.lookup(address)
         if allocation is None or not isinstance(allocation.label, TableLabel):
@@ -77,6 +80,8 @@ class Oracles:
         level = allocation.label.level
         va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
         removed = frozenset(self._mappings(level, va, old))
+        if self._stale:
+            self._gone |= removed
         for walker, walk in self._walks.items():
             self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
 
@@ -106,8 +111,12 @@ class Oracles:
                     message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case WalkBegins():
-                wx = frozenset(mapping for mapping in self._all_mappings() if pgprot_wx(pxd_pgprot(mapping.entry)))
-                self._walks[cpu] = WalkRecord(frozenset(), wx, frozenset())
+                wx = frozenset(
+                    mapping
+                    for mapping in self._all_mappings()
+                    if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
+                )
+                self._walks[cpu] = WalkRecord(self._gone, wx, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
             case WalkEnds():
@@ -192,6 +201,18 @@ class Oracles:
             level, table = self._next_level(level), pxd_pgtable(entry)
             path.append(table)
         return path
+
+    def _settled(self, cpu: int, mapping: Mapping) -> bool:
+        """Whether a CPU that walks to a mapping now can see nothing older on its way."""
+        if not self._stale:
+            return True
+        geometry = self._kernel.geometry
+        level = Level.PGD
+        for table in self._path(mapping.addr):
+            if len(self._machine.memory.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
+                return False
+            level = self._next_level(level) if level < Level.PTE else level
+        return True
 
     def _translate(self, addr: int) -> Mapping | None:
         """Return the mapping that an address has now."""

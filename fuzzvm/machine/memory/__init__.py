@@ -37,6 +37,8 @@ class MemoryModel(ABC):
     """
 
     name: ClassVar[str]
+    stale_reads: ClassVar[bool] = False
+    """Whether a load may return what was overwritten before it, in the order in which the machine steps."""
 
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""

@@ -90,6 +90,7 @@ class Arm64(MemoryModel):
     """AArch64 memory under a machine."""
 
     name = "arm64"
+    stale_reads = True
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none; set it where values are not plain addresses."""
 
