@@ -12,6 +12,8 @@ import click
 from rich.console import Console
 
 from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.explore.campaign import NotReproducibleError
+from fuzzvm.explore.engines import EngineError
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, ScheduleError
@@ -22,12 +24,14 @@ from fuzzvm.scenario.scenario import Scenario
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
     CorpusError,
+    EngineError,
+    NotReproducibleError,
     ProgramError,
     ScenarioError,
     ScheduleError,
     registry.MitigationError,
 )
-"""Errors of what the user gave: one line on stderr, exit status 2."""
+"""Errors that the user can do something about: one line on stderr, exit status 2."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

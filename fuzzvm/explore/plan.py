@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from fuzzvm.explore.priority_plan import touches_memory
+from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
 
@@ -59,3 +60,29 @@ class FollowPlan:
 
     def value(self, ways: int) -> int:
         return self._values.pop() % ways if self._values else 0
+
+
+class _CountAccesses(FollowPlan):
+    """Follows a plan and counts the memory accesses of each burst."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.counted: list[tuple[int, int]] = []
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        agent = super().agent(enabled, machine)
+        if not self.counted or self.counted[-1][0] != agent:
+            self.counted.append((agent, 0))
+        self.counted[-1] = (agent, self.counted[-1][1] + touches_memory(machine, agent))
+        return agent
+
+
+def plan_in_accesses(machine: Machine, schedule: Schedule) -> Plan:
+    """Return the plan that, its steps counted as memory accesses, runs the schedule, as far as it fits the machine.
+
+    Where a burst ends before a barrier, the plan's ends after it, before the next access.
+    """
+    plan = Plan.of(schedule)
+    count = _CountAccesses(plan)
+    execute(machine, count)
+    return Plan(tuple(burst for burst in count.counted if burst[1]), plan.values)

@@ -33,6 +33,10 @@ class Kernel:
     vmap_purge_lock: ExclusiveLock
     vmap_area_root: Address
     static_keys: tuple[StaticKey, ...]
+    locks: tuple[ExclusiveLock, ...]
+    """Every lock there is, the mitigation's own as well."""
+    opaque_words: tuple[Address, ...]
+    """Words that the mitigation keeps something of its own in."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -48,23 +52,33 @@ class Boot:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.static_keys: list[StaticKey] = []
+        self.locks: list[ExclusiveLock] = []
+        self.words: list[Address] = []
+        """Words made for their own sake: nobody knows what is in them."""
 
     def word(self, name: str) -> Address:
         """Return the address of a new word that holds 0."""
+        address = self._word(name)
+        self.words.append(address)
+        return address
+
+    def _word(self, name: str) -> Address:
         return self._machine.allocate(1, StaticLabel(name))
 
     def rwsem(self, name: str) -> RwSemaphore:
         """Return a new rw_semaphore, unlocked."""
-        return RwSemaphore(self.word(name), name)
+        return RwSemaphore(self._word(name), name)
 
     def lock(self, name: str) -> ExclusiveLock:
         """Return a new spinlock or mutex, unlocked."""
-        return ExclusiveLock(self.word(name), name)
+        lock = ExclusiveLock(self._word(name), name)
+        self.locks.append(lock)
+        return lock
 
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
-        sites = tuple((function, self.word(f"{name} in {function}")) for function in functions)
-        key = StaticKey(name, self.word(name), sites)
+        sites = tuple((function, self._word(f"{name} in {function}")) for function in functions)
+        key = StaticKey(name, self._word(name), sites)
         self.static_keys.append(key)
         return key
 
@@ -81,15 +95,19 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
     pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
     init_mm = Mm("init_mm", pgd, boot.rwsem("init_mm.mmap_lock"))
     mitigation.attach(boot)
+    opaque_words = tuple(boot.words)
+    page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
     return Kernel(
         arch=arch,
         geometry=geometry,
         mitigation=mitigation,
         init_mm=init_mm,
-        page_table_lock=boot.lock("init_mm.page_table_lock"),
-        jump_label_mutex=boot.lock("jump_label_mutex"),
+        page_table_lock=page_table_lock,
+        jump_label_mutex=jump_label_mutex,
         mem_hotplug_lock=boot.rwsem("mem_hotplug_lock"),
         vmap_purge_lock=boot.lock("vmap_purge_lock"),
         vmap_area_root=boot.word("vmap_area_root"),
         static_keys=tuple(boot.static_keys),
+        locks=tuple(boot.locks),
+        opaque_words=opaque_words,
     )

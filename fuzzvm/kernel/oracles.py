@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
@@ -34,9 +34,9 @@ from fuzzvm.kernel.pgtable import (
 )
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
 from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
-from fuzzvm.machine.allocator import Allocation
+from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.machine.ops import Address, Annotation, Value, offset_of
 
 
@@ -57,14 +57,40 @@ class WalkRecord:
     wx_noted: frozenset[Mapping]
 
 
-class Oracles:
-    """The observer of a machine that runs one kernel. Raises ModelError from every check."""
+class Memory(Protocol):
+    """Memory as oracles read it."""
 
-    def __init__(self, machine: Machine, kernel: Kernel) -> None:
+    def peek(self, address: Address) -> Value:
+        """Return a location's latest value."""
+
+
+class World(Protocol):
+    """What oracles look at: a machine, or one state of a search."""
+
+    @property
+    def memory(self) -> Memory:
+        """All of memory."""
+
+    @property
+    def allocator(self) -> Allocator:
+        """All objects."""
+
+    def watch(self, address: Address) -> None:
+        """Report writes to the object at `address` to the observer."""
+
+
+class Oracles:
+    """The observer of a machine that runs one kernel. Raises ModelError from every check.
+
+    `walks` is all that it remembers: the walk under way on each CPU that walks. Its values are immutable.
+    """
+
+    def __init__(self, machine: World, kernel: Kernel) -> None:
         self._machine = machine
         self._kernel = kernel
-        self._walks: dict[int, WalkRecord] = {}
-        self._stale = machine.memory.stale_reads
+        self.walks: dict[int, WalkRecord] = {}
+        memory = machine.memory
+        self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
         self._gone: frozenset[Mapping] = frozenset()
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
 
@@ -72,7 +98,7 @@ class Oracles:
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
-        if not (self._walks or self._stale) or not isinstance(old, int) or pxd_none(old) or old == new:
+        if not (self.walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
             return
         allocation = self._machine.allocator.lookup(address)
         if allocation is None or not isinstance(allocation.label, TableLabel):
@@ -80,10 +106,10 @@ class Oracles:
         level = allocation.label.level
         va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
         removed = frozenset(self._mappings(level, va, old))
-        if self._stale:
+        if self._weak is not None:
             self._gone |= removed
-        for walker, walk in self._walks.items():
-            self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
+        for walker, walk in self.walks.items():
+            self.walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
 
     def allocated(self, cpu: int, allocation: Allocation) -> None:
         """Watch the entries of every page table."""
@@ -116,11 +142,11 @@ class Oracles:
                     for mapping in self._all_mappings()
                     if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
                 )
-                self._walks[cpu] = WalkRecord(self._gone, wx, frozenset())
+                self.walks[cpu] = WalkRecord(self._gone, wx, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
             case WalkEnds():
-                walk = self._walks.pop(cpu)
+                walk = self.walks.pop(cpu)
                 missed = walk.wx_all_along - walk.wx_noted
                 if missed:
                     first = min(missed)
@@ -154,12 +180,12 @@ class Oracles:
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
             raise ModelError(INVENTED_MAPPING, f"{noted.addr:#x} is reported with entry {noted.entry:#x}, no mapping")
-        walk = self._walks[cpu]
+        walk = self.walks[cpu]
         if noted not in walk.removed and self._translate(noted.addr) != noted:
             message = f"{noted.level.name} mapping of {noted.addr:#x} was there at no time during the walk"
             raise ModelError(INVENTED_MAPPING, message)
         if pgprot_wx(pxd_pgprot(noted.entry)):
-            self._walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
+            self.walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
 
     def _entry(self, address: Address) -> int:
         entry = self._machine.memory.peek(address)
@@ -204,12 +230,12 @@ class Oracles:
 
     def _settled(self, cpu: int, mapping: Mapping) -> bool:
         """Whether a CPU that walks to a mapping now can see nothing older on its way."""
-        if not self._stale:
+        if self._weak is None:
             return True
         geometry = self._kernel.geometry
         level = Level.PGD
         for table in self._path(mapping.addr):
-            if len(self._machine.memory.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
+            if len(self._weak.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
                 return False
             level = self._next_level(level) if level < Level.PTE else level
         return True

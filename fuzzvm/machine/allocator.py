@@ -59,6 +59,11 @@ class Allocator:
         other._free_frames = list(self._free_frames)
         return other
 
+    def state(self) -> Hashable:
+        """Return all that the future depends on: everything but the steps at which things happened."""
+        objects = tuple((one.label, one.size, one.frame) for one in self.allocations)
+        return objects, frozenset(self.dead), tuple(self._owner_of_frame), tuple(self._free_frames)
+
     def alloc(self, size: int, label: Hashable, step: int) -> Allocation:
         """Return a new object of `size` locations."""
         number = len(self.allocations)

@@ -110,6 +110,11 @@ class Machine:
         """Report writes to the object at `address` to the observer."""
         self._watched.add(object_of(address))
 
+    @property
+    def watched(self) -> frozenset[int]:
+        """Numbers of the objects whose writes are reported to the observer."""
+        return frozenset(self._watched)
+
     def boot(self, program: Steps[T], cpu: int = 0) -> T:
         """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
 
@@ -132,7 +137,7 @@ class Machine:
                 self._annotate(cpu, op)
                 continue
             if type(op) not in self._execute:
-                raise _not_an_operation(program, op)
+                raise not_an_operation(program, op)
             if self._blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
@@ -223,22 +228,33 @@ class Machine:
         if not self._running and self.failure is None and not self.memory.agents():
             self._finish()
 
+    def perform(self, cpu: int, op: Operation, choose: Choose) -> Value:
+        """Execute one operation of a CPU that is not blocked, with no program behind it; return its response.
+
+        Raises ModelError. For searches, which keep programs and the rest of the machine apart.
+        """
+        response: Value = self._execute[type(op)](cpu, op, choose)  # type: ignore[operator]
+        return response
+
+    def perform_agent(self, agent: int, choose: Choose) -> None:
+        """Let one of the memory model's own agents step, with no programs around. Raises ModelError."""
+        self.memory.step(agent, choose)
+
+    def blocked(self, cpu: int, op: Operation | None) -> bool:
+        """Return whether an operation of a CPU waits for what does not hold now."""
+        return self._blocked(cpu, op)
+
+    def blockers(self, op: Operation | None) -> tuple[int, ...]:
+        """Return the CPUs that an operation waits for now."""
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return op.when.blocked_by(self.memory.peek(op.address))
+        return ()
+
     def stuck(self) -> None:
         """Fail the run in which programs are left and none can step: a deadlock, or a wait that nobody will end."""
-        edges = {cpu: self._blockers(cpu) for cpu in self._running}
-        cycle = _find_cycle(edges)
-        if cycle:
-            following = [*cycle[1:], cycle[0]]
-            waits = zip(cycle, following, strict=True)
-            where = ", ".join(f"CPU {cpu} in {self.stack(cpu)[0]} waits for CPU {other}" for cpu, other in waits)
-            self._fail(ModelError(DEADLOCK, where), cycle[0], self.stack(cycle[0]))
-            return
-        cpu = self._running[0]
-        self._fail(
-            ModelError(NO_PROGRESS, f"CPU {cpu} waits in {self.stack(cpu)[0]} and nobody is left to end the wait"),
-            cpu,
-            self.stack(cpu),
-        )
+        edges = {cpu: self.blockers(self._pending[cpu]) for cpu in self._running}
+        error, cpu = stuck_error(edges, {cpu: self.stack(cpu) for cpu in self._running})
+        self._fail(error, cpu, self.stack(cpu))
 
     def exceeded(self, limit: int) -> None:
         """Fail the run that has taken its limit of steps and is not done."""
@@ -290,7 +306,7 @@ class Machine:
     # Inner parts
 
     def _step_memory(self, agent: int, choose: Choose) -> None:
-        self.memory.step(agent, choose)
+        self.perform_agent(agent, choose)
         if self.trace is not None:
             self.trace.append(TraceStep(self.steps, agent, self.memory.owner(agent), None, None, ()))
         if not self._running and not self.memory.agents():
@@ -303,7 +319,7 @@ class Machine:
             kind = type(op)
             while kind not in self._execute:
                 if not isinstance(op, Annotation):
-                    raise _not_an_operation(program, op)
+                    raise not_an_operation(program, op)
                 try:
                     self._annotate(cpu, op)
                 except ModelError as error:
@@ -318,7 +334,7 @@ class Machine:
             return
         except ModelError as error:
             self._retire(cpu)
-            self._fail(error, cpu, _stack_of(error))
+            self._fail(error, cpu, stack_of(error))
             return
         except ProgramError:
             raise
@@ -352,12 +368,6 @@ class Machine:
             return not op.when(self.memory.visible(cpu, op.address))
         return False
 
-    def _blockers(self, cpu: int) -> tuple[int, ...]:
-        op = self._pending[cpu]
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self.memory.visible(cpu, op.address))
-        return ()
-
     def _finish(self) -> None:
         if self.observer is not None:
             try:
@@ -368,6 +378,18 @@ class Machine:
     def _fail(self, error: ModelError, cpu: int | None, stack: tuple[str, ...]) -> None:
         number = None if error.address is None else object_of(error.address)
         self.failure = Failure(error.error, error.message, cpu, stack, self.steps, number)
+
+
+def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
+    """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""
+    cycle = _find_cycle(edges)
+    if cycle:
+        following = [*cycle[1:], cycle[0]]
+        waits = zip(cycle, following, strict=True)
+        where = ", ".join(f"CPU {cpu} in {stacks[cpu][0]} waits for CPU {other}" for cpu, other in waits)
+        return ModelError(DEADLOCK, where), cycle[0]
+    cpu = min(edges)
+    return ModelError(NO_PROGRESS, f"CPU {cpu} waits in {stacks[cpu][0]} and nobody is left to end the wait"), cpu
 
 
 def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
@@ -387,10 +409,10 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def _stack_of(error: ModelError) -> tuple[str, ...]:
-    """Return the functions of an exception that a program raised, innermost first, without the machine's own."""
+def stack_of(error: ModelError) -> tuple[str, ...]:
+    """Return the functions that an exception came through, innermost first, without the one that caught it."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return tuple(code.co_name for code in reversed(codes) if code.co_filename != __file__)
+    return tuple(code.co_name for code in reversed(codes[1:]))
 
 
 def program_error(error: Exception) -> ProgramError:
@@ -405,7 +427,8 @@ def program_error(error: Exception) -> ProgramError:
     return ProgramError(f"{type(error).__name__}: {error}", frame.f_code.co_filename, line)
 
 
-def _not_an_operation(program: Steps[Any], op: object) -> ProgramError:
+def not_an_operation(program: Steps[Any], op: object) -> ProgramError:
+    """Return what to raise where a program yielded something else; it names the innermost function's place."""
     frame: Any = program
     while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
         frame = inner

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import boot_kernel
@@ -9,7 +12,8 @@ from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine, program_error
-from fuzzvm.scenario.calls import run_calls
+from fuzzvm.machine.ops import Steps
+from fuzzvm.scenario.calls import Areas, run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -49,11 +53,20 @@ class System:
         self.kernel = kernel
         self._views = [kernel.on(cpu) for cpu in range(cpus)]
 
-    def machine(self, *, tracing: bool = False) -> Machine:
-        """Return a machine that has booted, with every CPU at its first operation."""
+    def booted(self, *, tracing: bool = False) -> Machine:
+        """Return a machine that has booted and runs nothing yet, watched by its oracles."""
         machine = self._booted.copy(tracing=tracing)
         machine.observer = Oracles(machine, self.kernel)
-        machine.start(
-            [run_calls(k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)]
-        )
+        return machine
+
+    def programs(self) -> list[Callable[[], Steps[Areas]]]:
+        """Return for each CPU a function that returns its program anew, at its beginning."""
+        return [
+            partial(run_calls, k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)
+        ]
+
+    def machine(self, *, tracing: bool = False) -> Machine:
+        """Return a machine that has booted, with every CPU at its first operation."""
+        machine = self.booted(tracing=tracing)
+        machine.start([program() for program in self.programs()])
         return machine

@@ -285,7 +285,7 @@ def by_machine(name: str, program: Program) -> set[tuple[int, ...]]:
     known = set()
     while pending:
         memory, at, read = pending.pop()
-        key = (_key(memory), at, read)
+        key = (memory.state(), at, read)
         if key in known:
             continue
         known.add(key)
@@ -334,11 +334,6 @@ def every_way(memory: MemoryModel, act: Callable[[MemoryModel, Any], Any]) -> It
 
         copy = memory.copy()
         yield copy, act(copy, choose)
-
-
-def _key(memory: MemoryModel) -> object:
-    key = getattr(memory, "key", None)
-    return key() if key is not None else frozenset(vars(memory)["_cells"].items())
 
 
 # Properties

@@ -87,6 +87,10 @@ class Search:
         return True
 
 
+class EngineError(Exception):
+    """An engine could not do its work, for a reason outside fuzzvm's model; the message is one line."""
+
+
 class Engine(Protocol):
     """A way to search: `search` runs the systems in turn until the search is over."""
 

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import Search, rotation
+from fuzzvm.explore.engines import EngineError, Search, rotation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import format_schedule, parse_schedule
 from fuzzvm.scenario.system import System
-
-
-class AtherisFailedError(Exception):
-    """The process that Atheris runs in ended before its budget; the message holds the last lines it wrote."""
 
 
 class AtherisEngine:
@@ -63,7 +59,7 @@ class AtherisEngine:
                     finally:
                         child.kill()
             if child.returncode not in (0, -9) or not search.over:
-                raise AtherisFailedError(_last_lines(log))
+                raise EngineError(_last_lines(log))
 
     def _follow(
         self, child: subprocess.Popen[str], settings: dict[str, Any], systems: Sequence[System], search: Search

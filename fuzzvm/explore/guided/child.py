@@ -31,7 +31,7 @@ def main() -> None:
     from fuzzvm.explore.coverage import Covering, InterleavingCoverage
     from fuzzvm.explore.guided import codec, mutator
     from fuzzvm.explore.guided.counters import FeatureCounters
-    from fuzzvm.explore.plan import FollowPlan, Plan
+    from fuzzvm.explore.plan import FollowPlan, plan_in_accesses
     from fuzzvm.machine.errors import ProgramError
     from fuzzvm.machine.execution import execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
@@ -102,10 +102,11 @@ def main() -> None:
 
     seeds = Path(settings["inputs"])
     for number, (index, schedule) in enumerate(settings["seeds"]):
-        (seeds / f"seed-{number}").write_bytes(codec.encode(index, Plan.of(parse_schedule(schedule))))
+        plan = plan_in_accesses(systems[index].machine(), parse_schedule(schedule))
+        (seeds / f"seed-{number}").write_bytes(codec.encode(index, plan))
 
     # libFuzzer takes seed 0 for "draw one", so seeds begin at 1
-    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=1"]
+    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=0"]
     arguments.append(f"-artifact_prefix={seeds.parent}/")
     atheris.Setup(
         [sys.argv[0], *arguments, str(seeds)],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar
 
 from fuzzvm.machine.ops import (
@@ -47,6 +47,13 @@ class MemoryModel(ABC):
     @abstractmethod
     def copy(self) -> MemoryModel:
         """Return memory in the same state that goes its own way."""
+
+    def state(self) -> Hashable:
+        """Return all that the future depends on as an immutable value: equal values, equal futures.
+
+        Exhaustive search needs it. Raises NotImplementedError where a model has none.
+        """
+        raise NotImplementedError(f"memory model {self.name} cannot be searched exhaustively")
 
     @abstractmethod
     def peek(self, address: Address) -> Value:

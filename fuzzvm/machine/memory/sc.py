@@ -32,6 +32,10 @@ class SequentialConsistency(MemoryModel):
         other._cells = dict(self._cells)
         return other
 
+    def state(self) -> tuple[tuple[Address, Value], ...]:
+        # a location that holds 0 again is as good as one never written
+        return tuple((address, self._cells[address]) for address in sorted(self._cells) if self._cells[address] != 0)
+
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
 

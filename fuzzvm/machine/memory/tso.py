@@ -11,7 +11,7 @@ nothing. An interrupt of all CPUs drains every buffer, since taking one is a ser
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
@@ -49,8 +49,7 @@ class TotalStoreOrder(MemoryModel):
         other._buffers = list(self._buffers)
         return other
 
-    def key(self) -> tuple[object, ...]:
-        """Return a value that is equal for memories that behave alike."""
+    def state(self) -> Hashable:
         return (frozenset(self._cells.items()), tuple(self._buffers))
 
     def peek(self, address: Address) -> Value:

@@ -251,10 +251,10 @@ def test_a_copy_goes_its_own_way() -> None:
     memory = MODEL(2)
     memory.store(0, Store(1 << 16, 1), lambda ways: 1)
     other = memory.copy()
-    assert other.key() == memory.key()
+    assert other.state() == memory.state()
     other.step(2, lambda ways: 0)
     assert (memory.peek(1 << 16), other.peek(1 << 16)) == (0, 1)
-    assert other.key() != memory.key()
+    assert other.state() != memory.state()
 
 
 def test_boot_is_over_for_everybody() -> None:

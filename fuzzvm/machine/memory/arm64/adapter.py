@@ -23,7 +23,7 @@ What is left out, and in which direction it errs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.machine.memory import Choose, MemoryModel
@@ -118,8 +118,7 @@ class Arm64(MemoryModel):
         other._overtaken = list(self._overtaken)
         return other
 
-    def key(self) -> tuple[object, ...]:
-        """Return a value that is equal for memories that behave alike."""
+    def state(self) -> Hashable:
         return (
             frozenset(self._timeline.initial.items()),
             self._timeline.messages,

@@ -1,0 +1,227 @@
+"""`fuzzvm verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fuzzvm.cli.common import (
+    json_option,
+    memory_option,
+    mitigation_options,
+    mitigations,
+    print_json,
+    scenario_options,
+    scenarios,
+    shell_path,
+)
+from fuzzvm.cli.output import print_table
+from fuzzvm.corpus import store
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.exhaustive.limits import available_memory
+from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, cores, searchable, verify_all
+from fuzzvm.machine.schedule import context_switches, format_schedule
+
+
+@click.command()
+@mitigation_options
+@scenario_options
+@memory_option
+@click.option("--max-states", type=click.IntRange(min=1), help="Stop each run after that many states.")
+@click.option(
+    "--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Stop each run after that many seconds."
+)
+@click.option(
+    "--max-memory",
+    type=click.IntRange(min=64),
+    metavar="MIB",
+    help="Memory for all runs together; a run that needs more stops and says so. Default: most of what is free.",
+)
+@click.option(
+    "--preemptions",
+    type=click.IntRange(min=0),
+    help="Explore only schedules that interrupt a CPU at most that often when it could have gone on.",
+)
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@click.option("--no-reduction", is_flag=True, help="Explore every order of steps that commute, too.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Save the shortest schedule of each bug in this folder.",
+)
+@json_option
+def verify(
+    mitigation_names: tuple[str, ...],
+    scenario_names: tuple[str, ...],
+    memory: str | None,
+    max_states: int | None,
+    max_seconds: float | None,
+    max_memory: int | None,
+    preemptions: int | None,
+    jobs: int | None,
+    no_reduction: bool,
+    save: Path | None,
+    as_json: bool,
+) -> int:
+    """Explore every schedule: is there one that goes wrong?
+
+    Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
+    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory model of
+    its architecture and every stronger one. Exit status 0 when every verdict is the documented one; a mitigation that
+    documents none must be safe.
+
+    \b
+    fuzzvm verify --mitigation static-key
+    fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
+    """
+    if memory is not None and not searchable(memory):
+        raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
+    chosen = cells([name for name, _ in mitigations(mitigation_names)], scenarios(scenario_names), memory)
+    if save is not None:
+        store.check_writable(save)
+    jobs = min(jobs or cores(), len(chosen))
+    bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
+    runs, interrupted = _verify(chosen, bounds, jobs)
+    saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.failure} if save else {}
+    if as_json:
+        print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
+    else:
+        _print(runs, saved)
+    if interrupted:
+        return 130
+    return 0 if all(run.as_expected for run in runs) else 1
+
+
+def _memory_limit(asked: int | None, jobs: int) -> int | None:
+    total = available_memory() if asked is None else asked << 20
+    if total is None:
+        return None
+    return total // jobs if asked else total * 8 // 10 // jobs
+
+
+def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int) -> tuple[list[Run], bool]:
+    """Return the runs in the order of the cells, and whether Ctrl-C ended them early."""
+    found: dict[int, Run] = {}
+    show = _Progress(len(chosen))
+    running = verify_all(chosen, bounds, jobs)
+    try:
+        for index, run in running:
+            found[index] = run
+            show.done(len(found))
+    except BrokenProcessPool as error:
+        message = "a process was ended from outside, for want of memory perhaps; try --max-memory or fewer --jobs"
+        raise click.ClickException(message) from error
+    except KeyboardInterrupt:
+        return [found[index] for index in sorted(found)], True
+    finally:
+        running.close()  # type: ignore[attr-defined]
+        show.close()
+    return [found[index] for index in sorted(found)], False
+
+
+class _Progress:
+    """A bar on stderr, where that is a terminal; loads nothing where it is not."""
+
+    def __init__(self, total: int) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("verifying", total=total)
+            self._bar.start()
+
+    def done(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=count)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _case(run: Run) -> TestCase:
+    failure, schedule = run.verdict.failure, run.verdict.schedule
+    assert failure is not None
+    assert schedule is not None
+    how = "proven minimal" if run.verdict.complete else "not proven minimal"
+    expect = Expectation("bug", failure.error, failure.function)
+    cell = run.cell
+    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, f"found by fuzzvm verify, {how}")
+
+
+def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
+    verdict = run.verdict
+    schedule = verdict.schedule
+    return {
+        "mitigation": run.cell.mitigation,
+        "scenario": run.cell.scenario.name,
+        "memory": run.cell.memory,
+        "verdict": verdict.verdict,
+        "expected": run.expected,
+        "as_expected": run.as_expected,
+        "bug": verdict.failure.error if verdict.failure else None,
+        "function": verdict.failure.function if verdict.failure else None,
+        "complete": verdict.complete,
+        "bound": verdict.stopped or None,
+        "states": verdict.states,
+        "transitions": verdict.transitions,
+        "seconds": round(verdict.seconds, 4),
+        "schedule": None if schedule is None else format_schedule(schedule),
+        "context_switches": None if schedule is None else context_switches(schedule),
+        "steps": None if schedule is None else len(schedule),
+        "saved": None if saved is None else str(saved),
+    }
+
+
+def _verdict(run: Run) -> str:
+    """Return a verdict that never says more than was explored."""
+    verdict = run.verdict
+    if verdict.failure is not None:
+        return f"bug: {verdict.failure.error}"
+    return "safe" if verdict.complete else "safe within the bound"
+
+
+def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
+    print_table(
+        ("mitigation", "scenario", "memory", "verdict", "states", "seconds", "as documented"),
+        [
+            (
+                run.cell.mitigation,
+                run.cell.scenario.name,
+                run.cell.memory,
+                _verdict(run),
+                str(run.verdict.states),
+                f"{run.verdict.seconds:.3f}",
+                "-" if run.expected is None else "yes" if run.as_expected else "NO",
+            )
+            for run in runs
+        ],
+    )
+    for run in runs:
+        verdict = run.verdict
+        where = f"{run.cell.mitigation}, {run.cell.scenario.name}, {run.cell.memory}"
+        if verdict.failure is not None and verdict.schedule is not None:
+            click.echo(
+                f"\n{where}: {verdict.failure.error} in {verdict.failure.function or 'the run as a whole'}, "
+                f"{context_switches(verdict.schedule)} context switches, {len(verdict.schedule)} steps, "
+                f"{'proven minimal' if verdict.complete else 'not proven minimal'}"
+            )
+            click.echo(f"  schedule: {_short(format_schedule(verdict.schedule))}")
+            if id(run) in saved:
+                own = f" --mitigation {run.cell.mitigation}" if ".py:" in run.cell.mitigation else ""
+                click.echo(f"  saved: fuzzvm explain {shell_path(saved[id(run)])}{own}")
+        if verdict.stopped:
+            click.echo(f"\n{where}: not everything was explored: {verdict.stopped}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:400]}… (--save DIR keeps all of it)"

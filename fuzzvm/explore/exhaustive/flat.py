@@ -1,0 +1,240 @@
+"""Shared state under sequential consistency, as tuples: the fast path.
+
+It does what Machine does with SequentialConsistency memory, step by step; tests/explore/test_exhaustive.py compares
+the two. Cells hold numbers of values, and locations get their place in the tuple when they are first written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
+from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
+from fuzzvm.kernel.oracles import Oracles, WalkRecord
+from fuzzvm.kernel.symmetry import Renaming
+from fuzzvm.machine.allocator import Allocator
+from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.ops import OFFSET_BITS, Address, Alloc, Await, Fetch, Free, Load, Rmw, Store, Value, object_of
+from fuzzvm.scenario.system import System
+
+Cells = tuple[int, ...]
+Walks = tuple[tuple[int, WalkRecord], ...]
+
+
+class FlatShared:
+    """See `Shared`. While an oracle looks, `memory` and `allocator` show the state that it is asked about."""
+
+    def __init__(self, system: System, automata: Sequence[Automaton], values: Values) -> None:
+        self._automata = automata
+        self._values = values
+        self._slots: dict[Address, int] = {}
+        self._numbers: dict[tuple[Cells, int, int], int] = {}
+        self._states: list[tuple[Cells, int, int]] = []
+        self._heap_numbers: dict[object, int] = {}
+        self._heaps: list[tuple[Allocator, frozenset[int]]] = []
+        self._walk_numbers: dict[Walks, int] = {}
+        self._walks: list[Walks] = []
+        machine = system.booted()
+        self._cells: Cells = ()
+        self.allocator = machine.allocator
+        self._watched = machine.watched
+        self._oracles = Oracles(self, system.kernel)
+        for address, value in machine.memory.state():  # type: ignore[attr-defined]
+            self._cells = self._written(self._cells, address, values.number(value))
+        self.nodes: list[Node] = []
+        self.start: int | Finding = self._start()
+
+    # The view that oracles have
+
+    @property
+    def memory(self) -> FlatShared:
+        return self
+
+    def peek(self, address: Address) -> Value:
+        value: Value = self._values[self._read(self._cells, address)]
+        return value
+
+    def watch(self, address: Address) -> None:
+        self._watched |= {object_of(address)}
+
+    # Steps
+
+    def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
+        cells, heap, walks = self._states[shared]
+        op: Any = node.op
+        kind = type(op)
+        response = 0
+        number = shared
+        try:
+            if kind is Load or kind is Await or kind is Fetch:
+                response = self._read(cells, op.address)
+                if kind is Await and not op.when(self._values[response]):
+                    return ()
+                if kind is not Fetch:
+                    self._check_alive(heap, op.address, write=False)
+            elif kind is Store or kind is Rmw:
+                old = self._read(cells, op.address)
+                if kind is Store:
+                    new = self._values.number(op.value)
+                else:
+                    if op.when is not None and not op.when(self._values[old]):
+                        return ()
+                    response = old
+                self._check_alive(heap, op.address, write=True)
+                if kind is Rmw:
+                    new = self._values.number(op.update(self._values[old]))
+                cells = self._written(cells, op.address, new)
+                if walks and object_of(op.address) in self._heaps[heap][1]:
+                    walks = self._wrote(cpu, cells, heap, walks, op.address, old, new)
+                if kind is Store:
+                    response = self._none
+                number = self._number(cells, heap, walks)
+            elif kind is Alloc or kind is Free:
+                address, heap = self._allocate(cpu, op, cells, heap, walks)
+                response = self._values.number(address)
+                number = self._number(cells, heap, walks)
+            else:
+                response = self._none
+        except ModelError as error:
+            return (Outcome((), shared, None, None, finding_of(error, node.stack)),)
+        edge = self._automata[cpu].next(node, response)
+        if edge.notes or edge.error:
+            return (self._resumed(number, cpu, edge),)
+        return (Outcome((), number, edge.target, edge),)
+
+    def agents(self, shared: int) -> Sequence[int]:
+        return ()
+
+    def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
+        raise NotImplementedError("sequentially consistent memory has no agents")
+
+    def finished(self, shared: int) -> Finding | None:
+        cells, heap, walks = self._states[shared]
+        self._look(cells, heap, walks)
+        try:
+            self._oracles.finished()
+        except ModelError as error:
+            return finding_of(error, ())
+        return None
+
+    def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
+        op = node.op
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return op.when.blocked_by(self._values[self._read(self._states[shared][0], op.address)])
+        return ()
+
+    def renamed(self, shared: int, renaming: Renaming) -> int:
+        """Return the shared state after CPUs have changed their names."""
+        cells, heap, walks = self._states[shared]
+        addresses = {slot: address for address, slot in self._slots.items()}
+        values = self._values
+        cells = tuple(
+            values.number(renaming.value(addresses[slot], values[value])) if value else 0
+            for slot, value in enumerate(cells)
+        )
+        renamed_walks = sorted(
+            ((renaming.names[cpu], walk) for cpu, walk in self._walks[walks]), key=lambda item: item[0]
+        )
+        return self._number(cells, heap, self._walk_number(tuple(renamed_walks)))
+
+    # Parts of a step
+
+    def _start(self) -> int | Finding:
+        self._none = self._values.number(None)
+        heap = self._heap_number()
+        shared = self._number(self._cells, heap, self._walk_number(()))
+        for cpu, automaton in enumerate(self._automata):
+            outcome = self._resumed(shared, cpu, automaton.start)
+            if outcome.finding is not None:
+                return outcome.finding
+            shared = outcome.shared
+            assert outcome.node is not None
+            self.nodes.append(outcome.node)
+        return shared
+
+    def _resumed(self, shared: int, cpu: int, edge: Edge) -> Outcome:
+        """Return the outcome of a step whose effect on memory is done: oracles hear what the program says."""
+        cells, heap, walks = self._states[shared]
+        self._look(cells, heap, walks)
+        for annotation, stack in edge.notes:
+            try:
+                self._oracles.annotated(cpu, annotation)
+            except ModelError as error:
+                return Outcome((), shared, None, edge, finding_of(error, stack))
+        if edge.error is not None:
+            return Outcome((), shared, None, edge, finding_of(edge.error, edge.stack))
+        walks = self._walk_number(tuple(sorted(self._oracles.walks.items(), key=lambda item: item[0])))
+        return Outcome((), self._number(cells, heap, walks), edge.target, edge)
+
+    def _look(self, cells: Cells, heap: int, walks: int) -> None:
+        self._cells = cells
+        self.allocator, self._watched = self._heaps[heap]
+        self._oracles.walks = dict(self._walks[walks])
+
+    def _wrote(self, cpu: int, cells: Cells, heap: int, walks: int, address: Address, old: int, new: int) -> int:
+        self._look(cells, heap, walks)
+        self._oracles.wrote(cpu, address, self._values[old], self._values[new])
+        return self._walk_number(tuple(sorted(self._oracles.walks.items(), key=lambda item: item[0])))
+
+    def _allocate(self, cpu: int, op: Alloc | Free, cells: Cells, heap: int, walks: int) -> tuple[Address | None, int]:
+        self._look(cells, heap, walks)
+        address = None
+        if isinstance(op, Alloc):
+            self.allocator = self.allocator.copy()
+            allocation = self.allocator.alloc(op.size, op.label, 0)
+            self._oracles.allocated(cpu, allocation)
+            address = allocation.address
+        else:
+            found = self.allocator.lookup(op.address)
+            if found is not None and found.number not in self.allocator.dead:
+                self._oracles.freeing(cpu, found)
+            self.allocator = self.allocator.copy()
+            self.allocator.free(op.address, 0)
+        return address, self._heap_number()
+
+    def _check_alive(self, heap: int, address: Address, *, write: bool) -> None:
+        allocator = self._heaps[heap][0]
+        if address >> OFFSET_BITS in allocator.dead:
+            raise allocator.fault(address, write=write)
+
+    # Numbers of states and their parts
+
+    def _read(self, cells: Cells, address: Address) -> int:
+        slot = self._slots.get(address)
+        return cells[slot] if slot is not None and slot < len(cells) else 0
+
+    def _written(self, cells: Cells, address: Address, value: int) -> Cells:
+        slot = self._slots.setdefault(address, len(self._slots))
+        if slot >= len(cells):
+            if not value:
+                return cells
+            return (*cells, *(0,) * (slot - len(cells)), value)
+        cells = (*cells[:slot], value, *cells[slot + 1 :])
+        # equal memories must be equal tuples, so there are no zeros at the end
+        while cells and not cells[-1]:
+            cells = cells[:-1]
+        return cells
+
+    def _number(self, cells: Cells, heap: int, walks: int) -> int:
+        key = (cells, heap, walks)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._states)
+            self._states.append(key)
+        return number
+
+    def _heap_number(self) -> int:
+        key = (self.allocator.state(), self._watched)
+        number = self._heap_numbers.get(key)
+        if number is None:
+            number = self._heap_numbers[key] = len(self._heaps)
+            self._heaps.append((self.allocator, self._watched))
+        return number
+
+    def _walk_number(self, walks: Walks) -> int:
+        number = self._walk_numbers.get(walks)
+        if number is None:
+            number = self._walk_numbers[walks] = len(self._walks)
+            self._walks.append(walks)
+        return number

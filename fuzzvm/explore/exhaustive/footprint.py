@@ -1,0 +1,154 @@
+"""What a step touches, and what a CPU may still touch: the facts that partial-order reduction rests on.
+
+A footprint is one integer with two bits for each location: what a step reads and writes, or which reads and writes of
+others it would conflict with. Two steps commute where the one's accesses and the other's conflicts have no bit in
+common. Locations are cells of memory, the life of each object, the allocator's lists, and the page tables as a whole,
+as the oracles read them. Sequential consistency only: fences, TLB and cache maintenance touch nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from fuzzvm.explore.automaton import Automaton, Edge, Node
+from fuzzvm.kernel.mmap_lock import AssertWriteLocked
+from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Fetch, Free, Load, Rmw, Store, object_of
+from fuzzvm.scenario.calls import Output
+
+_HEAP = "heap"
+_TABLES = "tables"
+"""All page-table entries together, and what oracles remember of walks: every write to an entry counts as a write."""
+
+
+class Footprints:
+    """Footprints of the steps and futures of one system's automata.
+
+    `unwatched` are the objects from boot that oracles do not watch; whatever is allocated later may be a page table.
+    """
+
+    def __init__(self, unwatched: frozenset[int]) -> None:
+        self._unwatched = unwatched
+        self._places: dict[Hashable, int] = {}
+        self._of_node: dict[Node, tuple[int, int]] = {}
+
+    def step(self, node: Node, edge: Edge | None) -> int:
+        """Return the accesses of a step; `edge` is None where the operation fails, or is blocked."""
+        accesses, _ = self._operation(node)
+        return accesses if edge is None else accesses | self._notes(edge)[0]
+
+    def _operation(self, node: Node) -> tuple[int, int]:
+        found = self._of_node.get(node)
+        if found is None:
+            found = self._of_node[node] = self._make(node)
+        return found
+
+    def _make(self, node: Node) -> tuple[int, int]:
+        reads: list[Hashable] = []
+        writes: list[Hashable] = []
+        match node.op:
+            case Load(address) | Await(address):
+                reads = [address, ("life", object_of(address))]
+            case Fetch(address):
+                reads = [address]
+            case Store(address):
+                reads, writes = [("life", object_of(address))], self._written(address)
+            case Rmw(address):
+                reads, writes = [address, ("life", object_of(address))], self._written(address)
+            case Alloc():
+                writes = [_HEAP]
+            case Free(address):
+                reads, writes = [_TABLES], [_HEAP, ("life", object_of(address))]
+        return self._masks(reads, writes)
+
+    def _written(self, address: Address) -> list[Hashable]:
+        return [address] if object_of(address) in self._unwatched else [address, _TABLES]
+
+    def _notes(self, edge: Edge) -> tuple[int, int]:
+        if not edge.notes:
+            return 0, 0
+        reads = [place for note in edge.notes for place in _looked_at(note.annotation)]
+        return self._masks(reads, [])
+
+    def _masks(self, reads: list[Hashable], writes: list[Hashable]) -> tuple[int, int]:
+        """Return (accesses, conflicts): bit 2n of a location's accesses is a read, bit 2n + 1 a write."""
+        accesses = conflicts = 0
+        for place in reads:
+            bit = 2 * self._places.setdefault(place, len(self._places))
+            accesses |= 1 << bit
+            conflicts |= 2 << bit
+        for place in writes:
+            bit = 2 * self._places.setdefault(place, len(self._places))
+            accesses |= 2 << bit
+            conflicts |= 3 << bit
+        return accesses, conflicts
+
+    def of_operation(self, node: Node) -> int:
+        """Return what the operation of a local state conflicts with."""
+        return self._operation(node)[1]
+
+    def of_notes(self, edge: Edge) -> int:
+        """Return what is read by oracles where a program says something conflicts with."""
+        return self._notes(edge)[1]
+
+
+class Futures:
+    """What a CPU may still conflict with, from each place of its automaton, as far as the automaton is known.
+
+    `of` is indexed by place, not by local state: local states of one place nearly always have the same future, and a
+    new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.
+    """
+
+    def __init__(self, automaton: Automaton, footprints: Footprints) -> None:
+        self._automaton = automaton
+        self._footprints = footprints
+        self.of: list[int] = []
+        self.places: list[int] = []
+        """The place of each local state."""
+        self._predecessors: list[set[int]] = []
+        self._seen: list[int] = []
+        self._grow()
+        for node in automaton.nodes:
+            self.learn(node)
+
+    def _grow(self) -> None:
+        for node in self._automaton.nodes[len(self.places) :]:
+            self.places.append(node.place)
+            self._seen.append(0)
+            if node.place == len(self.of):
+                self.of.append(self._footprints.of_operation(node))
+                self._predecessors.append(set())
+
+    def learn(self, node: Node) -> bool:
+        """Take in the edges of a local state that are new, and tell all places before it.
+
+        Returns whether any future grew: what was concluded from it before must be looked at again.
+        """
+        if len(node.edges) == self._seen[node.number]:
+            return False
+        self._seen[node.number] = len(node.edges)
+        self._grow()
+        conflicts = 0
+        for edge in node.edges.values():
+            conflicts |= self._footprints.of_notes(edge)
+            if edge.target is not None:
+                conflicts |= self.of[edge.target.place]
+                self._predecessors[edge.target.place].add(node.place)
+        todo = [(node.place, conflicts)]
+        grew = False
+        while todo:
+            place, added = todo.pop()
+            known = self.of[place]
+            if added & ~known:
+                self.of[place] = known | added
+                grew = True
+                todo += [(before, known | added) for before in self._predecessors[place]]
+        return grew
+
+
+def _looked_at(annotation: Annotation) -> list[Hashable]:
+    """Return the locations that oracles read when a program says something."""
+    if isinstance(annotation, Output):
+        return []
+    if isinstance(annotation, AssertWriteLocked):
+        return [annotation.lock.address]
+    return [_TABLES]

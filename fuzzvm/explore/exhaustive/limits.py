@@ -1,0 +1,66 @@
+"""Where a search stops although there is more: states, time, memory. Each stop is said, never silent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECK_EVERY = 4096
+"""States between two looks at the clock and at the memory used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a search; None is no bound. `max_memory` is in bytes of resident memory of the whole process."""
+
+    max_states: int | None = None
+    max_seconds: float | None = None
+    max_memory: int | None = None
+
+
+class StoppedError(Exception):
+    """A bound was reached; the message names it."""
+
+
+class Watch:
+    """Watches the limits of one search."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._began = time.monotonic()
+        self.next_look = CHECK_EVERY if limits.max_states is None else min(CHECK_EVERY, limits.max_states)
+
+    def look(self, states: int) -> None:
+        """Raise StoppedError if a limit is reached; call it when there are `next_look` states."""
+        limits = self._limits
+        if limits.max_states is not None and states >= limits.max_states:
+            raise StoppedError(f"--max-states {limits.max_states} reached")
+        if limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:
+            raise StoppedError(f"--max-seconds {limits.max_seconds:g} reached after {states} states")
+        if limits.max_memory is not None and resident() >= limits.max_memory:
+            raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
+        self.next_look = states + CHECK_EVERY
+        if limits.max_states is not None:
+            self.next_look = min(self.next_look, limits.max_states)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has now; its peak, where the system does not say."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that this machine could still give, or None where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

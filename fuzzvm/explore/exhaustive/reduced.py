@@ -1,0 +1,264 @@
+"""Search with partial-order reduction: of steps that commute with all that others may still do, one order is enough.
+
+In each state a persistent set of CPUs is chosen (Godefroid, LNCS 1032, 1996, section 4.2: closed under "may still
+conflict with the next step of a member"), and only those are stepped. That keeps every state in which a run ends, and
+so deadlocks and the checks at the end, and a run to an error where there is one.
+
+What a CPU may still touch is read from its automaton, which is compiled by the search itself. So the search assumes
+that the automata known when it begins are whole, and is done again where it finds that they were not; the last pass
+finds nothing new, and then the assumption holds for every run: a shortest run that left the assumed automata would
+take its last step from a local state that the pass has visited, with a response that it has seen, since all steps
+postponed before commute with it. (docs/decisions/0010 has the induction.)
+
+A step is postponed for ever only around a cycle of states (the "ignoring problem", Valmari 1990). A CPU that takes part
+in such a cycle goes around a cycle of its automaton, so local states that lie on one never stand for others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import islice, permutations
+
+from fuzzvm.explore.automaton import Node
+from fuzzvm.explore.exhaustive.cycles import on_cycle
+from fuzzvm.explore.exhaustive.flat import FlatShared
+from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.explore.exhaustive.search import Searched
+from fuzzvm.explore.exhaustive.shared import Finding
+from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
+from fuzzvm.explore.exhaustive.symmetry import Symmetry
+
+Move = tuple[Entry, int, int, bool]
+"""What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
+
+ORDERS_AHEAD = 6
+WALKS_AHEAD = 10
+
+
+class _Reduced:
+    """The search of one space; `futures` grow while it goes on."""
+
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None) -> None:
+        self._space = space
+        self._symmetry = symmetry if symmetry is not None and symmetry.images else None
+        self._watch = Watch(limits)
+        boot = space.system.booted()
+        unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
+        self._footprints = Footprints(unwatched)
+        self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
+        self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
+        self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
+        assert isinstance(space.start, int)
+        self.visited = {self._symmetry.canonical(space.start) if self._symmetry is not None else space.start}
+        self.findings: dict[Finding, None] = {}
+        self.ends: set[int] = set()
+        self.transitions = 0
+        self._reduced: list[int] = []
+        """States in which steps were left out, oldest first."""
+        self._outdated = 0
+        """How many of them, from the first, were visited before a future grew."""
+
+    def walk_ahead(self) -> None:
+        """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""
+        lanes = self._space.lanes
+        orders = list(islice(permutations(range(len(lanes))), ORDERS_AHEAD))
+        computers = [self._computer(lane) for lane in lanes]
+        for number in range(len(orders) + WALKS_AHEAD):
+            turns = random.Random(number)
+            order = list(orders[number]) if number < len(orders) else list(range(len(lanes)))
+            state = self._space.start
+            assert isinstance(state, int)
+            moved = True
+            while moved:
+                if number >= len(orders):
+                    turns.shuffle(order)
+                moved = False
+                for cpu in order:
+                    lane = lanes[cpu]
+                    key = state & lane.mask
+                    if key >> lane.shift:
+                        if key not in self._accesses[cpu]:
+                            computers[cpu](key)
+                        entry = lane.table[key]
+                        if isinstance(entry, int) and entry:
+                            state += entry
+                            moved = True
+                            break
+
+    def run(self, *, first_only: bool) -> int:
+        """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
+        self.walk_ahead()
+        todo = [*self.visited]
+        rounds = 0
+        while todo:
+            rounds += 1
+            self._visit(todo, first_only=first_only)
+            if self.findings and first_only:
+                break
+            cyclic = [frozenset(i for i, cycles in enumerate(on_cycle(one)) if cycles) for one in self._space.automata]
+            if cyclic != self._cyclic:
+                self._cyclic = cyclic
+                self._outdated = len(self._reduced)
+            todo = self._reduced[: self._outdated]
+            self._reduced = self._reduced[self._outdated :]
+            self._outdated = 0
+        return rounds
+
+    def _visit(self, todo: list[int], *, first_only: bool) -> None:
+        """Take the steps of a persistent set in each state of `todo` and in all that follow."""
+        space = self._space
+        visited = self.visited
+        canonical = None if self._symmetry is None else self._symmetry.canonical
+        lanes = [
+            (lane.mask, lane.shift, lane.table, access, futures.of, futures.places, cyclic, self._computer(lane))
+            for lane, access, futures, cyclic in zip(
+                space.lanes, self._accesses, self._futures, self._cyclic, strict=True
+            )
+        ]
+        reduced = self._reduced
+        stack = todo
+        transitions = 0
+        look = self._watch.next_look
+        while stack and not (self.findings and first_only):
+            state = stack.pop()
+            moves: list[Move] = []
+            for mask, shift, table, access, future, places, cyclic, compute in lanes:
+                key = state & mask
+                local = key >> shift
+                if local:
+                    accesses = access.get(key)
+                    if accesses is None:
+                        accesses = compute(key)
+                    moves.append((table[key], accesses, future[places[local]], local in cyclic))
+            chosen = persistent(moves)
+            if len(chosen) < len(moves):
+                reduced.append(state)
+            before = transitions
+            for entry in chosen:
+                if isinstance(entry, int):
+                    if entry:
+                        transitions += 1
+                        following = state + entry
+                        if following not in visited:
+                            if canonical is not None and (following := canonical(following)) in visited:
+                                continue
+                            visited.add(following)
+                            stack.append(following)
+                    continue
+                for _, delta, finding in entry:
+                    transitions += 1
+                    if finding is not None:
+                        self.findings[finding] = None
+                    elif (following := state + delta) not in visited:
+                        if canonical is not None and (following := canonical(following)) in visited:
+                            continue
+                        visited.add(following)
+                        stack.append(following)
+            if transitions == before:
+                finding = space.ended(state)
+                if finding is not None:
+                    self.findings[finding] = None
+                else:
+                    self.ends.add(state)
+            if len(visited) >= look:
+                self._watch.look(len(visited))
+                look = self._watch.next_look
+        self.transitions += transitions
+
+    def _computer(self, lane: Lane) -> Callable[[int], int]:
+        nodes = self._space.automata[lane.cpu].nodes
+        table = self._accesses[lane.cpu]
+        futures = self._futures[lane.cpu]
+        footprints = self._footprints
+        symmetry, all_futures = self._symmetry, self._futures
+        mirrored: dict[Node, int] = {}
+
+        def compute(key: int) -> int:
+            entry = lane.compute(key)
+            node = nodes[key >> lane.shift]
+            accesses = table[key] = footprints.step(node, lane.edge if entry else None)
+            known = len(node.edges)
+            if futures.learn(node):
+                self._outdated = len(self._reduced)
+            if symmetry is not None and mirrored.get(node) != known:
+                mirrored[node] = known
+                # only one of the states that are alike is searched, and each CPU's future counts in all of them
+                for other, image in symmetry.mirror(lane.cpu, node):
+                    if all_futures[other].learn(image):
+                        self._outdated = len(self._reduced)
+            return accesses
+
+        return compute
+
+
+def can_reduce(space: Space) -> bool:
+    """Return whether the footprints describe the memory model of a space."""
+    return isinstance(space.shared, FlatShared)
+
+
+def search_reduced(
+    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
+) -> Searched:
+    """As `search`, with fewer states: the same verdict, and the same `ends`.
+
+    Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
+    """
+    if isinstance(space.start, Finding):
+        return Searched(1, 0, (space.start,))
+    if not can_reduce(space):
+        raise ValueError("partial-order reduction knows sequential consistency only")
+    search = _Reduced(space, limits, symmetry)
+    stopped, rounds = "", 0
+    try:
+        rounds = search.run(first_only=first_only)
+    except (StoppedError, StateBoundError) as bound:
+        stopped = str(bound)
+    except MemoryError:
+        count = len(search.visited)
+        search.visited.clear()
+        return Searched(count, search.transitions, tuple(search.findings), f"out of memory after {count} states")
+    found = tuple(search.findings)
+    return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
+
+
+def persistent(moves: list[Move]) -> list[Entry]:
+    """Return the steps of a persistent set: what they touch, no CPU outside may ever touch in conflict."""
+    if len(moves) < 2:
+        return [move[0] for move in moves]
+    for index, (entry, accesses, _, cyclic) in enumerate(moves):
+        if entry and not cyclic:
+            for other, move in enumerate(moves):
+                if accesses & move[2] and other != index:
+                    break
+            else:
+                return [entry]
+    if len(moves) > 2:
+        for index, move in enumerate(moves):
+            if move[0]:
+                members = _closure(index, moves)
+                if len(members) < len(moves) and not any(moves[member][3] for member in members):
+                    return [moves[member][0] for member in members]
+    return [move[0] for move in moves]
+
+
+def _closure(first: int, moves: list[Move]) -> list[int]:
+    """Return the smallest set of CPUs with `first` in it such that no future outside conflicts with a step inside.
+
+    A blocked member's step counts as well: who may unblock it conflicts with it, and so is a member.
+    """
+    members = [first]
+    rest = [index for index in range(len(moves)) if index != first]
+    accesses = moves[first][1]
+    grown = True
+    while grown:
+        grown = False
+        for index in rest:
+            if accesses & moves[index][2]:
+                rest.remove(index)
+                members.append(index)
+                accesses |= moves[index][1]
+                grown = True
+                break
+    return members

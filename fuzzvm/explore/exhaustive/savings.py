@@ -1,0 +1,39 @@
+"""What the reductions save: the states of one system with and without each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.explore.exhaustive.limits import Limits
+from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.search import search
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.symmetry import Symmetry
+from fuzzvm.scenario.system import System
+
+
+@dataclass(frozen=True)
+class Savings:
+    """Numbers of states: of every local variable counted, of live ones, and with each reduction on top of that."""
+
+    all_variables: int
+    live_variables: int
+    partial_order: int
+    symmetry: int
+    both: int
+
+
+def savings(system: System, limits: Limits) -> Savings:
+    """Search a system, past errors, in every way that there is; a number at a bound is that bound.
+
+    Raises AsymmetryError and UnkeyableError as the searches do, ValueError where reductions do not apply.
+    """
+    space = Space(system)
+    symmetry = Symmetry(space)
+    return Savings(
+        search(Space(system, live_only=False), limits, first_only=False).states,
+        search(space, limits, first_only=False).states,
+        search_reduced(space, limits, first_only=False).states,
+        search(space, limits, first_only=False, symmetry=symmetry).states,
+        search_reduced(space, limits, first_only=False, symmetry=symmetry).states,
+    )

@@ -1,0 +1,138 @@
+"""The state space of one system: states as integers, steps as table look-ups.
+
+A state is one integer: the number of the shared state in the low bits, the local state of each CPU above. What a
+CPU's step does depends on the shared state and that CPU's local state alone, so it is kept in a table by those two,
+as the difference that it makes to the integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fuzzvm.explore.automaton import Automaton, Edge, Values
+from fuzzvm.explore.exhaustive.flat import FlatShared
+from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
+from fuzzvm.explore.exhaustive.stepped import SteppedShared
+from fuzzvm.scenario.system import System
+
+SHARED_BITS = 32
+LOCAL_BITS = 20
+SHARED_MASK = (1 << SHARED_BITS) - 1
+LOCAL_MASK = (1 << LOCAL_BITS) - 1
+
+
+class StateBoundError(Exception):
+    """A state has no number any more: a CPU has more local states than fit."""
+
+
+class Way(NamedTuple):
+    """One way of a step that has several, or that goes wrong: the difference to the state, or what went wrong."""
+
+    choices: tuple[int, ...]
+    delta: int
+    finding: Finding | None
+
+
+Entry = int | tuple[Way, ...]
+"""What a table holds: the difference that the only way makes, 0 where no step is possible, else all ways."""
+
+
+class Lane:
+    """The steps of one CPU. `mask` takes from a state what they depend on, `table` holds those known by that."""
+
+    def __init__(self, space: Space, cpu: int) -> None:
+        self.cpu = cpu
+        self.shift = SHARED_BITS + cpu * LOCAL_BITS
+        self.mask = SHARED_MASK | LOCAL_MASK << self.shift
+        self.table: dict[int, Entry] = {}
+        self.edge: Edge | None = None
+        """What the CPU's program did in the step that was computed last."""
+        self._space = space
+
+    def local(self, state: int) -> int:
+        """Return the number of the CPU's local state."""
+        return state >> self.shift & LOCAL_MASK
+
+    def compute(self, key: int) -> Entry:
+        """Return what the step does, and keep it."""
+        number, local = key & SHARED_MASK, key >> self.shift
+        entry: Entry = 0
+        self.edge = None
+        if local:
+            node = self._space.automata[self.cpu].nodes[local]
+            outcomes = self._space.shared.step(number, self.cpu, node)
+            entry = self._entry(number, local, outcomes)
+            self.edge = outcomes[-1].edge if outcomes else None
+        self.table[key] = entry
+        return entry
+
+    def _entry(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
+        ways = []
+        for outcome in outcomes:
+            delta = 0
+            if outcome.node is not None:
+                if outcome.node.number > LOCAL_MASK:
+                    raise StateBoundError(f"CPU {self.cpu} has more than {LOCAL_MASK} local states")
+                delta = outcome.shared - number + (outcome.node.number - local << self.shift)
+            ways.append(Way(outcome.choices, delta, outcome.finding))
+        # a step that changes nothing is a way, lest it be taken for none
+        if len(ways) == 1 and ways[0].delta and not ways[0].choices:
+            return ways[0].delta
+        return tuple(ways) if ways else 0
+
+
+class Space:
+    """The state space of a system. `start` is its first state, or what goes wrong before any step.
+
+    `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
+    states that differ in dead variables alone.
+    """
+
+    def __init__(self, system: System, *, fast: bool = True, live_only: bool = True) -> None:
+        self.system = system
+        self.values = Values()
+        self.automata = [Automaton(program, self.values, live_only=live_only) for program in system.programs()]
+        kind = FlatShared if fast and system.memory == "sc" else SteppedShared
+        self.shared: Shared = kind(system, self.automata, self.values)
+        self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
+        self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
+        self.has_agents = isinstance(self.shared, SteppedShared)
+        """Whether the memory model may have agents of its own."""
+        self.start: int | Finding = self.shared.start
+        if isinstance(self.start, int):
+            for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
+                self.start += node.number << lane.shift
+
+    def agent_steps(self, state: int) -> dict[int, tuple[Way, ...]]:
+        """Return the ways of each of the memory model's own agents that can step."""
+        number = state & SHARED_MASK
+        found = self._agents.get(number)
+        if found is None:
+            found = {}
+            for agent in self.shared.agents(number):
+                outcomes = self.shared.step_agent(number, agent)
+                found[agent] = tuple(Way(o.choices, o.shared - number, o.finding) for o in outcomes)
+            self._agents[number] = found
+        return found
+
+    def steps(self, state: int) -> list[tuple[int, Way]]:
+        """Return every step that can be taken: the agent, and the way. For where speed does not matter."""
+        found = []
+        for lane in self.lanes:
+            key = state & lane.mask
+            entry = lane.table.get(key)
+            if entry is None:
+                entry = lane.compute(key)
+            ways = (Way((), entry, None),) if isinstance(entry, int) and entry else entry or ()
+            found += [(lane.cpu, way) for way in ways]
+        for agent, agent_ways in self.agent_steps(state).items():
+            found += [(agent, way) for way in agent_ways]
+        return found
+
+    def ended(self, state: int) -> Finding | None:
+        """Return what is wrong with a run that ends in a state that has no steps."""
+        if state >> SHARED_BITS:
+            nodes = [self.automata[lane.cpu].nodes[lane.local(state)] for lane in self.lanes]
+            return stuck(self.shared, state & SHARED_MASK, nodes)
+        return self.shared.finished(state & SHARED_MASK)

@@ -1,0 +1,170 @@
+"""The verdict on one system: safe, or a bug with its shortest schedule; and whether anything was cut."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from fuzzvm.explore.automaton import UnkeyableError
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
+from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
+from fuzzvm.explore.exhaustive.reduced import can_reduce, search_reduced
+from fuzzvm.explore.exhaustive.search import Searched, search
+from fuzzvm.explore.exhaustive.shared import Finding
+from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
+from fuzzvm.explore.exhaustive.some_run import some_run
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
+from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.execution import Replay, execute
+from fuzzvm.machine.schedule import Schedule
+from fuzzvm.scenario.system import System
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of verifying a system.
+
+    `failure` and `schedule` are those of the shortest run that goes wrong, None where none does. `complete` says that
+    nothing was cut: every behaviour was explored for a safe verdict, and for a bug no run is shorter. `stopped` names
+    the bound that cut it, '' if none. `states` and `transitions` are those of the search that found the verdict,
+    `seconds` the time of it all.
+    """
+
+    failure: Failure | None
+    schedule: Schedule | None
+    complete: bool
+    stopped: str
+    states: int
+    transitions: int
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """'safe' or 'bug'."""
+        return "safe" if self.failure is None else "bug"
+
+
+def verify(
+    system: System, limits: Limits | None = None, *, preemptions: int | None = None, reduce: bool = True
+) -> Verdict:
+    """Explore every behaviour of a system, within the limits.
+
+    `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order and
+    symmetry reduction, under memory models that they know. Raises UnkeyableError and ProgramError for a broken
+    mitigation.
+    """
+    limits = limits or Limits()
+    began = time.monotonic()
+    with _no_collection(), _unchanged_mitigation(system):
+        space = Space(system)
+        found = _search(space, limits, preemptions, reduce=reduce)
+        shortest: ShortestRun | None = None
+        if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
+            shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
+        elif found.findings:
+            shortest = shortest_run(space, _left(limits, began))
+            if shortest.schedule is None:
+                shortest = replace(shortest, schedule=some_run(space))
+    seconds = time.monotonic() - began
+    if shortest is None or shortest.schedule is None:
+        return Verdict(None, None, found.complete, found.stopped, found.states, found.transitions, seconds)
+    failure = _replayed(system, shortest)
+    stopped = shortest.stopped
+    complete = shortest.complete
+    return Verdict(failure, shortest.schedule, complete, stopped, found.states, found.transitions, seconds)
+
+
+def shortest_failure(
+    system: System,
+    *,
+    error: str | None = None,
+    function: str | None = None,
+    max_states: int | None = None,
+    max_seconds: float | None = None,
+) -> tuple[Schedule | None, bool]:
+    """Return the failing run with fewest context switches, then fewest steps, and whether nothing was cut.
+
+    Only runs that fail with that error, in that function, count where these are given. (None, True) means that there
+    is no such run at all. With a schedule, True means that none is shorter. Raises UnkeyableError and ProgramError.
+    """
+    with _no_collection(), _unchanged_mitigation(system):
+        found = shortest_run(Space(system), Limits(max_states, max_seconds), wanted=Wanted(error, function))
+    if found.schedule is not None:
+        _replayed(system, found)
+    return found.schedule, found.complete
+
+
+def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bool) -> Searched:
+    if preemptions is not None:
+        bounded = shortest_run(space, limits, most_switches=preemptions, preemptions=True)
+        findings = () if bounded.finding is None else (bounded.finding,)
+        return Searched(bounded.states, bounded.transitions, findings, bounded.stopped)
+    found = _search_reduced(space, limits) if reduce and can_reduce(space) else search(space, limits)
+    if not found.findings and found.complete and may_cycle(space):
+        try:
+            endless = endless_run(space, limits)
+        except StoppedError as bound:
+            return replace(found, stopped=str(bound))
+        if endless is not None:
+            return replace(found, findings=(NEVER_ENDS,), endless=endless)
+    return found
+
+
+def _search_reduced(space: Space, limits: Limits) -> Searched:
+    try:
+        return search_reduced(space, limits, symmetry=Symmetry(space))
+    except AsymmetryError:
+        # a mitigation tells apart CPUs that run the same calls
+        return search_reduced(Space(space.system), limits)
+
+
+def _left(limits: Limits, began: float) -> Limits:
+    if limits.max_seconds is None:
+        return limits
+    return replace(limits, max_seconds=max(0.0, limits.max_seconds - (time.monotonic() - began)))
+
+
+def _replayed(system: System, run: ShortestRun) -> Failure:
+    """Return how a schedule fails on a machine: the two executors must agree on it."""
+    assert run.schedule is not None
+    chooser = Replay(run.schedule)
+    execution = execute(system.machine(), chooser)
+    chooser.finish()
+    failure = execution.failure
+    if failure is None or (run.finding is not None and Finding.of(failure) != run.finding):
+        raise AssertionError(f"the search found {run.finding}, and the machine {failure}")
+    return failure
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking through millions of states that are all in use."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _unchanged_mitigation(system: System) -> Iterator[None]:
+    """Raise UnkeyableError if a mitigation changed itself during a run: what it keeps would be no part of any state."""
+    mitigation = system.kernel.mitigation
+    held = vars(mitigation)
+    before = {name: copy.copy(value) if isinstance(value, list | dict | set) else value for name, value in held.items()}
+    yield
+    for name, value in held.items():
+        if name not in before or (before[name] is not value and before[name] != value):
+            raise UnkeyableError(
+                f"{type(mitigation).__qualname__}: attribute {name!r} changes during a run; "
+                "one mitigation serves all CPUs and all runs, and a hook must not keep anything in it",
+                type(mitigation).__module__,
+                0,
+            )

@@ -1,0 +1,133 @@
+"""Many systems verified side by side: every mitigation, scenario and memory model that is asked for, over the cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.kernel import arch as architectures
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+
+STRENGTH = ("sc", "tso", "arm64")
+"""Memory models from strong to weak: code that is correct on a weak one is correct on those before it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system to verify. `mitigation` is what the mitigation was asked for by: a name, or file.py:Class."""
+
+    mitigation: str
+    scenario: Scenario
+    memory: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What every run of a matrix is bounded by."""
+
+    limits: Limits
+    preemptions: int | None = None
+    reduce: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell and its verdict. `expected` is the verdict that the mitigation claims, None where it claims nothing."""
+
+    cell: Cell
+    verdict: Verdict
+    expected: str | None
+    bounded: bool
+    """Whether bounds were asked for, so that a safe verdict within them is what was asked for."""
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the verdict is the documented one; a mitigation that claims nothing must be safe.
+
+        A search that was cut short although nobody asked for it proves nothing.
+        """
+        if self.verdict.verdict != (self.expected or "safe"):
+            return False
+        return self.verdict.verdict == "bug" or self.verdict.complete or self.bounded
+
+
+def memories(scenario: Scenario) -> list[str]:
+    """Return the memory models that a scenario's code is written for: that of its architecture and stronger ones."""
+    own = STRENGTH.index(architectures.get(scenario.arch).memory)
+    return [name for name in STRENGTH[: own + 1] if name in memory_models.names() and searchable(name)]
+
+
+def searchable(memory: str) -> bool:
+    """Return whether a memory model says what its state is, which exhaustive search needs."""
+    return memory_models.get(memory).state is not memory_models.MemoryModel.state
+
+
+def cells(mitigations: Sequence[str], scenarios: Sequence[Scenario], memory: str | None) -> list[Cell]:
+    """Return the matrix: every mitigation with every scenario, under one memory model or all that fit."""
+    return [
+        Cell(mitigation, scenario, model)
+        for mitigation in mitigations
+        for scenario in scenarios
+        for model in ([memory] if memory is not None else memories(scenario))
+    ]
+
+
+def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
+    """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
+    scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
+    system = System(cell.scenario, scheme, cell.memory, cell.mitigation)
+    verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
+    limits = bounds.limits
+    bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
+    return Run(cell, verdict, cell.scenario.expected(scheme), bounded)
+
+
+def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tuple[int, Run]]:
+    """Verify cells in up to `jobs` processes, those that look largest first; yield each one's index and run when done.
+
+    Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
+    """
+    order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
+    if jobs < 2 or len(cells) < 2:
+        for index in order:
+            yield index, verify_cell(cells[index], bounds)
+        return
+    # forking starts a worker in milliseconds, with all modules loaded; nothing here has threads yet
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_signals_alone)
+    done = False
+    try:
+        futures = {pool.submit(verify_cell, cells[index], bounds): index for index in order}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+        done = True
+    finally:
+        pool.shutdown(wait=done, cancel_futures=True)
+        if not done:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals_alone() -> None:
+    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _size(cell: Cell) -> tuple[int, int]:
+    """Return a guess at how large a cell's state space is, for the order alone."""
+    return len(cell.scenario.cpus), sum(map(len, cell.scenario.cpus)) + STRENGTH.index(cell.memory)

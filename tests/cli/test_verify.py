@@ -1,0 +1,81 @@
+"""`fuzzvm verify`, in a subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_json_says_what_the_design_promises() -> None:
+    done = fuzzvm("verify", "-m", "none", "-m", "static-key", "-s", "pmd-promotion", "--memory", "sc", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    bug, safe = json.loads(done.stdout)["runs"]
+    keys = {"mitigation", "scenario", "memory", "verdict", "bug", "complete", "states", "transitions", "seconds"}
+    assert keys | {"schedule"} <= set(bug)
+    assert (bug["verdict"], bug["bug"], bug["complete"]) == ("bug", "use-after-free-read", True)
+    assert bug["schedule"] == "1*5 0*10 1"
+    assert (safe["verdict"], safe["bug"], safe["schedule"], safe["complete"]) == ("safe", None, None, True)
+
+
+def test_a_bound_is_in_the_verdict() -> None:
+    done = fuzzvm("verify", "-m", "static-key", "-s", "two-walkers", "--memory", "sc", "--max-states", "50")
+    assert "safe within the bound" in done.stdout
+    assert "--max-states 50 reached" in done.stdout
+    assert done.returncode == 0
+
+
+def test_saved_schedules_replay(tmp_path: Path) -> None:
+    arguments = ("-m", "none", "-s", "pmd-promotion", "-s", "two-walkers", "--memory", "sc")
+    assert fuzzvm("verify", *arguments, "--save", str(tmp_path)).returncode == 0
+    assert len(list(tmp_path.glob("*.toml"))) == 2
+    assert fuzzvm("replay", str(tmp_path)).returncode == 0
+
+
+MITIGATION = """
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.ops import Load
+
+class Collects(Mitigation):
+    name = "collects"
+    def before_walk(self, k, mm):
+        seen = []
+        value = yield Load(1)
+        seen.append(value)
+
+class Unclaimed(Mitigation):
+    name = "unclaimed"
+"""
+
+
+def test_a_mitigation_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MITIGATION, encoding="utf-8")
+    unclaimed = fuzzvm("verify", "-m", f"{path}:Unclaimed", "-s", "pmd-promotion", "--memory", "sc")
+    assert unclaimed.returncode == 1
+    assert "bug: use-after-free-read" in unclaimed.stdout
+    collects = fuzzvm("verify", "-m", f"{path}:Collects", "-s", "pmd-promotion", "--memory", "sc")
+    assert collects.returncode == 2
+    assert collects.stdout == ""
+    assert collects.stderr.startswith(f"fuzzvm: {path}:9: Collects.before_walk: variable 'seen': a list")
+    assert collects.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-m", "nix"), ("-s", "nix"), ("--memory", "nix"), ("--max-states", "0"), ("--jobs", "x"), ("extra",)]
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
+    done = fuzzvm("verify", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
