@@ -1,8 +1,8 @@
 """The minimiser: fewest context switches, then fewest steps, then the smallest scenario.
 
 It keeps the error's id and the function that it happens in. Named passes make the failing run smaller until none of
-them does; then a search of all runs with fewer switches or steps proves that there is no better one in that scenario,
-where its budget reaches.
+them does; then the shortest-path search over all states finds the best run of that scenario and proves that there is
+no better one, where it fits its bound.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.context_bounded import Budget, shortest_failure
+from fuzzvm.explore.automaton import UnkeyableError
+from fuzzvm.explore.exhaustive import shortest_failure
 from fuzzvm.explore.landmarks import FollowLandmarks, landmarks
+from fuzzvm.explore.matrix import searchable
 from fuzzvm.explore.plan import FollowPlan, Plan
 from fuzzvm.explore.smaller_scenarios import size, smaller_scenarios
 from fuzzvm.kernel.hooks import Mitigation
@@ -24,9 +26,24 @@ from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 
 DEFAULT_BUDGET = 1_500_000
-"""Machine steps that the minimiser may spend: a few seconds."""
+"""Machine steps that the passes may spend: a few seconds."""
+
+MAX_STATES = 500_000
+"""States that the proof may visit: about a second, and 200 MB."""
 
 Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Budget:
+    """Machine steps that may be spent; a number and not a time, so that the result is the same everywhere."""
+
+    steps: int
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.steps <= 0
 
 
 @dataclass(frozen=True)
@@ -125,15 +142,25 @@ class _Minimiser:
         return False
 
     def prove(self) -> bool:
-        """Search every run with fewer switches, or as many and fewer steps. Guarantees what `proven` says."""
-        switches = context_switches(self.best.schedule)
-        found = shortest_failure(
-            self._system, self.failure, self._budget, switches=switches, steps=len(self.best.schedule)
-        )
-        self.proven = found.proven
-        if found.execution is None:
+        """Find the run with fewest switches, then fewest steps. Guarantees what `proven` says.
+
+        Proves nothing under a memory model that cannot be searched exhaustively, past the bound on states, and with a
+        mitigation whose state cannot be told from its variables.
+        """
+        if not searchable(self._case.memory):
             return False
-        self.best = found.execution
+        try:
+            schedule, self.proven = shortest_failure(
+                self._system, error=self.failure.error, function=self.failure.function, max_states=MAX_STATES
+            )
+        except UnkeyableError:
+            return False
+        if schedule is None:
+            return False
+        run = self._execute(self._system, Replay(schedule), MAX_STEPS)
+        if self._key(run, self.scenario) >= self._key(self.best, self.scenario):
+            return False
+        self.best = run
         return True
 
     # What they share

@@ -139,7 +139,7 @@ class Oracles:
             case WalkBegins():
                 wx = frozenset(
                     mapping
-                    for mapping in self._all_mappings()
+                    for mapping in self.mappings()
                     if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
                 )
                 self.walks[cpu] = WalkRecord(self._gone, wx, frozenset())
@@ -177,6 +177,11 @@ class Oracles:
 
     # Reading page tables from outside
 
+    def mappings(self) -> Iterator[Mapping]:
+        """Yield every mapping that the page tables hold now, in ascending order of address."""
+        start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
+        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
+
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
             raise ModelError(INVENTED_MAPPING, f"{noted.addr:#x} is reported with entry {noted.entry:#x}, no mapping")
@@ -210,10 +215,6 @@ class Oracles:
             entry = self._entry(table + index)
             if entry:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
-
-    def _all_mappings(self) -> Iterator[Mapping]:
-        start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
-        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
 
     def _path(self, addr: int) -> list[Address]:
         """Return the tables that the walk of an address goes through, the root first."""

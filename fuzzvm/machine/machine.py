@@ -155,6 +155,18 @@ class Machine:
         if not self._running:
             self._finish()
 
+    def assign(self, cpu: int, program: Steps[object]) -> None:
+        """Give a CPU whose program has returned another one, and run it up to its first operation.
+
+        Raises ValueError where its program has not returned, or the run has failed.
+        """
+        if self.failure is not None or cpu in self._running:
+            raise ValueError(f"CPU {cpu} takes no other program now")
+        self._programs[cpu] = program
+        self._running = sorted([*self._running, cpu])
+        self._resume(cpu, None)
+        self._annotations.clear()
+
     def copy(self, *, tracing: bool = False) -> Machine:
         """Return a machine in the state that this one was booted into. Raises ValueError once programs have started."""
         if self._programs:

@@ -47,11 +47,11 @@ class System:
             raise program_error(error) from error
         self._booted.observer = Oracles(self._booted, kernel)
         try:
-            self._areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
+            self.areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
         self.kernel = kernel
-        self._views = [kernel.on(cpu) for cpu in range(cpus)]
+        self.views = [kernel.on(cpu) for cpu in range(cpus)]
 
     def booted(self, *, tracing: bool = False) -> Machine:
         """Return a machine that has booted and runs nothing yet, watched by its oracles."""
@@ -62,7 +62,7 @@ class System:
     def programs(self) -> list[Callable[[], Steps[Areas]]]:
         """Return for each CPU a function that returns its program anew, at its beginning."""
         return [
-            partial(run_calls, k, calls, self._areas) for k, calls in zip(self._views, self.scenario.cpus, strict=True)
+            partial(run_calls, k, calls, self.areas) for k, calls in zip(self.views, self.scenario.cpus, strict=True)
         ]
 
     def machine(self, *, tracing: bool = False) -> Machine:

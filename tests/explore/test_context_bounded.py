@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fuzzvm.explore.context_bounded import Budget, shortest_failure
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory.sc import SequentialConsistency
 from fuzzvm.machine.ops import Await, Free, Load, Steps, Store, address_of
 from fuzzvm.machine.schedule import Step, context_switches
 from fuzzvm.scenario.system import System
+from tests.explore.context_bounded import Budget, shortest_failure
 
 WORD, TABLE = address_of(0), address_of(1)
 

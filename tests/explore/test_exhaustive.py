@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.context_bounded import Budget
-from fuzzvm.explore.context_bounded import shortest_failure as shortest_by_execution
 from fuzzvm.explore.exhaustive import Limits, shortest_failure, verify
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.shortest import shortest_run
@@ -24,6 +22,8 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.explore.context_bounded import Budget
+from tests.explore.context_bounded import shortest_failure as shortest_by_execution
 
 CELLS = [(mitigation, scenario) for mitigation in registry.shipped() for scenario in shipped.shipped()]
 LARGE = {("config-off", "two-promoters")}

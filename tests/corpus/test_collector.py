@@ -1,0 +1,100 @@
+"""corpus/conftest.py: corpus files as pytest's tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.corpus.store import to_text, write_text
+from fuzzvm.machine.execution import execute
+from fuzzvm.machine.machine import Machine
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.system import System
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _OneAfterTheOther:
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        return enabled[0]
+
+    def value(self, ways: int) -> int:
+        return 0
+
+
+def safe_case() -> TestCase:
+    scenario = shipped.get("pmd-promotion")
+    execution = execute(System(scenario, registry.shipped()["none"], "sc").machine(), _OneAfterTheOther())
+    return TestCase(scenario, "none", "sc", execution.schedule, Expectation.of(execution))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    shutil.copy(ROOT / "corpus" / "conftest.py", folder)
+    write_text(folder / "regressions" / "good.toml", to_text(safe_case()))
+    return folder
+
+
+def collect(corpus: Path) -> tuple[int, str]:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib", "-v", str(corpus)],
+        cwd=corpus.parent,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.returncode, ran.stdout
+
+
+def test_one_test_a_file(corpus: Path) -> None:
+    (corpus / "litmus").mkdir()
+    (corpus / "litmus" / "expected.toml").write_text("not = 'a test case'")
+    (corpus / "notes.txt").write_text("not a test case")
+    status, output = collect(corpus)
+    assert status == 0, output
+    assert "regressions/good.toml::replay PASSED" in output
+    assert "1 passed" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schedule": ((7,),)}, "no longer replays: step 1 is of agent 7"),
+        ({"schedule": ()}, "no longer replays: the schedule ends after 0 steps"),
+        ({"expect": Expectation("bug", "deadlock", "down_read")}, "expected deadlock in down_read, got safe"),
+        ({"mitigation": "nonesuch"}, "no mitigation 'nonesuch'"),
+        ({"mitigation": "mine.py:Mine"}, "the test case names mine.py:Mine"),
+    ],
+)
+def test_a_file_that_does_not_replay_is_reported_without_a_traceback(
+    corpus: Path, change: dict[str, object], says: str
+) -> None:
+    path = corpus / "regressions" / "bad.toml"
+    write_text(path, to_text(replace(safe_case(), **change)))  # type: ignore[arg-type]
+    status, output = collect(corpus)
+    assert status == 1
+    assert f"{path}: " in output and says in output
+    assert "Traceback" not in output and "conftest.py" not in output
+    assert "1 failed, 1 passed" in output
+
+
+def test_a_file_that_is_no_test_case_is_reported_with_its_line(corpus: Path) -> None:
+    path = corpus / "cut.toml"
+    path.write_text('format = 1\nschedule = "0*3')
+    status, output = collect(corpus)
+    assert status == 1
+    assert f"{path}:2: " in output
+    assert "Traceback" not in output
