@@ -228,6 +228,7 @@ class Machine:
         if self.trace is not None:
             stack = self.stack(agent)
             self._old = None
+            self.memory.remark = None
         try:
             response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
@@ -320,7 +321,8 @@ class Machine:
     def _step_memory(self, agent: int, choose: Choose) -> None:
         self.perform_agent(agent, choose)
         if self.trace is not None:
-            self.trace.append(TraceStep(self.steps, agent, self.memory.owner(agent), None, None, ()))
+            owner, remark = self.memory.owner(agent), self.memory.remark
+            self.trace.append(TraceStep(self.steps, agent, owner, None, None, (), remark=remark))
         if not self._running and not self.memory.agents():
             self._finish()
 
@@ -373,7 +375,8 @@ class Machine:
         if self.trace is not None:
             notes = tuple(self._annotations)
             self._annotations.clear()
-            self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes))
+            remark = self.memory.remark
+            self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes, remark))
 
     def _blocked(self, cpu: int, op: Operation | None) -> bool:
         if isinstance(op, Await | Rmw) and op.when is not None:

@@ -23,10 +23,17 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
     Value,
+    object_of,
 )
+from fuzzvm.machine.remarks import Remark
 
 Choose = Callable[[int], int]
 """Asks the schedule: given n > 1 ways to go on, returns which, from 0 to n - 1. 0 is what sc would do."""
+
+
+def object_of_value(value: Value) -> int:
+    """Return the number of the object that a value points to, if it is an address; 0 if it points nowhere."""
+    return object_of(value) if isinstance(value, int) and value > 0 else 0
 
 
 class MemoryModel(ABC):
@@ -39,6 +46,12 @@ class MemoryModel(ABC):
     name: ClassVar[str]
     stale_reads: ClassVar[bool] = False
     """Whether a load may return what was overwritten before it, in the order in which the machine steps."""
+
+    remark: Remark | None = None
+    """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
+
+    points_to: Callable[[Value], int] = staticmethod(object_of_value)
+    """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""

@@ -28,6 +28,7 @@ from fuzzvm.machine.ops import (
     Tlbi,
     Value,
 )
+from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded
 
 DRAINING = frozenset({Barrier.DMB_ISH, Barrier.DSB_ISH, Barrier.DSB_ISHST, Barrier.ISB})
 """Barriers that wait for the buffer: MFENCE, and the serialising instructions. The others are no-ops on x86."""
@@ -62,12 +63,16 @@ class TotalStoreOrder(MemoryModel):
         return self._cells.get(address, 0)
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        if any(buffered == op.address for buffered, _ in self._buffers[cpu]):
+            self.remark = Forwarded()
         return self.visible(cpu, op.address)
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
         self._buffers[cpu] = (*self._buffers[cpu], (op.address, op.value))
         if choose(2) == 0:
             self._drain(cpu)
+        else:
+            self.remark = Buffered()
 
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
         self._drain(cpu)
@@ -90,7 +95,9 @@ class TotalStoreOrder(MemoryModel):
         return [self.cpus + cpu for cpu, buffer in enumerate(self._buffers) if buffer]
 
     def step(self, agent: int, choose: Choose) -> None:
+        address, value = self._buffers[agent - self.cpus][0]
         self._drain_oldest(agent - self.cpus)
+        self.remark = BecameVisible("store", address, value)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus

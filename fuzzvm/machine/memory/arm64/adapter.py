@@ -46,11 +46,7 @@ from fuzzvm.machine.ops import (
     Value,
     object_of,
 )
-
-
-def object_of_value(value: Value) -> int:
-    """Return the number of the object that a value points to, if it is an address; 0 if it points nowhere."""
-    return object_of(value) if isinstance(value, int) and value > 0 else 0
+from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch, StaleRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +81,14 @@ _ORDERED: dict[Barrier, frozenset[int]] = {
 }
 """The kinds of message that a barrier orders before everything, or all that is visible, after it."""
 
+_KINDS = {STORE: "store", CLEAN: "dc cvau", INVALIDATE: "ic ivau"}
+
 
 class Arm64(MemoryModel):
     """AArch64 memory under a machine."""
 
     name = "arm64"
     stale_reads = True
-    points_to: Callable[[Value], int] = staticmethod(object_of_value)
-    """Which object a loaded value points to, 0 if none; set it where values are not plain addresses."""
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -162,11 +158,16 @@ class Arm64(MemoryModel):
         if own is not None:
             source = views.cells[address].own if address in views.cells else 0
             value = own.value
+            self.remark = Forwarded()
         else:
             sources = views.sources(self._timeline, address, floor)
             # A wait has ended: it reads what ended it.
             source = sources[0 if len(sources) == 1 or isinstance(op, Await) else choose(len(sources))]
             value = self._timeline.value(address, source)
+            stores = self._timeline.stores(address)
+            if stores and source != stores[-1]:
+                newest = self._timeline.messages[stores[-1] - 1]
+                self.remark = StaleRead(newest.value, newest.cpu)
         loaded = views.loaded(address, source, floor, dependency, op.order)
         self._learn(cpu, value, loaded.view)
         if op.order not in ACQUIRES:
@@ -226,7 +227,11 @@ class Arm64(MemoryModel):
         ways = views.fetches(self._timeline, op.address)
         source, place = ways[choose(len(ways)) if len(ways) > 1 else 0]
         views.fetch(place)
-        return self._timeline.value(op.address, source)
+        newest = self._timeline.latest(op.address)
+        instruction = self._timeline.value(op.address, source)
+        if instruction != newest:
+            self.remark = StaleFetch(newest)
+        return instruction
 
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         if isinstance(op, InterruptAll):
@@ -251,7 +256,10 @@ class Arm64(MemoryModel):
         ready = [
             index for index, entry in enumerate(pending) if not any(entry.after(earlier) for earlier in pending[:index])
         ]
-        self._take(cpu, ready[choose(len(ready)) if len(ready) > 1 else 0])
+        index = ready[choose(len(ready)) if len(ready) > 1 else 0]
+        entry = pending[index]
+        self._take(cpu, index)
+        self.remark = BecameVisible(_KINDS[entry.kind], entry.address, entry.value)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus
@@ -272,6 +280,8 @@ class Arm64(MemoryModel):
         self._pending[cpu] = (*self._pending[cpu], entry)
         if choose(2) == 0:
             self._put_last(cpu)
+        else:
+            self.remark = Buffered()
 
     def _put_last(self, cpu: int) -> None:
         pending = self._pending[cpu]
