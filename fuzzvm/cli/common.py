@@ -36,11 +36,6 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def one_line(message: str) -> str:
-    """Return a message with its line breaks folded."""
-    return " ".join(message.split())
-
-
 def json_option(command: F) -> F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")(

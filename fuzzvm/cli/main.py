@@ -14,7 +14,6 @@ import click
 
 import fuzzvm
 import fuzzvm.cli
-from fuzzvm.cli.common import INPUT_ERRORS, one_line
 
 NOT_COMMANDS = frozenset({"main", "common", "options", "output"})
 
@@ -53,6 +52,11 @@ def cli() -> None:
     """
 
 
+def _one_line(message: str) -> str:
+    """Return a message with its line breaks folded."""
+    return " ".join(message.split())
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
     try:
@@ -64,16 +68,21 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context is not None else "fuzzvm"
-        click.echo(f"{name}: {one_line(error.format_message())}", err=True)
+        click.echo(f"{name}: {_one_line(error.format_message())}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("fuzzvm: interrupted", err=True)
         sys.exit(130)
-    except INPUT_ERRORS as error:
-        click.echo(f"fuzzvm: {one_line(str(error))}", err=True)
-        sys.exit(2)
     except BrokenPipeError:
         # the reader has seen enough; python must not complain at exit that it cannot flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        # imported here: it brings in all layers, and `fuzzvm litmus` needs none but machine
+        from fuzzvm.cli.common import INPUT_ERRORS
+
+        if not isinstance(error, INPUT_ERRORS):
+            raise
+        click.echo(f"fuzzvm: {_one_line(str(error))}", err=True)
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -178,10 +178,35 @@ def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimi
     return Finding(minimised, scenario.name, message, path, new, claimed_safe)
 
 
-def split_budget(budget: Budget, cells: Sequence[Cell]) -> Budget:
-    """Return what each cell may use of a budget that holds for all of them together."""
-    if not cells:
-        return budget
-    seconds = None if budget.seconds is None else budget.seconds / len(cells)
-    runs = None if budget.runs is None else max(1, budget.runs // len(cells))
-    return Budget(seconds, runs)
+class SharedBudget:
+    """A budget that a number of cells share, first come first served.
+
+    Half of it is for the cells in which a bug is claimed, as long as there are others: such a cell ends when it has
+    found one, and must not miss it for want of time. What a cell leaves unused goes to those after it, so those with
+    claims of bugs should come first.
+    """
+
+    def __init__(self, budget: Budget, cells: Sequence[Cell]) -> None:
+        self._seconds = budget.seconds
+        self._runs = budget.runs
+        self._bugs = sum(cell.expected == "bug" for cell in cells)
+        self._others = len(cells) - self._bugs
+
+    def share(self, cell: Cell) -> Budget:
+        """Return what the next cell may use."""
+        kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
+        parts = kind * (2 if rest else 1)
+        seconds = None if self._seconds is None else max(0.0, self._seconds) / parts
+        runs = None if self._runs is None else max(1, self._runs // parts)
+        return Budget(seconds, runs)
+
+    def spend(self, cell: Cell, seconds: float, runs: int) -> None:
+        """Take what a cell has used from what is left for the others."""
+        if cell.expected == "bug":
+            self._bugs -= 1
+        else:
+            self._others -= 1
+        if self._seconds is not None:
+            self._seconds -= seconds
+        if self._runs is not None:
+            self._runs -= runs

@@ -36,6 +36,7 @@ from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
 from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
 from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.machine.ops import Address, Annotation, Value, offset_of
 
 
@@ -88,12 +89,16 @@ class Oracles:
         self._machine = machine
         self._kernel = kernel
         self.walks: dict[int, WalkRecord] = {}
+        memory = machine.memory
+        self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
+        self._gone: frozenset[Mapping] = frozenset()
+        """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
 
     # The observer's side
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
-        if not self.walks or not isinstance(old, int) or pxd_none(old) or old == new:
+        if not (self.walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
             return
         allocation = self._machine.allocator.lookup(address)
         if allocation is None or not isinstance(allocation.label, TableLabel):
@@ -101,6 +106,8 @@ class Oracles:
         level = allocation.label.level
         va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
         removed = frozenset(self._mappings(level, va, old))
+        if self._weak is not None:
+            self._gone |= removed
         for walker, walk in self.walks.items():
             self.walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
 
@@ -130,8 +137,12 @@ class Oracles:
                     message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case WalkBegins():
-                wx = frozenset(mapping for mapping in self.mappings() if pgprot_wx(pxd_pgprot(mapping.entry)))
-                self.walks[cpu] = WalkRecord(frozenset(), wx, frozenset())
+                wx = frozenset(
+                    mapping
+                    for mapping in self.mappings()
+                    if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
+                )
+                self.walks[cpu] = WalkRecord(self._gone, wx, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
             case WalkEnds():
@@ -217,6 +228,18 @@ class Oracles:
             level, table = self._next_level(level), pxd_pgtable(entry)
             path.append(table)
         return path
+
+    def _settled(self, cpu: int, mapping: Mapping) -> bool:
+        """Whether a CPU that walks to a mapping now can see nothing older on its way."""
+        if self._weak is None:
+            return True
+        geometry = self._kernel.geometry
+        level = Level.PGD
+        for table in self._path(mapping.addr):
+            if len(self._weak.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
+                return False
+            level = self._next_level(level) if level < Level.PTE else level
+        return True
 
     def _translate(self, addr: int) -> Mapping | None:
         """Return the mapping that an address has now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from fuzzvm.machine.ops import OFFSET_BITS, Address
+from fuzzvm.machine.ops import OFFSET_BITS, Address, Value, object_of
 
 TABLE = 1
 LEAF = 2
@@ -65,6 +65,11 @@ def pxd_leaf(entry: int) -> bool:
 def pxd_pgtable(entry: int) -> Address:
     """Return the table that a table entry points to."""
     return entry & ~_TYPE_MASK
+
+
+def table_pointed_to(value: Value) -> int:
+    """Return the number of the object that a loaded value points to: a table entry's table, 0 for all else."""
+    return object_of(value) if isinstance(value, int) and value > 0 and pxd_table(value) else 0
 
 
 def pxd_pfn(entry: int) -> int:

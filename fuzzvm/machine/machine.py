@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
-from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, Failure, ModelError, ProgramError
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, Failure, ModelError, ProgramError
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -140,7 +140,7 @@ class Machine:
                 continue
             if type(op) not in self._execute:
                 raise not_an_operation(program, op)
-            if self._blocked(op):
+            if self._blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
 
@@ -213,9 +213,9 @@ class Machine:
         ready = self._running
         waiting = self._waiting
         if waiting:
-            peek = self.memory.peek
+            visible = self.memory.visible
             pending: list[Any] = self._pending
-            ready = [cpu for cpu in ready if cpu not in waiting or (op := pending[cpu]).when(peek(op.address))]
+            ready = [cpu for cpu in ready if cpu not in waiting or (op := pending[cpu]).when(visible(cpu, op.address))]
         if self._has_agents and (agents := self.memory.agents()):
             return [*ready, *agents]
         return ready
@@ -235,6 +235,7 @@ class Machine:
         if tracing:
             stack = self.stack(agent)
             self._old = None
+            self.memory.remark = None
         try:
             response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
         except ModelError as error:
@@ -259,9 +260,9 @@ class Machine:
         """Let one of the memory model's own agents step, with no programs around. Raises ModelError."""
         self.memory.step(agent, choose)
 
-    def blocked(self, op: Operation | None) -> bool:
-        """Return whether an operation waits for what does not hold now."""
-        return self._blocked(op)
+    def blocked(self, cpu: int, op: Operation | None) -> bool:
+        """Return whether an operation of a CPU waits for what does not hold now."""
+        return self._blocked(cpu, op)
 
     def blockers(self, op: Operation | None) -> tuple[int, ...]:
         """Return the CPUs that an operation waits for now."""
@@ -316,14 +317,19 @@ class Machine:
         allocation = self.allocator.lookup(op.address)
         if self.observer is not None and allocation is not None and allocation.number not in self.allocator.dead:
             self.observer.freeing(cpu, allocation)
-        self.allocator.free(op.address, self.steps)
+        freed = self.allocator.free(op.address, self.steps)
+        for other in self.memory.in_flight(op.address):
+            if other != cpu:
+                message = f"read of {freed.label} by CPU {other}, which may take place after this free of it"
+                raise ModelError(USE_AFTER_FREE_READ, message, address=op.address)
 
     # Inner parts
 
     def _step_memory(self, agent: int, choose: Choose) -> None:
         self.perform_agent(agent, choose)
         if self.trace is not None:
-            self.trace.append(TraceStep(self.steps, agent, self.memory.owner(agent), None, None, ()))
+            owner, remark = self.memory.owner(agent), self.memory.remark
+            self.trace.append(TraceStep(self.steps, agent, owner, None, None, (), remark=remark))
         if not self._running and not self.memory.agents():
             self._finish()
 
@@ -376,11 +382,12 @@ class Machine:
         if self.trace is not None:
             notes = tuple(self._annotations)
             self._annotations.clear()
-            self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes))
+            remark = self.memory.remark
+            self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes, remark))
 
-    def _blocked(self, op: Operation | None) -> bool:
+    def _blocked(self, cpu: int, op: Operation | None) -> bool:
         if isinstance(op, _MAY_WAIT) and op.when is not None:
-            return not op.when(self.memory.peek(op.address))
+            return not op.when(self.memory.visible(cpu, op.address))
         return False
 
     def _finish(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.machine.ops import Annotation, Operation, Value
+from fuzzvm.machine.remarks import Remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,9 @@ class TraceStep:
     """One step of a run.
 
     `number` counts from 1. `cpu` is the CPU that the agent is or works for. `op` is None where an agent of the memory
-    model stepped. `stack` names the functions of the CPU, innermost first. `old` is what a write replaced.
-    `annotations` were yielded after this step and before the CPU's next operation.
+    model stepped. `stack` names the functions of the CPU, innermost first. `old` is what a write replaced. `remark` is
+    what the memory model did that sequential consistency would not. `annotations` were yielded after this step and
+    before the CPU's next operation.
     """
 
     number: int
@@ -30,6 +32,7 @@ class TraceStep:
     stack: tuple[str, ...]
     old: Value = None
     annotations: tuple[Annotation, ...] = ()
+    remark: Remark | None = None
 
 
 def digest(steps: Iterable[TraceStep], ending: Sequence[str] = ()) -> str:
@@ -38,7 +41,7 @@ def digest(steps: Iterable[TraceStep], ending: Sequence[str] = ()) -> str:
     for step in steps:
         text.update(
             f"{step.number} {step.agent} {step.op!r} -> {step.response!r} {step.old!r}"
-            f" {'<'.join(step.stack)} {step.annotations!r}\n".encode()
+            f" {'<'.join(step.stack)} {step.annotations!r} {step.remark!r}\n".encode()
         )
     for line in ending:
         text.update(f"{line}\n".encode())

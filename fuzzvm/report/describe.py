@@ -32,6 +32,7 @@ from fuzzvm.machine.ops import (
     Value,
     offset_of,
 )
+from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch, StaleRead
 from fuzzvm.machine.trace import TraceStep
 
 
@@ -73,11 +74,29 @@ class Describer:
         return str(value)
 
     def step(self, step: TraceStep) -> str:
-        """Return what a step did, in a few words."""
+        """Return what a step did, in a few words, with what sequential consistency would not have done."""
+        return self._operation(step) + self.remark(step)
+
+    def remark(self, step: TraceStep) -> str:
+        """Return what the memory model did in a step that sequential consistency would not; '' if nothing."""
+        match step.remark:
+            case StaleRead(newest, writer):
+                address = getattr(step.op, "address", 0)
+                return f" -- an old value: CPU {writer} has written {self.value(address, newest)}"
+            case StaleFetch(newest):
+                return f" -- a stale instruction: there is a {'branch' if newest else 'nop'} now"
+            case Buffered():
+                return " -- not yet seen by others"
+            case Forwarded():
+                return " -- its own store, not yet seen by others"
+            case _:
+                return ""
+
+    def _operation(self, step: TraceStep) -> str:
         op = step.op
         match op:
             case None:
-                return "memory: a buffered store becomes visible"
+                return self._became_visible(step)
             case Load():
                 return f"read {self.place(op.address)} = {self.value(op.address, step.response)}{_order(op.order)}"
             case Store():
@@ -101,6 +120,15 @@ class Describer:
             case Free():
                 allocation = self._machine.allocator.lookup(op.address)
                 return f"free {str(allocation.label if allocation else op.address).removeprefix('the ')}"
+
+    def _became_visible(self, step: TraceStep) -> str:
+        match step.remark:
+            case BecameVisible("store", address, value):
+                return f"now seen by all: {self.place(address)} = {self.value(address, value)}"
+            case BecameVisible(what, address, _):
+                return f"takes effect: {what} {self.place(address)}"
+            case _:
+                return "memory steps"
 
     def _rmw(self, op: Rmw, old: Value) -> str:
         allocation = self._machine.allocator.lookup(op.address)

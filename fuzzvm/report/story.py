@@ -140,4 +140,5 @@ def _failing_text(machine: Machine, describer: Describer, step: TraceStep) -> st
     verb = {"load": "read", "store": "write", "await": "wait for", "rmw": "update"}.get(name, name)
     allocation = machine.allocator.lookup(address)
     label = str(allocation.label).removeprefix("the ") if allocation is not None else ""
-    return f"{verb} entry {offset_of(address)} of {label}" if verb != "free" else f"free {label}"
+    what = f"{verb} entry {offset_of(address)} of {label}" if verb != "free" else f"free {label}"
+    return what + describer.remark(step)

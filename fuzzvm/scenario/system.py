@@ -9,6 +9,7 @@ from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import boot_kernel
 from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine, program_error
@@ -40,7 +41,9 @@ class System:
         self.memory = memory
         self.mitigation = mitigation
         cpus = len(scenario.cpus)
-        self._booted = Machine(memory_models.get(memory)(cpus))
+        model = memory_models.get(memory)(cpus)
+        model.points_to = table_pointed_to
+        self._booted = Machine(model)
         try:
             kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
         except Exception as error:

@@ -33,7 +33,7 @@ class SteppedShared:
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
         op = node.op
-        if op is None or self._machines[shared].blocked(op):
+        if op is None or self._machines[shared].blocked(cpu, op):
             return ()
         outcomes = []
 

@@ -1,6 +1,6 @@
 """Memory models: what a load may return, when a store is seen. One file a model.
 
-A model is found by its module's name in this package: `sc`, later `tso` and `arm64`.
+A model is found by its module's name in this package: `sc`, `tso`, `arm64`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
     Value,
+    object_of,
 )
+from fuzzvm.machine.remarks import Remark
 
 Choose = Callable[[int], int]
 """Asks the schedule: given n > 1 ways to go on, returns which, from 0 to n - 1. 0 is what sc would do."""
+
+
+def object_of_value(value: Value) -> int:
+    """Return the number of the object that a value points to, if it is an address; 0 if it points nowhere."""
+    return object_of(value) if isinstance(value, int) and value > 0 else 0
 
 
 class MemoryModel(ABC):
@@ -37,6 +44,14 @@ class MemoryModel(ABC):
     """
 
     name: ClassVar[str]
+    stale_reads: ClassVar[bool] = False
+    """Whether a load may return what was overwritten before it, in the order in which the machine steps."""
+
+    remark: Remark | None = None
+    """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
+
+    points_to: Callable[[Value], int] = staticmethod(object_of_value)
+    """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""
@@ -55,7 +70,19 @@ class MemoryModel(ABC):
 
     @abstractmethod
     def peek(self, address: Address) -> Value:
-        """Return a location's latest value in coherence order: for oracles, and for whether a waiter may go on."""
+        """Return a location's latest value that every CPU can see: for oracles."""
+
+    def visible(self, cpu: int, address: Address) -> Value:
+        """Return a location's latest value that a CPU can see: whether a waiter may go on."""
+        return self.peek(address)
+
+    def readable(self, cpu: int, address: Address) -> tuple[Value, ...]:
+        """Return every value that a plain load by a CPU may return now: for oracles of what a CPU may still see."""
+        return (self.visible(cpu, address),)
+
+    def in_flight(self, address: Address) -> tuple[int, ...]:
+        """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
+        return ()
 
     @abstractmethod
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:

@@ -1,0 +1,37 @@
+"""Prints a result the way herd7 does, so that scripts that read herd7's output read ours.
+
+Two lines differ in meaning or are left out: the counts of `Witnesses` and `Observation` are numbers of final states,
+where herd7 counts candidate executions; and there is no `Hash` line.
+"""
+
+from __future__ import annotations
+
+from fuzzvm.litmus import Result
+
+_KINDS = {"exists": "Allowed", "~exists": "Forbidden", "forall": "Required"}
+
+
+def state_lines(result: Result) -> list[str]:
+    """Return one line a final state, in herd7's order: `0:X0=1; [x]=2;`."""
+    return [
+        " ".join(f"{place}={value};" for place, value in zip(result.places, state, strict=True))
+        for state in result.states
+    ]
+
+
+def format_result(result: Result, seconds: float) -> str:
+    """Return herd7's text for a result that took `seconds`; it ends with an empty line."""
+    lines = [
+        f"Test {result.name} {_KINDS[result.quantifier]}",
+        f"States {len(result.states)}",
+        *state_lines(result),
+        ("Loop " if result.cut else "") + ("Ok" if result.ok else "No"),
+        "Witnesses",
+        f"Positive: {result.positive} Negative: {result.negative}",
+        f"Condition {result.quantifier} ({result.condition})",
+        f"Observation {result.name} {result.observation} {result.positive} {result.negative}",
+        f"Time {result.name} {seconds:.2f}",
+        "",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,254 @@
+"""Reads herd7's litmus format for AArch64 (grammar.lark) into a `program.Test`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.exceptions import VisitError
+
+from fuzzvm.litmus.program import (
+    Code,
+    Condition,
+    Constant,
+    Declaration,
+    Immediate,
+    Instruction,
+    Label,
+    LitmusError,
+    Memory,
+    Name,
+    Operand,
+    Place,
+    Relative,
+    Shift,
+    Test,
+    Thread,
+    Valuation,
+    show_instruction,
+)
+
+_THREAD = re.compile(r"P(\d+)(\.F)?", re.ASCII)
+_REGISTER = re.compile(r"[WX](\d+)", re.ASCII)
+
+
+def parse(text: str) -> Test:
+    """Return the test that a text holds. Raises LitmusError naming the line and what is wrong."""
+    try:
+        tree = _parser().parse(text, start="test")
+    except UnexpectedInput as error:
+        raise _syntax_error(error, text) from None
+    test: Test = _transform(tree)
+    return test
+
+
+def parse_instruction(text: str, line: int) -> Instruction:
+    """Return the instruction that a text holds. Raises LitmusError, at `line`, if it holds none."""
+    try:
+        tree = _parser().parse(text, start="instruction")
+    except UnexpectedInput:
+        raise LitmusError(f"{text!r} is no instruction", line) from None
+    instruction: Instruction = _transform(tree)
+    return Instruction(instruction.mnemonic, instruction.operands, line)
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Lark:
+    grammar = (files("fuzzvm.litmus") / "grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", start=["test", "instruction"], maybe_placeholders=False)
+
+
+def _transform(tree: Any) -> Any:
+    try:
+        return _Build().transform(tree)
+    except VisitError as error:
+        if isinstance(error.orig_exc, LitmusError):
+            raise error.orig_exc from None
+        raise
+
+
+def _syntax_error(error: UnexpectedInput, text: str) -> LitmusError:
+    line = error.line if isinstance(error.line, int) and error.line > 0 else text.count("\n") + 1
+    if isinstance(error, UnexpectedCharacters):
+        return LitmusError(f"syntax error at {text[error.pos_in_stream or 0 :][:20].split(chr(10))[0]!r}", line)
+    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
+        return LitmusError(f"syntax error at {str(error.token)[:20]!r}", line)
+    return LitmusError("syntax error: the file ends too early", line)
+
+
+class _Build(Transformer[Any, Any]):
+    """Turns the parse tree into a Test, bottom up."""
+
+    def number(self, items: list[Any]) -> int:
+        return _integer(items[0])
+
+    def name(self, items: list[Any]) -> Constant:
+        return Name(str(items[0]))
+
+    def label(self, items: list[Any]) -> Label:
+        return _label(f"{items[0]}:{items[1]}", items[0].line)
+
+    def quoted(self, items: list[Any]) -> Constant:
+        kind, text = str(items[0]), str(items[1])[1:-1]
+        if kind == "label":
+            return _label(text, items[0].line)
+        if kind == "instr":
+            return Code(parse_instruction(text, items[0].line))
+        raise LitmusError(f"value {kind}:{items[1]} is not supported", items[0].line)
+
+    def global_place(self, items: list[Any]) -> tuple[Place, int]:
+        return Place(None, str(items[0])), items[0].line
+
+    def register_place(self, items: list[Any]) -> tuple[Place, int]:
+        name = str(items[1]).upper()
+        match = _REGISTER.fullmatch(name)
+        if match is None or int(match[1]) > 30:
+            raise LitmusError(f"register {items[1]} is not supported", items[1].line)
+        return Place(_integer(items[0]), f"X{int(match[1])}"), items[0].line
+
+    def declaration(self, items: list[Any]) -> Declaration:
+        index = next(index for index, item in enumerate(items) if isinstance(item, tuple))
+        place, line = items[index]
+        value = items[index + 1] if len(items) > index + 1 else None
+        return Declaration(place, str(items[0]) if index else "", index > 1, value, line)
+
+    def immediate(self, items: list[Any]) -> Immediate:
+        return Immediate(_integer(items[0]))
+
+    def name_operand(self, items: list[Any]) -> Name:
+        return Name(str(items[0]))
+
+    def shift_operand(self, items: list[Any]) -> Shift:
+        return Shift(str(items[0]).upper(), items[1].value)
+
+    def relative_operand(self, items: list[Any]) -> Relative:
+        return Relative(int(str(items[0])[1:]))
+
+    def memory_operand(self, items: list[Any]) -> Memory:
+        writeback = isinstance(items[-1], Token) and items[-1].type == "BANG"
+        rest = items[1:-1] if writeback else items[1:]
+        return Memory(str(items[0]).upper(), tuple(rest), writeback)
+
+    def operands(self, items: list[Operand]) -> tuple[Operand, ...]:
+        return tuple(items)
+
+    def instruction(self, items: list[Any]) -> Instruction:
+        operands = items[1] if len(items) > 1 else ()
+        return Instruction(str(items[0]).upper(), operands, items[0].line)
+
+    def label_mark(self, items: list[Any]) -> list[str]:
+        return [str(items[0])]
+
+    def cell(self, items: list[Any]) -> tuple[list[str], Instruction | None]:
+        labels = [item[0] for item in items if isinstance(item, list)]
+        rest = items[len(labels) :]
+        return labels, self.instruction(rest) if rest else None
+
+    def row(self, items: list[Any]) -> list[Any]:
+        return items
+
+    def code(self, items: list[Any]) -> tuple[list[Thread], dict[int, Thread]]:
+        threads: list[Thread] = []
+        handlers: dict[int, Thread] = {}
+        columns: list[Thread] = []
+        for _, instruction in items[0]:
+            match = None if instruction is None else _THREAD.fullmatch(instruction.mnemonic)
+            if match is None or (not match[2] and int(match[1]) != len(threads)):
+                line = 1 if instruction is None else instruction.line
+                raise LitmusError("the first row of the code must name the threads P0, P1, ...", line)
+            columns.append(Thread())
+            if match[2]:
+                handlers[int(match[1])] = columns[-1]
+            else:
+                threads.append(columns[-1])
+        for row in items[1:]:
+            if len(row) > len(columns):
+                line = next((cell[1].line for cell in row if cell[1] is not None), 1)
+                raise LitmusError(f"a row of {len(row)} columns for {len(columns)} threads", line)
+            for column, (labels, instruction) in zip(columns, row, strict=False):
+                for label in labels:
+                    column.labels[label] = len(column.code)
+                if instruction is not None:
+                    column.code.append(instruction)
+        return threads, handlers
+
+    def locations(self, items: list[Any]) -> tuple[Place, ...]:
+        return tuple(place for place, _ in items[1:])
+
+    def equality(self, items: list[Any]) -> Condition:
+        (place, _), value = items
+        shown = str(place)
+
+        def holds(state: Valuation, resolve: Callable[[Place, Constant], int]) -> bool:
+            return state[place] == resolve(place, value)
+
+        return Condition(f"{shown}={_shown(value)}", (place,), holds)
+
+    def truth(self, items: list[Any]) -> Condition:
+        return Condition("true", (), lambda state, resolve: True)
+
+    def negation(self, items: list[Any]) -> Condition:
+        inner: Condition = items[1]
+        return Condition(f"not ({inner.text})", inner.places, lambda state, resolve: not inner.holds(state, resolve))
+
+    def conjunction(self, items: list[Condition]) -> Condition:
+        if len(items) == 1:
+            return items[0]
+        text = " /\\ ".join(f"({item.text})" if " \\/ " in item.text else item.text for item in items)
+        return Condition(text, _places(items), lambda state, resolve: all(i.holds(state, resolve) for i in items))
+
+    def disjunction(self, items: list[Condition]) -> Condition:
+        if len(items) == 1:
+            return items[0]
+        text = " \\/ ".join(item.text for item in items)
+        return Condition(text, _places(items), lambda state, resolve: any(i.holds(state, resolve) for i in items))
+
+    def final(self, items: list[Any]) -> tuple[str, Condition, tuple[Place, ...]]:
+        locations = items[0] if isinstance(items[0], tuple) else ()
+        return str(items[-2]), items[-1], locations
+
+    def test(self, items: list[Any]) -> Test:
+        title, *rest = items
+        headers = {}
+        declarations = []
+        for item in rest[:-2]:
+            if isinstance(item, Declaration):
+                declarations.append(item)
+            elif isinstance(item, Token) and item.type == "HEADER":
+                key, _, value = str(item).partition("=")
+                headers[key] = value.strip()
+        threads, handlers = rest[-2]
+        quantifier, condition, locations = rest[-1]
+        name = str(title).split()[1]
+        return Test(name, headers, declarations, threads, handlers, quantifier, condition, locations)
+
+
+def _integer(token: Token) -> int:
+    text = str(token)
+    return int(text, 16 if "x" in text.lower() else 10)
+
+
+def _label(text: str, line: int) -> Label:
+    thread, _, name = text.partition(":")
+    match = _THREAD.fullmatch(thread)
+    if match is None or match[2] or not name:
+        raise LitmusError(f"{text!r} is no label of a thread", line)
+    return Label(int(match[1]), name)
+
+
+def _places(items: list[Condition]) -> tuple[Place, ...]:
+    return tuple(place for item in items for place in item.places)
+
+
+def _shown(value: Constant) -> str:
+    if isinstance(value, Name):
+        return value.text
+    if isinstance(value, Label):
+        return f'label:"P{value.thread}:{value.name}"'
+    if isinstance(value, Code):
+        return show_instruction(value.instruction)
+    return str(value)

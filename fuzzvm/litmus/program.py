@@ -1,0 +1,170 @@
+"""A litmus test as data: initial state, code of each thread, final condition. What `parser` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+class LitmusError(Exception):
+    """A test that cannot be run: bad syntax, or an instruction or feature that is not modelled.
+
+    `line` is the line of the file, from 1. The text names what is wrong, the instruction if it is one.
+    """
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """An operand or value that is a bare word: a register, a label, a condition, a location."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """An operand that is a number, with or without `#`."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """An extension or shift with its amount: `LSL #2`, `SXTW #0`."""
+
+    kind: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A branch target `.+n`, in bytes from the branch."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An operand in brackets: base register, what follows it, and whether `!` follows the bracket."""
+
+    base: str
+    rest: tuple[Operand, ...]
+    writeback: bool
+
+
+Operand = Name | Immediate | Shift | Relative | Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction as written, mnemonic in upper case."""
+
+    mnemonic: str
+    operands: tuple[Operand, ...]
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.mnemonic} {','.join(map(_text, self.operands))}".rstrip()
+
+
+def _text(operand: Operand) -> str:
+    if isinstance(operand, Name):
+        return operand.text
+    if isinstance(operand, Immediate):
+        return f"#{operand.value}"
+    if isinstance(operand, Shift):
+        return f"{operand.kind} #{operand.amount}"
+    if isinstance(operand, Relative):
+        return f".{operand.offset:+d}"
+    return f"[{','.join([operand.base, *map(_text, operand.rest)])}]{'!' if operand.writeback else ''}"
+
+
+def show_instruction(instruction: Instruction) -> str:
+    """Return an instruction as a value, as herd7 prints it."""
+    return f'instr:"{instruction}"' if instruction.operands else instruction.mnemonic
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The address of a label of a thread: `P1:L0`."""
+
+    thread: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An instruction as a value: `instr:"NOP"`."""
+
+    instruction: Instruction
+
+
+Constant = int | Name | Label | Code
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a state shows: a register of a thread, or (`thread` None) a location of memory."""
+
+    thread: int | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"[{self.name}]" if self.thread is None else f"{self.thread}:{self.name}"
+
+    @property
+    def order(self) -> tuple[int, int, int, str]:
+        """Sorts as herd7 prints: registers by thread and number, then locations by name."""
+        if self.thread is None:
+            return (1, 0, 0, self.name)
+        digits = "".join(filter(str.isdigit, self.name))
+        return (0, self.thread, int(digits or 0), self.name)
+
+
+Valuation = dict[Place, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A proposition over final states: its text as herd7 prints it, and its test, given a way to resolve constants."""
+
+    text: str
+    places: tuple[Place, ...]
+    holds: Callable[[Valuation, Callable[[Place, Constant], int]], bool]
+
+
+@dataclass(slots=True)
+class Thread:
+    """The code of one thread. `labels` maps to indices; a label at the end maps to `len(code)`."""
+
+    code: list[Instruction] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One line of the initial state. `kind` is the C type, '' if none is given."""
+
+    place: Place
+    kind: str
+    pointer: bool
+    value: Constant | None
+    line: int
+
+
+@dataclass(slots=True)
+class Test:
+    """A litmus test. `handlers` are the fault handlers (`P1.F`) by thread."""
+
+    name: str
+    headers: dict[str, str]
+    declarations: list[Declaration]
+    threads: list[Thread]
+    handlers: dict[int, Thread]
+    quantifier: str
+    condition: Condition
+    locations: tuple[Place, ...]

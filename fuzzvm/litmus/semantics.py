@@ -1,0 +1,411 @@
+"""What each AArch64 instruction does to a `state.Run`: one function builds the step of one instruction.
+
+A step returns None where the run goes on in one way (it has been changed in place and stands at its next
+instruction), else the list of runs to go on with. Which registers an effect depends on, and how (data, address,
+control, pick), follows the Arm ARM's B2.3.3 dependencies and, where it leaves a choice, herd7's intra-instruction
+causality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fuzzvm.litmus.access import Accesses
+from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.operands import read, register, source, unsupported
+from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
+from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, Run
+from fuzzvm.machine.ops import Barrier
+
+Step = Callable[[Run], "list[Run] | None"]
+
+_DOMAINS = ("ISH", "NSH", "OSH")
+
+_CONDITIONS: dict[str, Callable[[int], bool]] = {
+    "EQ": lambda f: bool(f & 4),
+    "NE": lambda f: not f & 4,
+    "CS": lambda f: bool(f & 2),
+    "HS": lambda f: bool(f & 2),
+    "CC": lambda f: not f & 2,
+    "LO": lambda f: not f & 2,
+    "MI": lambda f: bool(f & 8),
+    "PL": lambda f: not f & 8,
+    "VS": lambda f: bool(f & 1),
+    "VC": lambda f: not f & 1,
+    "HI": lambda f: bool(f & 2) and not f & 4,
+    "LS": lambda f: not f & 2 or bool(f & 4),
+    "GE": lambda f: bool(f & 8) == bool(f & 1),
+    "LT": lambda f: bool(f & 8) != bool(f & 1),
+    "GT": lambda f: not f & 4 and bool(f & 8) == bool(f & 1),
+    "LE": lambda f: bool(f & 4) or bool(f & 8) != bool(f & 1),
+    "AL": lambda f: True,
+}
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "ADD": lambda a, b: a + b,
+    "SUB": lambda a, b: a - b,
+    "AND": lambda a, b: a & b,
+    "ORR": lambda a, b: a | b,
+    "EOR": lambda a, b: a ^ b,
+    "BIC": lambda a, b: a & ~b,
+    "ORN": lambda a, b: a | ~b,
+    "EON": lambda a, b: a ^ ~b,
+    "LSL": lambda a, b: a << b,
+    "LSR": lambda a, b: a >> b,
+}
+
+
+class Compiler:
+    """Builds steps for the code of one test."""
+
+    def __init__(self, threads: list[Thread], handlers: dict[int, Thread], values: Encoding) -> None:
+        self._threads = threads
+        self._handlers = handlers
+        self._values = values
+        self._accesses = Accesses(values)
+        self.loads = self._accesses.loads
+        """(thread, location) of each load that any run has done."""
+
+    def thread(self, owner: int) -> Thread:
+        """Return the code that a position's first number names; -1 - n is the fault handler of thread n."""
+        return self._threads[owner] if owner >= 0 else self._handlers[-1 - owner]
+
+    def step(self, instruction: Instruction, position: Position) -> Step:
+        """Return the step of an instruction at a position. Raises LitmusError if it is not supported."""
+        mnemonic, _, suffix = instruction.mnemonic.partition(".")
+        following = (position[0], position[1] + 1)
+        try:
+            if suffix:
+                return self._conditional(mnemonic, suffix, instruction, position)
+            if mnemonic in _ARITHMETIC:
+                return self._arithmetic(mnemonic, instruction, following)
+            build = getattr(self, f"_{mnemonic.lower()}", None)
+            if build is not None:
+                step: Step = build(instruction, position)
+                return step
+            access = self._accesses.step(instruction, position)
+            if access is not None:
+                return access
+        except (IndexError, ValueError):
+            raise unsupported(instruction) from None
+        raise unsupported(instruction)
+
+    # Arithmetic
+
+    def _arithmetic(self, mnemonic: str, instruction: Instruction, following: Position) -> Step:
+        target, mask = register(instruction.operands[0], instruction)
+        left = read(*register(instruction.operands[1], instruction))
+        right = source(instruction.operands[2:], instruction)
+        compute = _ARITHMETIC[mnemonic]
+
+        def step(run: Run) -> None:
+            a, view, pick = left(run)
+            b, view2, pick2 = right(run)
+            if target is not None:
+                run.registers[target] = (
+                    compute(a, b) & mask,
+                    view if view > view2 else view2,
+                    pick if pick > pick2 else pick2,
+                )
+            run.position = following
+
+        return step
+
+    def _mov(self, instruction: Instruction, position: Position) -> Step:
+        target, mask = register(instruction.operands[0], instruction)
+        get = source(instruction.operands[1:], instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            value, view, pick = get(run)
+            if target is not None:
+                run.registers[target] = (value & mask, view, pick)
+            run.position = following
+
+        return step
+
+    def _movz(self, instruction: Instruction, position: Position) -> Step:
+        return self._mov(instruction, position)
+
+    def _sxtw(self, instruction: Instruction, position: Position) -> Step:
+        extension = (instruction.operands[1], Name("SXTW"))
+        if len(instruction.operands) != 2:
+            raise unsupported(instruction)
+        return self._mov(Instruction("MOV", (instruction.operands[0], *extension), instruction.line), position)
+
+    def _uxtw(self, instruction: Instruction, position: Position) -> Step:
+        extension = (instruction.operands[1], Name("UXTW"))
+        if len(instruction.operands) != 2:
+            raise unsupported(instruction)
+        return self._mov(Instruction("MOV", (instruction.operands[0], *extension), instruction.line), position)
+
+    def _cmp(self, instruction: Instruction, position: Position) -> Step:
+        left, mask = register(instruction.operands[0], instruction)
+        get = read(left, mask)
+        right = source(instruction.operands[1:], instruction)
+        following = (position[0], position[1] + 1)
+        sign = (mask >> 1) + 1
+
+        def step(run: Run) -> None:
+            a, view, pick = get(run)
+            b, view2, pick2 = right(run)
+            b &= mask
+            result = (a - b) & mask
+            flags = (
+                (8 if result & sign else 0)
+                | (0 if result else 4)
+                | (2 if a >= b else 0)
+                | (1 if (a ^ b) & (a ^ result) & sign else 0)
+            )
+            run.registers[FLAGS] = (flags, max(view, view2), max(pick, pick2))
+            run.position = following
+
+        return step
+
+    def _select(
+        self,
+        instruction: Instruction,
+        position: Position,
+        yes: Callable[[Run], Register],
+        no: Callable[[Run], Register],
+        condition: Operand,
+    ) -> Step:
+        target, mask = register(instruction.operands[0], instruction)
+        holds = _condition(condition, instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            flags, _, flags_pick = run.registers[FLAGS]
+            # The value depends on the chosen register; on the flags there is a pick dependency only.
+            value, view, pick = yes(run) if holds(flags) else no(run)
+            if target is not None:
+                run.registers[target] = (value & mask, view, max(pick, flags_pick))
+            run.position = following
+
+        return step
+
+    def _csel(self, instruction: Instruction, position: Position) -> Step:
+        _, first, second, condition = instruction.operands
+        yes = read(*register(first, instruction))
+        no = read(*register(second, instruction))
+        return self._select(instruction, position, yes, no, condition)
+
+    def _csinc(self, instruction: Instruction, position: Position) -> Step:
+        _, first, second, condition = instruction.operands
+        yes = read(*register(first, instruction))
+        no = read(*register(second, instruction))
+
+        def incremented(run: Run) -> Register:
+            value, view, pick = no(run)
+            return value + 1, view, pick
+
+        return self._select(instruction, position, yes, incremented, condition)
+
+    def _cset(self, instruction: Instruction, position: Position) -> Step:
+        _, condition = instruction.operands
+        return self._select(instruction, position, lambda run: (1, 0, 0), lambda run: ZERO, condition)
+
+    def _adr(self, instruction: Instruction, position: Position) -> Step:
+        target, mask = register(instruction.operands[0], instruction)
+        _, operand = instruction.operands
+        owner = position[0] if position[0] >= 0 else -1 - position[0]  # a handler's labels are its thread's
+        address = self._values.code_address(*self._target(operand, instruction, (owner, position[1])))
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            if target is not None:
+                run.registers[target] = (address & mask, 0, 0)
+            run.position = following
+
+        return step
+
+    # Branches
+
+    def _target(self, operand: Operand, instruction: Instruction, position: Position) -> Position:
+        if isinstance(operand, Relative):
+            target = (position[0], position[1] + operand.offset // 4)
+            if operand.offset % 4 == 0 and 0 <= target[1] <= len(self.thread(position[0]).code):
+                return target
+        if isinstance(operand, Name):
+            labels = self.thread(position[0]).labels
+            if operand.text in labels:
+                return position[0], labels[operand.text]
+        raise LitmusError(f"no such label in {instruction}", instruction.line)
+
+    def _b(self, instruction: Instruction, position: Position) -> Step:
+        (operand,) = instruction.operands
+        target = self._target(operand, instruction, position)
+
+        def step(run: Run) -> None:
+            run.position = target
+
+        return step
+
+    def _conditional(self, mnemonic: str, suffix: str, instruction: Instruction, position: Position) -> Step:
+        if mnemonic != "B":
+            raise unsupported(instruction)
+        (operand,) = instruction.operands
+        target = self._target(operand, instruction, position)
+        holds = _condition(Name(suffix), instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            flags, _, pick = run.registers[FLAGS]
+            run.views.branched(pick)
+            run.position = target if holds(flags) else following
+
+        return step
+
+    def _compare_branch(self, instruction: Instruction, position: Position, *, zero: bool) -> Step:
+        tested, operand = instruction.operands
+        get = read(*register(tested, instruction))
+        target = self._target(operand, instruction, position)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            value, _, pick = get(run)
+            run.views.branched(pick)
+            run.position = target if (value == 0) is zero else following
+
+        return step
+
+    def _cbz(self, instruction: Instruction, position: Position) -> Step:
+        return self._compare_branch(instruction, position, zero=True)
+
+    def _cbnz(self, instruction: Instruction, position: Position) -> Step:
+        return self._compare_branch(instruction, position, zero=False)
+
+    def _bl(self, instruction: Instruction, position: Position) -> Step:
+        (operand,) = instruction.operands
+        target = self._target(operand, instruction, position)
+        link = self._values.code_address(position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            run.registers[LINK] = (link, 0, 0)
+            run.position = target
+
+        return step
+
+    def _indirect(self, instruction: Instruction, number: int | None, link: int | None) -> Step:
+        get = read(number, MASK64)
+
+        def step(run: Run) -> None:
+            value, _, pick = get(run)
+            target = self._values.code_index(value)
+            if target is None:
+                raise LitmusError(f"branch to {self._values.show(value)} in {instruction}", instruction.line)
+            run.views.branched(pick)
+            if link is not None:
+                run.registers[LINK] = (link, 0, 0)
+            run.position = target
+
+        return step
+
+    def _br(self, instruction: Instruction, position: Position) -> Step:
+        (operand,) = instruction.operands
+        return self._indirect(instruction, register(operand, instruction)[0], None)
+
+    def _blr(self, instruction: Instruction, position: Position) -> Step:
+        (operand,) = instruction.operands
+        link = self._values.code_address(position[0], position[1] + 1)
+        return self._indirect(instruction, register(operand, instruction)[0], link)
+
+    def _ret(self, instruction: Instruction, position: Position) -> Step:
+        number = register(instruction.operands[0], instruction)[0] if instruction.operands else LINK
+        return self._indirect(instruction, number, None)
+
+    # System
+
+    def _nop(self, instruction: Instruction, position: Position) -> Step:
+        if instruction.operands:
+            raise unsupported(instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            run.position = following
+
+        return step
+
+    def _isb(self, instruction: Instruction, position: Position) -> Step:
+        following = (position[0], position[1] + 1)
+        if instruction.operands not in ((), (Name("SY"),)):
+            raise unsupported(instruction)
+
+        def step(run: Run) -> None:
+            run.views.fence(Barrier.ISB)
+            run.position = following
+
+        return step
+
+    def _dmb(self, instruction: Instruction, position: Position) -> Step:
+        kind = _barrier("DMB", instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            run.views.fence(kind)
+            run.position = following
+
+        return step
+
+    def _dsb(self, instruction: Instruction, position: Position) -> Step:
+        kind = _barrier("DSB", instruction)
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> list[Run] | None:
+            run.position = following
+            run.views.fence(kind)
+            if kind is Barrier.DSB_ISH and run.views.invalidations:
+                return self._accesses.complete(run)
+            return None
+
+        return step
+
+    def _dc(self, instruction: Instruction, position: Position) -> Step:
+        return self._accesses.maintain(instruction, position, "CVAU")
+
+    def _ic(self, instruction: Instruction, position: Position) -> Step:
+        return self._accesses.maintain(instruction, position, "IVAU")
+
+    def _msr(self, instruction: Instruction, position: Position) -> Step:
+        system, source = instruction.operands
+        if not isinstance(system, Name) or system.text.upper() != "ELR_EL1":
+            raise unsupported(instruction)
+        get = read(*register(source, instruction))
+        following = (position[0], position[1] + 1)
+
+        def step(run: Run) -> None:
+            run.registers[EXCEPTION_LINK] = get(run)
+            run.position = following
+
+        return step
+
+    def _eret(self, instruction: Instruction, position: Position) -> Step:
+        if instruction.operands:
+            raise unsupported(instruction)
+        jump = self._indirect(instruction, EXCEPTION_LINK, None)
+
+        def step(run: Run) -> list[Run] | None:
+            run.views.context_synchronisation()
+            return jump(run)
+
+        return step
+
+
+def _condition(operand: Operand, instruction: Instruction) -> Callable[[int], bool]:
+    if isinstance(operand, Name) and operand.text.upper() in _CONDITIONS:
+        return _CONDITIONS[operand.text.upper()]
+    raise unsupported(instruction)
+
+
+def _barrier(family: str, instruction: Instruction) -> Barrier:
+    (operand,) = instruction.operands
+    if not isinstance(operand, Name):
+        raise unsupported(instruction)
+    option = operand.text.upper()
+    if option == "SY":
+        return Barrier[f"{family}_ISH"]
+    if option in ("LD", "ST"):
+        return Barrier[f"{family}_ISH{option}"]
+    if option[:3] in _DOMAINS and option[3:] in ("", "LD", "ST"):
+        return Barrier[f"{family}_ISH{option[3:]}"]
+    raise unsupported(instruction)

@@ -1,0 +1,357 @@
+"""Runs the programs of a `Machine` on AArch64 memory: each relaxation is a choice of the schedule.
+
+A CPU executes in program order. A load chooses among the stores that its views allow, newest first. A store, DC or IC
+takes its place on the timeline at once (way 0) or stays pending in the CPU until an agent of that CPU puts it there,
+in any order that coherence, release, barriers and cache-line order allow. A fetch chooses as `Views.fetches` says.
+
+Dependencies. A load through a pointer is ordered after the load that the pointer came from: per CPU and object, the
+view of the last load whose value pointed there is remembered; `points_to` tells which object a value points to.
+
+What is left out, and in which direction it errs:
+
+- Load buffering: a store is never seen before a load that precedes it in its program has returned. Missed bugs, where
+  a plain store overtakes earlier loads. The use of freed memory is the exception: `in_flight` names the CPUs that
+  have stored since they loaded from an object, with nothing to order the two, so that a free of it that follows from
+  the store is seen to race with the load.
+- The store half of an atomic takes its place together with the load half. Missed bugs, where a later store of the
+  same CPU is seen before a lock is seen taken by a load that does not take the lock.
+- Control dependencies of loads on ISB are not known, since a program's branches are not seen; an ISB waits for
+  addresses and for what a DSB waited for. False alarms, where only a branch and an ISB order a fetch or load. For the
+  same reason `in_flight` takes no account of them: false alarms, where only a branch orders a store after a load.
+- TLBI is no event of memory here; the barriers around it are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
+from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
+from fuzzvm.machine.ops import (
+    Address,
+    Await,
+    Barrier,
+    CacheMaintenance,
+    CacheOperation,
+    Fence,
+    Fetch,
+    InterruptAll,
+    Load,
+    Order,
+    Rmw,
+    Store,
+    Tlbi,
+    Value,
+    object_of,
+)
+from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch, StaleRead
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A store, DC or IC that has been executed and has no place on the timeline yet.
+
+    `epoch` counts store barriers before it; `dependency` is the view of its address.
+    """
+
+    kind: int
+    address: Address
+    value: Value
+    order: Order
+    epoch: int
+    dependency: int
+
+    def after(self, earlier: Pending) -> bool:
+        """Return whether this must follow a message of the same CPU that was executed before it."""
+        if self.kind == INVALIDATE or earlier.kind == INVALIDATE:
+            return False  # ordered by DSB only, and a DSB leaves nothing pending
+        if self.address == earlier.address:
+            return True  # coherence, and po-scl-ob between store and DC
+        if self.kind == CLEAN or earlier.kind == CLEAN:
+            return False
+        return self.order in RELEASES or self.epoch > earlier.epoch
+
+
+_ORDERED: dict[Barrier, frozenset[int]] = {
+    Barrier.DMB_ISH: frozenset({STORE, CLEAN}),
+    Barrier.DSB_ISH: frozenset({STORE, CLEAN, INVALIDATE}),
+    Barrier.DSB_ISHST: frozenset({STORE}),
+}
+"""The kinds of message that a barrier orders before everything, or all that is visible, after it."""
+
+_KINDS = {STORE: "store", CLEAN: "dc cvau", INVALIDATE: "ic ivau"}
+
+
+class Arm64(MemoryModel):
+    """AArch64 memory under a machine."""
+
+    name = "arm64"
+    stale_reads = True
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(cpus)
+        self._timeline = Timeline({})
+        self._views = [Views() for _ in range(cpus)]
+        self._pending: list[tuple[Pending, ...]] = [() for _ in range(cpus)]
+        self._epochs = [0] * cpus
+        self._learned: list[dict[int, int]] = [{} for _ in range(cpus)]
+        self._loads: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
+        """Objects that each CPU has loaded from since it last ordered its loads before what follows."""
+        self._overtaken: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
+        """Those of them that a store of the CPU has followed, which nothing keeps from being seen first."""
+
+    def copy(self) -> Arm64:
+        other = Arm64(self.cpus)
+        other.points_to = self.points_to
+        other._timeline = self._timeline.copy()
+        other._views = [views.copy() for views in self._views]
+        other._pending = list(self._pending)
+        other._epochs = list(self._epochs)
+        other._learned = [dict(learned) for learned in self._learned]
+        other._loads = list(self._loads)
+        other._overtaken = list(self._overtaken)
+        return other
+
+    def state(self) -> Hashable:
+        return (
+            frozenset(self._timeline.initial.items()),
+            self._timeline.messages,
+            tuple(views.key() for views in self._views),
+            tuple(self._pending),
+            tuple(self._epochs),
+            tuple(frozenset(learned.items()) for learned in self._learned),
+            tuple(self._loads),
+            tuple(self._overtaken),
+        )
+
+    def peek(self, address: Address) -> Value:
+        return self._timeline.latest(address)
+
+    def visible(self, cpu: int, address: Address) -> Value:
+        own = self._forwarded(cpu, address)
+        return self._timeline.latest(address) if own is None else own.value
+
+    def readable(self, cpu: int, address: Address) -> tuple[Value, ...]:
+        own = self._forwarded(cpu, address)
+        if own is not None:
+            return (own.value,)
+        floor = self._views[cpu].load_floor(address, self._learned[cpu].get(object_of(address), 0), Order.PLAIN)
+        sources = self._views[cpu].sources(self._timeline, address, floor)
+        return tuple(self._timeline.value(address, source) for source in sources)
+
+    def in_flight(self, address: Address) -> tuple[int, ...]:
+        number = object_of(address)
+        return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
+
+    # Operations
+
+    def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
+        views = self._views[cpu]
+        address = op.address
+        dependency = self._learned[cpu].get(object_of(address), 0)
+        if op.order in (Order.ACQUIRE, Order.ACQUIRE_RELEASE):
+            self._put_releases(cpu)
+        own = self._forwarded(cpu, address)
+        floor = views.load_floor(address, dependency, op.order)
+        if own is not None:
+            source = views.cells[address].own if address in views.cells else 0
+            value = own.value
+            self.remark = Forwarded()
+        else:
+            sources = views.sources(self._timeline, address, floor)
+            # A wait has ended: it reads what ended it.
+            source = sources[0 if len(sources) == 1 or isinstance(op, Await) else choose(len(sources))]
+            value = self._timeline.value(address, source)
+            stores = self._timeline.stores(address)
+            if stores and source != stores[-1]:
+                newest = self._timeline.messages[stores[-1] - 1]
+                self.remark = StaleRead(newest.value, newest.cpu)
+        loaded = views.loaded(address, source, floor, dependency, op.order)
+        self._learn(cpu, value, loaded.view)
+        if op.order not in ACQUIRES:
+            self._loads[cpu] |= {object_of(address)}
+        return value
+
+    def store(self, cpu: int, op: Store, choose: Choose) -> None:
+        self._overtake(cpu, op.order)
+        dependency = self._learned[cpu].get(object_of(op.address), 0)
+        self._execute(cpu, Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency), choose)
+
+    def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
+        views = self._views[cpu]
+        address = op.address
+        if op.order in RELEASES:
+            self._put_all(cpu)
+        else:
+            self._put_address(cpu, address)
+            if op.order is Order.ACQUIRE:
+                self._put_releases(cpu)
+        dependency = self._learned[cpu].get(object_of(address), 0)
+        self._overtake(cpu, op.order)
+        load_order = op.order if op.order in ACQUIRES else Order.PLAIN
+        floor = views.load_floor(address, dependency, load_order)
+        source = views.sources(self._timeline, address, floor)[0]
+        old = self._timeline.value(address, source)
+        loaded = views.loaded(address, source, floor, dependency, load_order)
+        self._learn(cpu, old, loaded.view)
+        new = op.update(old)
+        self._timeline = self._timeline.extend(Message(STORE, cpu, address, new))
+        timestamp = len(self._timeline)
+        views.stored(
+            address, timestamp, op.order, dependency=dependency, chain=loaded.view, chain_pick=loaded.pick,
+            exclusive=loaded.at,
+        )  # fmt: skip
+        if op.order is Order.ACQUIRE_RELEASE:
+            views.after_atomic(timestamp)
+        return old
+
+    def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
+        views = self._views[cpu]
+        kind = op.kind
+        if kind is Barrier.DMB_ISHST:
+            self._epochs[cpu] += 1
+        elif kind in _ORDERED:
+            # The barrier is executed once what it orders is in place; put there earlier, it was the agent's choice.
+            self._put(cpu, _ORDERED[kind])
+        if kind in (Barrier.DMB_ISH, Barrier.DMB_ISHLD, Barrier.DSB_ISH, Barrier.DSB_ISHLD):
+            self._order_loads(cpu)
+        views.fence(kind)
+        if kind is Barrier.DSB_ISH and views.invalidations:
+            self._timeline = self._timeline.extend(Message(COMPLETE, cpu, None, views.invalidations))
+            views.completed(len(self._timeline))
+
+    def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
+        views = self._views[cpu]
+        ways = views.fetches(self._timeline, op.address)
+        source, place = ways[choose(len(ways)) if len(ways) > 1 else 0]
+        views.fetch(place)
+        newest = self._timeline.latest(op.address)
+        instruction = self._timeline.value(op.address, source)
+        if instruction != newest:
+            self.remark = StaleFetch(newest)
+        return instruction
+
+    def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
+        if isinstance(op, InterruptAll):
+            # kick_all_cpus_sync: full barrier of the sender, then each CPU takes an exception, whose handler's
+            # acquire and release order it after the sender and the sender's return after it (kernel/smp.c).
+            for other in range(self.cpus):
+                self._put_all(other)
+                self._order_loads(other)
+                self._views[other].interrupted(len(self._timeline))
+        elif isinstance(op, CacheMaintenance):
+            kind = CLEAN if op.operation is CacheOperation.DC_CVAU else INVALIDATE
+            self._execute(cpu, Pending(kind, op.address, 0, Order.PLAIN, self._epochs[cpu], 0), choose)
+
+    # Agents: one a CPU, which puts what is pending on the timeline
+
+    def agents(self) -> Sequence[int]:
+        return [self.cpus + cpu for cpu, pending in enumerate(self._pending) if pending]
+
+    def step(self, agent: int, choose: Choose) -> None:
+        cpu = agent - self.cpus
+        pending = self._pending[cpu]
+        ready = [
+            index for index, entry in enumerate(pending) if not any(entry.after(earlier) for earlier in pending[:index])
+        ]
+        index = ready[choose(len(ready)) if len(ready) > 1 else 0]
+        entry = pending[index]
+        self._take(cpu, index)
+        self.remark = BecameVisible(_KINDS[entry.kind], entry.address, entry.value)
+
+    def owner(self, agent: int) -> int:
+        return agent - self.cpus
+
+    def synchronise(self) -> None:
+        for cpu in range(self.cpus):
+            self._put_all(cpu)
+        self._timeline = Timeline(self._timeline.contents())
+        self._views = [Views() for _ in range(self.cpus)]
+        self._learned = [{} for _ in range(self.cpus)]
+        for cpu in range(self.cpus):
+            self._order_loads(cpu)
+
+    # Inner parts
+
+    def _execute(self, cpu: int, entry: Pending, choose: Choose) -> None:
+        """Put a message on the timeline at once, with all that must precede it, or keep it pending."""
+        self._pending[cpu] = (*self._pending[cpu], entry)
+        if choose(2) == 0:
+            self._put_last(cpu)
+        else:
+            self.remark = Buffered()
+
+    def _put_last(self, cpu: int) -> None:
+        pending = self._pending[cpu]
+        needed = {len(pending) - 1}
+        for index in range(len(pending) - 2, -1, -1):
+            if any(pending[later].after(pending[index]) for later in needed):
+                needed.add(index)
+        for done, index in enumerate(sorted(needed)):
+            self._take(cpu, index - done)
+
+    def _take(self, cpu: int, index: int) -> None:
+        pending = self._pending[cpu]
+        entry = pending[index]
+        self._pending[cpu] = (*pending[:index], *pending[index + 1 :])
+        address = None if entry.kind == COMPLETE else entry.address
+        self._timeline = self._timeline.extend(Message(entry.kind, cpu, address, entry.value))
+        timestamp = len(self._timeline)
+        views = self._views[cpu]
+        if entry.kind == STORE:
+            depends = entry.dependency
+            views.stored(
+                entry.address, timestamp, entry.order, dependency=depends, address_pick=depends, chain=depends,
+                chain_pick=depends,
+            )  # fmt: skip
+        elif entry.kind == CLEAN:
+            views.cleaned(entry.address, timestamp)
+        else:
+            views.invalidated(timestamp)
+
+    def _put(self, cpu: int, kinds: frozenset[int]) -> None:
+        """Put the pending messages of some kinds on the timeline, oldest first, with what must precede them."""
+        self._put_chosen(cpu, lambda entry: entry.kind in kinds)
+
+    def _put_all(self, cpu: int) -> None:
+        self._put_chosen(cpu, lambda entry: True)
+
+    def _put_address(self, cpu: int, address: Address) -> None:
+        self._put_chosen(cpu, lambda entry: entry.address == address and entry.kind != INVALIDATE)
+
+    def _put_releases(self, cpu: int) -> None:
+        """Put pending releases on the timeline: an acquire that follows waits for them."""
+        self._put_chosen(cpu, lambda entry: entry.order in RELEASES)
+
+    def _put_chosen(self, cpu: int, chosen: Callable[[Pending], bool]) -> None:
+        while any(map(chosen, self._pending[cpu])):
+            pending = self._pending[cpu]
+            last = next(index for index, entry in enumerate(pending) if chosen(entry))
+            self._pending[cpu] = pending[: last + 1]
+            self._put_last(cpu)
+            self._pending[cpu] = (*self._pending[cpu], *pending[last + 1 :])
+
+    def _forwarded(self, cpu: int, address: Address) -> Pending | None:
+        """Return this CPU's last pending store to a location, which its loads read from."""
+        for entry in reversed(self._pending[cpu]):
+            if entry.kind == STORE and entry.address == address:
+                return entry
+        return None
+
+    def _order_loads(self, cpu: int) -> None:
+        """Order the CPU's loads so far before everything that follows."""
+        self._loads[cpu] = self._overtaken[cpu] = frozenset()
+
+    def _overtake(self, cpu: int, order: Order) -> None:
+        """Execute a store of that order: a release follows the CPU's loads, any other may be seen before them."""
+        if order in RELEASES:
+            self._order_loads(cpu)
+        else:
+            self._overtaken[cpu] |= self._loads[cpu]
+
+    def _learn(self, cpu: int, value: Value, view: int) -> None:
+        number = self.points_to(value)
+        if number:
+            self._learned[cpu][number] = view
