@@ -14,7 +14,7 @@ from fuzzvm.bench.timing import median_ratio
 
 NAME = "herd"
 SUMMARY = "litmus tests under herd7 and under fuzzvm litmus"
-FOLDER = Path("litmus")
+FOLDER = Path("corpus/litmus")
 
 
 def run(*, quick: bool, note: Note) -> Result:
