@@ -25,17 +25,24 @@ class NotReproducibleError(Exception):
 
 @dataclass(frozen=True)
 class Cell:
-    """What one search is about. `memory` None means that of each scenario's architecture."""
+    """What one search is about.
+
+    `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
+    a mitigation claims nothing without one.
+    """
 
     mitigation_name: str
     mitigation: type[Mitigation]
     engine: Engine
     scenarios: tuple[Scenario, ...]
     memory: str | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def expected(self) -> Verdict | None:
         """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
+        if self.without:
+            return None
         claims = [scenario.expected(self.mitigation) for scenario in self.scenarios]
         if "bug" in claims:
             return "bug"
@@ -44,7 +51,9 @@ class Cell:
     def systems(self) -> list[System]:
         """Return the systems to search. Raises ScenarioError."""
         return [
-            System(scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name)
+            System(
+                scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name, self.without
+            )
             for scenario in self.scenarios
         ]
 
@@ -157,7 +166,14 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
 def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimise: Callable[[str], None]) -> Finding:
     system, execution = found.system, found.execution
     scenario = system.scenario
-    case = TestCase(scenario, cell.mitigation_name, system.memory, execution.schedule, Expectation.of(execution))
+    case = TestCase(
+        scenario,
+        cell.mitigation_name,
+        system.memory,
+        execution.schedule,
+        Expectation.of(execution),
+        without=cell.without,
+    )
     if not replay(case, cell.mitigation).as_expected:
         raise NotReproducibleError(
             f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
@@ -171,7 +187,7 @@ def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimi
     )
     minimised = minimised.with_origin(origin)
     message = execution.failure.message if execution.failure is not None else ""
-    claimed_safe = scenario.expected(cell.mitigation) == "safe"
+    claimed_safe = not cell.without and scenario.expected(cell.mitigation) == "safe"
     if corpus is None:
         return Finding(minimised, scenario.name, message, None, False, claimed_safe)
     path, new = store.save(minimised.case, corpus)

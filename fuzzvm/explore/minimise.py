@@ -75,7 +75,7 @@ class _Minimiser:
         self._mitigation = mitigation
         self._budget = budget
         self.scenario = case.scenario
-        self._system = System(case.scenario, mitigation, case.memory)
+        self._system = System(case.scenario, mitigation, case.memory, without=case.without)
         self.best = self._execute(self._system, Replay(case.schedule), MAX_STEPS)
         if self.best.failure is None:
             raise NotFailingError("the test case does not fail, so there is nothing to minimise")
@@ -132,7 +132,7 @@ class _Minimiser:
         marks = landmarks(machine, self.best.schedule)
         for scenario, renumbered in self._smaller():
             try:
-                system = System(scenario, self._mitigation, self._case.memory)
+                system = System(scenario, self._mitigation, self._case.memory, without=self._case.without)
             except ScenarioError:
                 continue
             run = self._execute(system, FollowLandmarks(marks, renumbered))
