@@ -126,7 +126,7 @@ def run_cell(
         cell.engine.search(systems, seed, search)
     result.seconds = search.seconds
     for found in search.found:
-        result.findings.append(_finding(cell, found, seed, corpus, on_minimise))
+        result.findings.append(settle(cell, found, seed, corpus, on_minimise))
     return result
 
 
@@ -163,7 +163,14 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
     return [(case.scenario, case.schedule) for case in cases]
 
 
-def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimise: Callable[[str], None]) -> Finding:
+def settle(
+    cell: Cell,
+    found: Found,
+    seed: int,
+    corpus: Path | None,
+    on_minimise: Callable[[str], None] = lambda name: None,
+) -> Finding:
+    """Return what was found, minimised, and saved where there is a corpus. Raises as `run_cell` does."""
     system, execution = found.system, found.execution
     scenario = system.scenario
     case = TestCase(

@@ -12,7 +12,7 @@ which of the function's own yields it is; never by how often it was executed, so
 from __future__ import annotations
 
 import dis
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import CodeType
@@ -240,12 +240,21 @@ def strip_hooks(mitigation: type[Mitigation], points: Sequence[OrderingPoint]) -
     return type(mitigation.__name__, (mitigation,), hooks) if hooks else mitigation
 
 
+def used(point: OrderingPoint, mitigation: type[Mitigation], rewrites: Iterable[Rewrite | None]) -> bool:
+    """Return whether there was anything to leave out, in runs under these rewrites: a scheme need not have the point."""
+    if point.hooks:
+        return any(getattr(mitigation, hook) is not getattr(Mitigation, hook) for hook in point.hooks)
+    return any(isinstance(one, _LeaveOut) and not one.used.isdisjoint(point.rules) for one in rewrites)
+
+
 class _LeaveOut:
     """The rewrite of some rules, found by the innermost function and the kind."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._kinds = frozenset(rule.kind for rule in rules)
         self._rules: dict[tuple[str, type[Yielded]], list[Rule]] = {}
+        self.used: set[Rule] = set()
+        """Those that have found an operation so far. Only ever looked at from outside, after a run."""
         for rule in rules:
             self._rules.setdefault((rule.function, rule.kind), []).append(rule)
 
@@ -257,6 +266,7 @@ class _LeaveOut:
             if rule.nth is not None and _nth(frame.gi_code, frame.gi_frame.f_lasti) != rule.nth:
                 continue
             if rule.inside is None or rule.inside in functions(program):
+                self.used.add(rule)
                 return rule.effect(op)
         return op
 
