@@ -13,7 +13,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
 from fuzzvm.explore.engines import Budget, Engine, Found, Search
-from fuzzvm.explore.minimise import Minimised, minimise
+from fuzzvm.explore.minimise import DEFAULT_BUDGET, MAX_STATES, Minimised, minimise
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
@@ -169,8 +169,14 @@ def settle(
     seed: int,
     corpus: Path | None,
     on_minimise: Callable[[str], None] = lambda name: None,
+    *,
+    steps: int = DEFAULT_BUDGET,
+    max_states: int = MAX_STATES,
 ) -> Finding:
-    """Return what was found, minimised, and saved where there is a corpus. Raises as `run_cell` does."""
+    """Return what was found, minimised, and saved where there is a corpus.
+
+    `steps` and `max_states` bound the minimiser. Raises as `run_cell` does.
+    """
     system, execution = found.system, found.execution
     scenario = system.scenario
     case = TestCase(
@@ -186,7 +192,7 @@ def settle(
             f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
             f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
         )
-    minimised = minimise(case, cell.mitigation, progress=on_minimise)
+    minimised = minimise(case, cell.mitigation, budget=steps, max_states=max_states, progress=on_minimise)
     origin = (
         f"found by {cell.engine.name}, seed {seed}, run {found.run}"
         + (f", in scenario {scenario.name}" if scenario.name else "")

@@ -70,7 +70,8 @@ class NotFailingError(Exception):
 class _Minimiser:
     """The best failing run so far, and the passes that look for a better one."""
 
-    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget) -> None:
+    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget, max_states: int) -> None:
+        self._max_states = max_states
         self._case = case
         self._mitigation = mitigation
         self._budget = budget
@@ -151,7 +152,7 @@ class _Minimiser:
             return False
         try:
             schedule, self.proven = shortest_failure(
-                self._system, error=self.failure.error, function=self.failure.function, max_states=MAX_STATES
+                self._system, error=self.failure.error, function=self.failure.function, max_states=self._max_states
             )
         except UnkeyableError:
             return False
@@ -199,14 +200,15 @@ def minimise(
     mitigation: type[Mitigation],
     *,
     budget: int = DEFAULT_BUDGET,
+    max_states: int = MAX_STATES,
     progress: Progress = lambda name: None,
 ) -> Minimised:
     """Return the smallest test case found that fails as `case` does.
 
-    `budget` bounds the work, in machine steps, so the result does not depend on the machine's speed. Raises
-    NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
+    `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof, so the result does not
+    depend on the machine's speed. Raises NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
     """
-    work = _Minimiser(case, mitigation, Budget(budget))
+    work = _Minimiser(case, mitigation, Budget(budget), max_states)
     work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
     minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))

@@ -30,6 +30,11 @@ OTHER_ERRORS_SHARE = 0.2
 """Of a budget, the part that a search goes on for a read of freed memory once it has found some other error."""
 
 
+MINIMISER_STEPS = 200_000
+MINIMISER_STATES = 10_000
+"""What is spent on each schedule: some seconds under arm64 memory. `fuzzvm minimize` spends more."""
+
+
 @dataclass(frozen=True)
 class Question:
     """Whether a scheme is still safe without a point; `point` None asks with all points in place.
@@ -126,7 +131,7 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -
         cell.engine.search(systems, seed, search)
         runs += search.runs
         if search.best is not None:
-            finding = settle(cell, search.best, seed, corpus)
+            finding = settle(cell, search.best, seed, corpus, steps=MINIMISER_STEPS, max_states=MINIMISER_STATES)
             return Answer(question, finding, name, runs, time.monotonic() - started, used=True)
     point = None if question.point is None else ordering_points.get([question.point])[0]
     used = point is None or ordering_points.used(point, mitigation, rewrites)

@@ -241,7 +241,7 @@ def strip_hooks(mitigation: type[Mitigation], points: Sequence[OrderingPoint]) -
 
 
 def used(point: OrderingPoint, mitigation: type[Mitigation], rewrites: Iterable[Rewrite | None]) -> bool:
-    """Return whether there was anything to leave out, in runs under these rewrites: a scheme need not have the point."""
+    """Return whether runs under these rewrites had anything to leave out: a scheme need not have the point."""
     if point.hooks:
         return any(getattr(mitigation, hook) is not getattr(Mitigation, hook) for hook in point.hooks)
     return any(isinstance(one, _LeaveOut) and not one.used.isdisjoint(point.rules) for one in rewrites)
