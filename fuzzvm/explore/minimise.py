@@ -206,7 +206,8 @@ def minimise(
     """Return the smallest test case found that fails as `case` does.
 
     `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof, so the result does not
-    depend on the machine's speed. Raises NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
+    depend on the machine's speed. Raises NotFailingError where the case does not fail, ScheduleError where its schedule
+    does not fit.
     """
     work = _Minimiser(case, mitigation, Budget(budget), max_states)
     work.run(progress)
