@@ -24,7 +24,7 @@ from fuzzvm.cli.common import (
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell, CellResult, run_cell, split_budget
+from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
 from fuzzvm.explore.engines import Budget, Search
 from fuzzvm.machine.schedule import context_switches
 
@@ -58,9 +58,9 @@ class _Settings:
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Time for all searches together, shared evenly. Default: {DEFAULT_SECONDS:g}, or none with --runs.",
+    help=f"Time for all searches together. Default: {DEFAULT_SECONDS:g}, or none with --runs.",
 )
-@click.option("--runs", type=click.IntRange(min=1), help="Runs for all searches together, shared evenly.")
+@click.option("--runs", type=click.IntRange(min=1), help="Runs for all searches together.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same runs.")
 @click.option(
     "--corpus",
@@ -104,8 +104,7 @@ def fuzz(
     store.check_writable(corpus)
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
-    budget = split_budget(Budget(seconds, runs), cells)
-    results = _search(cells, _Settings(budget, seed, corpus, keep_going))
+    results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going))
     if as_json:
         print_json(_to_json(results))
     else:
@@ -142,9 +141,13 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
-    results: list[CellResult] = []
+    results: dict[int, CellResult] = {}
+    shared = SharedBudget(settings.budget, cells)
+    # those in which a bug is claimed come first, see SharedBudget; results keep the order of the cells
+    order = sorted(range(len(cells)), key=lambda number: cells[number].expected != "bug")
     with Progress(*columns, console=progress_console(), transient=True) as progress:
-        for cell in cells:
+        for number in order:
+            cell = cells[number]
             task = progress.add_task(f"{cell.mitigation_name} / {cell.engine.name}", total=1.0, figures="")
 
             def on_search(search: Search, task: Any = task) -> None:
@@ -166,18 +169,19 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
 
             result = run_cell(
                 cell,
-                settings.budget,
+                shared.share(cell),
                 settings.seed,
                 settings.corpus,
                 keep_going=settings.keep_going,
                 on_search=on_search,
                 on_minimise=on_minimise,
             )
-            results.append(result)
+            shared.spend(cell, result.seconds, result.search.runs)
+            results[number] = result
             progress.remove_task(task)
             if result.interrupted:
                 break
-    return results
+    return [results[number] for number in sorted(results)]
 
 
 def _print_results(results: list[CellResult]) -> None:

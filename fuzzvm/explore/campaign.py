@@ -13,7 +13,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
 from fuzzvm.explore.engines import Budget, Engine, Found, Search
-from fuzzvm.explore.minimise import DEFAULT_BUDGET, MAX_STATES, Minimised, minimise
+from fuzzvm.explore.minimise import DEFAULT_BUDGET, Minimised, minimise
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
@@ -171,7 +171,7 @@ def settle(
     on_minimise: Callable[[str], None] = lambda name: None,
     *,
     steps: int = DEFAULT_BUDGET,
-    max_states: int = MAX_STATES,
+    max_states: int | None = None,
 ) -> Finding:
     """Return what was found, minimised, and saved where there is a corpus.
 
@@ -207,10 +207,35 @@ def settle(
     return Finding(minimised, scenario.name, message, path, new, claimed_safe)
 
 
-def split_budget(budget: Budget, cells: Sequence[Cell]) -> Budget:
-    """Return what each cell may use of a budget that holds for all of them together."""
-    if not cells:
-        return budget
-    seconds = None if budget.seconds is None else budget.seconds / len(cells)
-    runs = None if budget.runs is None else max(1, budget.runs // len(cells))
-    return Budget(seconds, runs)
+class SharedBudget:
+    """A budget that a number of cells share, first come first served.
+
+    Half of it is for the cells in which a bug is claimed, as long as there are others: such a cell ends when it has
+    found one, and must not miss it for want of time. What a cell leaves unused goes to those after it, so those with
+    claims of bugs should come first.
+    """
+
+    def __init__(self, budget: Budget, cells: Sequence[Cell]) -> None:
+        self._seconds = budget.seconds
+        self._runs = budget.runs
+        self._bugs = sum(cell.expected == "bug" for cell in cells)
+        self._others = len(cells) - self._bugs
+
+    def share(self, cell: Cell) -> Budget:
+        """Return what the next cell may use."""
+        kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
+        parts = kind * (2 if rest else 1)
+        seconds = None if self._seconds is None else max(0.0, self._seconds) / parts
+        runs = None if self._runs is None else max(1, self._runs // parts)
+        return Budget(seconds, runs)
+
+    def spend(self, cell: Cell, seconds: float, runs: int) -> None:
+        """Take what a cell has used from what is left for the others."""
+        if cell.expected == "bug":
+            self._bugs -= 1
+        else:
+            self._others -= 1
+        if self._seconds is not None:
+            self._seconds -= seconds
+        if self._runs is not None:
+            self._runs -= runs

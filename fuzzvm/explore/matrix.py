@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.exhaustive.limits import release_memory
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
@@ -62,9 +63,14 @@ class Run:
 
 
 def memories(scenario: Scenario) -> list[str]:
-    """Return the memory models that a scenario's code is written for: that of its architecture and stronger ones."""
-    own = STRENGTH.index(architectures.get(scenario.arch).memory)
-    return [name for name in STRENGTH[: own + 1] if name in memory_models.names() and searchable(name)]
+    """Return the memory models that `verify` takes by itself: sc, and that of the scenario's architecture.
+
+    One with stale reads is left out: its state holds every store that may still be read, so that next to no states
+    merge, and searching it takes more than anybody waits for. It is searched where it is asked for by name.
+    """
+    own = architectures.get(scenario.arch).memory
+    feasible = own in memory_models.names() and searchable(own) and not memory_models.get(own).stale_reads
+    return list(dict.fromkeys(["sc", own])) if feasible else ["sc"]
 
 
 def searchable(memory: str) -> bool:
@@ -87,6 +93,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
     scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
     system = System(cell.scenario, scheme, cell.memory, cell.mitigation)
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
+    release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
     return Run(cell, verdict, cell.scenario.expected(scheme), bounded)

@@ -1,4 +1,4 @@
-"""The minimiser: fewest context switches, then fewest steps, then the smallest scenario.
+"""The minimiser: fewest context switches, then fewest steps, then the smallest scenario, then fewest relaxations.
 
 It keeps the error's id and the function that it happens in. Named passes make the failing run smaller until none of
 them does; then the shortest-path search over all states finds the best run of that scenario and proves that there is
@@ -28,8 +28,10 @@ from fuzzvm.scenario.system import System
 DEFAULT_BUDGET = 1_500_000
 """Machine steps that the passes may spend: a few seconds."""
 
-MAX_STATES = 500_000
-"""States that the proof may visit: about a second, and 200 MB."""
+MAX_STATES = {"sc": 500_000, "tso": 20_000}
+"""States that the proof may visit, by memory model: about a second, and 200 MB at the most."""
+
+MAX_STATES_ELSEWHERE = 2_000
 
 Progress = Callable[[str], None]
 
@@ -70,7 +72,7 @@ class NotFailingError(Exception):
 class _Minimiser:
     """The best failing run so far, and the passes that look for a better one."""
 
-    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget, max_states: int) -> None:
+    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget, max_states: int | None) -> None:
         self._max_states = max_states
         self._case = case
         self._mitigation = mitigation
@@ -86,7 +88,13 @@ class _Minimiser:
     def run(self, progress: Progress) -> None:
         """Apply passes until none of them makes the run smaller, then prove it, and begin anew if that found better."""
         while not self._budget.spent:
-            for improve in (self.remove_bursts, self.swap_bursts, self.shorten_bursts, self.shrink_scenario):
+            for improve in (
+                self.remove_bursts,
+                self.swap_bursts,
+                self.shorten_bursts,
+                self.remove_relaxations,
+                self.shrink_scenario,
+            ):
                 progress(improve.__name__)
                 while improve():
                     progress(improve.__name__)
@@ -127,6 +135,15 @@ class _Minimiser:
                     return True
         return False
 
+    def remove_relaxations(self) -> bool:
+        """Let one step more go as under sequential consistency. Never more switches, never more steps."""
+        values = self._plan().values
+        return any(
+            self._try(replace(self._plan(), values=(*values[:index], 0, *values[index + 1 :])))
+            for index, value in enumerate(values)
+            if value
+        )
+
     def shrink_scenario(self) -> bool:
         """Make the scenario smaller where the race goes the same way in it. Never more switches, never more steps."""
         machine = self._system.machine()
@@ -150,9 +167,10 @@ class _Minimiser:
         """
         if not searchable(self._case.memory):
             return False
+        limit = self._max_states or MAX_STATES.get(self._case.memory, MAX_STATES_ELSEWHERE)
         try:
             schedule, self.proven = shortest_failure(
-                self._system, error=self.failure.error, function=self.failure.function, max_states=self._max_states
+                self._system, error=self.failure.error, function=self.failure.function, max_states=limit
             )
         except UnkeyableError:
             return False
@@ -173,9 +191,11 @@ class _Minimiser:
         return Plan.of(self.best.schedule)
 
     def _try_plan(self, bursts: tuple[tuple[int, int], ...]) -> bool:
+        return self._try(replace(self._plan(), bursts=bursts))
+
+    def _try(self, plan: Plan) -> bool:
         if self._budget.spent:
             return False
-        plan = replace(self._plan(), bursts=bursts)
         run = self._execute(self._system, FollowPlan(plan))
         if self._fails_the_same(run) and self._key(run, self.scenario) < self._key(self.best, self.scenario):
             self.best = run
@@ -191,8 +211,9 @@ class _Minimiser:
         failure = run.failure
         return failure is not None and (failure.error, failure.function) == (self.failure.error, self.failure.function)
 
-    def _key(self, run: Execution, scenario: Scenario) -> tuple[int, int, tuple[int, ...]]:
-        return context_switches(run.schedule), len(run.schedule), size(scenario)
+    def _key(self, run: Execution, scenario: Scenario) -> tuple[int, int, tuple[int, ...], int]:
+        relaxations = sum(value > 0 for step in run.schedule for value in step[1:])
+        return context_switches(run.schedule), len(run.schedule), size(scenario), relaxations
 
 
 def minimise(
@@ -200,14 +221,14 @@ def minimise(
     mitigation: type[Mitigation],
     *,
     budget: int = DEFAULT_BUDGET,
-    max_states: int = MAX_STATES,
+    max_states: int | None = None,
     progress: Progress = lambda name: None,
 ) -> Minimised:
     """Return the smallest test case found that fails as `case` does.
 
-    `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof, so the result does not
-    depend on the machine's speed. Raises NotFailingError where the case does not fail, ScheduleError where its schedule
-    does not fit.
+    `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof
+    (None: what suits the memory model), so the result does not depend on the machine's speed. Raises
+    NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
     """
     work = _Minimiser(case, mitigation, Budget(budget), max_states)
     work.run(progress)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -64,3 +66,11 @@ def available_memory() -> int | None:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def release_memory() -> None:
+    """Give memory that is free in this process back to the system, so that the next search is not charged for it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        # glibc's own; elsewhere freed memory stays with the process, and limits are reached a little early
+        ctypes.CDLL(None).malloc_trim(0)
