@@ -18,7 +18,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.mitigations import registry
-from fuzzvm.scenario import shipped
+from fuzzvm.scenario import ordering_points, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -73,6 +73,17 @@ def memory_option(command: F) -> F:
         "--memory",
         type=click.Choice(memory_models.names()),
         help="Memory model. Default: that of the scenario's architecture, sc where it does not exist.",
+    )(command)
+
+
+def without_option(command: F) -> F:
+    """Add --without, any number of times."""
+    return click.option(
+        "--without",
+        multiple=True,
+        type=click.Choice(ordering_points.names()),
+        metavar="POINT",
+        help="Ordering point to leave out, as fuzzvm necessity names them; may be given more than once.",
     )(command)
 
 

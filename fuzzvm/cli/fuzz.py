@@ -19,6 +19,7 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    without_option,
 )
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
@@ -43,6 +44,7 @@ class _Settings:
 @mitigation_options
 @scenario_options
 @memory_option
+@without_option
 @click.option(
     "--engine",
     "-e",
@@ -78,6 +80,7 @@ def fuzz(
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
+    without: tuple[str, ...],
     engine_names: tuple[str, ...],
     seconds: float | None,
     runs: int | None,
@@ -97,7 +100,7 @@ def fuzz(
     fuzzvm fuzz --mitigation none --seconds 20
     fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
     """
-    cells = _cells(mitigation_names, scenario_names, memory, engine_names)
+    cells = _cells(mitigation_names, scenario_names, memory, engine_names, tuple(dict.fromkeys(without)))
     store.check_writable(corpus)
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
@@ -118,13 +121,14 @@ def _cells(
     scenario_names: tuple[str, ...],
     memory: str | None,
     engine_names: tuple[str, ...],
+    without: tuple[str, ...],
 ) -> list[Cell]:
     chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
     for engine in chosen:
         if lacks := engine.unavailable():
             raise click.UsageError(lacks)
     return [
-        Cell(name, mitigation, engine, scenarios(scenario_names), memory)
+        Cell(name, mitigation, engine, scenarios(scenario_names), memory, without)
         for name, mitigation in mitigations(mitigation_names)
         for engine in chosen
     ]

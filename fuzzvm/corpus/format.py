@@ -19,6 +19,7 @@ from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.schedule import Schedule, format_schedule, parse_schedule
+from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -47,7 +48,10 @@ class Expectation:
 
 @dataclass(frozen=True)
 class TestCase:
-    """One run to repeat. `origin` is a line on where it comes from, in people's words."""
+    """One run to repeat. `origin` is a line on where it comes from, in people's words.
+
+    `without` names the ordering points that the run leaves out; the file has no such key where there are none.
+    """
 
     __test__ = False  # no test class of pytest's, whatever its name says
 
@@ -57,6 +61,7 @@ class TestCase:
     schedule: Schedule
     expect: Expectation
     origin: str = field(default="", compare=False)
+    without: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return it as the plain data that its file holds."""
@@ -67,6 +72,7 @@ class TestCase:
             "format": FORMAT,
             "origin": self.origin,
             "mitigation": self.mitigation,
+            **({"without": list(self.without)} if self.without else {}),
             "memory": self.memory,
             "schedule": format_schedule(self.schedule),
             "expect": expect,
@@ -134,7 +140,7 @@ def _from_data(data: Mapping[str, Any]) -> TestCase:
         raise _WrongError(f"format {version} is newer than this fuzzvm reads ({FORMAT}); update fuzzvm", "format")
     if version != FORMAT:
         raise _WrongError(f"there is no format {version}", "format")
-    known = {"format", "origin", "mitigation", "memory", "schedule", "expect", "scenario"}
+    known = {"format", "origin", "mitigation", "without", "memory", "schedule", "expect", "scenario"}
     for key in data:
         if key not in known:
             raise _WrongError(f"unknown key {key!r}", key)
@@ -159,7 +165,17 @@ def _from_data(data: Mapping[str, Any]) -> TestCase:
         schedule=schedule,
         expect=_expectation(data["expect"]),
         origin=data.get("origin", ""),
+        without=_without(data.get("without", [])),
     )
+
+
+def _without(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _WrongError("without must be a list of ordering points", "without")
+    for name in names:
+        if name not in ordering_points.names():
+            raise _WrongError(f"no ordering point {name!r}; fuzzvm necessity --help lists them", "without")
+    return tuple(names)
 
 
 def _expectation(data: Mapping[str, Any]) -> Expectation:

@@ -49,7 +49,7 @@ def run(case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False) 
 
     Raises ScheduleError where the schedule does not fit, ScenarioError where the setup fails.
     """
-    machine = System(case.scenario, mitigation, case.memory).machine(tracing=tracing)
+    machine = System(case.scenario, mitigation, case.memory, without=case.without).machine(tracing=tracing)
     chooser = Replay(case.schedule)
     execution = execute(machine, chooser, max_steps=MAX_STEPS)
     chooser.finish()

@@ -13,7 +13,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
 from fuzzvm.explore.engines import Budget, Engine, Found, Search
-from fuzzvm.explore.minimise import Minimised, minimise
+from fuzzvm.explore.minimise import DEFAULT_BUDGET, Minimised, minimise
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
@@ -25,17 +25,24 @@ class NotReproducibleError(Exception):
 
 @dataclass(frozen=True)
 class Cell:
-    """What one search is about. `memory` None means that of each scenario's architecture."""
+    """What one search is about.
+
+    `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
+    a mitigation claims nothing without one.
+    """
 
     mitigation_name: str
     mitigation: type[Mitigation]
     engine: Engine
     scenarios: tuple[Scenario, ...]
     memory: str | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def expected(self) -> Verdict | None:
         """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
+        if self.without:
+            return None
         claims = [scenario.expected(self.mitigation) for scenario in self.scenarios]
         if "bug" in claims:
             return "bug"
@@ -44,7 +51,9 @@ class Cell:
     def systems(self) -> list[System]:
         """Return the systems to search. Raises ScenarioError."""
         return [
-            System(scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name)
+            System(
+                scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name, self.without
+            )
             for scenario in self.scenarios
         ]
 
@@ -117,7 +126,7 @@ def run_cell(
         cell.engine.search(systems, seed, search)
     result.seconds = search.seconds
     for found in search.found:
-        result.findings.append(_finding(cell, found, seed, corpus, on_minimise))
+        result.findings.append(settle(cell, found, seed, corpus, on_minimise))
     return result
 
 
@@ -154,16 +163,36 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
     return [(case.scenario, case.schedule) for case in cases]
 
 
-def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimise: Callable[[str], None]) -> Finding:
+def settle(
+    cell: Cell,
+    found: Found,
+    seed: int,
+    corpus: Path | None,
+    on_minimise: Callable[[str], None] = lambda name: None,
+    *,
+    steps: int = DEFAULT_BUDGET,
+    max_states: int | None = None,
+) -> Finding:
+    """Return what was found, minimised, and saved where there is a corpus.
+
+    `steps` and `max_states` bound the minimiser. Raises as `run_cell` does.
+    """
     system, execution = found.system, found.execution
     scenario = system.scenario
-    case = TestCase(scenario, cell.mitigation_name, system.memory, execution.schedule, Expectation.of(execution))
+    case = TestCase(
+        scenario,
+        cell.mitigation_name,
+        system.memory,
+        execution.schedule,
+        Expectation.of(execution),
+        without=cell.without,
+    )
     if not replay(case, cell.mitigation).as_expected:
         raise NotReproducibleError(
             f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
             f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
         )
-    minimised = minimise(case, cell.mitigation, progress=on_minimise)
+    minimised = minimise(case, cell.mitigation, budget=steps, max_states=max_states, progress=on_minimise)
     origin = (
         f"found by {cell.engine.name}, seed {seed}, run {found.run}"
         + (f", in scenario {scenario.name}" if scenario.name else "")
@@ -171,7 +200,7 @@ def _finding(cell: Cell, found: Found, seed: int, corpus: Path | None, on_minimi
     )
     minimised = minimised.with_origin(origin)
     message = execution.failure.message if execution.failure is not None else ""
-    claimed_safe = scenario.expected(cell.mitigation) == "safe"
+    claimed_safe = not cell.without and scenario.expected(cell.mitigation) == "safe"
     if corpus is None:
         return Finding(minimised, scenario.name, message, None, False, claimed_safe)
     path, new = store.save(minimised.case, corpus)

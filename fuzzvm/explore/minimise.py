@@ -72,12 +72,13 @@ class NotFailingError(Exception):
 class _Minimiser:
     """The best failing run so far, and the passes that look for a better one."""
 
-    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget) -> None:
+    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget, max_states: int | None) -> None:
+        self._max_states = max_states
         self._case = case
         self._mitigation = mitigation
         self._budget = budget
         self.scenario = case.scenario
-        self._system = System(case.scenario, mitigation, case.memory)
+        self._system = System(case.scenario, mitigation, case.memory, without=case.without)
         self.best = self._execute(self._system, Replay(case.schedule), MAX_STEPS)
         if self.best.failure is None:
             raise NotFailingError("the test case does not fail, so there is nothing to minimise")
@@ -149,7 +150,7 @@ class _Minimiser:
         marks = landmarks(machine, self.best.schedule)
         for scenario, renumbered in self._smaller():
             try:
-                system = System(scenario, self._mitigation, self._case.memory)
+                system = System(scenario, self._mitigation, self._case.memory, without=self._case.without)
             except ScenarioError:
                 continue
             run = self._execute(system, FollowLandmarks(marks, renumbered))
@@ -166,7 +167,7 @@ class _Minimiser:
         """
         if not searchable(self._case.memory):
             return False
-        limit = MAX_STATES.get(self._case.memory, MAX_STATES_ELSEWHERE)
+        limit = self._max_states or MAX_STATES.get(self._case.memory, MAX_STATES_ELSEWHERE)
         try:
             schedule, self.proven = shortest_failure(
                 self._system, error=self.failure.error, function=self.failure.function, max_states=limit
@@ -220,14 +221,16 @@ def minimise(
     mitigation: type[Mitigation],
     *,
     budget: int = DEFAULT_BUDGET,
+    max_states: int | None = None,
     progress: Progress = lambda name: None,
 ) -> Minimised:
     """Return the smallest test case found that fails as `case` does.
 
-    `budget` bounds the work, in machine steps, so the result does not depend on the machine's speed. Raises
+    `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof
+    (None: what suits the memory model), so the result does not depend on the machine's speed. Raises
     NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
     """
-    work = _Minimiser(case, mitigation, Budget(budget))
+    work = _Minimiser(case, mitigation, Budget(budget), max_states)
     work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
     minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))

@@ -35,6 +35,7 @@ from fuzzvm.machine.ops import (
     Value,
     object_of,
 )
+from fuzzvm.machine.rewrite import Rewrite, Skipped, functions, innermost
 from fuzzvm.machine.trace import TraceStep
 
 T = TypeVar("T")
@@ -71,10 +72,12 @@ class Machine:
     """One run of a set of programs on one memory.
 
     `trace` is the list of steps so far where `tracing` was asked for, else None: recording costs more than running.
+    `rewrite` puts something else in the place of what programs yield; None leaves all as it is.
     """
 
-    def __init__(self, memory: MemoryModel, *, tracing: bool = False) -> None:
+    def __init__(self, memory: MemoryModel, *, tracing: bool = False, rewrite: Rewrite | None = None) -> None:
         self.memory = memory
+        self.rewrite = rewrite
         self.allocator = Allocator()
         self.observer: Observer | None = None
         self.trace: list[TraceStep] | None = [] if tracing else None
@@ -135,6 +138,12 @@ class Machine:
             except Exception as error:
                 raise program_error(error) from error
             response = None
+            if self.rewrite is not None:
+                rewritten = self.rewrite(op, program)
+                if isinstance(rewritten, Skipped):
+                    response = rewritten.response
+                    continue
+                op = rewritten
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
@@ -173,7 +182,7 @@ class Machine:
         """Return a machine in the state that this one was booted into. Raises ValueError once programs have started."""
         if self._programs:
             raise ValueError("a machine whose programs run cannot be copied")
-        machine = Machine(self.memory.copy(), tracing=tracing)
+        machine = Machine(self.memory.copy(), tracing=tracing, rewrite=self.rewrite)
         machine.allocator = self.allocator.copy()
         machine._watched = set(self._watched)
         return machine
@@ -191,19 +200,11 @@ class Machine:
 
     def stack(self, cpu: int) -> tuple[str, ...]:
         """Return the names of the functions that a CPU is in, innermost first."""
-        names = []
-        frame: Any = self._programs[cpu]
-        # a hook may `yield from` a plain iterator, which is no frame
-        while hasattr(frame, "gi_code"):
-            names.append(frame.gi_code.co_name)
-            frame = frame.gi_yieldfrom
-        return tuple(reversed(names))
+        return functions(self._programs[cpu])
 
     def site(self, cpu: int) -> tuple[CodeType, int]:
         """Return where a CPU stands: the code object and instruction of its innermost function."""
-        frame: Any = self._programs[cpu]
-        while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
-            frame = inner
+        frame = innermost(self._programs[cpu])
         return frame.gi_code, frame.gi_frame.f_lasti
 
     def enabled(self) -> Sequence[int]:
@@ -335,10 +336,17 @@ class Machine:
 
     def _resume(self, cpu: int, response: Value) -> None:
         program = self._programs[cpu]
+        rewrite = self.rewrite
         try:
-            op = program.send(response)
+            op: Any = program.send(response)
+            if rewrite is not None:
+                op = rewrite(op, program)
             kind = type(op)
             while kind not in self._execute:
+                if kind is Skipped:
+                    op = rewrite(program.send(op.response), program)  # type: ignore[misc]
+                    kind = type(op)
+                    continue
                 if not isinstance(op, Annotation):
                     raise not_an_operation(program, op)
                 try:
@@ -349,6 +357,8 @@ class Machine:
                     self._retire(cpu)
                     return
                 op = program.send(None)
+                if rewrite is not None:
+                    op = rewrite(op, program)
                 kind = type(op)
         except StopIteration:
             self._retire(cpu)
@@ -361,8 +371,8 @@ class Machine:
             raise
         except Exception as error:
             raise program_error(error) from error
-        self._pending[cpu] = op  # type: ignore[assignment]
-        if kind is Await or (kind is Rmw and op.when is not None):  # type: ignore[union-attr]
+        self._pending[cpu] = op
+        if kind is Await or (kind is Rmw and op.when is not None):
             self._waiting.add(cpu)
         elif self._waiting:
             self._waiting.discard(cpu)
@@ -431,10 +441,10 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def stack_of(error: ModelError) -> tuple[str, ...]:
-    """Return the functions that an exception came through, innermost first, without the one that caught it."""
+def stack_of(error: ModelError, caught_by: int = 1) -> tuple[str, ...]:
+    """Return the functions that an exception came through, innermost first, without the `caught_by` that caught it."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return tuple(code.co_name for code in reversed(codes[1:]))
+    return tuple(code.co_name for code in reversed(codes[caught_by:]))
 
 
 def program_error(error: Exception) -> ProgramError:
@@ -451,8 +461,6 @@ def program_error(error: Exception) -> ProgramError:
 
 def not_an_operation(program: Steps[Any], op: object) -> ProgramError:
     """Return what to raise where a program yielded something else; it names the innermost function's place."""
-    frame: Any = program
-    while hasattr(inner := frame.gi_yieldfrom, "gi_code"):
-        frame = inner
+    frame = innermost(program)
     where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
     return ProgramError(f"yielded {op!r}, which is no operation", *where)

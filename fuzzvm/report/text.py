@@ -54,6 +54,8 @@ def _setting(story: Story) -> list[str]:
             f"mitigation {case.mitigation}; memory {case.memory}"
         ),
     ]
+    if case.without:
+        lines.append(f"left out: {', '.join(case.without)}")
     lines += [f"  boot:  {call}" for call in scenario.setup]
     lines += [f"  CPU {cpu}: {call}" for cpu, calls in enumerate(scenario.cpus) for call in calls]
     lines.append(f"{len(story.steps)} steps, {story.switches} context switches: {format_schedule(case.schedule)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from fuzzvm.kernel import arch as architectures
@@ -14,6 +14,7 @@ from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine, program_error
 from fuzzvm.machine.ops import Steps
+from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.calls import Areas, run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -28,24 +29,33 @@ def default_memory(scenario: Scenario) -> str:
 class System:
     """Boots once, and hands out machines that stand at the first step of a run.
 
-    `mitigation_name` is what the mitigation was asked for by, where that is not the name it has.
-    Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown memory model, ProgramError where the
-    mitigation cannot be attached.
+    `mitigation_name` is what the mitigation was asked for by, where that is not the name it has; `without` names the
+    ordering points that are left out. Raises ScenarioError where the setup itself goes wrong, KeyError for an unknown
+    memory model or ordering point, ProgramError where the mitigation cannot be attached.
     """
 
     def __init__(
-        self, scenario: Scenario, mitigation: type[Mitigation], memory: str, mitigation_name: str | None = None
+        self,
+        scenario: Scenario,
+        mitigation: type[Mitigation],
+        memory: str,
+        mitigation_name: str | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         self.scenario = scenario
         self.mitigation_name = mitigation.name if mitigation_name is None else mitigation_name
         self.memory = memory
+        self.without = tuple(without)
         self.mitigation = mitigation
         cpus = len(scenario.cpus)
         model = memory_models.get(memory)(cpus)
         model.points_to = table_pointed_to
-        self._booted = Machine(model)
+        points = ordering_points.get(self.without)
+        self.rewrite = ordering_points.rewrite(points)
+        scheme = ordering_points.strip_hooks(mitigation, points)
+        self._booted = Machine(model, rewrite=self.rewrite)
         try:
-            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), mitigation())
+            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), scheme())
         except Exception as error:
             raise program_error(error) from error
         self._booted.observer = Oracles(self._booted, kernel)

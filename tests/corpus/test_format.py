@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,19 @@ def test_binary_and_large_files(tmp_path: Path) -> None:
         read(large)
     with pytest.raises(CorpusError):
         read(tmp_path)
+
+
+def test_what_is_left_out_is_part_of_a_case() -> None:
+    case = replace(CASE, mitigation="static-key", without=("patch-ic", "patch-ipi"))
+    assert parse(store.to_text(case)) == case
+    assert case.file_name() != replace(case, without=()).file_name()
+    assert "without" not in TEXT
+
+
+@pytest.mark.parametrize("wrong", ['["patch-me"]', '"patch-ic"', "[1]"])
+def test_an_unknown_ordering_point_is_one_line(wrong: str) -> None:
+    text = TEXT.replace("memory =", f"without = {wrong}\nmemory =", 1)
+    with pytest.raises(CorpusError) as error:
+        parse(text, "some.toml")
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("some.toml:")

@@ -15,6 +15,7 @@ from fuzzvm.explore.automaton.suspension import UnkeyableError, suspensions
 from fuzzvm.machine.errors import ModelError, ProgramError
 from fuzzvm.machine.machine import not_an_operation, program_error, stack_of
 from fuzzvm.machine.ops import Annotation, Operation, Steps
+from fuzzvm.machine.rewrite import Rewrite, Skipped
 
 KEPT_GENERATORS = 4096
 """Generators kept at their local states, in all; those kept longest are dropped first."""
@@ -77,12 +78,21 @@ class Edge(NamedTuple):
 class Automaton:
     """The automaton of one program; `program` returns it anew, at its beginning, each time.
 
-    `live_only` keys local states by live variables alone; without it every local variable counts.
+    `live_only` keys local states by live variables alone; without it every local variable counts. `rewrite` is that of
+    the machine.
     Raises UnkeyableError for local state that cannot be keyed, and ProgramError where the program is broken.
     """
 
-    def __init__(self, program: Callable[[], Steps[object]], values: Values, *, live_only: bool = True) -> None:
+    def __init__(
+        self,
+        program: Callable[[], Steps[object]],
+        values: Values,
+        *,
+        live_only: bool = True,
+        rewrite: Rewrite | None = None,
+    ) -> None:
         self._program = program
+        self._rewrite = rewrite
         self._values = values
         self._live_only = live_only
         self._numbers: dict[Hashable, Node] = {}
@@ -106,14 +116,14 @@ class Automaton:
         answer = None if node is None else self._values[response]
         notes: list[Note] = []
         try:
-            op = generator.send(answer)
+            op = self._send(generator, answer)
             while isinstance(op, Annotation):
                 notes.append(Note(op, _stack(generator)))
-                op = generator.send(None)
+                op = self._send(generator, None)
         except StopIteration:
             return Edge(tuple(notes), self.nodes[0])
         except ModelError as error:
-            stack = stack_of(error)
+            stack = stack_of(error, caught_by=2)
             # the traceback would keep every frame of the program alive
             return Edge(tuple(notes), None, error.with_traceback(None), stack)
         except ProgramError:
@@ -160,10 +170,24 @@ class Automaton:
             place, response = place.origin
             responses.append(response)
         generator = self._program()
-        _advance(generator, None)
+        self._advance(generator, None)
         for response in reversed(responses):
-            _advance(generator, self._values[response])
+            self._advance(generator, self._values[response])
         return _Running(generator)
+
+    def _advance(self, generator: Steps[object], response: object) -> None:
+        op = self._send(generator, response)
+        while isinstance(op, Annotation):
+            op = self._send(generator, None)
+
+    def _send(self, generator: Steps[object], response: object) -> Operation | Annotation:
+        op = generator.send(response)
+        if self._rewrite is None:
+            return op
+        rewritten = self._rewrite(op, generator)
+        while isinstance(rewritten, Skipped):
+            rewritten = self._rewrite(generator.send(rewritten.response), generator)
+        return rewritten
 
     def _frames(self, running: _Running) -> list[int]:
         """Return numbers for the frames of a generator, the outermost first: equal numbers, equal frames."""
@@ -214,12 +238,6 @@ class Automaton:
                 message = f"{code.co_qualname}: variable {name!r}: {error}"
                 raise UnkeyableError(message, code.co_filename, frame.f_lineno) from error
         return tuple(key)
-
-
-def _advance(generator: Steps[object], response: object) -> None:
-    op = generator.send(response)
-    while isinstance(op, Annotation):
-        op = generator.send(None)
 
 
 def _stack(generator: Steps[object]) -> tuple[str, ...]:

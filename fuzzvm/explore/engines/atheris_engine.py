@@ -37,7 +37,12 @@ class AtherisEngine:
             log = Path(folder) / "log"
             settings = {
                 "systems": [
-                    {"scenario": s.scenario.to_data(), "mitigation": s.mitigation_name, "memory": s.memory}
+                    {
+                        "scenario": s.scenario.to_data(),
+                        "mitigation": s.mitigation_name,
+                        "memory": s.memory,
+                        "without": s.without,
+                    }
                     for s in systems
                 ],
                 "seed": seed,

@@ -92,7 +92,10 @@ class Space:
     def __init__(self, system: System, *, fast: bool = True, live_only: bool = True) -> None:
         self.system = system
         self.values = Values()
-        self.automata = [Automaton(program, self.values, live_only=live_only) for program in system.programs()]
+        self.automata = [
+            Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
+            for program in system.programs()
+        ]
         kind = FlatShared if fast and system.memory == "sc" else SteppedShared
         self.shared: Shared = kind(system, self.automata, self.values)
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]

@@ -47,7 +47,12 @@ def main() -> None:
     from fuzzvm.scenario.system import System
 
     systems = [
-        System(Scenario.from_data(target["scenario"]), registry.get(target["mitigation"]), target["memory"])
+        System(
+            Scenario.from_data(target["scenario"]),
+            registry.get(target["mitigation"]),
+            target["memory"],
+            without=target["without"],
+        )
         for target in settings["systems"]
     ]
     coverage = InterleavingCoverage()

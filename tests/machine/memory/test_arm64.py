@@ -247,6 +247,19 @@ def test_way_zero_is_sequential_consistency() -> None:
     assert memory.load(1, Load(1 << 16), lambda ways: 0) == 1
 
 
+@pytest.mark.parametrize("operation", CacheOperation)
+@pytest.mark.parametrize("order", [Order.RELEASE, Order.ACQUIRE_RELEASE])
+def test_an_atomic_with_release_does_not_wait_for_cache_maintenance(operation: CacheOperation, order: Order) -> None:
+    memory = MODEL(2)
+    memory.maintain(0, CacheMaintenance(operation, 1 << 16), lambda ways: ways - 1)
+    memory.store(0, Store(2 << 16, 1), lambda ways: ways - 1)
+    memory.rmw(0, Rmw(3 << 16, lambda old: 1, order), lambda ways: 0)
+    assert memory.agents() == [2]
+    assert memory.load(1, Load(2 << 16), lambda ways: 0) == 1
+    memory.fence(0, Fence(Barrier.DSB_ISH), lambda ways: 0)
+    assert memory.agents() == []
+
+
 def test_a_copy_goes_its_own_way() -> None:
     memory = MODEL(2)
     memory.store(0, Store(1 << 16, 1), lambda ways: 1)

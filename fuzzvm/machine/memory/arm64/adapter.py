@@ -183,7 +183,9 @@ class Arm64(MemoryModel):
         views = self._views[cpu]
         address = op.address
         if op.order in RELEASES:
-            self._put_all(cpu)
+            # bob: [M]; po; [L]. Cache maintenance is not M: a release does not wait for a DC or IC.
+            self._put(cpu, frozenset({STORE}))
+            self._put_address(cpu, address)
         else:
             self._put_address(cpu, address)
             if op.order is Order.ACQUIRE:

@@ -1,0 +1,170 @@
+"""Which ordering points a scheme needs: each is left out in turn, and schedules are searched that fail then.
+
+A point is needed where a schedule fails without it. Where none was found within the budget, nothing is proven: the
+result says how many runs there were, and no more.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fuzzvm.explore import engines
+from fuzzvm.explore.campaign import Cell, Finding, settle
+from fuzzvm.explore.engines import Budget, Found, Search
+from fuzzvm.machine.errors import USE_AFTER_FREE_READ
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import ordering_points
+from fuzzvm.scenario.scenario import Scenario
+
+ENGINES = ("pct", "urw", "random")
+"""Searched in this order, each with its share of what is left of the budget."""
+
+OTHER_ERRORS_SHARE = 0.2
+"""Of a budget, the part that a search goes on for a read of freed memory once it has found some other error."""
+
+
+MINIMISER_STEPS = 200_000
+MINIMISER_STATES = 10_000
+"""What is spent on each schedule: some seconds under arm64 memory. `fuzzvm minimize` spends more."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether a scheme is still safe without a point; `point` None asks with all points in place.
+
+    `ipi` says whether the IPI of kick_all_cpus_sync is in place, which the commit's litmus test leaves out.
+    """
+
+    mitigation: str
+    scenarios: tuple[Scenario, ...]
+    memory: str
+    point: str | None
+    ipi: bool
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """The points that are left out."""
+        left_out = () if self.point is None else (self.point,)
+        return left_out if self.ipi or self.point == ordering_points.IPI else (*left_out, ordering_points.IPI)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question. `used` says whether the scheme has that point at all."""
+
+    question: Question
+    finding: Finding | None
+    engine: str
+    runs: int
+    seconds: float
+    used: bool
+
+    @property
+    def verdict(self) -> str:
+        """`needed`, `not found needed`, or `not used`."""
+        if self.finding is not None:
+            return "needed"
+        return "not found needed" if self.used else "not used"
+
+
+def questions(
+    mitigation: str, scenarios: tuple[Scenario, ...], memory: str, points: Sequence[str], ipi: Sequence[bool]
+) -> list[Question]:
+    """Return the questions about some points, with and without the IPI as asked."""
+    return [
+        Question(mitigation, scenarios, memory, point, with_ipi)
+        for point in points
+        for with_ipi in ipi
+        if with_ipi or point != ordering_points.IPI
+    ]
+
+
+@dataclass
+class _RaceSearch(Search):
+    """A search for a read of freed memory; any other error will do when that is not found soon after."""
+
+    found_at: float = field(default=0.0)
+
+    @property
+    def over(self) -> bool:
+        if any(found.execution.failure.error == USE_AFTER_FREE_READ for found in self.found if found.execution.failure):
+            return True
+        if self.found and self.budget.seconds is not None:
+            self.found_at = self.found_at or self.seconds
+            if self.seconds >= self.found_at + OTHER_ERRORS_SHARE * self.budget.seconds:
+                return True
+        return super().over
+
+    @property
+    def best(self) -> Found | None:
+        """What to report of what was found."""
+        races = [f for f in self.found if f.execution.failure and f.execution.failure.error == USE_AFTER_FREE_READ]
+        return next(iter([*races, *self.found]), None)
+
+
+def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -> Answer:
+    """Search until a bug is found or the budget is used up; minimise the bug, and save it where there is a corpus.
+
+    Raises MitigationError, ScenarioError, ProgramError, CorpusError.
+    """
+    mitigation = registry.get(question.mitigation)
+    started = time.monotonic()
+    runs = 0
+    rewrites = []
+    for number, name in enumerate(ENGINES):
+        cell = Cell(
+            question.mitigation, mitigation, engines.get(name), question.scenarios, question.memory, question.without
+        )
+        systems = cell.systems()
+        rewrites += [system.rewrite for system in systems]
+        left = len(ENGINES) - number
+        seconds = None if budget.seconds is None else max(0.0, budget.seconds - time.monotonic() + started) / left
+        share = Budget(seconds, None if budget.runs is None else max(1, (budget.runs - runs) // left))
+        search = _RaceSearch(share, keep_going=True)
+        cell.engine.search(systems, seed, search)
+        runs += search.runs
+        if search.best is not None:
+            finding = settle(cell, search.best, seed, corpus, steps=MINIMISER_STEPS, max_states=MINIMISER_STATES)
+            return Answer(question, finding, name, runs, time.monotonic() - started, used=True)
+    point = None if question.point is None else ordering_points.get([question.point])[0]
+    used = point is None or ordering_points.used(point, mitigation, rewrites)
+    return Answer(question, None, "", runs, time.monotonic() - started, used)
+
+
+def answer_all(
+    asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int
+) -> Iterator[tuple[int, Answer]]:
+    """Answer questions in up to `jobs` processes; yield each one's index and answer when it is there.
+
+    `budget` is for each question. Closing the iterator, or an exception in it, ends the processes. Raises as `answer`.
+    """
+    if jobs < 2 or len(asked) < 2:
+        for index, question in enumerate(asked):
+            yield index, answer(question, budget, seed, corpus)
+        return
+    # forking starts a worker in milliseconds, with all modules loaded; nothing here has threads yet
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(asked)), mp_context=context, initializer=_leave_signals_alone)
+    done = False
+    try:
+        futures = {pool.submit(answer, question, budget, seed, corpus): i for i, question in enumerate(asked)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+        done = True
+    finally:
+        pool.shutdown(wait=done, cancel_futures=True)
+        if not done:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+
+def _leave_signals_alone() -> None:
+    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,74 @@
+"""`fuzzvm necessity`, and `--without` of `fuzz`, in a subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_json_and_saved_schedules(tmp_path: Path) -> None:
+    points = ("-p", "free-lock", "-p", "patch-isb", "-s", "pmd-promotion", "--memory", "sc")
+    done = fuzzvm("necessity", *points, "--runs", "3000", "--corpus", str(tmp_path), "--json", "-j", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = json.loads(done.stdout)["points"]
+    assert [(answer["point"], answer["ipi"], answer["needed"]) for answer in answers] == [
+        (None, True, False),
+        (None, False, False),
+        ("free-lock", True, True),
+        ("free-lock", False, True),
+        ("patch-isb", True, False),
+        ("patch-isb", False, False),
+    ]
+    assert answers[2]["bug"] == "use-after-free-read"
+    assert answers[3]["without"] == ["free-lock", "patch-ipi"]
+    saved = {answer["saved"] for answer in answers if answer["saved"]}
+    assert len(saved) == 2
+    again = fuzzvm("replay", *saved)
+    assert again.returncode == 0, again.stdout
+    assert "left out: free-lock, patch-ipi" in fuzzvm("explain", answers[3]["saved"]).stdout
+
+
+def test_a_point_that_a_scheme_lacks() -> None:
+    arguments = ("-m", "mmap-lock-always", "-s", "pmd-promotion", "--memory", "sc", "--runs", "30", "-j", "1")
+    done = fuzzvm("necessity", *arguments, "--ipi", "-p", "patch-ic", "-p", "flush-isb", "--json")
+    answers = {answer["point"]: answer for answer in json.loads(done.stdout)["points"]}
+    assert not answers["patch-ic"]["used"]
+    assert answers["flush-isb"]["used"]
+    assert not answers["flush-isb"]["needed"]
+
+
+def test_a_scheme_that_fails_as_it_is() -> None:
+    done = fuzzvm("necessity", "-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--runs", "300", "-j", "1")
+    assert done.returncode == 1
+    assert "none fails with all points in place" in done.stdout
+
+
+def test_bad_input_is_one_line() -> None:
+    for arguments in (
+        ("necessity", "-p", "patch-me"),
+        ("necessity", "-s", "x86-pmd-promotion"),
+        ("necessity", "-m", "nothing"),
+        ("fuzz", "--without", "patch-me"),
+    ):
+        done = fuzzvm(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+
+
+def test_fuzz_without_a_point(tmp_path: Path) -> None:
+    arguments = ("-m", "static-key", "-s", "pmd-promotion", "--memory", "sc", "--runs", "3000")
+    done = fuzzvm("fuzz", *arguments, "--without", "walk-key", "--corpus", str(tmp_path), "--json")
+    assert done.returncode == 1
+    (search,) = json.loads(done.stdout)["searches"]
+    assert search["expected"] is None
+    assert search["findings"][0]["bug"] == "use-after-free-read"
+    assert fuzzvm("replay", str(tmp_path)).returncode == 0
