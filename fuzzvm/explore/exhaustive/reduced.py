@@ -8,7 +8,7 @@ What a CPU may still touch is read from its automaton, which is compiled by the 
 that the automata known when it begins are whole, and is done again where it finds that they were not; the last pass
 finds nothing new, and then the assumption holds for every run: a shortest run that left the assumed automata would
 take its last step from a local state that the pass has visited, with a response that it has seen, since all steps
-postponed before commute with it. (docs/decisions/0010 has the induction.)
+postponed before commute with it. (docs/decisions/0005 has the induction.)
 
 A step is postponed for ever only around a cycle of states (the "ignoring problem", Valmari 1990). A CPU that takes part
 in such a cycle goes around a cycle of its automaton, so local states that lie on one never stand for others.
