@@ -9,7 +9,6 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.execution import Execution, Replay, execute
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.schedule import MAX_STEPS
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
@@ -51,7 +50,7 @@ def run(case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False) 
     """
     machine = System(case.scenario, mitigation, case.memory, without=case.without).machine(tracing=tracing)
     chooser = Replay(case.schedule)
-    execution = execute(machine, chooser, max_steps=MAX_STEPS)
+    execution = execute(machine, chooser)
     chooser.finish()
     return machine, execution
 

@@ -19,8 +19,8 @@ from fuzzvm.explore.plan import FollowPlan, Plan
 from fuzzvm.explore.smaller_scenarios import size, smaller_scenarios
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure
-from fuzzvm.machine.execution import Chooser, Execution, Replay, execute
-from fuzzvm.machine.schedule import MAX_STEPS, context_switches
+from fuzzvm.machine.execution import MAX_STEPS, Chooser, Execution, Replay, execute
+from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
@@ -203,7 +203,7 @@ class _Minimiser:
         return False
 
     def _execute(self, system: System, chooser: Chooser, max_steps: int = 0) -> Execution:
-        run = execute(system.machine(), chooser, max_steps or 2 * len(self.best.schedule) + 100)
+        run = execute(system.machine(), chooser, max_steps or min(2 * len(self.best.schedule) + 100, MAX_STEPS))
         self._budget.steps -= run.steps
         return run
 

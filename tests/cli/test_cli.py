@@ -169,6 +169,36 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, engine: str, number: signal.Signals
     assert "static-key" in out
 
 
+ENDLESS = """
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.ops import Rmw
+class Mine(Mitigation):
+    name = "mine"
+    def attach(self, boot):
+        self.word = boot.word("word")
+    def before_free(self, k, level, token):
+        while True:
+            yield Rmw(self.word, lambda old: old)
+"""
+
+
+def test_a_scheme_that_never_ends_is_found_saved_and_replayed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ENDLESS)
+    own = ("--mitigation", "mine.py:Mine")
+    arguments = ("-s", "pmd-promotion", "--memory", "sc", "--runs", "1", "--corpus", "c", "--json")
+    done = fuzzvm("fuzz", *own, *arguments, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    data = json.loads(done.stdout)
+    assert data["bug"] == "no-progress"
+    again = fuzzvm("replay", data["saved"][0], *own, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    # its lambda must not make the run look different in another process
+    digests = {
+        json.loads(fuzzvm("explain", data["saved"][0], *own, "--json", cwd=tmp_path).stdout)["digest"] for _ in "ab"
+    }
+    assert len(digests) == 1
+
+
 def test_help_and_version() -> None:
     assert "Exit status" in fuzzvm("--help").stdout
     assert fuzzvm("--version").stdout.startswith("fuzzvm, version")
