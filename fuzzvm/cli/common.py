@@ -107,11 +107,6 @@ def progress_console() -> Console:
     return Console(stderr=True, quiet=not sys.stderr.isatty())
 
 
-def output_console() -> Console:
-    """Return the console for results: stdout, as wide as it must be where that is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
-
-
 def shell_path(path: Path) -> str:
     """Return a path as one word of a shell command."""
     text = str(path)

@@ -34,7 +34,6 @@ class _Watch(Replay):
         super().__init__(schedule)
         self.marks: list[Landmark] = []
         self._agent: int | None = None
-        self._values: list[int] = []
         self._seen: list[int] = []
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:

@@ -149,7 +149,7 @@ class Machine:
                 continue
             if type(op) not in self._execute:
                 raise not_an_operation(program, op)
-            if self._blocked(cpu, op):
+            if self.blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
             response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
 
@@ -263,7 +263,9 @@ class Machine:
 
     def blocked(self, cpu: int, op: Operation | None) -> bool:
         """Return whether an operation of a CPU waits for what does not hold now."""
-        return self._blocked(cpu, op)
+        if isinstance(op, _MAY_WAIT) and op.when is not None:
+            return not op.when(self.memory.visible(cpu, op.address))
+        return False
 
     def blockers(self, op: Operation | None) -> tuple[int, ...]:
         """Return the CPUs that an operation waits for now."""
@@ -394,11 +396,6 @@ class Machine:
             self._annotations.clear()
             remark = self.memory.remark
             self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes, remark))
-
-    def _blocked(self, cpu: int, op: Operation | None) -> bool:
-        if isinstance(op, _MAY_WAIT) and op.when is not None:
-            return not op.when(self.memory.visible(cpu, op.address))
-        return False
 
     def _finish(self) -> None:
         if self.observer is not None:

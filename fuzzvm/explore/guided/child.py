@@ -81,10 +81,10 @@ def main() -> None:
         if now - reported >= PROGRESS_SECONDS:
             reported = now
             progress()
-        index, plan = codec.decode(data, len(systems))
+        index = codec.system_of(data, len(systems))
         system = systems[index]
         cpus = len(system.scenario.cpus)
-        index, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
+        _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
         try:
             execution = execute(system.machine(), Covering(FollowPlan(plan, accesses=True), coverage))
         except ProgramError as error:

@@ -16,9 +16,14 @@ _TO_THE_END_BYTE = 255
 _WAY = 128
 
 
+def system_of(data: bytes, systems: int) -> int:
+    """Return which of the systems the bytes are a run of."""
+    return data[0] % systems if data else 0
+
+
 def decode(data: bytes, systems: int, agents: int = 16) -> tuple[int, Plan]:
     """Return which of the systems, and the plan; agents are taken modulo `agents`."""
-    system = data[0] % systems if data else 0
+    system = system_of(data, systems)
     bursts: list[tuple[int, int]] = []
     values: list[int] = []
     for index in range(1, len(data) - 1, 2):
