@@ -24,13 +24,17 @@ class Mitigation:
     """A scheme against freeing a page table under a walker. Every hook has a default that does nothing.
 
     `name` is what `--mitigation` takes, `summary` one line for `fuzzvm mitigations`. `one_walker` and `two_walkers`
-    are the verdicts that the scheme claims for one walker and for two or more at a time; None claims nothing.
+    are the verdicts that the scheme claims for one walker and for two or more at a time; `other_mm` for a walk of
+    another mm that shares the kernel's tables, `collapse` for CPA's collapse of pages into a block (set_memory_rox on
+    x86_64). None claims nothing.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     one_walker: ClassVar[Verdict | None] = None
     two_walkers: ClassVar[Verdict | None] = None
+    other_mm: ClassVar[Verdict | None] = None
+    collapse: ClassVar[Verdict | None] = None
 
     isolates_first: ClassVar[bool] = False
     """arm64's pud_free_pmd_page clears the PUD before it frees the PTE tables, and frees those with no hook around."""

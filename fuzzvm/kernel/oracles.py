@@ -6,7 +6,7 @@ since the walk began, small and immutable, so that it can be part of a state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -57,6 +57,22 @@ class WalkRecord:
     wx_noted: frozenset[Mapping]
 
 
+class Remembered(NamedTuple):
+    """All that the oracles remember of a run, immutable: a part of the state that a search compares.
+
+    `walks` has the walk under way on each CPU that walks, by ascending CPU. `gone` has, where loads may be stale, every
+    mapping that was ever taken away.
+    """
+
+    walks: tuple[tuple[int, WalkRecord], ...] = ()
+    gone: frozenset[Mapping] = frozenset()
+
+    def renamed(self, names: Sequence[int]) -> Remembered:
+        """Return it after CPU `i` has become CPU `names[i]`."""
+        walks = [(names[cpu], walk) for cpu, walk in self.walks]
+        return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])))
+
+
 class Memory(Protocol):
     """Memory as oracles read it."""
 
@@ -82,23 +98,33 @@ class World(Protocol):
 class Oracles:
     """The observer of a machine that runs one kernel. Raises ModelError from every check.
 
-    `walks` is all that it remembers: the walk under way on each CPU that walks. Its values are immutable.
+    `remembered` is all that it remembers of the run.
     """
 
     def __init__(self, machine: World, kernel: Kernel) -> None:
         self._machine = machine
         self._kernel = kernel
-        self.walks: dict[int, WalkRecord] = {}
+        self._walks: dict[int, WalkRecord] = {}
         memory = machine.memory
         self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
         self._gone: frozenset[Mapping] = frozenset()
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
 
+    @property
+    def remembered(self) -> Remembered:
+        """All that it remembers of the run so far."""
+        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone)
+
+    @remembered.setter
+    def remembered(self, remembered: Remembered) -> None:
+        self._walks = dict(remembered.walks)
+        self._gone = remembered.gone
+
     # The observer's side
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
-        if not (self.walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
+        if not (self._walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
             return
         allocation = self._machine.allocator.lookup(address)
         if allocation is None or not isinstance(allocation.label, TableLabel):
@@ -108,8 +134,8 @@ class Oracles:
         removed = frozenset(self._mappings(level, va, old))
         if self._weak is not None:
             self._gone |= removed
-        for walker, walk in self.walks.items():
-            self.walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
+        for walker, walk in self._walks.items():
+            self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
 
     def allocated(self, cpu: int, allocation: Allocation) -> None:
         """Watch the entries of every page table."""
@@ -142,11 +168,11 @@ class Oracles:
                     for mapping in self.mappings()
                     if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
                 )
-                self.walks[cpu] = WalkRecord(self._gone, wx, frozenset())
+                self._walks[cpu] = WalkRecord(self._gone, wx, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
             case WalkEnds():
-                walk = self.walks.pop(cpu)
+                walk = self._walks.pop(cpu)
                 missed = walk.wx_all_along - walk.wx_noted
                 if missed:
                     first = min(missed)
@@ -185,12 +211,12 @@ class Oracles:
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
             raise ModelError(INVENTED_MAPPING, f"{noted.addr:#x} is reported with entry {noted.entry:#x}, no mapping")
-        walk = self.walks[cpu]
+        walk = self._walks[cpu]
         if noted not in walk.removed and self._translate(noted.addr) != noted:
             message = f"{noted.level.name} mapping of {noted.addr:#x} was there at no time during the walk"
             raise ModelError(INVENTED_MAPPING, message)
         if pgprot_wx(pxd_pgprot(noted.entry)):
-            self.walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
+            self._walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
 
     def _entry(self, address: Address) -> int:
         entry = self._machine.memory.peek(address)

@@ -39,10 +39,21 @@ class Output(Annotation):
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel call with its arguments. `walks` says whether it is a walk of ptdump."""
+    """A kernel call with its arguments, and what of the race it has a part in.
+
+    `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
+    may collapse pages into a block through CPA.
+    """
 
     name: ClassVar[str]
     walks: ClassVar[bool] = False
+    maps: ClassVar[bool] = False
+    collapses: ClassVar[bool] = False
+
+    @property
+    def walks_other_mm(self) -> bool:
+        """Whether it walks an mm other than init_mm that shares the kernel's tables."""
+        return False
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
         """Make the call; return the areas that this CPU has afterwards."""
@@ -72,6 +83,7 @@ class Vmap(Call):
     """
 
     name = "vmap"
+    maps = True
     page: int
     nr_pages: int
     max_page_shift: str = "pud"
@@ -110,6 +122,7 @@ class Vmalloc(Call):
     """Allocate pages mapped one by one, and call the result `area`."""
 
     name = "vmalloc"
+    maps = True
     area: str
     nr_pages: int
     prot: str = "rw"
@@ -124,6 +137,7 @@ class VmallocHuge(Call):
     """Allocate pages mapped by blocks where possible, and call the result `area`."""
 
     name = "vmalloc_huge"
+    maps = True
     area: str
     nr_pages: int
     prot: str = "rw"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmalloc, VmallocHuge, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -42,7 +42,7 @@ class Scenario:
     @property
     def walkers(self) -> int:
         """Number of CPUs that walk page tables."""
-        return sum(any(call.walks for call in calls) for calls in self.cpus)
+        return len(self._cpus_with(lambda call: call.walks))
 
     def anonymous(self) -> Scenario:
         """Return it with no name and summary: what two scenarios that are the same have in common."""
@@ -56,17 +56,25 @@ class Scenario:
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
-        With no walker, or no other CPU that maps, there is nobody to race with.
+        With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
+        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each.
         """
-        walk = {cpu for cpu, calls in enumerate(self.cpus) if any(call.walks for call in calls)}
-        maps = {
-            cpu
-            for cpu, calls in enumerate(self.cpus)
-            if any(isinstance(call, Vmap | Vmalloc | VmallocHuge) for call in calls)
-        }
-        if not walk or not maps or len(walk | maps) == 1:
-            return "safe"
-        return mitigation.one_walker if self.walkers == 1 else mitigation.two_walkers
+        walk = self._cpus_with(lambda call: call.walks)
+        maps = self._cpus_with(lambda call: call.maps)
+        collapse = self._cpus_with(lambda call: call.collapses)
+        claims: list[Verdict | None] = ["safe"]
+        if _race(walk, maps):
+            claims.append(mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers)
+            if any(call.walks_other_mm for calls in self.cpus for call in calls):
+                claims.append(mitigation.other_mm)
+        if _race(walk, collapse):
+            claims.append(mitigation.collapse)
+        if "bug" in claims:
+            return "bug"
+        return None if None in claims else "safe"
+
+    def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
+        return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
 
     def _check(self) -> None:
         if self.arch not in architectures.names():
@@ -130,6 +138,11 @@ class Scenario:
             setup=_parse_calls(data.get("setup", []), "setup"),
             cpus=tuple(_parse_calls(calls, "cpus", f"CPU {cpu}, ") for cpu, calls in enumerate(cpus)),
         )
+
+
+def _race(walk: set[int], others: set[int]) -> bool:
+    """Whether one CPU walks while another does the other thing."""
+    return bool(walk and others) and len(walk | others) > 1
 
 
 def _parse_calls(calls: object, key: str, where: str = "") -> tuple[Call, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
-from fuzzvm.kernel.oracles import Oracles, WalkRecord
+from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.kernel.symmetry import Renaming
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
@@ -19,7 +19,6 @@ from fuzzvm.machine.ops import OFFSET_BITS, Address, Alloc, Await, Fetch, Free, 
 from fuzzvm.scenario.system import System
 
 Cells = tuple[int, ...]
-Walks = tuple[tuple[int, WalkRecord], ...]
 
 
 class FlatShared:
@@ -33,8 +32,8 @@ class FlatShared:
         self._states: list[tuple[Cells, int, int]] = []
         self._heap_numbers: dict[object, int] = {}
         self._heaps: list[tuple[Allocator, frozenset[int]]] = []
-        self._walk_numbers: dict[Walks, int] = {}
-        self._walks: list[Walks] = []
+        self._remembered_numbers: dict[Remembered, int] = {}
+        self._remembered: list[Remembered] = []
         machine = system.booted()
         self._cells: Cells = ()
         self.allocator = machine.allocator
@@ -61,7 +60,7 @@ class FlatShared:
     # Steps
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
-        cells, heap, walks = self._states[shared]
+        cells, heap, remembered = self._states[shared]
         op: Any = node.op
         kind = type(op)
         response = 0
@@ -85,15 +84,15 @@ class FlatShared:
                 if kind is Rmw:
                     new = self._values.number(op.update(self._values[old]))
                 cells = self._written(cells, op.address, new)
-                if walks and object_of(op.address) in self._heaps[heap][1]:
-                    walks = self._wrote(cpu, cells, heap, walks, op.address, old, new)
+                if remembered and object_of(op.address) in self._heaps[heap][1]:
+                    remembered = self._wrote(cpu, cells, heap, remembered, op.address, old, new)
                 if kind is Store:
                     response = self._none
-                number = self._number(cells, heap, walks)
+                number = self._number(cells, heap, remembered)
             elif kind is Alloc or kind is Free:
-                address, heap = self._allocate(cpu, op, cells, heap, walks)
+                address, heap = self._allocate(cpu, op, cells, heap, remembered)
                 response = self._values.number(address)
-                number = self._number(cells, heap, walks)
+                number = self._number(cells, heap, remembered)
             else:
                 response = self._none
         except ModelError as error:
@@ -110,8 +109,8 @@ class FlatShared:
         raise NotImplementedError("sequentially consistent memory has no agents")
 
     def finished(self, shared: int) -> Finding | None:
-        cells, heap, walks = self._states[shared]
-        self._look(cells, heap, walks)
+        cells, heap, remembered = self._states[shared]
+        self._look(cells, heap, remembered)
         try:
             self._oracles.finished()
         except ModelError as error:
@@ -126,24 +125,21 @@ class FlatShared:
 
     def renamed(self, shared: int, renaming: Renaming) -> int:
         """Return the shared state after CPUs have changed their names."""
-        cells, heap, walks = self._states[shared]
+        cells, heap, remembered = self._states[shared]
         addresses = {slot: address for address, slot in self._slots.items()}
         values = self._values
         cells = tuple(
             values.number(renaming.value(addresses[slot], values[value])) if value else 0
             for slot, value in enumerate(cells)
         )
-        renamed_walks = sorted(
-            ((renaming.names[cpu], walk) for cpu, walk in self._walks[walks]), key=lambda item: item[0]
-        )
-        return self._number(cells, heap, self._walk_number(tuple(renamed_walks)))
+        return self._number(cells, heap, self._remembered_number(self._remembered[remembered].renamed(renaming.names)))
 
     # Parts of a step
 
     def _start(self) -> int | Finding:
         self._none = self._values.number(None)
         heap = self._heap_number()
-        shared = self._number(self._cells, heap, self._walk_number(()))
+        shared = self._number(self._cells, heap, self._remembered_number(Remembered()))
         for cpu, automaton in enumerate(self._automata):
             outcome = self._resumed(shared, cpu, automaton.start)
             if outcome.finding is not None:
@@ -155,8 +151,8 @@ class FlatShared:
 
     def _resumed(self, shared: int, cpu: int, edge: Edge) -> Outcome:
         """Return the outcome of a step whose effect on memory is done: oracles hear what the program says."""
-        cells, heap, walks = self._states[shared]
-        self._look(cells, heap, walks)
+        cells, heap, remembered = self._states[shared]
+        self._look(cells, heap, remembered)
         for annotation, stack in edge.notes:
             try:
                 self._oracles.annotated(cpu, annotation)
@@ -164,21 +160,23 @@ class FlatShared:
                 return Outcome((), shared, None, edge, finding_of(error, stack))
         if edge.error is not None:
             return Outcome((), shared, None, edge, finding_of(edge.error, edge.stack))
-        walks = self._walk_number(tuple(sorted(self._oracles.walks.items(), key=lambda item: item[0])))
-        return Outcome((), self._number(cells, heap, walks), edge.target, edge)
+        remembered = self._remembered_number(self._oracles.remembered)
+        return Outcome((), self._number(cells, heap, remembered), edge.target, edge)
 
-    def _look(self, cells: Cells, heap: int, walks: int) -> None:
+    def _look(self, cells: Cells, heap: int, remembered: int) -> None:
         self._cells = cells
         self.allocator, self._watched = self._heaps[heap]
-        self._oracles.walks = dict(self._walks[walks])
+        self._oracles.remembered = self._remembered[remembered]
 
-    def _wrote(self, cpu: int, cells: Cells, heap: int, walks: int, address: Address, old: int, new: int) -> int:
-        self._look(cells, heap, walks)
+    def _wrote(self, cpu: int, cells: Cells, heap: int, remembered: int, address: Address, old: int, new: int) -> int:
+        self._look(cells, heap, remembered)
         self._oracles.wrote(cpu, address, self._values[old], self._values[new])
-        return self._walk_number(tuple(sorted(self._oracles.walks.items(), key=lambda item: item[0])))
+        return self._remembered_number(self._oracles.remembered)
 
-    def _allocate(self, cpu: int, op: Alloc | Free, cells: Cells, heap: int, walks: int) -> tuple[Address | None, int]:
-        self._look(cells, heap, walks)
+    def _allocate(
+        self, cpu: int, op: Alloc | Free, cells: Cells, heap: int, remembered: int
+    ) -> tuple[Address | None, int]:
+        self._look(cells, heap, remembered)
         address = None
         if isinstance(op, Alloc):
             self.allocator = self.allocator.copy()
@@ -216,8 +214,8 @@ class FlatShared:
             cells = cells[:-1]
         return cells
 
-    def _number(self, cells: Cells, heap: int, walks: int) -> int:
-        key = (cells, heap, walks)
+    def _number(self, cells: Cells, heap: int, remembered: int) -> int:
+        key = (cells, heap, remembered)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self._states)
@@ -232,9 +230,9 @@ class FlatShared:
             self._heaps.append((self.allocator, self._watched))
         return number
 
-    def _walk_number(self, walks: Walks) -> int:
-        number = self._walk_numbers.get(walks)
+    def _remembered_number(self, remembered: Remembered) -> int:
+        number = self._remembered_numbers.get(remembered)
         if number is None:
-            number = self._walk_numbers[walks] = len(self._walks)
-            self._walks.append(walks)
+            number = self._remembered_numbers[remembered] = len(self._remembered)
+            self._remembered.append(remembered)
         return number

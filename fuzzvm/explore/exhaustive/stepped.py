@@ -92,7 +92,7 @@ class SteppedShared:
         copy = machine.copy()
         oracles = Oracles(copy, self._kernel)
         assert isinstance(machine.observer, Oracles)
-        oracles.walks = dict(machine.observer.walks)
+        oracles.remembered = machine.observer.remembered
         copy.observer = oracles
         return copy
 
@@ -109,9 +109,8 @@ class SteppedShared:
 
     def _number(self, machine: Machine) -> int:
         assert isinstance(machine.observer, Oracles)
-        walks = tuple(sorted(machine.observer.walks.items(), key=lambda item: item[0]))
         memory = self._values.keys.of(machine.memory.state())
-        key = (memory, machine.allocator.state(), machine.watched, walks)
+        key = (memory, machine.allocator.state(), machine.watched, machine.observer.remembered)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self._machines)
