@@ -1,11 +1,7 @@
-"""corpus/conftest.py: corpus files as pytest's tests."""
+"""Corpus files as tests, in a project of its own."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +15,7 @@ from fuzzvm.machine.machine import Machine
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.pytest_plugin.project import pytest_in
 
 
 class _OneAfterTheOther:
@@ -41,22 +36,12 @@ def safe_case() -> TestCase:
 def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    shutil.copy(ROOT / "corpus" / "conftest.py", folder)
     write_text(folder / "regressions" / "good.toml", to_text(safe_case()))
     return folder
 
 
-def collect(corpus: Path) -> tuple[int, str]:
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib", "-v", str(corpus)],
-        cwd=corpus.parent,
-        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-        | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ran.returncode, ran.stdout
+def collect(corpus: Path, *options: str) -> tuple[int, str]:
+    return pytest_in(corpus.parent, "-v", *options, str(corpus))
 
 
 def test_one_test_a_file(corpus: Path) -> None:
@@ -98,3 +83,31 @@ def test_a_file_that_is_no_test_case_is_reported_with_its_line(corpus: Path) -> 
     assert status == 1
     assert f"{path}:2: " in output
     assert "Traceback" not in output
+
+
+OWN = """
+from fuzzvm.kernel.hooks import Mitigation
+
+class Mine(Mitigation):
+    name = "mine"
+"""
+
+
+def test_a_mitigation_of_the_project_runs_where_its_settings_say_so(corpus: Path) -> None:
+    write_text(corpus / "own.toml", to_text(replace(safe_case(), mitigation="mine.py:Mine")))
+    (corpus.parent / "mine.py").write_text(OWN)
+    status, output = collect(corpus)
+    assert status == 1 and "runs only where" in output
+    (corpus.parent / "pytest.ini").write_text("[pytest]\nfuzzvm_mitigations = mine.py:Mine\n")
+    status, output = collect(corpus)
+    assert status == 0, output
+    assert "2 corpus files replayed" in output
+
+
+def test_a_corpus_elsewhere_is_taken_where_the_settings_name_it(corpus: Path) -> None:
+    corpus.rename(corpus.parent / "cases")
+    status, output = pytest_in(corpus.parent)
+    assert status == 5, output
+    (corpus.parent / "pytest.ini").write_text("[pytest]\nfuzzvm_corpora = cases\n")
+    status, output = pytest_in(corpus.parent)
+    assert status == 0 and "1 passed" in output
