@@ -15,7 +15,7 @@ import click
 import fuzzvm
 import fuzzvm.cli
 
-NOT_COMMANDS = frozenset({"main", "common", "options", "output"})
+NOT_COMMANDS = frozenset({"main", "common", "options", "output", "starting_file"})
 
 
 class Commands(click.Group):
@@ -23,7 +23,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(
-            module.name.rstrip("_")
+            module.name.replace("_", "-")
             for module in pkgutil.iter_modules(fuzzvm.cli.__path__)
             if module.name not in NOT_COMMANDS
         )
@@ -31,7 +31,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = getattr(importlib.import_module(f"fuzzvm.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"fuzzvm.cli.{name}"), name)
         return command
 
 

@@ -45,15 +45,15 @@ class Asked:
 def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[Asked]:
     """Return the systems that a test's marker asks for, each scenario under each memory model.
 
-    Paths of mitigations count from `root`. Raises pytest.UsageError for what is not there, naming the test.
+    Paths of mitigations count from `root`. Fails the test's collection, in one line, for what is not there.
     """
     if mark is None:
-        raise pytest.UsageError(f"{where}: fuzzvm_run needs the marker fuzzvm, which says what to search")
+        pytest.fail(f"{where}: fuzzvm_run needs the marker fuzzvm, which says what to search", pytrace=False)
     try:
         return _asked(root, *mark.args, **mark.kwargs)
     except (TypeError, KeyError, registry.MitigationError, ScenarioError) as error:
         message = error.args[0] if error.args else error
-        raise pytest.UsageError(f"{where}: marker fuzzvm: {message}") from error
+        pytest.fail(f"{where}: marker fuzzvm: {message}", pytrace=False)
 
 
 def _asked(

@@ -1,0 +1,40 @@
+"""`fuzzvm new-mitigation`: the file that a mitigation of one's own starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fuzzvm.cli.starting_file import starting_file
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write. Default: the name, with .py, in this folder.",
+)
+def new_mitigation(name: str, output: Path | None) -> int:
+    """Write a file with every hook of a mitigation, each told and commented out, to start from.
+
+    \b
+    fuzzvm new-mitigation sample-early
+    fuzzvm verify --mitigation ./sample_early.py:SampleEarly
+    """
+    try:
+        module, cls, text = starting_file(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    path = output or Path(f"{module}.py")
+    try:
+        # "x": what somebody has written is never overwritten
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}") from error
+    shown = path if path.is_absolute() else f"./{path}"
+    click.echo(f"{path} is written. Try it: fuzzvm verify --mitigation {shown}:{cls}")
+    return 0
