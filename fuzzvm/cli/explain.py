@@ -10,6 +10,7 @@ from fuzzvm.cli.common import json_option, print_json, shell_path
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.corpus.store import write_text
 from fuzzvm.machine.errors import ScheduleError
 from fuzzvm.mitigations import registry
 from fuzzvm.report.story import tell
@@ -19,21 +20,37 @@ from fuzzvm.report.text import render
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@click.option(
+    "--html",
+    "html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT",
+    help="Write a page that shows the run step by step, complete in itself, instead of text.",
+)
 @json_option
-def explain(file: Path, mitigation_name: str | None, as_json: bool) -> int:
+def explain(file: Path, mitigation_name: str | None, html: Path | None, as_json: bool) -> int:
     """Tell the story of a run: a report in the manner of KASAN, then what each CPU did, step by step.
 
     The steps that the error is made of are marked with an asterisk.
     """
     case = read(file)
     given = None if mitigation_name is None else registry.get(mitigation_name)
+    option = "" if mitigation_name is None else f" --mitigation {mitigation_name}"
+    replay_command = f"fuzzvm replay {shell_path(file)}{option}"
     try:
+        if html is not None:
+            # imported here: templates are not needed for text
+            from fuzzvm.report.html.story_page import story_page
+
+            write_text(html, story_page(case, mitigation_of(case, given), replay_command))
+            if not as_json:
+                click.echo(f"written: {html}")
+                return 0
         story = tell(case, mitigation_of(case, given))
     except ScheduleError as error:
         raise CorpusError(file, f"no longer replays: {error}") from error
     if not as_json:
-        option = "" if mitigation_name is None else f" --mitigation {mitigation_name}"
-        click.echo(render(story, f"fuzzvm replay {shell_path(file)}{option}"), nl=False)
+        click.echo(render(story, replay_command), nl=False)
         return 0
     print_json(
         {

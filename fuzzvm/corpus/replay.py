@@ -43,13 +43,16 @@ def mitigation_of(case: TestCase, given: type[Mitigation] | None = None) -> type
     return registry.get(case.mitigation)
 
 
-def run(case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False) -> tuple[Machine, Execution]:
+def run(
+    case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False, chooser: Replay | None = None
+) -> tuple[Machine, Execution]:
     """Run a test case's schedule; return the machine as it stands at the end, and the execution.
 
-    Raises ScheduleError where the schedule does not fit, ScenarioError where the setup fails.
+    `chooser` follows the schedule and looks at the machine meanwhile; by default nobody looks. Raises ScheduleError
+    where the schedule does not fit, ScenarioError where the setup fails.
     """
     machine = System(case.scenario, mitigation, case.memory, without=case.without).machine(tracing=tracing)
-    chooser = Replay(case.schedule)
+    chooser = chooser or Replay(case.schedule)
     execution = execute(machine, chooser)
     chooser.finish()
     return machine, execution

@@ -10,7 +10,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import StaticKey
 from fuzzvm.kernel.locks import ExclusiveLock
 from fuzzvm.kernel.mmap_lock import Mm
-from fuzzvm.kernel.pgtable import Geometry, Level, StaticLabel, TableLabel
+from fuzzvm.kernel.pgtable import Geometry, Level, LockLabel, StaticLabel, TableLabel
 from fuzzvm.kernel.rwsem import RwSemaphore
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address
@@ -71,7 +71,7 @@ class Boot:
 
     def lock(self, name: str) -> ExclusiveLock:
         """Return a new spinlock or mutex, unlocked."""
-        lock = ExclusiveLock(self._word(name), name)
+        lock = ExclusiveLock(self._machine.allocate(1, LockLabel(name)), name)
         self.locks.append(lock)
         return lock
 

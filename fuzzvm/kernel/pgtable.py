@@ -170,3 +170,10 @@ class StaticLabel:
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class LockLabel(StaticLabel):
+    """What the word of a spinlock or mutex is; it holds 0, or the number of the CPU that holds it plus one."""
+
+    __str__ = StaticLabel.__str__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
     PROT_WRITE,
+    LockLabel,
     StaticLabel,
     TableLabel,
     pxd_leaf,
@@ -71,6 +72,8 @@ class Describer:
             return self.entry(value)
         if isinstance(value, RwsemState):
             return _rwsem(value)
+        if allocation is not None and isinstance(allocation.label, LockLabel) and isinstance(value, int):
+            return f"held by CPU {value - 1}" if value else "free"
         return str(value)
 
     def step(self, step: TraceStep) -> str:

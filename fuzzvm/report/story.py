@@ -13,6 +13,7 @@ from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
@@ -62,6 +63,11 @@ class Story:
 def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
     """Run a test case and return its story. Raises ScheduleError where its schedule does not fit."""
     machine, execution = run(case, mitigation, tracing=True)
+    return story_of(case, machine, execution)
+
+
+def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
+    """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
     guilty = _guilty_steps(machine, trace, failure)
