@@ -10,7 +10,7 @@ from fuzzvm.report.html.escape import render
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """A verdict: `bug` is the error's id, '' where it is safe; `stopped` names the bound that cut the search, '' if none.
+    """A verdict: `bug` is the error's id, '' where it is safe; `stopped` names the bound that cut the search, if any.
 
     `as_expected` is whether it is the documented verdict; `story` is the address of the page of its shortest run, ''
     where there is none.
