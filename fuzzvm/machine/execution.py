@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from fuzzvm.machine.errors import Failure, ScheduleError
-from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.errors import Failure, ModelError, ProgramError, ScheduleError
+from fuzzvm.machine.machine import EXECUTE, Machine, program_error
+from fuzzvm.machine.memory import Choose
+from fuzzvm.machine.ops import OFFSET_BITS, Address, Await, Load, Rmw, Store, Value
 from fuzzvm.machine.schedule import Schedule, Step
+
+ChooseAgent = Callable[[Sequence[int], Machine], int]
+_ALWAYS_ENABLED = frozenset(EXECUTE) - {Await, Rmw}
+"""Kinds of operations that never wait."""
 
 MAX_STEPS = 20_000
 """Steps after which a run counts as making no progress; shipped scenarios end within a few hundred."""
@@ -52,22 +58,117 @@ def execute(machine: Machine, chooser: Chooser, max_steps: int = MAX_STEPS) -> E
         extra.append(way)
         return way
 
+    run = _run if machine.trace is None else _run_traced
+    run(machine, chooser.agent, choose, schedule, extra, max_steps)
+    if not machine.done:
+        machine.stuck()
+    return Execution(tuple(schedule), machine.failure)
+
+
+def _run_traced(
+    machine: Machine, choose_agent: ChooseAgent, choose: Choose, schedule: list[Step], extra: list[int], max_steps: int
+) -> None:
+    """Step a machine until its run is over, stuck or too long; put what was chosen into `schedule`.
+
+    `choose` puts what it chose into `extra`, which is empty between steps.
+    """
     while enabled := machine.enabled():
         if len(schedule) >= max_steps:
             machine.exceeded(max_steps)
             break
-        agent = chooser.agent(enabled, machine)
+        agent = choose_agent(enabled, machine)
         if agent not in enabled:
             raise ScheduleError(f"step {len(schedule) + 1} is of agent {agent}, which cannot step there")
         machine.step(agent, choose)
+        schedule.append((agent, *extra))
+        extra.clear()
+
+
+def _run(
+    machine: Machine, choose_agent: ChooseAgent, choose: Choose, schedule: list[Step], extra: list[int], max_steps: int
+) -> None:
+    """Do what `_run_traced` does with `enabled` and `step` written out: this loop is what fuzzing spends its time in.
+
+    It knows a machine's inner parts, and leaves to them all that is rare. tests/machine/test_run_loop.py holds the two
+    against each other.
+    """
+    memory = machine.memory
+    # where a model has no cells, no kind of operation is one that looks them up or sets them
+    cells: dict[Address, Value] = {} if memory.cells is None else memory.cells
+    loads, stores = (None, None) if memory.cells is None else (Load, Store)
+    no_effect = memory.no_effect
+    has_agents = machine._has_agents
+    dead = machine.allocator.dead
+    watched = machine._watched
+    pending: list[Any] = machine._pending
+    waiting = machine._waiting
+    sends = [program.send for program in machine._programs]
+    alone: list[Step] = [(cpu,) for cpu in range(len(sends))]
+    simple = _ALWAYS_ENABLED if machine.rewrite is None else ()
+    steps = machine.steps
+    last = steps + max_steps
+    ready = machine.enabled()
+    while ready:
+        if steps >= last:
+            machine.exceeded(max_steps)
+            break
+        agent = choose_agent(ready, machine)
+        if agent not in ready:
+            raise ScheduleError(f"step {len(schedule) + 1} is of agent {agent}, which cannot step there")
+        if agent >= len(sends):
+            machine.step(agent, choose)
+            steps += 1
+            schedule.append((agent, *extra))
+            extra.clear()
+            ready = machine.enabled()
+            continue
+        steps += 1
+        machine.steps = steps
+        op = pending[agent]
+        kind = type(op)
+        # whether the same agents can step after this step as before it
+        settled = True
+        try:
+            if kind in no_effect:
+                response = None
+            elif kind is loads and op.address >> OFFSET_BITS not in dead:
+                response = cells.get(op.address, 0)
+            elif kind is stores and (number := op.address >> OFFSET_BITS) not in dead and number not in watched:
+                response = None
+                cells[op.address] = op.value
+                settled = not waiting
+            else:
+                response = EXECUTE[kind](machine, agent, op, choose)
+                settled = not has_agents and not waiting
+        except ModelError as error:
+            machine._fail(error, agent, machine.stack(agent))
+            schedule.append((agent, *extra))
+            break
         if extra:
             schedule.append((agent, *extra))
             extra.clear()
         else:
-            schedule.append((agent,))
-    if not machine.done:
-        machine.stuck()
-    return Execution(tuple(schedule), machine.failure)
+            schedule.append(alone[agent])
+        try:
+            op = sends[agent](response)
+            if type(op) not in simple:
+                machine._received(agent, op)
+                settled = False
+            else:
+                pending[agent] = op
+                if waiting and agent in waiting:
+                    del waiting[agent]
+                    settled = False
+        except (StopIteration, ModelError) as ending:
+            machine._ended(agent, ending)
+            machine._settle()
+            settled = False
+        except ProgramError:
+            raise
+        except Exception as error:
+            raise program_error(error) from error
+        if not settled:
+            ready = machine.enabled()
 
 
 class Replay:

@@ -6,8 +6,10 @@ further way to go on is asked of the caller. The same answers give the same run,
 
 from __future__ import annotations
 
+import inspect
 import traceback
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from types import CodeType
 from typing import Any, Protocol, TypeVar
@@ -42,6 +44,7 @@ T = TypeVar("T")
 
 _PACKAGE = str(Path(__file__).parents[1])
 _MAY_WAIT = (Await, Rmw)
+_NEVER_ASKED: tuple[Value, bool] = (object(), False)
 
 
 class Observer(Protocol):
@@ -87,23 +90,11 @@ class Machine:
         self._programs: list[Generator[Operation | Annotation, Any, object]] = []
         self._pending: list[Operation | None] = []
         self._running: list[int] = []
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, tuple[Value, bool]] = {}
+        """The CPUs that may be blocked: the value that their condition was last asked of, and its answer."""
         self._annotations: list[Annotation] = []
         self._old: Value = None
         self._has_agents = type(memory).agents is not MemoryModel.agents
-        self._execute = {
-            Load: self._load,
-            Store: self._store,
-            Rmw: self._rmw,
-            Await: self._load,
-            Fence: memory.fence,
-            Fetch: memory.fetch,
-            CacheMaintenance: memory.maintain,
-            Tlbi: memory.maintain,
-            InterruptAll: memory.maintain,
-            Alloc: self._alloc,
-            Free: self._free,
-        }
 
     # Setting up
 
@@ -147,11 +138,11 @@ class Machine:
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
-            if type(op) not in self._execute:
+            if type(op) not in EXECUTE:
                 raise not_an_operation(program, op)
             if self.blocked(cpu, op):
                 raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
-            response = self._execute[type(op)](cpu, op, _sequential)  # type: ignore[operator]
+            response = EXECUTE[type(op)](self, cpu, op, _sequential)
 
     def start(self, programs: Sequence[Steps[object]]) -> None:
         """Give each CPU its program and run each up to its first operation."""
@@ -163,8 +154,7 @@ class Machine:
             self._annotations.clear()
             if self.failure is not None:
                 return
-        if not self._running:
-            self._finish()
+        self._settle()
 
     def assign(self, cpu: int, program: Steps[object]) -> None:
         """Give a CPU whose program has returned another one, and run it up to its first operation.
@@ -212,11 +202,8 @@ class Machine:
         if self.failure is not None:
             return ()
         ready = self._running
-        waiting = self._waiting
-        if waiting:
-            visible = self.memory.visible
-            pending: list[Any] = self._pending
-            ready = [cpu for cpu in ready if cpu not in waiting or (op := pending[cpu]).when(visible(cpu, op.address))]
+        if self._waiting:
+            ready = [cpu for cpu in ready if cpu not in self._waiting or self._may_go_on(cpu)]
         if self._has_agents and (agents := self.memory.agents()):
             return [*ready, *agents]
         return ready
@@ -238,7 +225,7 @@ class Machine:
             self._old = None
             self.memory.remark = None
         try:
-            response = self._execute[type(op)](agent, op, choose)  # type: ignore[operator]
+            response = EXECUTE[type(op)](self, agent, op, choose)
         except ModelError as error:
             self._record(agent, op, None, stack)
             self._fail(error, agent, self.stack(agent))
@@ -246,15 +233,14 @@ class Machine:
         self._resume(agent, response)
         if tracing:
             self._record(agent, op, response, stack)
-        if not self._running and self.failure is None and not self.memory.agents():
-            self._finish()
+        self._settle()
 
     def perform(self, cpu: int, op: Operation, choose: Choose) -> Value:
         """Execute one operation of a CPU that is not blocked, with no program behind it; return its response.
 
         Raises ModelError. For searches, which keep programs and the rest of the machine apart.
         """
-        response: Value = self._execute[type(op)](cpu, op, choose)  # type: ignore[operator]
+        response: Value = EXECUTE[type(op)](self, cpu, op, choose)
         return response
 
     def perform_agent(self, agent: int, choose: Choose) -> None:
@@ -310,6 +296,15 @@ class Machine:
             self.observer.wrote(cpu, op.address, old, self.memory.peek(op.address))
         return old
 
+    def _fence(self, cpu: int, op: Fence, choose: Choose) -> None:
+        self.memory.fence(cpu, op, choose)
+
+    def _fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
+        return self.memory.fetch(cpu, op, choose)
+
+    def _maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
+        self.memory.maintain(cpu, op, choose)
+
     def _alloc(self, cpu: int, op: Alloc, choose: Choose) -> Address:
         allocation = self.allocator.alloc(op.size, op.label, self.steps)
         if self.observer is not None:
@@ -333,24 +328,31 @@ class Machine:
         if self.trace is not None:
             owner, remark = self.memory.owner(agent), self.memory.remark
             self.trace.append(TraceStep(self.steps, agent, owner, None, None, (), remark=remark))
-        if not self._running and not self.memory.agents():
-            self._finish()
+        self._settle()
 
     def _resume(self, cpu: int, response: Value) -> None:
+        """Let a program go on to its next operation, or to its end."""
+        try:
+            self._received(cpu, self._programs[cpu].send(response))
+        except (StopIteration, ModelError) as ending:
+            self._ended(cpu, ending)
+        except ProgramError:
+            raise
+        except Exception as error:
+            raise program_error(error) from error
+
+    def _received(self, cpu: int, op: Any) -> None:
+        """Take what a program has yielded, and what it yields after that, until it is an operation."""
         program = self._programs[cpu]
         rewrite = self.rewrite
-        try:
-            op: Any = program.send(response)
-            if rewrite is not None:
-                op = rewrite(op, program)
-            kind = type(op)
-            while kind not in self._execute:
-                if kind is Skipped:
-                    op = rewrite(program.send(op.response), program)  # type: ignore[misc]
-                    kind = type(op)
-                    continue
-                if not isinstance(op, Annotation):
-                    raise not_an_operation(program, op)
+        if rewrite is not None:
+            op = rewrite(op, program)
+        kind = type(op)
+        while kind not in EXECUTE:
+            response = None
+            if kind is Skipped:
+                response = op.response
+            elif isinstance(op, Annotation):
                 try:
                     self._annotate(cpu, op)
                 except ModelError as error:
@@ -358,30 +360,37 @@ class Machine:
                     self._fail(error, cpu, self.stack(cpu))
                     self._retire(cpu)
                     return
-                op = program.send(None)
-                if rewrite is not None:
-                    op = rewrite(op, program)
-                kind = type(op)
-        except StopIteration:
-            self._retire(cpu)
-            return
-        except ModelError as error:
-            self._retire(cpu)
-            self._fail(error, cpu, stack_of(error))
-            return
-        except ProgramError:
-            raise
-        except Exception as error:
-            raise program_error(error) from error
+            else:
+                raise not_an_operation(program, op)
+            op = program.send(response)
+            if rewrite is not None:
+                op = rewrite(op, program)
+            kind = type(op)
         self._pending[cpu] = op
         if kind is Await or (kind is Rmw and op.when is not None):
-            self._waiting.add(cpu)
+            self._waiting[cpu] = _NEVER_ASKED
         elif self._waiting:
-            self._waiting.discard(cpu)
+            self._waiting.pop(cpu, None)
+
+    def _ended(self, cpu: int, ending: StopIteration | ModelError) -> None:
+        """Take it that a program has returned, or fails."""
+        self._retire(cpu)
+        if isinstance(ending, ModelError):
+            self._fail(ending, cpu, stack_of(ending))
+
+    def _may_go_on(self, cpu: int) -> bool:
+        """Return whether the condition holds that a CPU waits for; values are immutable, so each is asked once."""
+        op: Any = self._pending[cpu]
+        value = self.memory.visible(cpu, op.address)
+        asked, holds = self._waiting[cpu]
+        if asked is not value:
+            holds = op.when(value)
+            self._waiting[cpu] = (value, holds)
+        return holds
 
     def _retire(self, cpu: int) -> None:
         self._pending[cpu] = None
-        self._waiting.discard(cpu)
+        self._waiting.pop(cpu, None)
         self._running = [other for other in self._running if other != cpu]
 
     def _annotate(self, cpu: int, annotation: Annotation) -> None:
@@ -397,8 +406,9 @@ class Machine:
             remark = self.memory.remark
             self.trace.append(TraceStep(self.steps, cpu, cpu, op, response, stack, self._old, notes, remark))
 
-    def _finish(self) -> None:
-        if self.observer is not None:
+    def _settle(self) -> None:
+        """Have the end of the run checked, where it has come to its end."""
+        if not self._running and self.failure is None and not self.memory.agents() and self.observer is not None:
             try:
                 self.observer.finished()
             except ModelError as error:
@@ -407,6 +417,22 @@ class Machine:
     def _fail(self, error: ModelError, cpu: int | None, stack: tuple[str, ...]) -> None:
         number = None if error.address is None else object_of(error.address)
         self.failure = Failure(error.error, error.message, cpu, stack, self.steps, number)
+
+
+EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
+    Load: Machine._load,
+    Store: Machine._store,
+    Rmw: Machine._rmw,
+    Await: Machine._load,
+    Fence: Machine._fence,
+    Fetch: Machine._fetch,
+    CacheMaintenance: Machine._maintain,
+    Tlbi: Machine._maintain,
+    InterruptAll: Machine._maintain,
+    Alloc: Machine._alloc,
+    Free: Machine._free,
+}
+"""What executes each kind of operation: takes machine, CPU, operation and choose, returns the response."""
 
 
 def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
@@ -438,10 +464,12 @@ def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def stack_of(error: ModelError, caught_by: int = 1) -> tuple[str, ...]:
-    """Return the functions that an exception came through, innermost first, without the `caught_by` that caught it."""
+def stack_of(error: ModelError) -> tuple[str, ...]:
+    """Return the functions of the program that an exception came through, innermost first."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return tuple(code.co_name for code in reversed(codes[caught_by:]))
+    # what runs a program is no generator, and the program's outermost function is one
+    of_program = dropwhile(lambda code: not code.co_flags & inspect.CO_GENERATOR, codes)
+    return tuple(reversed([code.co_name for code in of_program]))
 
 
 def program_error(error: Exception) -> ProgramError:

@@ -123,7 +123,7 @@ class Automaton:
         except StopIteration:
             return Edge(tuple(notes), self.nodes[0])
         except ModelError as error:
-            stack = stack_of(error, caught_by=2)
+            stack = stack_of(error)
             # the traceback would keep every frame of the program alive
             return Edge(tuple(notes), None, error.with_traceback(None), stack)
         except ProgramError:

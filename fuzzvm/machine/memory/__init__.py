@@ -50,6 +50,12 @@ class MemoryModel(ABC):
     remark: Remark | None = None
     """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
 
+    cells: dict[Address, Value] | None = None
+    """Every location that does not hold 0, where a load, store or fetch does nothing but look up or set one here."""
+
+    no_effect: ClassVar[frozenset[type]] = frozenset()
+    """Kinds of operations that do nothing under this model, and have no response."""
+
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 

@@ -22,39 +22,41 @@ class SequentialConsistency(MemoryModel):
     """Interleaving and nothing else: orderings, barriers and maintenance have no effect of their own."""
 
     name = "sc"
+    no_effect = frozenset({Fence, CacheMaintenance})
+    cells: dict[Address, Value]
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
-        self._cells: dict[Address, Value] = {}
+        self.cells: dict[Address, Value] = {}
 
     def copy(self) -> SequentialConsistency:
         other = SequentialConsistency(self.cpus)
-        other._cells = dict(self._cells)
+        other.cells = dict(self.cells)
         return other
 
     def state(self) -> tuple[tuple[Address, Value], ...]:
         # a location that holds 0 again is as good as one never written
-        return tuple((address, self._cells[address]) for address in sorted(self._cells) if self._cells[address] != 0)
+        return tuple((address, self.cells[address]) for address in sorted(self.cells) if self.cells[address] != 0)
 
     def peek(self, address: Address) -> Value:
-        return self._cells.get(address, 0)
+        return self.cells.get(address, 0)
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
-        return self._cells.get(op.address, 0)
+        return self.cells.get(op.address, 0)
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
-        self._cells[op.address] = op.value
+        self.cells[op.address] = op.value
 
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
-        old = self._cells.get(op.address, 0)
-        self._cells[op.address] = op.update(old)
+        old = self.cells.get(op.address, 0)
+        self.cells[op.address] = op.update(old)
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
         pass
 
     def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
-        return self._cells.get(op.address, 0)
+        return self.cells.get(op.address, 0)
 
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         pass
