@@ -1,0 +1,70 @@
+"""arm64 with table descriptors: indented by level, TBL rows above those of their tables.
+
+    0xffff1b3980000000-0xffff1b39bfffffff               1G PUD   TBL    NX UXN      RW
+      0xffff1b3980000000-0xffff1b39801fffff             2M PMD   TBL    NX UXN      RW
+        0xffff1b3980000000-0xffff1b39801fffff           2M PTE       RW NX SHD AF NG         UXN    MEM/NORMAL
+
+From the series "ptdump: add intermediate directory support" and "non-leaf ptdump" (linux-mm, 2024, versions 3 to 5),
+which trees carry that took it; Linux up to 6.18 does not. The versions differ. 3: ends are exclusive, BLK or TBL comes
+before the permissions, a block has two words more for a table's permissions (x where clear) and the table of a PGD a
+range of a few bytes. 4: ends are the last byte. 5: as 4, in capitals (RO, X), and a table's own permissions are NX,
+UXN, KRN, RO. A row of a table may reach past what follows it, and is no mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fuzzvm.dump.entry import Entry, Kind, Level
+from fuzzvm.dump.layouts import Layout, unknown_words
+from fuzzvm.dump.layouts.arm64 import KNOWN, MEMORY, leaf
+
+_KNOWN = KNOWN | {"RO", "X", "TBL", "NXTbl", "UXNTbl", "KRN"}
+_TABLE_ONLY = frozenset({"NXTbl", "UXNTbl"})
+_EXECUTION = frozenset({"NX", "x", "X"})
+_SMALL = {"RO": "ro", "X": "x"}
+"""Words that version 5 prints otherwise than all kernels."""
+
+
+class Arm64Tables(Layout):
+    """Rows of leaves and of tables."""
+
+    name = "arm64-tables"
+    architecture = "arm64"
+    page_sizes = (4 << 10, 16 << 10, 64 << 10)
+
+    def parse(self, words: Sequence[str]) -> Entry | None:
+        if not words or words[0] not in Level.__members__:
+            return None
+        level, attributes = Level[words[0]], words[1:]
+        if not attributes:
+            return Entry(level, Kind.HOLE)
+        unknown = unknown_words(attributes, _KNOWN)
+        if unknown is None:
+            return None
+        if "TBL" in attributes:
+            if level == Level.PTE or "BLK" in attributes:
+                return None
+            return Entry(level, Kind.TABLE, tuple(word for word in attributes if word != "TBL"), unknown=unknown)
+        writable = "RW" in attributes
+        if writable == ("ro" in attributes or "RO" in attributes):
+            return None
+        # the first of them: version 3 prints x again for NXTbl and UXNTbl, which a block never has
+        execution = next((word for word in attributes if word in _EXECUTION), "NX")
+        # and above PMD it prints no more than those, so that whether such a block executes is not there to be read
+        executable = execution != "NX" and ("UXN" in attributes or level >= Level.PMD)
+        shown = [_SMALL.get(word, word) for word in attributes if word not in _EXECUTION and word not in _TABLE_ONLY]
+        shown.insert(1, _SMALL.get(execution, execution))
+        return leaf(level, shown, writable=writable, executable=executable, unknown=unknown)
+
+    def complete(self, words: Sequence[str]) -> bool:
+        return bool(words) and (words[-1] in MEMORY or ("TBL" in words and words[-1] in ("RO", "RW")))
+
+    def claims(self, rows: Sequence[Sequence[str]], inclusive: bool) -> int:
+        if not inclusive and not any("TBL" in words for words in rows):
+            return 0
+        # one more than the layout without tables, which reads all other rows just as well
+        return 1 + sum(self.parse(words) is not None for words in rows)
+
+
+LAYOUT = Arm64Tables()
