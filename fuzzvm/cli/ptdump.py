@@ -73,7 +73,9 @@ def ptdump(file: str, file2: str | None, page_size: str | None, limit: int, plot
         return 0
     for summary in summaries:
         _warn(summary)
-    for summary in summaries:
+    for number, summary in enumerate(summaries):
+        if number:
+            click.echo("")
         _print_summary(summary, limit)
     if isinstance(outcome, Difference):
         _print_difference(outcome)
@@ -106,7 +108,7 @@ def _print_summary(summary: Summary, limit: int) -> None:
     click.echo(f"{summary.source}: {summary.layout.name}, {reading.rows} rows in {reading.lines} lines")
     click.echo(f"pages of {size_name(geometry.page_size)} ({geometry.source}{doubt}: {geometry.why})")
     left_out = [
-        f"{count} {what}"
+        f"{what}: {count}"
         for count, what in (
             (reading.skipped, "rows skipped"),
             (reading.others, "lines that are no rows"),

@@ -30,7 +30,7 @@ _ROW = re.compile(rb"0x([0-9a-f]{16})-0x([0-9a-f]{16}) +([^\n]*)\n")
 _MARKER = re.compile(rb"---\[ ([^\n]{1,60}?) \]---")
 # not the memory map that a boot log begins with: [mem 0x0000000000001000-0x0000000000001fff]
 _ALMOST_A_ROW = re.compile(rb"^(?!.*\[mem ).*(?:0x[0-9a-f]{4,16}-|[0-9a-f]{4}-0x[0-9a-f])")
-_SIZE = re.compile(rb"([0-9]{1,9})([BKMGTPE])")
+_SIZE = re.compile(rb"([0-9]{1,20})([BKMGTPE])")
 _LOST = re.compile(rb"\*\* (\d{1,9}) printk messages dropped \*\*|\.\.\. (\d{1,9}) entr(?:y|ies) skipped \.\.\.")
 
 _SAMPLE: Final = 500

@@ -90,12 +90,12 @@ ARM64_TABLES_3 = """\
 ---[ vmalloc() area ]---
 0xffff800080000000-0xffff800080000080         128B PGD   TBL     RW               x      UXNTbl    MEM/NORMAL
     0xffff800080000000-0xffff8000c0000000           1G PUD   TBL     RW               x      UXNTbl    MEM/NORMAL
-      0xffff800080000000-0xffff800080200000           2M PMD   TBL     RW               x      NXTbl UXNTbl    MEM/NORMAL
+      0xffff800080000000-0xffff800080200000           2M PMD   TBL     RW               x      NXTbl UXNTbl   MEM/NORMAL
         0xffff800080000000-0xffff800080001000           4K PTE           RW NX SHD AF NG     UXN    MEM/NORMAL
-        0xffff800080001000-0xffff800080200000        2044K PTE F BLK     RW x                       MEM/NORMAL
-      0xffff800080200000-0xffff800080600000           4M PMD   BLK     RW SHD AF NG     NX UXN x     x         MEM/NORMAL
-      0xffff800080600000-0xffff8000c0000000        1018M PMD F BLK     RW               x      x     x         MEM/NORMAL
-    0xffff8000c0000000-0xffff800100000000           1G PUD   BLK     RW SHD AF NG x               MEM/NORMAL
+        0xffff800080001000-0xffff800080200000        2044K PTE F BLK     RW x                      MEM/NORMAL
+      0xffff800080200000-0xffff800080600000           4M PMD   BLK     RW SHD AF NG     NX UXN x     x        MEM/NORMAL
+      0xffff800080600000-0xffff8000c0000000        1018M PMD F BLK     RW               x      x     x        MEM/NORMAL
+    0xffff8000c0000000-0xffff800100000000           1G PUD   BLK     RW SHD AF NG x              MEM/NORMAL
 ---[ vmalloc() end ]---
 """
 """Version 3: ends are exclusive, and a block has the words of a table's permissions as well."""

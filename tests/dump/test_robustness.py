@@ -14,7 +14,7 @@ from fuzzvm.dump import DumpError, compare, summarise
 from tests.dump import samples
 
 TEXTS = [text.encode() for text in (*samples.SAMPLES.values(), samples.ARM64_TABLES_3)]
-WORDS = b" ".join(TEXTS).split() + [b"0x", b"-", b"\n", b"\0", b"[", b"]---", b"---[", b"\xff", b"TBL", b"CON", b"0K"]
+WORDS = [*b" ".join(TEXTS).split(), b"0x", b"-", b"\n", b"\0", b"[", b"]---", b"---[", b"\xff", b"TBL", b"CON", b"0K"]
 SIZE = 64 << 10
 
 

@@ -150,7 +150,7 @@ def test_every_dump_that_a_scenario_prints(tmp_path: Path, name: str) -> None:
         assert execute(machine, Seeded(seed)).failure is None
         for step in machine.trace or ():
             for note in step.annotations:
-                if isinstance(note, Output) and note.name == "kernel_page_tables":
+                if isinstance(note, Output) and note.file == "kernel_page_tables":
                     assert read(tmp_path, note.text)
                     printed += 1
     if any(call.name == "cat_kernel_page_tables" for cpu in shipped.get(name).cpus for call in cpu):
