@@ -114,6 +114,10 @@ class Reader:
             raise DumpError(self.name, 1, "empty")
         if self.layout is None:
             raise DumpError(self.name, self.reading.lines, "no row of kernel_page_tables in the lines up to here")
+        if not self.reading.rows:
+            first = f": {self.reading.cautions[0].message}" if self.reading.cautions else ""
+            line = self.reading.cautions[0].line if self.reading.cautions else self.reading.lines
+            raise DumpError(self.name, line, f"no row that can be read{first}")
 
     def _look_at_first_rows(self, block: Block) -> None:
         """Choose the layout. A block without rows chooses none."""
@@ -124,7 +128,7 @@ class Reader:
                 line = block.data.count(b"\n", 0, nul) + 1
                 raise DumpError(self.name, line, "binary data, not the text of kernel_page_tables")
             return
-        self._inclusive = all(match[2].endswith(b"fff") for match in found)
+        self._inclusive = 2 * sum(match[2].endswith(b"fff") for match in found) > len(found)
         self.layout = detect([_words(match[3])[1:] for match in found], self._inclusive)
         if self.layout is None:
             line = self.reading.lines + block.data.count(b"\n", 0, found[0].start()) + 1

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.dump import DumpError, Summary, summarise
+from fuzzvm.dump.entry import Kind
 from fuzzvm.dump.figures import Figures
+from fuzzvm.dump.layouts.arm64_tables import LAYOUT
 from tests.dump import samples
 
 K, M, G = 1 << 10, 1 << 20, 1 << 30
@@ -115,6 +117,34 @@ def test_arm64_with_tables_in_version_3(tmp_path: Path) -> None:
     # rows of F map nothing, and what x means of a PUD block cannot be known
     assert parts(summary.vmalloc) == {"PTE page": (4 * K, 1, 1), "PMD block": (4 * M, 1, 2), "PUD block": (G, 1, 1)}
     assert not summary.wx
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "attributes", "executable"),
+    [
+        # version 4
+        ("PMD TBL RW x NXTbl UXNTbl MEM/NORMAL", Kind.TABLE, None, False),
+        ("PMD BLK ro SHD AF NG NX UXN MEM/NORMAL", Kind.BLOCK, "ro NX SHD AF NG UXN MEM/NORMAL", False),
+        ("PUD BLK RW SHD AF NG CON x UXN MEM/NORMAL", Kind.CONTIGUOUS_BLOCK, "RW x SHD AF NG UXN MEM/NORMAL", True),
+        ("PTE RW x SHD AF NG UXN MEM/NORMAL", Kind.PAGE, "RW x SHD AF NG UXN MEM/NORMAL", True),
+        # version 5
+        ("PMD TBL NX UXN KRN RO", Kind.TABLE, None, False),
+        ("PTE RO X SHD AF CON UXN GP MEM/NORMAL", Kind.CONTIGUOUS_PAGE, "ro x SHD AF UXN GP MEM/NORMAL", True),
+        # none
+        ("PTE TBL RW", None, None, False),
+        ("PMD TBL BLK RW", None, None, False),
+        ("PMD BLK RW RO NX AF MEM/NORMAL", None, None, False),
+        ("PMD BLK NX AF MEM/NORMAL", None, None, False),
+        ("PMD BLK RW NX AF, MEM/NORMAL", None, None, False),
+        ("PMD BLK RW NX ONE TWO THREE MEM/NORMAL", None, None, False),
+        ("", None, None, False),
+    ],
+)
+def test_rows_of_the_other_versions(words: str, kind: Kind | None, attributes: str | None, executable: bool) -> None:
+    entry = LAYOUT.parse(words.split())
+    assert (entry and entry.kind) is kind
+    if entry is not None and attributes is not None:
+        assert (" ".join(entry.attributes), entry.executable) == (attributes, executable)
 
 
 PREFIXES = {

@@ -47,6 +47,7 @@ def fails(tmp_path: Path, data: bytes | str) -> tuple[int, str]:
         (b"\x1f\x8b and no more of gzip", 1, "compressed file is broken"),
         (b"\xfd7zXZ\x00 and no more of xz", 1, "compressed file is broken"),
         ("---[ x ]---\n0x0000000000000000-0x0000000000001000           4K PTE RW X\n", 2, "no layout known"),
+        ("0xffff800080000000-0xffff800080001000           8K PTE\n", 1, "no row that can be read: row skipped: 8192"),
         ("0xc0000000-0xc0001000           4K PTE RW X\n", 1, "no row"),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes | str) else str(value),

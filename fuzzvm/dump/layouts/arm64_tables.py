@@ -22,6 +22,7 @@ from fuzzvm.dump.layouts.arm64 import KNOWN, MEMORY, leaf
 _KNOWN = KNOWN | {"RO", "X", "TBL", "NXTbl", "UXNTbl", "KRN"}
 _TABLE_ONLY = frozenset({"NXTbl", "UXNTbl"})
 _EXECUTION = frozenset({"NX", "x", "X"})
+_WRITING = frozenset({"RW", "ro", "RO"})
 _SMALL = {"RO": "ro", "X": "x"}
 """Words that version 5 prints otherwise than all kernels."""
 
@@ -46,15 +47,20 @@ class Arm64Tables(Layout):
             if level == Level.PTE or "BLK" in attributes:
                 return None
             return Entry(level, Kind.TABLE, tuple(word for word in attributes if word != "TBL"), unknown=unknown)
-        writable = "RW" in attributes
-        if writable == ("ro" in attributes or "RO" in attributes):
+        if sum(word in _WRITING for word in attributes) != 1:
             return None
+        writable = "RW" in attributes
         # the first of them: version 3 prints x again for NXTbl and UXNTbl, which a block never has
         execution = next((word for word in attributes if word in _EXECUTION), "NX")
         # and above PMD it prints no more than those, so that whether such a block executes is not there to be read
         executable = execution != "NX" and ("UXN" in attributes or level >= Level.PMD)
-        shown = [_SMALL.get(word, word) for word in attributes if word not in _EXECUTION and word not in _TABLE_ONLY]
-        shown.insert(1, _SMALL.get(execution, execution))
+        shown = []
+        for word in attributes:
+            if word not in _EXECUTION and word not in _TABLE_ONLY:
+                shown.append(_SMALL.get(word, word))
+            if word in _WRITING:
+                # in the place that all kernels print it
+                shown.append(_SMALL.get(execution, execution))
         return leaf(level, shown, writable=writable, executable=executable, unknown=unknown)
 
     def complete(self, words: Sequence[str]) -> bool:
