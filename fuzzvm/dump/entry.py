@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 
 class Level(enum.IntEnum):
-    """Levels as ptdump counts them (mm/ptdump.c): the depth of an entry below the root."""
+    """Levels as ptdump counts them (mm/ptdump.c): the depth of an entry below the root.
+
+    The same as those of fuzzvm.kernel, which this layer may not import.
+    """
 
     PGD = 0
     P4D = 1

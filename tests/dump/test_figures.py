@@ -147,6 +147,14 @@ def test_rows_of_the_other_versions(words: str, kind: Kind | None, attributes: s
         assert (" ".join(entry.attributes), entry.executable) == (attributes, executable)
 
 
+def test_a_part_of_a_dump_with_tables_is_known_by_its_ends(tmp_path: Path) -> None:
+    lines = [line for line in samples.ARM64_TABLES.splitlines(True) if "TBL" not in line]
+    summary = read(tmp_path, "".join(lines))
+    assert summary.layout.name == "arm64-tables"
+    assert summary.total == read(tmp_path, samples.ARM64_TABLES).total
+    assert not summary.reading.cautions
+
+
 PREFIXES = {
     "dmesg": "[   12.345678] ",
     "caller": "[   12.345678][    T1] ",

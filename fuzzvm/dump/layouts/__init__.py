@@ -42,7 +42,7 @@ class Layout(ABC):
 
         `inclusive`: the ends of the rows are their last bytes, not the ones after.
         """
-        return 0 if inclusive else sum(self.parse(words) is not None for words in rows)
+        return sum(self.parse(words) is not None for words in rows)
 
 
 def unknown_words(words: Sequence[str], known: frozenset[str]) -> tuple[str, ...] | None:

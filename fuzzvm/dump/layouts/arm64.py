@@ -11,7 +11,9 @@ block; a row that is mapped reads the same.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from fuzzvm.dump.entry import Entry, Kind, Level
 from fuzzvm.dump.layouts import Layout, unknown_words
@@ -21,12 +23,13 @@ KNOWN = frozenset({"F", "USR", "ro", "RW", "x", "NX", "SHD", "AF", "NG", "CON", 
 _IN_KIND = frozenset({"CON", "BLK"})
 
 
-class Arm64(Layout):
-    """Leaf rows only."""
+class Arm64Layout(Layout):
+    """What arm64's layouts share: the level first, nothing more for a hole."""
 
-    name = "arm64"
     architecture = "arm64"
     page_sizes = (4 << 10, 16 << 10, 64 << 10)
+    known: ClassVar[frozenset[str]]
+    """The words that it prints."""
 
     def parse(self, words: Sequence[str]) -> Entry | None:
         if not words or words[0] not in Level.__members__:
@@ -34,9 +37,23 @@ class Arm64(Layout):
         level, attributes = Level[words[0]], words[1:]
         if not attributes:
             return Entry(level, Kind.HOLE)
-        unknown = unknown_words(attributes, KNOWN)
+        unknown = unknown_words(attributes, self.known)
+        return None if unknown is None else self.parse_attributes(level, attributes, unknown)
+
+    @abstractmethod
+    def parse_attributes(self, level: Level, attributes: Sequence[str], unknown: tuple[str, ...]) -> Entry | None:
+        """Return what a row that is no hole says, or None if no kernel prints it."""
+
+
+class Arm64(Arm64Layout):
+    """Leaf rows only."""
+
+    name = "arm64"
+    known = KNOWN
+
+    def parse_attributes(self, level: Level, attributes: Sequence[str], unknown: tuple[str, ...]) -> Entry | None:
         # s390 prints levels in the same way, but none of these
-        if unknown is None or not any(word in ("AF", "F") or word in MEMORY for word in attributes):
+        if not any(word in ("AF", "F") or word in MEMORY for word in attributes):
             return None
         if len(set(attributes)) < len(attributes) or ("RW" in attributes) == ("ro" in attributes):
             return None

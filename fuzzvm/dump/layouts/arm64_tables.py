@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fuzzvm.dump.entry import Entry, Kind, Level
-from fuzzvm.dump.layouts import Layout, unknown_words
-from fuzzvm.dump.layouts.arm64 import KNOWN, MEMORY, leaf
+from fuzzvm.dump.layouts.arm64 import KNOWN, MEMORY, Arm64Layout, leaf
 
 _KNOWN = KNOWN | {"RO", "X", "TBL", "NXTbl", "UXNTbl", "KRN"}
 _TABLE_ONLY = frozenset({"NXTbl", "UXNTbl"})
@@ -27,22 +26,13 @@ _SMALL = {"RO": "ro", "X": "x"}
 """Words that version 5 prints otherwise than all kernels."""
 
 
-class Arm64Tables(Layout):
+class Arm64Tables(Arm64Layout):
     """Rows of leaves and of tables."""
 
     name = "arm64-tables"
-    architecture = "arm64"
-    page_sizes = (4 << 10, 16 << 10, 64 << 10)
+    known = _KNOWN
 
-    def parse(self, words: Sequence[str]) -> Entry | None:
-        if not words or words[0] not in Level.__members__:
-            return None
-        level, attributes = Level[words[0]], words[1:]
-        if not attributes:
-            return Entry(level, Kind.HOLE)
-        unknown = unknown_words(attributes, _KNOWN)
-        if unknown is None:
-            return None
+    def parse_attributes(self, level: Level, attributes: Sequence[str], unknown: tuple[str, ...]) -> Entry | None:
         if "TBL" in attributes:
             if level == Level.PTE or "BLK" in attributes:
                 return None
