@@ -129,6 +129,14 @@ def test_a_row_that_is_wrong_is_skipped_counted_and_told(tmp_path: Path, bad: st
     assert summarise(str(path)).total == summary.total
 
 
+def test_a_row_that_lies_across_pages_is_skipped_where_nothing_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    path.write_text("".join(LINES[:2]) + "0xffff000000200800-0xffff000000201800           4K PTE\n")
+    reading = summarise(str(path)).reading
+    assert (reading.rows, reading.skipped) == (1, 1)
+    assert [caution.line for caution in reading.cautions] == [3]
+
+
 @pytest.mark.parametrize("name", samples.SAMPLES)
 def test_a_first_and_a_last_line_cut_anywhere(tmp_path: Path, name: str) -> None:
     lines = samples.SAMPLES[name].splitlines(True)
