@@ -26,7 +26,8 @@ from fuzzvm.dump.source import Block, blocks, display_name
 SMALLEST_PAGE: Final = 4 << 10
 ADDRESSES: Final = 1 << 64
 
-_ROW = re.compile(rb"0x([0-9a-f]{16})-0x([0-9a-f]{16}) +([^\n]*)\n")
+# what stands behind is kept, so it has a length; the longest that a kernel prints is half of this
+_ROW = re.compile(rb"0x([0-9a-f]{16})-0x([0-9a-f]{16}) +([^\n]{0,200})\n")
 _MARKER = re.compile(rb"---\[ ([^\n]{1,60}?) \]---")
 # not the memory map that a boot log begins with: [mem 0x0000000000001000-0x0000000000001fff]
 _ALMOST_A_ROW = re.compile(rb"^(?!.*\[mem ).*(?:0x[0-9a-f]{4,16}-|[0-9a-f]{4}-0x[0-9a-f])")
@@ -34,6 +35,7 @@ _SIZE = re.compile(rb"([0-9]{1,20})([BKMGTPE])")
 _LOST = re.compile(rb"\*\* (\d{1,9}) printk messages dropped \*\*|\.\.\. (\d{1,9}) entr(?:y|ies) skipped \.\.\.")
 
 _SAMPLE: Final = 500
+_LOOKED_AT: Final = 400
 _MAX_TAILS: Final = 1 << 15
 _MAX_ENTRIES: Final = 1 << 11
 _MAX_CAUTIONS: Final = 20
@@ -180,6 +182,8 @@ class Reader:
             yield from self._other(line, other)
 
     def _other(self, line: int, text: bytes) -> Iterator[Event]:
+        # where a line of a log says what it is
+        text = text[:_LOOKED_AT]
         marker = _MARKER.search(text)
         if marker is not None:
             yield Marker(line, _shown(marker[1]))
@@ -290,7 +294,9 @@ class Reader:
             if len(self._entries) >= _MAX_ENTRIES:
                 raise DumpError(self.name, line, f"more than {_MAX_ENTRIES} sets of attributes: no dump has that many")
             self._entries[entry] = entry
-            for word in set(entry.unknown) - self._unknown:
+            for word in entry.unknown:
+                if word in self._unknown:
+                    continue
                 self._unknown.add(word)
                 self.reading.caution(line, f"attribute {word} is not known here; read as saying nothing")
         number = 0 if size is None else int(size[1]) << (10 * b"BKMGTPE".index(size[2]))
