@@ -147,7 +147,6 @@ class Reader:
         if not block.terminated and self._cut_off(data[begin:]):
             self.reading.truncated_last = True
             data = data[:begin]
-            count -= 1
         found = _ROW.findall(data)
         if len(found) != count:
             yield from self._mixed_lines(first, data)
