@@ -3,10 +3,10 @@
     python benchmarks/ptdump_throughput.py [MEGABYTES] [ROUNDS] [LAYOUT]...
 
 Writes a dump of each layout (arm64, dmesg, arm64-tables, x86_64), of 200 MB unless said otherwise, to a temporary
-folder and reads it in rounds: `cat`, a loop over its lines in Python, `fuzzvm ptdump --json`, each a process of its own and
-taken in turns, so that their ratios hold on a busy machine, as do rates by the processor's time. With arm64, also two
-dumps that differ throughout. MB are 10^6 bytes; memory is the largest resident set of the process, never below that of
-this script, which it is forked from. Prints one JSON object.
+folder and reads it in rounds: `cat`, a loop over its lines in Python, `fuzzvm ptdump --json`, each a process of its
+own and taken in turns, so that their ratios hold on a busy machine, as do rates by the processor's time. With arm64,
+also two dumps that differ throughout. MB are 10^6 bytes; memory is the largest resident set of the process, never
+below that of this script, which it is forked from. Prints one JSON object.
 """
 
 from __future__ import annotations
