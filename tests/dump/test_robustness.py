@@ -20,7 +20,8 @@ SIZE = 64 << 10
 
 def answer(path: Path) -> None:
     """Read a file; whatever it holds, it is an answer that can be printed, or an error that names the file."""
-    began = time.monotonic()
+    # the processor's time: other processes must not fail this
+    began = time.process_time()
     try:
         data = summarise(str(path)).to_data()
     except DumpError as error:
@@ -35,7 +36,7 @@ def answer(path: Path) -> None:
         assert sum(region["mapped_bytes"] for region in data["regions"]) == data["total"]["mapped_bytes"] <= 1 << 64
         assert len(data["warnings"]) <= 21
         assert data["rows"] + data["skipped_rows"] + data["other_lines"] <= data["lines"]
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @st.composite
