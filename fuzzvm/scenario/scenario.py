@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, CatPageTables, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -76,6 +76,12 @@ class Scenario:
     def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
         return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
 
+    @property
+    def other_mms(self) -> tuple[str, ...]:
+        """The mms beside init_mm that its calls walk, in the order of their names."""
+        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
+
     def _check(self) -> None:
         if self.arch not in architectures.names():
             raise ScenarioError(f"no architecture {self.arch!r}; there are {', '.join(architectures.names())}", "arch")
@@ -90,6 +96,9 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
+        for mm in self.other_mms:
+            if mm not in arch.mms_sharing_kernel_tables:
+                raise ScenarioError(f"{mm} shares no page tables with the kernel on {self.arch}", "cpus")
         geometry = self.geometry()
         pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
