@@ -45,7 +45,7 @@ def test_claimed_verdicts(name: str, scenario: str) -> None:
 
 def test_no_mitigation_changes_nothing() -> None:
     own = {name for name in vars(NoMitigation) if not name.startswith("__")}
-    assert own == {"name", "summary", "one_walker", "two_walkers"}
+    assert own == {"name", "summary", "one_walker", "two_walkers", "other_mm"}
 
 
 def test_config_off_maps_no_block_at_all() -> None:
@@ -99,3 +99,4 @@ def test_what_ships_says_what_it_is(mitigation: type[Mitigation]) -> None:
     assert mitigation.__doc__
     assert mitigation.one_walker is not None
     assert mitigation.two_walkers is not None
+    assert mitigation.other_mm is not None
