@@ -18,6 +18,7 @@ from fuzzvm.machine.errors import NO_PROGRESS, ProgramError
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Rmw, Steps
+from fuzzvm.report.describe import Describer
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
@@ -173,7 +174,7 @@ def test_work_that_comes_too_late_is_refused() -> None:
 def test_threads_are_numbered_after_the_scenarios_cpus() -> None:
     system = System(scenario(1, 1), QueuesOnward, "sc")
     assert system.cpus == 4
-    assert [system.cpu_name(cpu) for cpu in range(4)] == ["CPU 0", "CPU 1", "kworker/0", "kworker/1"]
+    assert Describer(system.machine()).cpu_names == ("CPU 0", "CPU 1", "kworker/0", "kworker/1")
     assert len(system.programs()) == 4
 
 

@@ -32,7 +32,7 @@ def story_page(case: TestCase, mitigation: type[Mitigation], replay_command: str
         story=story,
         case=case,
         scenario=scenario,
-        lanes=_lanes(story),
+        lanes=story.cpu_names,
         switches=story.switches,
         schedule=format_schedule(case.schedule),
         order=_order(story, causality),
