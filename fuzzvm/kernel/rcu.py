@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
-from fuzzvm.kernel.workqueue import Work, WorkQueue, queue_no_more, queue_work, take_work
+from fuzzvm.kernel.workqueue import Append, Work, WorkQueue, queue_no_more, state_of_open_queue, take_work
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Order, Rmw, Steps
 
@@ -154,8 +154,12 @@ def synchronize_rcu(k: Kernel, rcu: Rcu) -> Steps[None]:
 
 
 def call_rcu(k: Kernel, callbacks: WorkQueue, head: Work) -> Steps[None]:
-    """Have a callback run after a grace period that begins later than this."""
-    yield from queue_work(k, callbacks, head)
+    """Have a callback run after a grace period that begins later than this; given twice, it runs twice.
+
+    Raises RuntimeError as queue_work() does.
+    """
+    old = yield Rmw(callbacks.address, Append(head), Order.ACQUIRE_RELEASE)
+    state_of_open_queue(callbacks, old)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,17 @@ class _Insert:
 
 
 @dataclass(frozen=True, slots=True)
+class Append:
+    """Queue work, whatever is queued already."""
+
+    work: Work
+
+    def __call__(self, value: object) -> QueueState:
+        queue = queue_state(value)
+        return queue._replace(pending=(*queue.pending, self.work))
+
+
+@dataclass(frozen=True, slots=True)
 class _Take:
     """Take the first work, or all; taking nothing is the worker's end."""
 
@@ -114,10 +125,15 @@ def queue_work(k: Kernel, queue: WorkQueue, work: Work) -> Steps[bool]:
     RuntimeError where the worker has ended: work queues more work on its own queue and on later ones only.
     """
     old = yield Rmw(queue.address, _Insert(work), Order.ACQUIRE_RELEASE)
-    before = queue_state(old)
-    if before.ended:
+    return work not in state_of_open_queue(queue, old).pending
+
+
+def state_of_open_queue(queue: WorkQueue, value: object) -> QueueState:
+    """Return what the word of a queue held. Raises RuntimeError where its worker has ended."""
+    state = queue_state(value)
+    if state.ended:
         raise RuntimeError(f"work is queued on {queue.name}, whose worker has ended: make that queue later, in attach")
-    return work not in before.pending
+    return state
 
 
 def take_work(k: Kernel, queue: WorkQueue, *, everything: bool = False) -> Steps[tuple[Work, ...]]:

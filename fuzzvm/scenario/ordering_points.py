@@ -267,7 +267,7 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "call-rcu-release",
         "call_rcu ordering the clear before the grace period",
-        (Rule("queue_work", Rmw, relax, inside="call_rcu"),),
+        (Rule("call_rcu", Rmw, relax),),
     ),
     OrderingPoint(
         "grace-period",
