@@ -51,7 +51,7 @@ def mitigation_options(command: F) -> F:
         "mitigation_names",
         multiple=True,
         metavar="NAME|FILE.py:CLASS",
-        help="Mitigation to run under; may be given more than once. Default: all that ship.",
+        help="Mitigation to run under, or several as one: A+B; may be given more than once. Default: all that ship.",
     )(command)
 
 

@@ -33,6 +33,7 @@ from fuzzvm.kernel.pgtable import (
     pxd_table,
 )
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
+from fuzzvm.kernel.rcu import rcu_state
 from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
 from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import ModelError
@@ -111,6 +112,11 @@ class Oracles:
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
 
     @property
+    def kernel(self) -> Kernel:
+        """The kernel that they watch."""
+        return self._kernel
+
+    @property
     def remembered(self) -> Remembered:
         """All that it remembers of the run so far."""
         return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone)
@@ -147,7 +153,7 @@ class Oracles:
         label = allocation.label
         if not isinstance(label, TableLabel):
             return
-        if allocation.address in self._path(label.va):
+        if any(allocation.address in self._path(label.va, mm.pgd) for mm in self._kernel.mms):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
         mapping = next(self._mappings_of_table(label.level, label.va, allocation.address), None)
@@ -182,7 +188,7 @@ class Oracles:
     def finished(self) -> None:
         """Check that every table is linked, every lock free and every key off."""
         allocator = self._machine.allocator
-        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {self._kernel.init_mm.pgd}
+        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {mm.pgd for mm in self._kernel.mms}
         for allocation in allocator.allocations:
             if allocation.number in allocator.dead or not isinstance(allocation.label, TableLabel):
                 continue
@@ -194,12 +200,17 @@ class Oracles:
             if peek(key.enabled) != 0:
                 message = f"{key.name} is left at {peek(key.enabled)}"
                 raise ModelError(UNBALANCED_STATIC_KEY, message, address=key.enabled)
-        for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
+        for sem in (*[mm.mmap_lock for mm in self._kernel.mms], self._kernel.mem_hotplug_lock):
             if rwsem_state(peek(sem.address)) != UNLOCKED:
                 raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
         for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex, self._kernel.vmap_purge_lock):
             if peek(lock.address) != 0:
                 raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
+        rcu = self._kernel.rcu
+        if rcu is not None and rcu_state(peek(rcu.address)).readers:
+            cpu = rcu_state(peek(rcu.address)).readers[0]
+            message = f"CPU {cpu} never left a read-side section of RCU"
+            raise ModelError(LOCK_NOT_RELEASED, message, address=rcu.address)
 
     # Reading page tables from outside
 
@@ -242,10 +253,10 @@ class Oracles:
             if entry:
                 yield from self._mappings(level, va + index * geometry.size(level), entry)
 
-    def _path(self, addr: int) -> list[Address]:
-        """Return the tables that the walk of an address goes through, the root first."""
+    def _path(self, addr: int, root: Address) -> list[Address]:
+        """Return the tables that the walk of an address from a root goes through, the root first."""
         geometry = self._kernel.geometry
-        level, table = Level.PGD, self._kernel.init_mm.pgd
+        level, table = Level.PGD, root
         path = [table]
         while level < Level.PTE:
             entry = self._entry(table + geometry.index(level, addr))
@@ -261,7 +272,7 @@ class Oracles:
             return True
         geometry = self._kernel.geometry
         level = Level.PGD
-        for table in self._path(mapping.addr):
+        for table in self._path(mapping.addr, self._kernel.init_mm.pgd):
             if len(self._weak.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
                 return False
             level = self._next_level(level) if level < Level.PTE else level
@@ -279,9 +290,9 @@ class Oracles:
         return Mapping(level, addr & ~(geometry.size(level) - 1), entry) if pxd_leaf(entry) else None
 
     def _table_entries(self) -> Iterator[int]:
-        """Yield every table entry that can be reached from the root."""
+        """Yield every table entry that can be reached from a root."""
         geometry = self._kernel.geometry
-        todo = [(Level.PGD, self._kernel.init_mm.pgd)]
+        todo = [(Level.PGD, mm.pgd) for mm in self._kernel.mms]
         while todo:
             level, table = todo.pop()
             for index in range(geometry.ptrs[level]):

@@ -153,13 +153,18 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class TableLabel:
-    """What a page-table page is: the level of its entries and the address that its first entry maps."""
+    """What a page-table page is: the level of its entries and the address that its first entry maps.
+
+    `mm` is whose root it is; all other tables are the kernel's, whichever root leads to them.
+    """
 
     level: Level
     va: int
+    mm: str = "init_mm"
 
     def __str__(self) -> str:
-        return f"the {self.level.name} table of {self.va:#x}"
+        of = f"{self.va:#x}" if self.mm == "init_mm" else f"{self.mm}"
+        return f"the {self.level.name} table of {of}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,7 +437,7 @@ EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
 
 def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
     """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""
-    cycle = _find_cycle(edges)
+    cycle = find_cycle(edges)
     if cycle:
         following = [*cycle[1:], cycle[0]]
         waits = zip(cycle, following, strict=True)
@@ -447,7 +447,7 @@ def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, 
     return ModelError(NO_PROGRESS, f"CPU {cpu} waits in {stacks[cpu][0]} and nobody is left to end the wait"), cpu
 
 
-def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
+def find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     """Return the nodes of one cycle of a graph, in order, or nothing; the same one for the same graph."""
 
     def visit(path: list[int]) -> list[int]:

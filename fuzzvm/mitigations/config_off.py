@@ -4,12 +4,13 @@ from fuzzvm.kernel.hooks import Mitigation
 
 
 class ConfigOff(Mitigation):
-    """No promotion, so no table is ever replaced: safe, at the price of every block mapping."""
+    """No promotion, so no table is ever replaced, whoever walks: safe, at the price of every block mapping."""
 
     name = "config-off"
     summary = "CONFIG_PTDUMP_DEBUGFS disables huge vmap"
     one_walker = "safe"
     two_walkers = "safe"
+    other_mm = "safe"
 
     def huge_vmap_allowed(self) -> bool:
         return False

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 class MmapLockAlways(Mitigation):
-    """init_mm's mmap_lock is held for reading around clear, flush and free: no walk at the same time, ever."""
+    """init_mm's mmap_lock is held for reading around clear, flush and free: no walk of init_mm at the same time, ever.
+
+    A walk of another mm holds that one's lock, which the freeing side never asks for.
+    """
 
     name = "mmap-lock-always"
     summary = "read lock around clear, flush, free (2025 v1)"
     one_walker: ClassVar[Verdict | None] = "safe"
     two_walkers: ClassVar[Verdict | None] = "safe"
+    other_mm: ClassVar[Verdict | None] = "bug"
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
         yield from mmap_read_lock(k, k.init_mm)

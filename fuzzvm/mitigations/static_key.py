@@ -21,13 +21,15 @@ class StaticKeyMitigation(Mitigation):
     """A walk turns the key on; only then the freeing side takes mmap_lock and drops it again before it frees.
 
     Either the freeing side sees the key, and waits for the walk to end; or the walk began after the entry was
-    cleared, and finds it empty.
+    cleared, and finds it empty. A walk of another mm turns the key on too, but the lock that the freeing side then
+    waits for is init_mm's, which that walk does not hold.
     """
 
     name = "static-key"
     summary = "counted key, inc/dec around the walk (merged for 6.18)"
     one_walker = "safe"
     two_walkers: ClassVar[Verdict | None] = "safe"
+    other_mm = "bug"
     isolates_first = True
 
     key: StaticKey

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
     PROT_WRITE,
@@ -15,7 +18,9 @@ from fuzzvm.kernel.pgtable import (
     pxd_pgtable,
     pxd_table,
 )
+from fuzzvm.kernel.rcu import Elapsed, RcuState
 from fuzzvm.kernel.rwsem import RwsemState, rwsem_state
+from fuzzvm.kernel.workqueue import QueueState
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import (
     Alloc,
@@ -38,10 +43,24 @@ from fuzzvm.machine.trace import TraceStep
 
 
 class Describer:
-    """Describes the steps of one machine's run."""
+    """Describes the steps of one machine's run.
+
+    `cpu_names` is what its CPUs are called: the scenario's by their numbers, then the kernel's own threads.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        threads = machine.observer.kernel.threads if isinstance(machine.observer, Oracles) else ()
+        scenario = [f"CPU {cpu}" for cpu in range(machine.memory.cpus - len(threads))]
+        self.cpu_names = (*scenario, *[thread.name for thread in threads])
+
+    def cpu(self, cpu: int) -> str:
+        """Return what a CPU is called."""
+        return self.cpu_names[cpu]
+
+    def named(self, text: str) -> str:
+        """Return a text of a lower layer, which knows CPUs by their numbers alone, with their names."""
+        return re.sub(r"\bCPU (\d+)\b", lambda found: self.cpu(int(found[1])), text)
 
     def place(self, address: int) -> str:
         """Return what a location is called: `pmd[1]` in its table, or the name of a lock, key or site."""
@@ -49,7 +68,8 @@ class Describer:
         if allocation is None:
             return f"{address:#x}"
         if isinstance(allocation.label, TableLabel):
-            return f"{allocation.label.level.name.lower()}[{offset_of(address)}]"
+            root = "" if allocation.label.mm == "init_mm" else f"{allocation.label.mm}."
+            return f"{root}{allocation.label.level.name.lower()}[{offset_of(address)}]"
         return str(allocation.label)
 
     def entry(self, value: Value) -> str:
@@ -65,27 +85,39 @@ class Describer:
             return f"pfn {pxd_pfn(value):#x} r{letters}"
         return f"{value:#x}"
 
+    def _table(self, address: int) -> str:
+        allocation = self._machine.allocator.lookup(address)
+        return f"{address:#x}" if allocation is None else str(allocation.label).removeprefix("the ")
+
     def value(self, address: int, value: Value) -> str:
         """Return what a location's value means."""
         allocation = self._machine.allocator.lookup(address)
         if allocation is not None and isinstance(allocation.label, TableLabel):
             return self.entry(value)
-        if isinstance(value, RwsemState):
-            return _rwsem(value)
-        if allocation is not None and isinstance(allocation.label, LockLabel) and isinstance(value, int):
-            return f"held by CPU {value - 1}" if value else "free"
-        return str(value)
+        match value:
+            case RwsemState():
+                return self.named(_rwsem(value))
+            case RcuState():
+                return self.named(_rcu(value))
+            case QueueState():
+                return _queue(value)
+            case tuple() if value and all(isinstance(part, int) for part in value):
+                return f"[{', '.join(map(self._table, value))}]"
+            case int() if allocation is not None and isinstance(allocation.label, LockLabel):
+                return f"held by {self.cpu(value - 1)}" if value else "free"
+            case _:
+                return str(value)
 
     def step(self, step: TraceStep) -> str:
         """Return what a step did, in a few words, with what sequential consistency would not have done."""
-        return self._operation(step) + self.remark(step)
+        return self.named(self._operation(step)) + self.remark(step)
 
     def remark(self, step: TraceStep) -> str:
         """Return what the memory model did in a step that sequential consistency would not; '' if nothing."""
         match step.remark:
             case StaleRead(newest, writer):
                 address = getattr(step.op, "address", 0)
-                return f" -- an old value: CPU {writer} has written {self.value(address, newest)}"
+                return f" -- an old value: {self.cpu(writer)} has written {self.value(address, newest)}"
             case StaleFetch(newest):
                 return f" -- a stale instruction: there is a {'branch' if newest else 'nop'} now"
             case Buffered():
@@ -107,7 +139,8 @@ class Describer:
             case Rmw():
                 return self._rmw(op, step.response)
             case Await():
-                return f"{self.place(op.address)} is granted"
+                elapsed = isinstance(op.when, Elapsed)
+                return f"{self.place(op.address)}{': the grace period is over' if elapsed else ' is granted'}"
             case Fence():
                 return op.kind.value
             case CacheMaintenance():
@@ -141,6 +174,10 @@ class Describer:
             before = rwsem_state(old)
             queued = len(new.waiters) > len(before.waiters)
             return f"{place}: {'queue' if queued else _rwsem(new)}{_order(op.order)}"
+        if isinstance(new, RcuState):
+            return f"{place}: {_rcu(new)}{_order(op.order)}"
+        if isinstance(new, QueueState):
+            return f"{place}: {_queue(new)}{_order(op.order)}"
         if allocation is not None and isinstance(allocation.label, StaticLabel) and op.when is not None:
             return f"take {place}"
         return f"{place}: {self.value(op.address, old)} -> {self.value(op.address, new)}{_order(op.order)}"
@@ -160,3 +197,14 @@ def _rwsem(sem: RwsemState) -> str:
         waiting = ", ".join(f"CPU {cpu} to {'write' if write else 'read'}" for cpu, write in sem.waiters)
         parts.append(f"waiting: {waiting}")
     return "; ".join(parts) or "free"
+
+
+def _rcu(state: RcuState) -> str:
+    parts = [f"CPU {cpu} reads" for cpu in state.readers]
+    for waiter, readers in state.grace_periods:
+        parts.append(f"CPU {waiter} waits for the section of {', '.join(f'CPU {cpu}' for cpu in readers)}")
+    return "; ".join(parts) or "nobody reads"
+
+
+def _queue(queue: QueueState) -> str:
+    return f"{len(queue.pending) or 'nothing'} queued" + ("; the worker ends" if queue.ended else "")

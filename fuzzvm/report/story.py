@@ -5,26 +5,27 @@ Neutral to how it is shown; `text` prints it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import ending, run
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.allocator import Allocation
-from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.errors import DEADLOCK, Failure
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
 
 
 @dataclass(frozen=True, slots=True)
 class StoryStep:
-    """One step: its number, the CPU's lane, the functions that the CPU is in (innermost first), and what it did.
+    """One step: its number, the CPU, the functions that the CPU is in (innermost first), and what it did.
 
     `guilty` marks the steps that the error is made of; `output` is what a debugfs file returned after this step.
     """
@@ -49,7 +50,10 @@ class TableEvent:
 
 @dataclass(frozen=True)
 class Story:
-    """A run told. `failure` is None where nothing went wrong; `events` are in the order in which they happened."""
+    """A run told. `failure` is None where nothing went wrong; `events` are in the order in which they happened.
+
+    CPUs have their names in all text, `failure.message` as well.
+    """
 
     case: TestCase
     failure: Failure | None
@@ -58,6 +62,10 @@ class Story:
     steps: tuple[StoryStep, ...]
     switches: int
     digest: str
+    cpu_names: tuple[str, ...]
+    """What each lane is called: the scenario's CPUs, then the threads of the kernel's own."""
+    cycle: tuple[Wait, ...] = ()
+    """Of a deadlock, who waits for whom."""
 
 
 def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
@@ -70,8 +78,11 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
-    guilty = _guilty_steps(machine, trace, failure)
     describer = Describer(machine)
+    cycle = wait_cycle(machine, describer.place, describer.cpu) if failure and failure.error == DEADLOCK else ()
+    guilty = waiting(machine, cycle) if cycle else _guilty_steps(machine, failure)
+    if failure is not None:
+        failure = replace(failure, message=describer.named(failure.message))
     steps = tuple(
         StoryStep(
             step.number,
@@ -92,7 +103,9 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         events=_events(machine, trace, failure),
         steps=steps,
         switches=context_switches(execution.schedule),
-        digest=digest(trace, ending(failure)),
+        digest=digest(trace, ending(execution.failure)),
+        cpu_names=describer.cpu_names,
+        cycle=cycle,
     )
 
 
@@ -102,13 +115,10 @@ def _object(machine: Machine, failure: Failure | None) -> Allocation | None:
     return machine.allocator.allocations[failure.object_number]
 
 
-def _guilty_steps(machine: Machine, trace: list[TraceStep], failure: Failure | None) -> set[int]:
-    """Return the steps that an error is made of: the free and the use, or the last step of each CPU in a cycle."""
+def _guilty_steps(machine: Machine, failure: Failure | None) -> set[int]:
+    """Return the steps that an error is made of: the failing one, and the free of what it is about."""
     if failure is None:
         return set()
-    if failure.error == "deadlock":
-        waiting = {cpu for cpu in range(machine.memory.cpus) if machine.pending(cpu) is not None}
-        return {max((s.number for s in trace if s.cpu == cpu), default=0) for cpu in waiting}
     guilty = {failure.step}
     allocation = _object(machine, failure)
     if allocation is not None and allocation.number in machine.allocator.dead:

@@ -24,9 +24,13 @@ def _report(story: Story) -> list[str]:
     lines.append(f"BUG: {failure.error}{where}")
     lines.append(_sentence(failure.message))
     if failure.cpu is not None:
-        lines += ["", f"At step {failure.step} by CPU {failure.cpu}:", *_stack(failure.stack)]
+        by = story.cpu_names[failure.cpu]
+        if not story.cycle:
+            lines += ["", f"At step {failure.step} by {by}:", *_stack(failure.stack)]
+    for wait in story.cycle:
+        lines += ["", f"{wait.text}:", *_stack(wait.stack)]
     for event in story.events:
-        lines += ["", *_event(event)]
+        lines += ["", *_event(story, event)]
     return [*lines, RULE]
 
 
@@ -34,11 +38,12 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _event(event: TableEvent) -> list[str]:
+def _event(story: Story, event: TableEvent) -> list[str]:
     what = _sentence(event.what)
     if event.step == 0:
         return [f"{what} at boot"]
-    return [f"{what} at step {event.step} by CPU {event.cpu}:", *_stack(event.stack)]
+    by = "" if event.cpu is None else f" by {story.cpu_names[event.cpu]}"
+    return [f"{what} at step {event.step}{by}:", *_stack(event.stack)]
 
 
 def _stack(stack: tuple[str, ...]) -> list[str]:
@@ -58,6 +63,11 @@ def _setting(story: Story) -> list[str]:
         lines.append(f"left out: {', '.join(case.without)}")
     lines += [f"  boot:  {call}" for call in scenario.setup]
     lines += [f"  CPU {cpu}: {call}" for cpu, calls in enumerate(scenario.cpus) for call in calls]
+    lines += [
+        f"  {name}: CPU {cpu} of the schedule, a thread of the kernel's own"
+        for cpu, name in enumerate(story.cpu_names)
+        if cpu >= len(scenario.cpus)
+    ]
     lines.append(f"{len(story.steps)} steps, {story.switches} context switches: {format_schedule(case.schedule)}")
     if case.origin:
         lines.append(f"Origin: {case.origin}")
@@ -66,8 +76,7 @@ def _setting(story: Story) -> list[str]:
 
 def lanes(story: Story) -> list[str]:
     """Return the steps, one a line, each on the lane of its CPU; a function is named where a CPU enters it."""
-    cpus = len(story.case.scenario.cpus)
-    lines = ["step    " + "".join(f"CPU {cpu}".ljust(LANE) for cpu in range(cpus)).rstrip()]
+    lines = ["step    " + "".join(name.ljust(LANE) for name in story.cpu_names).rstrip()]
     functions: dict[int, str] = {}
     previous = None
     for step in story.steps:

@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
+from fuzzvm.kernel import efi
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Level
 from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
+from fuzzvm.kernel.workqueue import queue_no_more
 from fuzzvm.machine.ops import Annotation, Steps
 from fuzzvm.scenario.errors import ScenarioError
 
 PROTS = {"rw": PAGE_KERNEL, "ro": PAGE_KERNEL_RO, "rox": PAGE_KERNEL_ROX, "rwx": PAGE_KERNEL_EXEC}
 SHIFTS = {"pte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
+MMS = {"init_mm": "kernel", efi.NAME: "efi"}
+"""The mms that page_tables/ has a file for, and the files."""
 MAX_PAGES = 1 << 18
 MAX_TEXT = 200
 
@@ -199,18 +203,52 @@ class CheckWxPages(Call):
         return areas
 
 
+@dataclass(frozen=True)
+class CatPageTables(Call):
+    """Read /sys/kernel/debug/page_tables/kernel, or efi for `mm` 'efi_mm' (arch/x86/mm/debug_pagetables.c).
+
+    The walk of efi_mm goes through the kernel's tables where the architecture shares them between roots, and holds
+    efi_mm's mmap_lock.
+    """
+
+    name = "cat_page_tables"
+    walks = True
+    mm: str
+
+    @property
+    def walks_other_mm(self) -> bool:
+        return self.mm != "init_mm"
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        text = yield from ptdump_walk(k, k.mm(self.mm))
+        yield Output(f"page_tables/{MMS[self.mm]}", text)
+        return areas
+
+
 CALLS: dict[str, type[Call]] = {
     call.name: call
-    for call in (Vmap, Vunmap, Vmalloc, VmallocHuge, Vfree, VmUnmapAliases, CatKernelPageTables, CheckWxPages)
+    for call in (
+        Vmap,
+        Vunmap,
+        Vmalloc,
+        VmallocHuge,
+        Vfree,
+        VmUnmapAliases,
+        CatKernelPageTables,
+        CheckWxPages,
+        CatPageTables,
+    )
 }
 
 
 def run_calls(k: Kernel, calls: Sequence[Call], areas: Areas) -> Steps[Areas]:
-    """Make calls one after the other: the program of a CPU."""
+    """Make calls one after the other, then let go of the kernel's threads: the program of a CPU."""
     index = 0
     while index < len(calls):
         areas = yield from calls[index].run(k, areas)
         index += 1
+    if k.threads:
+        yield from queue_no_more(k)
     return areas
 
 
@@ -256,7 +294,7 @@ def _check_values(name: str, arguments: dict[str, Any]) -> None:
     for key, low in (("page", 0), ("nr_pages", 1), ("phys_page", 0)):
         if key in arguments and not low <= arguments[key] <= MAX_PAGES:
             raise ScenarioError(f"{name}: {key} must be from {low} to {MAX_PAGES}, not {arguments[key]}")
-    for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS)):
+    for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS), ("mm", MMS)):
         if key in arguments and arguments[key] not in allowed:
             raise ScenarioError(f"{name}: {key} must be one of {', '.join(allowed)}, not {arguments[key]!r}")
     if "area" in arguments and not arguments["area"].isidentifier():

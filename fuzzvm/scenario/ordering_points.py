@@ -21,6 +21,7 @@ from typing import Any
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import NOP
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
+from fuzzvm.kernel.rcu import RcuState
 from fuzzvm.kernel.rwsem import UNLOCKED, RwsemState
 from fuzzvm.machine.ops import (
     Await,
@@ -42,7 +43,7 @@ Effect = Callable[[Any], Yielded | Skipped]
 
 
 def drop(op: Yielded) -> Skipped:
-    """Leave an operation out that has no response."""
+    """Leave an operation out whose response nobody looks at."""
     return Skipped()
 
 
@@ -68,6 +69,12 @@ def not_released_by_reader(op: Rmw) -> Skipped:
     return Skipped(RwsemState(readers=(cpu,)))
 
 
+def not_read_unlocked(op: Rmw) -> Skipped:
+    """Leave out the end of a read-side section that did not begin."""
+    cpu: int = op.update.cpu  # type: ignore[attr-defined]
+    return Skipped(RcuState(readers=(cpu,)))
+
+
 def branch_off(op: Fetch) -> Skipped:
     """Take the branch of a static key as if the key were off."""
     return Skipped(NOP)
@@ -82,8 +89,8 @@ def as_ishst(op: Fence) -> Yielded:
 class Rule:
     """Which operations, and what becomes of them.
 
-    `function` is the innermost function, `kind` the operation's type, `inside` a function further out, `nth` which of
-    the function's own yields it is, counted from 0; None for any.
+    `function` is the innermost function, `kind` the operation's type, `inside` a function further out, `outside` one
+    that must not be there, `nth` which of the function's own yields it is, counted from 0; None for any.
     """
 
     function: str
@@ -91,6 +98,7 @@ class Rule:
     effect: Effect
     inside: str | None = None
     nth: int | None = None
+    outside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the walk's mmap_write_lock",
         (
             Rule("down_write", Rmw, not_taken, inside="mmap_write_lock"),
-            Rule("up_write", Rmw, not_released_by_writer, inside="mmap_write_unlock"),
+            Rule("up_write", Rmw, not_released_by_writer, inside="mmap_write_unlock", outside="walk_unlocking"),
             Rule("walk_page_range", AssertWriteLocked, drop),
         ),
     ),
@@ -156,7 +164,53 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "walk-unlock-release",
         "the release of the walk's mmap_write_unlock",
-        (Rule("up_write", Rmw, relax, inside="mmap_write_unlock"),),
+        (Rule("up_write", Rmw, relax, inside="mmap_write_unlock", outside="walk_unlocking"),),
+    ),
+    OrderingPoint(
+        "walk-init-lock",
+        "the walk of another mm taking init_mm's lock as well",
+        (
+            Rule("down_write", Rmw, not_taken, inside="mmap_write_lock_nested"),
+            Rule("up_write", Rmw, not_released_by_writer, inside="walk_unlocking"),
+            Rule("walk_locked", AssertWriteLocked, drop),
+        ),
+    ),
+    OrderingPoint(
+        "walk-rcu",
+        "the walk being a read-side section of RCU",
+        (
+            Rule("rcu_read_lock", Rmw, drop),
+            Rule("rcu_read_unlock", Rmw, not_read_unlocked),
+        ),
+    ),
+    OrderingPoint(
+        "walk-rcu-acquire",
+        "what precedes a grace period being seen by the sections that begin after it did",
+        (Rule("rcu_read_lock", Rmw, relax),),
+    ),
+    OrderingPoint(
+        "walk-rcu-release",
+        "the accesses of a section taking place before its end",
+        (Rule("rcu_read_unlock", Rmw, relax),),
+    ),
+    # the promotion: vmap_try_huge_*
+    OrderingPoint(
+        "promotion-lock",
+        "the promotion's mmap_read_trylock and unlock",
+        (
+            Rule("down_read_trylock", Rmw, not_taken, inside="before_promotion"),
+            Rule("up_read", Rmw, not_released_by_reader, inside="after_promotion"),
+        ),
+    ),
+    OrderingPoint(
+        "promotion-lock-acquire",
+        "the acquire of the promotion's mmap_read_trylock",
+        (Rule("down_read_trylock", Rmw, relax, inside="before_promotion"),),
+    ),
+    OrderingPoint(
+        "promotion-unlock-release",
+        "the release of the promotion's mmap_read_unlock",
+        (Rule("up_read", Rmw, relax, inside="after_promotion"),),
     ),
     # the free: pmd_free_pte_page, pud_free_pmd_page
     OrderingPoint(
@@ -192,7 +246,7 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the free's mmap_read_lock and unlock",
         (
             Rule("down_read", Rmw, not_taken, inside="mmap_read_lock"),
-            Rule("up_read", Rmw, not_released_by_reader, inside="mmap_read_unlock"),
+            Rule("up_read", Rmw, not_released_by_reader, inside="mmap_read_unlock", outside="after_promotion"),
         ),
     ),
     OrderingPoint(
@@ -206,8 +260,39 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "free-unlock-release",
         "the release of the free's mmap_read_unlock",
-        (Rule("up_read", Rmw, relax, inside="mmap_read_unlock"),),
+        (Rule("up_read", Rmw, relax, inside="mmap_read_unlock", outside="after_promotion"),),
         litmus="ptdump-plain-unlock",
+    ),
+    # call_rcu, and rcu_core with its grace period
+    OrderingPoint(
+        "call-rcu-release",
+        "call_rcu ordering the clear before the grace period",
+        (Rule("call_rcu", Rmw, relax),),
+    ),
+    OrderingPoint(
+        "grace-period",
+        "the grace period waiting for the sections that had begun",
+        (Rule("synchronize_rcu", Await, drop),),
+    ),
+    OrderingPoint(
+        "grace-period-begin-fence",
+        "the full barrier before a grace period",
+        (Rule("synchronize_rcu", Fence, drop, nth=0),),
+    ),
+    OrderingPoint(
+        "grace-period-begin-release",
+        "the barriers at the beginning of a grace period, all of them",
+        (Rule("synchronize_rcu", Fence, drop, nth=0), Rule("synchronize_rcu", Rmw, relax)),
+    ),
+    OrderingPoint(
+        "grace-period-end-fence",
+        "the full barrier after a grace period",
+        (Rule("synchronize_rcu", Fence, drop, nth=3),),
+    ),
+    OrderingPoint(
+        "grace-period-end-acquire",
+        "the barriers at the end of a grace period, all of them",
+        (Rule("synchronize_rcu", Fence, drop, nth=3), Rule("synchronize_rcu", Await, relax)),
     ),
 )
 """In the order of the algorithm."""
@@ -265,7 +350,8 @@ class _LeaveOut:
         for rule in self._rules.get((frame.gi_code.co_name, type(op)), ()):
             if rule.nth is not None and _nth(frame.gi_code, frame.gi_frame.f_lasti) != rule.nth:
                 continue
-            if rule.inside is None or rule.inside in functions(program):
+            around = functions(program) if rule.inside or rule.outside else ()
+            if (rule.inside is None or rule.inside in around) and rule.outside not in around:
                 self.used.add(rule)
                 return rule.effect(op)
         return op

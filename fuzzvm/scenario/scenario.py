@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, CatPageTables, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -59,22 +59,44 @@ class Scenario:
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
         race, a bug in one is a bug, and it is safe only where the mitigation claims that for each.
         """
-        walk = self._cpus_with(lambda call: call.walks)
-        maps = self._cpus_with(lambda call: call.maps)
-        collapse = self._cpus_with(lambda call: call.collapses)
-        claims: list[Verdict | None] = ["safe"]
-        if _race(walk, maps):
-            claims.append(mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers)
-            if any(call.walks_other_mm for calls in self.cpus for call in calls):
-                claims.append(mitigation.other_mm)
-        if _race(walk, collapse):
-            claims.append(mitigation.collapse)
+        claims = [*self._claims(mitigation), *self._further_claims(mitigation)]
         if "bug" in claims:
             return "bug"
         return None if None in claims else "safe"
 
+    def beyond(self, mitigation: type[Mitigation]) -> bool:
+        """Return whether a mitigation fails here for one reason: it is not meant for a kind of race that is here.
+
+        Such as a walk of another mm, where it knows of init_mm's lock alone.
+        """
+        return "bug" in self._further_claims(mitigation) and "bug" not in self._claims(mitigation)
+
+    def _claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
+        """Return what it claims for the race of ptdump with vmap."""
+        walk = self._cpus_with(lambda call: call.walks)
+        if not _race(walk, self._cpus_with(lambda call: call.maps)):
+            return []
+        return [mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers]
+
+    def _further_claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
+        """Return what it claims for the races of other kinds."""
+        claims = []
+        walk = self._cpus_with(lambda call: call.walks)
+        other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
+        if other_mm and _race(walk, self._cpus_with(lambda call: call.maps)):
+            claims.append(mitigation.other_mm)
+        if _race(walk, self._cpus_with(lambda call: call.collapses)):
+            claims.append(mitigation.collapse)
+        return claims
+
     def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
         return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
+
+    @property
+    def other_mms(self) -> tuple[str, ...]:
+        """The mms beside init_mm that its calls walk, in the order of their names."""
+        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     def _check(self) -> None:
         if self.arch not in architectures.names():
@@ -90,6 +112,9 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
+        for mm in self.other_mms:
+            if mm not in arch.mms_sharing_kernel_tables:
+                raise ScenarioError(f"{mm} shares no page tables with the kernel on {self.arch}", "cpus")
         geometry = self.geometry()
         pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario.calls import CatKernelPageTables, CatPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import MAX_BOOT_PAGES, MAX_CALLS, MAX_CPUS, Scenario
 
@@ -76,6 +77,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         ({}, "a scenario needs 'arch'", None),
         (changed(extra=1), "unknown key 'extra' in a scenario", "extra"),
         (changed(arch="sparc"), "no architecture 'sparc'; there are arm64, x86_64", "arch"),
+        (changed(cpus=[["cat_page_tables(mm='efi_mm')"]]), "efi_mm shares no page tables with the kernel", "cpus"),
         (changed(arch=3), "arch must be str, not 3", "arch"),
         (changed(page_size="8K"), "page_size must be one of 4K", "page_size"),
         (changed(levels=5), "levels must be one of 3, 4 on arm64, not 5", "levels"),
@@ -162,3 +164,26 @@ def test_with_nobody_to_race_with_every_mitigation_is_safe() -> None:
     for cpus in ((walks, walks), ((*maps, *walks),), (walks, (Vunmap(0, 1),)), (maps, ())):
         assert Scenario("arm64", "4K", 3, 2, (), cpus).expected(Claims) == "safe"
     assert Scenario("arm64", "4K", 3, 2, (), ((*maps, *walks), walks)).expected(Claims) == "bug"
+
+
+class CoversInitMm(Claims):
+    name = "covers-init-mm"
+    two_walkers = "safe"
+    other_mm = "bug"
+
+
+def test_a_walk_of_another_mm_is_a_race_of_its_own_kind() -> None:
+    maps, own, other = (Vmap(0, 1),), (CatPageTables("init_mm"),), (CatPageTables("efi_mm"),)
+    for cpus, mms, expected, beyond in (
+        ((maps, own), (), "safe", False),
+        ((maps, other), ("efi_mm",), "bug", True),
+        ((maps, own, other), ("efi_mm",), "bug", True),
+        ((other, other), ("efi_mm",), "safe", False),
+    ):
+        scenario = Scenario("x86_64", "4K", 4, 2, (), cpus)
+        assert scenario.other_mms == mms
+        assert scenario.expected(CoversInitMm) == expected
+        assert scenario.beyond(CoversInitMm) is beyond
+        # one that is claimed to fail anyway is not out of its depth here
+        assert not scenario.beyond(registry.get("none"))
+    assert Scenario("x86_64", "4K", 4, 2, (), (maps, other)).expected(Claims) is None

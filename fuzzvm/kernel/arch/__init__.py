@@ -43,6 +43,9 @@ class Architecture(ABC):
     vmalloc_start: ClassVar[int]
     """Address that the vmalloc area begins at: all that the model's root table maps."""
 
+    mms_sharing_kernel_tables: ClassVar[tuple[str, ...]] = ()
+    """The mms beside init_mm whose root leads to the kernel's page tables."""
+
     # <asm/vmalloc.h>
 
     @abstractmethod

@@ -38,6 +38,8 @@ class X86(Architecture):
     page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
     levels = (4,)
     vmalloc_start = 0xFFFF_C900_0000_0000
+    # efi_sync_low_kernel_mappings()
+    mms_sharing_kernel_tables = ("efi_mm",)
 
     def arch_vmap_p4d_supported(self) -> bool:
         return False
