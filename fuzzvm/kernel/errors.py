@@ -13,6 +13,7 @@ LEAKED_TABLE = "leaked-table"
 WX_MISSED = "wx-missed"
 INVENTED_MAPPING = "invented-mapping"
 MAP_OVER_MAPPING = "map-over-mapping"
+PARTIAL_UNMAP = "partial-unmap"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -30,5 +31,6 @@ DESCRIPTIONS: dict[str, str] = {
     WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
     MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
+    PARTIAL_UNMAP: "part of a contiguous block was unmapped (WARN_ON() in vunmap_pte_range)",
 }
 """What each error means, by id: every error that a run can end with."""

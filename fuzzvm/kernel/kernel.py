@@ -47,6 +47,8 @@ class Kernel:
     nr_cpus: int = 1
     """CPUs that make calls; those of `threads` are numbered after them."""
     threads: tuple[KernelThread, ...] = ()
+    lazy_mmu: bool = False
+    """Whether vmap sets PTEs in lazy MMU mode (6.16: "mm/vmalloc: Enter lazy mmu mode …")."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -148,6 +150,7 @@ def boot_kernel(
     *,
     nr_cpus: int = 1,
     other_mms: Sequence[str] = (),
+    lazy_mmu: bool = False,
 ) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started.
 
@@ -159,7 +162,7 @@ def boot_kernel(
     opaque_words = tuple(boot.words)
     page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
     return Kernel(
-        arch=arch,
+        arch=arch.configured(geometry),
         geometry=geometry,
         mitigation=mitigation,
         init_mm=init_mm,
@@ -175,6 +178,7 @@ def boot_kernel(
         rcu=boot.rcu() if boot.uses_rcu else None,
         nr_cpus=nr_cpus,
         threads=tuple(boot.threads),
+        lazy_mmu=lazy_mmu,
     )
 
 

@@ -70,6 +70,8 @@ def walk_pud_range(k: Kernel, p4d: int, addr: int, end: int, rows: Rows) -> Step
 
 def walk_pmd_range(k: Kernel, pud: int, addr: int, end: int, rows: Rows) -> Steps[Rows]:
     """Walk the part of a PMD table that maps a range, through the PUD entry that was read."""
+    if k.geometry.folded(Level.PMD):
+        return (yield from walk_pte_range(k, pud, addr, end, rows))
     while addr != end:
         following = k.geometry.addr_end(Level.PMD, addr, end)
         pmd = yield Load(pxd_pgtable(pud) + k.geometry.index(Level.PMD, addr))

@@ -11,6 +11,7 @@ from fuzzvm.kernel.pgtable import (
     LockLabel,
     StaticLabel,
     TableLabel,
+    pxd_cont,
     pxd_leaf,
     pxd_none,
     pxd_pfn,
@@ -82,7 +83,7 @@ class Describer:
         if pxd_leaf(value):
             prot = pxd_pgprot(value)
             letters = ("w" if prot & PROT_WRITE else "-") + ("x" if prot & PROT_EXEC else "-")
-            return f"pfn {pxd_pfn(value):#x} r{letters}"
+            return f"pfn {pxd_pfn(value):#x} r{letters}{' cont' if pxd_cont(value) else ''}"
         return f"{value:#x}"
 
     def _table(self, address: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzzvm.machine.schedule import format_schedule
 from fuzzvm.report.story import Story, StoryStep, TableEvent
+from fuzzvm.scenario.scenario import Scenario
 
 RULE = "=" * 66
 LANE = 46
@@ -55,7 +56,8 @@ def _setting(story: Story) -> list[str]:
     case, scenario = story.case, story.case.scenario
     lines = [
         (
-            f"{scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels of {scenario.fanout} entries; "
+            f"{scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels of {scenario.fanout} entries"
+            f"{_blocks(scenario)}; "
             f"mitigation {case.mitigation}; memory {case.memory}"
         ),
     ]
@@ -72,6 +74,12 @@ def _setting(story: Story) -> list[str]:
     if case.origin:
         lines.append(f"Origin: {case.origin}")
     return lines
+
+
+def _blocks(scenario: Scenario) -> str:
+    geometry = scenario.geometry()
+    blocks = f", contiguous blocks of {geometry.cont_ptes}" if geometry.cont_ptes > 1 else ""
+    return blocks + (", lazy MMU mode" if scenario.lazy_mmu else "")
 
 
 def lanes(story: Story) -> list[str]:

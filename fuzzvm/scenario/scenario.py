@@ -14,7 +14,7 @@ from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
 MAX_CALLS = 64
-MAX_FANOUT = 512
+BYTES_PER_ENTRY = 8
 MAX_BOOT_PAGES = 1 << 14
 """Pages that all calls together may name: a small file must not be able to ask for an endless run."""
 
@@ -23,8 +23,12 @@ MAX_BOOT_PAGES = 1 << 14
 class Scenario:
     """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
 
-    `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
-    writes it ("4K"); `levels` counts the levels that are not folded.
+    `fanout` is the number of entries of every table, a power of two from 2 to what a page holds (512 with 4K pages);
+    `page_size` as the architecture writes it ("4K"); `levels` counts the levels that are not folded.
+
+    `cont_ptes` is the number of entries of a contiguous block, a power of two up to the fan-out, 1 for a kernel without
+    such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
+    set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page.
     """
 
     arch: str
@@ -35,6 +39,8 @@ class Scenario:
     cpus: tuple[tuple[Call, ...], ...]
     name: str = ""
     summary: str = ""
+    cont_ptes: int = 0
+    lazy_mmu: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -51,7 +57,9 @@ class Scenario:
     def geometry(self) -> Geometry:
         """Return the geometry of its page tables."""
         arch = architectures.get(self.arch)
-        return Geometry.make(arch.page_shifts[self.page_size], self.levels, self.fanout, arch.vmalloc_start)
+        shift = arch.page_shifts[self.page_size]
+        contiguous = (self.cont_ptes, self.cont_ptes) if self.cont_ptes else arch.contiguous_entries(shift, self.fanout)
+        return Geometry.make(shift, self.levels, self.fanout, arch.vmalloc_start, *contiguous)
 
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
@@ -105,11 +113,19 @@ class Scenario:
         if self.page_size not in arch.page_shifts:
             sizes = ", ".join(arch.page_shifts)
             raise ScenarioError(f"page_size must be one of {sizes} on {self.arch}, not {self.page_size!r}", "page_size")
-        if self.levels not in arch.levels:
-            levels = ", ".join(map(str, arch.levels))
-            raise ScenarioError(f"levels must be one of {levels} on {self.arch}, not {self.levels}", "levels")
-        if not 2 <= self.fanout <= MAX_FANOUT or self.fanout & (self.fanout - 1):
-            raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
+        possible = arch.levels_with(self.page_size)
+        if self.levels not in possible:
+            levels = ", ".join(map(str, possible))
+            where = f"{self.arch} with {self.page_size} pages"
+            raise ScenarioError(f"levels must be one of {levels} on {where}, not {self.levels}", "levels")
+        most = (1 << arch.page_shifts[self.page_size]) // BYTES_PER_ENTRY
+        if not 2 <= self.fanout <= most or self.fanout & (self.fanout - 1):
+            raise ScenarioError(f"fanout must be a power of two from 2 to {most}, not {self.fanout}", "fanout")
+        if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
+            raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
+        if not 0 <= self.cont_ptes <= self.fanout or self.cont_ptes & (self.cont_ptes - 1):
+            message = f"cont_ptes must be a power of two up to the fanout, or 0, not {self.cont_ptes}"
+            raise ScenarioError(message, "cont_ptes")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
         for mm in self.other_mms:
@@ -134,6 +150,11 @@ class Scenario:
         if self.summary:
             data["summary"] = self.summary
         data |= {"arch": self.arch, "page_size": self.page_size, "levels": self.levels, "fanout": self.fanout}
+        # what is as ever has no key, so that a scenario's text, and what it is known by, stay what they were
+        if self.cont_ptes:
+            data["cont_ptes"] = self.cont_ptes
+        if self.lazy_mmu:
+            data["lazy_mmu"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -142,7 +163,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        optional = {"name", "summary", "setup"}
+        types |= {"cont_ptes": int, "lazy_mmu": bool}
+        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

@@ -114,6 +114,7 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             scheme(),
             nr_cpus=len(scenario.cpus),
             other_mms=scenario.other_mms,
+            lazy_mmu=scenario.lazy_mmu,
         )
     except Exception as error:
         raise program_error(error) from error

@@ -18,6 +18,7 @@ from fuzzvm.kernel.errors import (
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
     MAP_OVER_MAPPING,
+    PARTIAL_UNMAP,
     UNBALANCED_STATIC_KEY,
     UNLOCK_WITHOUT_LOCK,
     WALK_WITHOUT_LOCK,
@@ -45,7 +46,7 @@ from fuzzvm.machine.errors import (
 )
 from fuzzvm.machine.ops import Address, Alloc, Free, Load, Rmw, Steps, Store
 from fuzzvm.mitigations.none import NoMitigation
-from tests.support import boot, run
+from tests.support import boot, geometry_of, run
 
 Program = Callable[[Kernel], Steps[Any]]
 PAGE = 4096
@@ -68,6 +69,7 @@ class Case:
     setup: Program | None = None
     mitigation: type[Mitigation] = NoMitigation
     right_mitigation: type[Mitigation] = NoMitigation
+    cont_ptes: int = 1
 
 
 def sequence(*steps: Program) -> Program:
@@ -416,13 +418,30 @@ CASES = [
         [sequence(unmap_pages(0, 2), map_pages(0, 2, 13))],
         setup=map_pages(0, 2),
     ),
+    *[
+        Case(
+            PARTIAL_UNMAP,
+            name,
+            [unmap_pages(first, 1)],
+            [unmap_pages(0, 2)],
+            message,
+            setup=map_pages(0, 2, 13),
+            cont_ptes=2,
+        )
+        for name, first, message in (
+            ("the end of a block is left", 0, "the contiguous block of 0xffff800000000000 ends after"),
+            ("the beginning of a block is left", 1, "0xffff800000001000 is inside a contiguous block"),
+        )
+    ],
 ]
 
 
 def outcome(case: Case, *, right: bool) -> Failure | None:
     programs = case.right if right else case.wrong
     mitigation = case.right_mitigation if right else case.mitigation
-    machine, kernel = boot("arm64", 3, 2, mitigation, cpus=len(programs))
+    # a fan-out of 4 where there are contiguous blocks, so that two pages are a block of PTEs and not a PMD block
+    geometry = geometry_of("arm64", 3, 2 * case.cont_ptes, cont_ptes=case.cont_ptes)
+    machine, kernel = boot(mitigation=mitigation, cpus=len(programs), geometry=geometry)
     if case.setup is not None:
         machine.boot(case.setup(kernel))
     agents = case.agents if not right else case.agents[:1]

@@ -37,6 +37,6 @@ def test_a_shipped_scenario_is_told_of_and_small(scenario: Scenario) -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ScenarioError, match=r"^no scenario 'none'; there are check-wx, .*pmd-promotion") as caught:
+    with pytest.raises(ScenarioError, match=r"^no scenario 'none'; there are 16k-promotion, .*pmd-promotion") as caught:
         get("none")
     assert "\n" not in str(caught.value)
