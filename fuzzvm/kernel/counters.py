@@ -50,8 +50,8 @@ class Counters:
 
     `barriers` is by kind, as the instructions are written. `barrier_pairs` counts DSB ISHST with ISB behind it at once,
     which makes entries valid, by what they were for: `leaf` or `table`. `tlbi` is by the instruction and what it is
-    for: the level of the entry that was cleared, or `leaf`. `mappings` counts entries that were made, a contiguous block
-    as one, by kind (`page`, `contiguous`, `block`) and level. A `promotion` is a leaf in the place of a table.
+    for: the level of the entry that was cleared, or `leaf`. `mappings` counts entries that were made, a contiguous
+    block as one, by kind (`page`, `contiguous`, `block`) and level. A `promotion` is a leaf in the place of a table.
     `locks` are all acquisitions, `free_path_locks` those on the way of a promotion, `..._contended` those that found
     the lock taken (an exclusive lock that is waited for does not show).
     """
@@ -145,7 +145,8 @@ class Counters:
         self.ipis += 1
 
     def _store(self, step: TraceStep) -> None:
-        op: Store = step.op  # type: ignore[assignment]
+        op = step.op
+        assert isinstance(op, Store)
         level = self._table_level(op.address)
         if level is None:
             # a site holds 0 or 1; x86 puts a breakpoint there in between

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.pgtable import Geometry, Level, pxd_cont, pxd_leaf, pxd_pgtable, pxd_table
-from fuzzvm.machine.ops import Address, Value
-
-
-class Memory(Protocol):
-    """Memory as it is looked at from outside."""
-
-    def peek(self, address: Address) -> Value:
-        """Return a location's latest value."""
+from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont, pxd_leaf, pxd_pgtable, pxd_table
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +53,12 @@ class Reach:
         return {"bytes": kinds, "tlb_entries": self.tlb_entries}
 
 
-def leaves(memory: Memory, kernel: Kernel, start: int, end: int) -> list[Leaf]:
-    """Return the entries that map part of a range, in ascending order of address."""
-    geometry = kernel.geometry
+def leaves(machine: Machine, geometry: Geometry, start: int, end: int) -> list[Leaf]:
+    """Return the entries of init_mm that map part of a range, in ascending order of address."""
+    memory = machine.memory
+    # init_mm's root is the first table there is
+    tables = (one for one in machine.allocator.allocations if isinstance(one.label, TableLabel))
+    root = next(tables).address
     found: list[Leaf] = []
 
     def descend(level: Level, table: Address, addr: int, limit: int) -> None:
@@ -75,7 +71,7 @@ def leaves(memory: Memory, kernel: Kernel, start: int, end: int) -> list[Leaf]:
                 descend(_below(geometry, level), pxd_pgtable(entry), addr, following)
             addr = following
 
-    descend(Level.PGD, kernel.init_mm.pgd, start, end)
+    descend(Level.PGD, root, start, end)
     return found
 
 
@@ -97,13 +93,14 @@ def reach_of(geometry: Geometry, mappings: Iterable[Leaf]) -> Reach:
     return reach
 
 
-def areas(geometry: Geometry, mappings: Iterable[Leaf]) -> list[tuple[int, int, Reach]]:
-    """Return the ranges without a hole that entries in ascending order map: first address, end, and their reach."""
+def mapped_areas(machine: Machine, geometry: Geometry) -> list[tuple[int, int, Reach]]:
+    """Return the ranges without a hole that the page tables map: first address, end, and their reach, in order."""
     found: list[tuple[int, int, list[Leaf]]] = []
-    for leaf in mappings:
+    for leaf in leaves(machine, geometry, geometry.base, geometry.end):
         end = leaf.addr + geometry.size(leaf.level)
         if found and found[-1][1] == leaf.addr:
-            found[-1] = (found[-1][0], end, [*found[-1][2], leaf])
+            found[-1][2].append(leaf)
+            found[-1] = (found[-1][0], end, found[-1][2])
         else:
             found.append((leaf.addr, end, [leaf]))
     return [(start, end, reach_of(geometry, its_leaves)) for start, end, its_leaves in found]

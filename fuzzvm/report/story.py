@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.corpus.replay import ending, run
+from fuzzvm.corpus.replay import counters_of, ending, run
+from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.reach import Reach, mapped_areas
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import DEADLOCK, Failure
 from fuzzvm.machine.execution import Execution
@@ -62,6 +64,9 @@ class Story:
     steps: tuple[StoryStep, ...]
     switches: int
     digest: str
+    counters: Counters
+    areas: tuple[tuple[int, int, Reach], ...]
+    """What is mapped at the end, one range without a hole after the other: first address, end, by what."""
     cpu_names: tuple[str, ...]
     """What each lane is called: the scenario's CPUs, then the threads of the kernel's own."""
     cycle: tuple[Wait, ...] = ()
@@ -103,6 +108,8 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         events=_events(machine, trace, failure),
         steps=steps,
         switches=context_switches(execution.schedule),
+        counters=counters_of(case, machine),
+        areas=tuple(mapped_areas(machine, case.scenario.geometry())),
         digest=digest(trace, ending(execution.failure)),
         cpu_names=describer.cpu_names,
         cycle=cycle,

@@ -13,7 +13,20 @@ LANE = 46
 
 def render(story: Story, replay_command: str) -> str:
     """Return the report, ending with the one command that replays the run."""
-    return "\n".join([*_report(story), "", *_setting(story), "", *lanes(story), "", f"Replay: {replay_command}", ""])
+    return "\n".join(
+        [
+            *_report(story),
+            "",
+            *_setting(story),
+            "",
+            *lanes(story),
+            "",
+            *_counts(story),
+            "",
+            f"Replay: {replay_command}",
+            "",
+        ]
+    )
 
 
 def _report(story: Story) -> list[str]:
@@ -73,6 +86,45 @@ def _setting(story: Story) -> list[str]:
     lines.append(f"{len(story.steps)} steps, {story.switches} context switches: {format_schedule(case.schedule)}")
     if case.origin:
         lines.append(f"Origin: {case.origin}")
+    return lines
+
+
+def _counts(story: Story) -> list[str]:
+    """Return what the run executed, and what is mapped at its end; what is nought is left out."""
+    counters = story.counters.to_data()
+    barriers = [f"{counters[kind]} {kind.upper()}" for kind in ("dsb", "isb", "dmb") if counters[kind]]
+    pairs = [f"{count} for a {what} entry" for what, count in counters["barrier_pairs"].items() if count]
+    tlbi = [f"{one['count']} {one['operation']} ({one['for']})" for one in counters["tlbi"]]
+    tables = [
+        f"{count} {level} {what}"
+        for what in ("allocated", "freed")
+        for level, count in counters[f"tables_{what}"].items()
+    ]
+    mapped = [
+        f"{count} {kind} ({level})" for kind, levels in counters["mappings"].items() for level, count in levels.items()
+    ]
+    locks = f"{counters['locks']} taken, {counters['locks_contended']} contended; on the free path "
+    locks += f"{counters['free_path_locks']} and {counters['free_path_contended']}"
+    events = [
+        f"{counters[key]} {what}"
+        for key, what in (("promotions", "promotions"), ("text_patches", "text patches"), ("ipi", "IPIs"))
+        if counters[key]
+    ]
+    rows = {
+        "barriers": ", ".join(barriers) + (f"; DSB ISHST and ISB in a pair: {', '.join(pairs)}" if pairs else ""),
+        "TLBI": ", ".join(tlbi),
+        "locks": locks,
+        "tables": ", ".join(tables),
+        "mapped": ", ".join(mapped),
+        "also": ", ".join(events),
+    }
+    lines = ["Executed:", *(f"  {name:9s}{text}" for name, text in rows.items() if text)]
+    if story.areas:
+        lines.append("Mapped at the end:")
+        lines += [
+            f"  {start:#x}-{end:#x}: {reach.tlb_entries} TLB entries for {(end - start) >> 10}K"
+            for start, end, reach in story.areas
+        ]
     return lines
 
 

@@ -126,6 +126,9 @@ class MemoryModel(ABC):
         """Return the CPU that one of the model's own agents works for."""
         raise NotImplementedError(f"memory model {self.name} has no agent {agent}")
 
+    def forget(self, address: Address, size: int) -> None:  # noqa: B027 - what a model keeps, it keeps
+        """Drop what is in the `size` locations from `address`, which no CPU will access again: for runs without end."""
+
     def synchronise(self) -> None:  # noqa: B027 - a model with nothing pending has nothing to do
         """Make all that was done so far visible to every CPU: the end of boot."""
 
