@@ -130,7 +130,8 @@ def workload(
     else:
         _print(name, parameters, tests, skipped, runs)
     if interrupted:
-        raise KeyboardInterrupt
+        click.echo("fuzzvm: interrupted", err=True)
+        return 130
     return 0 if all(one.as_expected for one in runs) else 1
 
 

@@ -137,9 +137,10 @@ class Counters:
         self._after_ishst[cpu] = kind is Barrier.DSB_ISHST
 
     def _tlbi(self, step: TraceStep) -> None:
+        op = step.op
+        assert isinstance(op, Tlbi)
         level = next((CLEARED_LEVEL[name] for name in step.stack if name in CLEARED_LEVEL), None)
-        operation: str = step.op.operation  # type: ignore[union-attr]
-        self.tlbi[operation, "leaf" if level is None else level.name] += 1
+        self.tlbi[op.operation, "leaf" if level is None else level.name] += 1
 
     def _interrupt(self, step: TraceStep) -> None:
         self.ipis += 1

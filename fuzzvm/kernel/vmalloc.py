@@ -38,7 +38,7 @@ def _areas(value: object) -> tuple[VmapArea, ...]:
 
 def _first_fit(areas: tuple[VmapArea, ...], base: int, limit: int, size: int, align: int) -> int | None:
     """Return the lowest aligned address at which `size` bytes are free, or None."""
-    addr = base
+    addr = -(-base // align) * align
     for area in areas:
         if area.start - addr >= size:
             break

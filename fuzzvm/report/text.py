@@ -13,20 +13,8 @@ LANE = 46
 
 def render(story: Story, replay_command: str) -> str:
     """Return the report, ending with the one command that replays the run."""
-    return "\n".join(
-        [
-            *_report(story),
-            "",
-            *_setting(story),
-            "",
-            *lanes(story),
-            "",
-            *_counts(story),
-            "",
-            f"Replay: {replay_command}",
-            "",
-        ]
-    )
+    parts = [_report(story), _setting(story), lanes(story), _counts(story), [f"Replay: {replay_command}"]]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _report(story: Story) -> list[str]:
