@@ -195,7 +195,7 @@ def test_reach_of_pages_blocks_and_contiguous_blocks() -> None:
     # 1 page, a contiguous block, a PMD block, a contiguous block, 2 pages; then a hole, and a PUD block
     machine.boot(map_pages(3, 19)(kernel))
     machine.boot(map_pages(64, 64)(kernel))
-    areas = mapped_areas(machine.memory, kernel)
+    areas = mapped_areas(machine, kernel.geometry)
     base = kernel.geometry.base
     assert [((start - base) // page, (end - base) // page) for start, end, _ in areas] == [(3, 22), (64, 128)]
     first, second = (reach for _, _, reach in areas)
@@ -207,13 +207,13 @@ def test_reach_of_pages_blocks_and_contiguous_blocks() -> None:
     assert first.mapped == 19 * page
     first.add(second)
     assert (first.mapped, first.of("block"), first.tlb_entries) == (83 * page, 72 * page, 7)
-    part = reach_of(kernel.geometry, leaves(machine.memory, kernel, base + 5 * page, base + 9 * page))
+    part = reach_of(kernel.geometry, leaves(machine, kernel.geometry, base + 5 * page, base + 9 * page))
     assert part.tlb_entries == 2, "of the range asked for: the contiguous block and the PMD block that it touches"
 
 
 def test_reach_of_nothing() -> None:
     machine, kernel = boot()
-    assert mapped_areas(machine.memory, kernel) == []
+    assert mapped_areas(machine, kernel.geometry) == []
     assert reach_of(kernel.geometry, []).mapped == 0
 
 

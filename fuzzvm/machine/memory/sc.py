@@ -63,7 +63,7 @@ class SequentialConsistency(MemoryModel):
 
     def forget(self, address: Address, size: int) -> None:
         for location in range(address, address + size):
-            self._cells.pop(location, None)
+            self.cells.pop(location, None)
 
 
 MODEL = SequentialConsistency
