@@ -60,6 +60,6 @@ def scenarios(draw: st.DrawFn, max_mappers: int = 2, max_walkers: int = 2) -> Sc
     walk = st.sampled_from([CatKernelPageTables(), CheckWxPages()])
     for _ in range(draw(st.integers(0, max_walkers))):
         cpus.append(tuple(draw(st.lists(walk, min_size=1, max_size=2))))
-    cont_ptes = draw(st.sampled_from([0, 2])) if arch.has_contiguous_blocks else 0
+    cont_ptes = draw(st.sampled_from([0, 2])) if arch.has_contiguous_blocks and fanout > 2 else 0
     lazy_mmu = draw(st.booleans())
     return Scenario(name, "4K", levels, fanout, tuple(setup), tuple(cpus), cont_ptes=cont_ptes, lazy_mmu=lazy_mmu)

@@ -118,7 +118,7 @@ class Geometry:
     `base` is the first address in use. The root's first entry maps an address below it where the real index of `base`
     is not 0, as with the architectures' own fan-out of 512.
     `cont_ptes` and `cont_pmds` are the entries of a contiguous block at those levels (CONT_PTES, CONT_PMDS): powers of
-    two up to the fan-out, 1 where there are no such blocks.
+    two below the fan-out, 1 where there are no such blocks.
     """
 
     page_shift: int

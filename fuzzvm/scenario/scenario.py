@@ -26,7 +26,7 @@ class Scenario:
     `fanout` is the number of entries of every table, a power of two from 2 to what a page holds (512 with 4K pages);
     `page_size` as the architecture writes it ("4K"); `levels` counts the levels that are not folded.
 
-    `cont_ptes` is the number of entries of a contiguous block, a power of two up to the fan-out, 1 for a kernel without
+    `cont_ptes` is the number of entries of a contiguous block, a power of two below the fan-out, 1 for a kernel without
     such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
     set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page.
     """
@@ -123,8 +123,9 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {most}, not {self.fanout}", "fanout")
         if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
             raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
-        if not 0 <= self.cont_ptes <= self.fanout or self.cont_ptes & (self.cont_ptes - 1):
-            message = f"cont_ptes must be a power of two up to the fanout, or 0, not {self.cont_ptes}"
+        # a block of a whole table would be as large as the block of the level above, and max_page_shift could not tell
+        if not 0 <= self.cont_ptes < self.fanout or self.cont_ptes & (self.cont_ptes - 1):
+            message = f"cont_ptes must be a power of two below the fanout, or 0, not {self.cont_ptes}"
             raise ScenarioError(message, "cont_ptes")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
