@@ -250,7 +250,11 @@ def _run_to_json(one: _Run) -> dict[str, Any]:
             "by_operation": {kind: round(result.busy[kind], 3) for kind in sorted(result.busy)},
         },
         "walks": result.readers.walks,
-        "counters": {"workload": result.workload.to_data(), "readers": result.readers.to_data()},
+        "counters": {
+            "workload": result.workload.to_data(),
+            "readers": result.readers.to_data(),
+            "kernel_threads": result.kernel_threads.to_data(),
+        },
         "steps": result.steps,
         "seconds": round(one.seconds, 4),
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from fuzzvm.kernel.counters import FREE_PATH, TAKES_A_LOCK, Counters, is_release
@@ -39,7 +39,8 @@ PROGRESS_EVERY = 5000
 
 @dataclass
 class Result:
-    """What came of a run. Counts of `workload` are of the CPUs that run the tests, those of `readers` of the others.
+    """What came of a run. Counts of `workload` are of the CPUs that run the tests, those of `readers` of the CPUs that
+    dump, and those of `kernel_threads` of what a mitigation has put off (RCU callbacks, work items).
 
     `reach` sums, over all areas, what they were mapped by when they were handed out. `blocks_possible` are the PMD
     blocks that areas asked for with VM_ALLOW_HUGE_VMAP have room for. Times are in nanoseconds of the cost model, of
@@ -53,6 +54,7 @@ class Result:
     failure: Failure | None
     workload: Counters
     readers: Counters
+    kernel_threads: Counters
     threads: int
     steps: int = 0
     areas: int = 0
@@ -93,7 +95,12 @@ class _Meter:
         result = self._result
         result.steps += 1
         working = step.cpu < result.threads
-        (result.workload if working else result.readers).append(step)
+        if working:
+            result.workload.append(step)
+        elif step.cpu < result.threads + result.readers_started:
+            result.readers.append(step)
+        else:
+            result.kernel_threads.append(step)
         op = step.op
         self.last = self.weights.of(op)
         if not working:
@@ -165,10 +172,10 @@ def run(
     rng = random.Random(parameters.seed)
     workers = _workers(parameters, kernel, rng, threads + readers)
     if parameters.used:
-        machine.boot(_use(kernel, parameters, workers[0]))
+        machine.boot(_use(replace(kernel, threads=()), parameters, workers[0]))
     done = machine.allocate(1, "workers that are done")
-    workload, beside = (Counters(machine.allocator, kernel.geometry) for _ in range(2))
-    result = Result(system.mitigation_name, readers, memory, None, workload, beside, threads)
+    workload, beside, put_off = (Counters(machine.allocator, kernel.geometry) for _ in range(3))
+    result = Result(system.mitigation_name, readers, memory, None, workload, beside, put_off, threads)
     meter = _Meter(machine, kernel, weights or Weights(), result)
     machine.trace = cast("list[TraceStep]", meter)
     programs: list[Steps[Any]] = [
@@ -178,7 +185,7 @@ def run(
         reader(view, check_wx=bool(number % 2), done=done, workers=threads)
         for number, view in enumerate(system.views[threads : threads + readers])
     ]
-    machine.start(programs)
+    machine.start([*programs, *[thread() for thread in system.threads()]])
     _step_by_clocks(machine, meter, result, rng, done, progress)
     result.failure = machine.failure
     for worker in workers:
@@ -232,6 +239,7 @@ def _step_by_clocks(
     machine: Machine, meter: _Meter, result: Result, rng: random.Random, done: Address, progress: Progress | None
 ) -> None:
     cpus, threads = machine.memory.cpus, result.threads
+    end_of_readers = threads + result.readers_started
     clocks = [0.0] * cpus
     blocked: dict[int, tuple[str, ...]] = {}
     owner = machine.memory.owner
@@ -246,7 +254,7 @@ def _step_by_clocks(
                 agent = other
         cpu = agent if agent < cpus else owner(agent)
         op = machine.pending(cpu) if agent < cpus else None
-        if cpu >= threads and type(op) is Load:
+        if threads <= cpu < end_of_readers and type(op) is Load:
             machine.trace = None
             machine.step(agent, choose)
             machine.trace = trace

@@ -15,6 +15,7 @@ from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
 from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc_huge, vmalloc_node_range
+from fuzzvm.kernel.workqueue import queue_no_more
 from fuzzvm.machine.ops import Address, Annotation, Load, Order, Rmw, Steps
 
 BITS_PER_LONG = 64
@@ -224,6 +225,7 @@ def test_func(k: Kernel, worker: Worker, done: Address) -> Steps[None]:
             results[name] = results.get(name, 0) + 1
     # test_report_one_done()
     yield Rmw(done, _Count(), Order.ACQUIRE_RELEASE)
+    yield from queue_no_more(k)
 
 
 test_func.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's, whatever its name says
@@ -238,4 +240,5 @@ def reader(k: Kernel, check_wx: bool, done: Address, workers: int) -> Steps[None
             yield from ptdump_walk(k, k.init_mm)
         finished = yield Load(done, Order.ACQUIRE)
         if finished == workers:
-            return
+            break
+    yield from queue_no_more(k)

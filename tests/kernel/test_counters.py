@@ -119,6 +119,16 @@ def test_a_block_over_nothing_is_no_promotion() -> None:
     assert dict(counters.mappings) == {("block", Level.PMD): 1, ("block", Level.PUD): 1}
 
 
+def test_a_block_that_comes_back_after_an_unmap_is_no_second_promotion() -> None:
+    def again(k: Kernel) -> Steps[None]:
+        yield from map_pages(0, 4)(k)
+        yield from unmap_pages(0, 4)(k)
+        yield from map_pages(0, 4)(k)
+
+    counters = counted(again, setup=leave_tables(0, 4))
+    assert (counters.promotions, counters.mappings["block", Level.PMD]) == (1, 2)
+
+
 def test_contiguous_blocks_count_as_one() -> None:
     geometry = geometry_of("arm64", 3, 8, cont_ptes=4)
     data = counted(map_pages(3, 6, 14), setup=leave_tables(0, 1), geometry=geometry).to_data()

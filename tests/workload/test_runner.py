@@ -16,8 +16,10 @@ from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations.config_off import ConfigOff
 from fuzzvm.mitigations.mmap_lock_always import MmapLockAlways
 from fuzzvm.mitigations.none import NoMitigation
+from fuzzvm.mitigations.rcu_free import RcuFree
 from fuzzvm.mitigations.static_key import StaticKeyMitigation
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.workload.cost import Weights
 from fuzzvm.workload.parameters import MAX_PAGES, Parameters
 from fuzzvm.workload.runner import Result, run
 from fuzzvm.workload.selftest import TESTS, of_mask, shuffle_array
@@ -123,6 +125,21 @@ def test_locks_of_each_scheme() -> None:
     assert 0 < beside.workload.free_path_locks <= beside.workload.promotions
     assert beside.free_path_lock >= beside.waited > 0
     assert beside.readers.text_patches == 4 * beside.readers.walks
+
+
+def test_waiting_is_part_of_the_time_that_passes() -> None:
+    """The clocks go on together: what the worker waits and works is what the reader walks meanwhile."""
+    result = run(replace(SMALL, test_loop_count=100), MmapLockAlways, 1)
+    assert result.waited > 0
+    assert result.time == pytest.approx(result.readers.steps * Weights().walk, rel=0.2)
+
+
+def test_what_a_scheme_puts_off_is_counted_by_itself() -> None:
+    result = run(SMALL, RcuFree, 1)
+    assert result.failure is None
+    assert result.workload.promotions == 4
+    assert result.workload.to_data()["tables_freed"] == {}
+    assert result.kernel_threads.to_data()["tables_freed"] == {"PTE": 4}
 
 
 def test_readers_read_until_the_workload_ends_and_at_least_once() -> None:
