@@ -37,6 +37,8 @@ class Kernel:
     """Every lock there is, the mitigation's own as well."""
     opaque_words: tuple[Address, ...]
     """Words that the mitigation keeps something of its own in."""
+    tlb: bool = False
+    """Whether what TLBs and walk caches may hold is watched."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -89,7 +91,9 @@ class Boot:
         return table
 
 
-def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation) -> Kernel:
+def boot_kernel(
+    machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation, *, tlb: bool = False
+) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started."""
     boot = Boot(machine)
     pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
@@ -110,4 +114,5 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,
+        tlb=tlb,
     )

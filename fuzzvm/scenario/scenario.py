@@ -23,6 +23,7 @@ MAX_BOOT_PAGES = 1 << 14
 class Scenario:
     """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
 
+    `tlb` adds the hardware's side: what TLBs and walk caches may hold is followed, and what must not come of it checked.
     `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
     writes it ("4K"); `levels` counts the levels that are not folded.
     """
@@ -35,6 +36,7 @@ class Scenario:
     cpus: tuple[tuple[Call, ...], ...]
     name: str = ""
     summary: str = ""
+    tlb: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -88,6 +90,8 @@ class Scenario:
             raise ScenarioError(f"levels must be one of {levels} on {self.arch}, not {self.levels}", "levels")
         if not 2 <= self.fanout <= MAX_FANOUT or self.fanout & (self.fanout - 1):
             raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
+        if self.tlb and arch.tlb is None:
+            raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
         geometry = self.geometry()
@@ -109,6 +113,8 @@ class Scenario:
         if self.summary:
             data["summary"] = self.summary
         data |= {"arch": self.arch, "page_size": self.page_size, "levels": self.levels, "fanout": self.fanout}
+        if self.tlb:
+            data["tlb"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -117,7 +123,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        optional = {"name", "summary", "setup"}
+        types |= {"tlb": bool}
+        optional = {"name", "summary", "setup", "tlb"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

@@ -55,21 +55,27 @@ class System:
         scheme = ordering_points.strip_hooks(mitigation, points)
         self._booted = Machine(model, rewrite=self.rewrite)
         try:
-            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), scheme())
+            arch, geometry = architectures.get(scenario.arch), scenario.geometry()
+            kernel = boot_kernel(self._booted, arch, geometry, scheme(), tlb=scenario.tlb)
         except Exception as error:
             raise program_error(error) from error
-        self._booted.observer = Oracles(self._booted, kernel)
+        oracles = Oracles(self._booted, kernel)
+        self._booted.observer = oracles
         try:
             self.areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
+        self.remembered = oracles.remembered
+        """What the oracles remember of the boot: what TLBs may hold."""
         self.kernel = kernel
         self.views = [kernel.on(cpu) for cpu in range(cpus)]
 
     def booted(self, *, tracing: bool = False) -> Machine:
         """Return a machine that has booted and runs nothing yet, watched by its oracles."""
         machine = self._booted.copy(tracing=tracing)
-        machine.observer = Oracles(machine, self.kernel)
+        oracles = Oracles(machine, self.kernel)
+        oracles.remembered = self.remembered
+        machine.observer = oracles
         return machine
 
     def programs(self) -> list[Callable[[], Steps[Areas]]]:

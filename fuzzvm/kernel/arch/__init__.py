@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.machine.ops import Address, Steps
+from fuzzvm.machine.tlb import TlbRules
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -42,6 +43,8 @@ class Architecture(ABC):
     """Numbers of page-table levels that it supports."""
     vmalloc_start: ClassVar[int]
     """Address that the vmalloc area begins at: all that the model's root table maps."""
+    tlb: ClassVar[TlbRules | None] = None
+    """What its TLB maintenance does, and which translations must not meet; None where TLBs are not modelled."""
 
     # <asm/vmalloc.h>
 

@@ -29,6 +29,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
 )
+from fuzzvm.machine.tlb import Reach, Scope, TlbRules, break_before_make
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -42,6 +43,16 @@ class Arm64(Architecture):
     page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
     levels = (3, 4)
     vmalloc_start = 0xFFFF_8000_0000_0000
+    tlb = TlbRules(
+        operations={
+            "vaae1is": Scope(Reach.COVERING, Reach.COVERING),
+            # the last level only
+            "vaale1is": Scope(Reach.COVERING, Reach.NONE),
+            "vmalle1is": Scope(Reach.ALL, Reach.ALL),
+        },
+        broadcast=True,
+        conflict=break_before_make,
+    )
 
     def arch_vmap_p4d_supported(self) -> bool:
         return False
