@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from fuzzvm.machine.ops import Address, Barrier, Tlbi, Value
+from fuzzvm.machine.ops import Address, Barrier, Tlbi
 
 
 class Entry(NamedTuple):

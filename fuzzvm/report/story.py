@@ -19,6 +19,7 @@ from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.tlb_story import hardware_events
 from fuzzvm.scenario.calls import Output
 
 
@@ -39,10 +40,13 @@ class StoryStep:
 
 @dataclass(frozen=True, slots=True)
 class TableEvent:
-    """What happened to the table that the error is about: `what` it was, in which step (0 at boot), by whom."""
+    """What happened to the table that the error is about: `what` it was, in which step, by whom.
+
+    Step 0 is at boot; None says that it did not happen.
+    """
 
     what: str
-    step: int
+    step: int | None
     cpu: int | None
     stack: tuple[str, ...]
 
@@ -70,7 +74,8 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
-    guilty = _guilty_steps(machine, trace, failure)
+    hardware = [] if failure is None else hardware_events(case, machine, trace, failure)
+    guilty = _guilty_steps(machine, trace, failure) | {event.step for event in hardware if event.step}
     describer = Describer(machine)
     steps = tuple(
         StoryStep(
@@ -89,7 +94,7 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         case=case,
         failure=failure,
         headline="no error" if failure is None else DESCRIPTIONS[failure.error],
-        events=_events(machine, trace, failure),
+        events=_events(machine, trace, failure) + tuple(_event(event.what, event.step, trace) for event in hardware),
         steps=steps,
         switches=context_switches(execution.schedule),
         digest=digest(trace, ending(failure)),
@@ -130,9 +135,9 @@ def _events(machine: Machine, trace: list[TraceStep], failure: Failure | None) -
     return tuple(events)
 
 
-def _event(what: str, number: int, trace: list[TraceStep]) -> TableEvent:
-    if number == 0:
-        return TableEvent(what, 0, None, ())
+def _event(what: str, number: int | None, trace: list[TraceStep]) -> TableEvent:
+    if not number:
+        return TableEvent(what, number, None, ())
     step = trace[number - 1]
     return TableEvent(what, number, step.cpu, step.stack)
 

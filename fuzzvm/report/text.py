@@ -36,6 +36,8 @@ def _sentence(text: str) -> str:
 
 def _event(event: TableEvent) -> list[str]:
     what = _sentence(event.what)
+    if event.step is None:
+        return [what]
     if event.step == 0:
         return [f"{what} at boot"]
     return [f"{what} at step {event.step} by CPU {event.cpu}:", *_stack(event.stack)]
@@ -54,6 +56,8 @@ def _setting(story: Story) -> list[str]:
             f"mitigation {case.mitigation}; memory {case.memory}"
         ),
     ]
+    if scenario.tlb:
+        lines.append("TLBs and walk caches may hold whatever they can")
     if case.without:
         lines.append(f"left out: {', '.join(case.without)}")
     lines += [f"  boot:  {call}" for call in scenario.setup]

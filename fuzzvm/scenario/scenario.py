@@ -23,9 +23,9 @@ MAX_BOOT_PAGES = 1 << 14
 class Scenario:
     """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
 
-    `tlb` adds the hardware's side: what TLBs and walk caches may hold is followed, and what must not come of it checked.
     `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
-    writes it ("4K"); `levels` counts the levels that are not folded.
+    writes it ("4K"); `levels` counts the levels that are not folded. `tlb` adds the hardware's side: what TLBs and walk
+    caches may hold is followed, and what must not come of it is checked.
     """
 
     arch: str

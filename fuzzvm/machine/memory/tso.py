@@ -91,6 +91,9 @@ class TotalStoreOrder(MemoryModel):
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         if isinstance(op, InterruptAll):
             self.synchronise()
+        elif isinstance(op, Tlbi):
+            # INVLPG and MOV to a control register are serialising (Intel SDM vol. 3A 9.3)
+            self._drain(cpu)
 
     def agents(self) -> Sequence[int]:
         return [self.cpus + cpu for cpu, buffer in enumerate(self._buffers) if buffer]
