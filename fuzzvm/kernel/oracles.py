@@ -174,19 +174,21 @@ class Oracles:
             self._machine.watch(allocation.address)
 
     def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """Check that no entry points to a table that is about to be freed, and that it maps nothing any more."""
+        """Check that no entry points to a table that is about to be freed, none in a TLB and none in memory, and that
+        it maps nothing any more.
+        """
         label = allocation.label
         if not isinstance(label, TableLabel):
             return
         if allocation.address in self._path(label.va):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
-        if self._tlb is not None:
-            self._tlb.freeing(allocation)
         mapping = next(self._mappings_of_table(label.level, label.va, allocation.address), None)
         if mapping is not None:
             message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
             raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
+        if self._tlb is not None:
+            self._tlb.freeing(allocation)
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """Follow walks, and check what they report."""
