@@ -43,8 +43,8 @@ def never(one: Entry, other: Entry) -> str:
 class Memory:
     """Tables of a root with two levels: an entry is a table (an int below 10), an output address above, or 0."""
 
-    cells: dict[tuple[int, int], int] = field(default_factory=dict)
-    root: Entry = Entry(0, 8, 0, ROOT)
+    cells: dict[tuple[int, int], int]
+    root: Entry = field(default_factory=lambda: Entry(0, 8, 0, ROOT))
 
     def entries(self, pointer: Entry) -> Iterator[Entry]:
         size = (pointer.end - pointer.start) // (2 if pointer.table == ROOT else 4)
@@ -186,7 +186,7 @@ def test_what_may_be_held_is_what_some_hardware_holds(
     queued: list[list[tuple[str, int]]] = [[], []]
     for kind, which, what in first + steps:
         match kind, what:
-            case ("root" | "near" | "far"), int():
+            case (("root" | "near" | "far"), int()):
                 table = {"root": ROOT, "near": NEAR, "far": FAR}[kind]
                 memory.cells[table, which] = what
                 tlbs.fill()
