@@ -84,6 +84,8 @@ def _of_translations(
             function = write.step.stack[0] if write.step.stack else ""
             found[what, write.step.cpu, function] = HardwareEvent(what, write.step.number)
     events = list(found.values())
+    if last.step.number != failure.step:
+        events.append(HardwareEvent("the entry that must not meet it written", last.step.number))
     first = min((event.step or 0 for event in events), default=0)
     if not any(pxd_leaf(_entry(write.new)) for write in writes if write.step.number < last.step.number):
         events.append(HardwareEvent("held by any CPU, at the earliest: the former mapping made", 0))
