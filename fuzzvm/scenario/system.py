@@ -8,7 +8,7 @@ from functools import partial
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import boot_kernel
-from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
@@ -65,8 +65,8 @@ class System:
             self.areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
-        self.remembered = oracles.remembered
-        """What the oracles remember of the boot: what TLBs may hold."""
+        self.remembered = Remembered(tlb=oracles.remembered.tlb)
+        """What the oracles remember when a run begins: of the boot, what TLBs may hold, and nothing else."""
         self.kernel = kernel
         self.views = [kernel.on(cpu) for cpu in range(cpus)]
 
