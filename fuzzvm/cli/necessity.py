@@ -15,6 +15,7 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    tlb_option,
 )
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
@@ -45,6 +46,7 @@ ARCH = "arm64"
 @click.option(
     "--memory", type=click.Choice(memory_models.names()), default=ARCH, show_default=True, help="Memory model."
 )
+@tlb_option
 @click.option(
     "--point",
     "-p",
@@ -72,6 +74,7 @@ def necessity(
     mitigation_name: str,
     scenario_names: tuple[str, ...],
     memory: str,
+    tlb: bool,
     point_names: tuple[str, ...],
     ipi: bool | None,
     seconds: float | None,
@@ -85,7 +88,8 @@ def necessity(
 
     A point is needed where a schedule fails without it; that schedule is minimised. Otherwise `not found needed` says
     that no run failed within the budget, which proves nothing. First comes the scheme with all points in place: where
-    that fails, nothing else is asked, and the exit status is 1.
+    that fails, nothing else is asked, and the exit status is 1. Without --scenario, scenarios that watch TLBs are left
+    out unless --tlb is given, which watches them in all.
 
     \b
     fuzzvm necessity --seconds 300 --corpus corpus/necessity
@@ -97,7 +101,7 @@ def necessity(
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
     both = (True, False) if ipi is None else (ipi,)
-    chosen = _scenarios(scenario_names)
+    chosen = _scenarios(scenario_names, tlb=tlb)
     points = tuple(dict.fromkeys(point_names)) or ordering_points.names()
     whole = [Question(mitigation_name, chosen, memory, None, with_ipi) for with_ipi in both]
     asked = questions(mitigation_name, chosen, memory, points, both)
@@ -126,12 +130,13 @@ def necessity(
     return 1 if fails else 0
 
 
-def _scenarios(names: tuple[str, ...]) -> tuple[Scenario, ...]:
-    chosen = scenarios(names)
+def _scenarios(names: tuple[str, ...], *, tlb: bool) -> tuple[Scenario, ...]:
+    chosen = scenarios(names, tlb=tlb)
     others = [scenario for scenario in chosen if scenario.arch != ARCH]
     if names and others:
         raise click.UsageError(f"scenario {others[0].name} is of {others[0].arch}; the ordering points are of {ARCH}")
-    return tuple(scenario for scenario in chosen if scenario.arch == ARCH)
+    # what the race needs is asked without hardware that walks as well, for which every part of a flush is needed
+    return tuple(scenario for scenario in chosen if scenario.arch == ARCH and (names or tlb or not scenario.tlb))
 
 
 def _print(answers: list[Answer]) -> None:

@@ -19,6 +19,8 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    tlb_option,
+    without_option,
 )
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
@@ -33,6 +35,8 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
 @mitigation_options
 @scenario_options
 @memory_option
+@tlb_option
+@without_option
 @click.option("--max-states", type=click.IntRange(min=1), help="Stop each run after that many states.")
 @click.option(
     "--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Stop each run after that many seconds."
@@ -61,6 +65,8 @@ def verify(
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
+    tlb: bool,
+    without: tuple[str, ...],
     max_states: int | None,
     max_seconds: float | None,
     max_memory: int | None,
@@ -76,7 +82,7 @@ def verify(
     steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
     memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
     --memory names it. Exit status 0 when every verdict is the documented one; a mitigation that documents none must
-    be safe.
+    be safe, and so must one that an ordering point is left out of.
 
     \b
     fuzzvm verify --mitigation static-key
@@ -84,7 +90,8 @@ def verify(
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
-    chosen = cells([name for name, _ in mitigations(mitigation_names)], scenarios(scenario_names), memory)
+    names = [name for name, _ in mitigations(mitigation_names)]
+    chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
     jobs = min(jobs or cores(), len(chosen))
@@ -156,7 +163,8 @@ def _case(run: Run) -> TestCase:
     how = "proven minimal" if run.verdict.complete else "not proven minimal"
     expect = Expectation("bug", failure.error, failure.function)
     cell = run.cell
-    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, f"found by fuzzvm verify, {how}")
+    origin = f"found by fuzzvm verify, {how}"
+    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, origin, cell.without)
 
 
 def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
@@ -166,6 +174,8 @@ def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
         "mitigation": run.cell.mitigation,
         "scenario": run.cell.scenario.name,
         "memory": run.cell.memory,
+        "tlb": run.cell.scenario.tlb,
+        "without": list(run.cell.without),
         "verdict": verdict.verdict,
         "expected": run.expected,
         "as_expected": run.as_expected,

@@ -14,6 +14,9 @@ WX_MISSED = "wx-missed"
 INVENTED_MAPPING = "invented-mapping"
 MAP_OVER_MAPPING = "map-over-mapping"
 PARTIAL_UNMAP = "partial-unmap"
+HARDWARE_WALK_OF_FREED_TABLE = "hardware-walk-of-freed-table"
+TLB_CONFLICT = "tlb-conflict"
+STALE_TRANSLATION = "stale-translation"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -32,5 +35,8 @@ DESCRIPTIONS: dict[str, str] = {
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
     MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
     PARTIAL_UNMAP: "part of a contiguous block was unmapped (WARN_ON() in vunmap_pte_range)",
+    HARDWARE_WALK_OF_FREED_TABLE: "a page table was freed while a walk cache may still lead hardware to it",
+    TLB_CONFLICT: "a TLB may hold two translations for one address that the architecture does not allow together",
+    STALE_TRANSLATION: "an address was mapped again while a TLB may still hold its former mapping",
 }
 """What each error means, by id: every error that a run can end with."""

@@ -49,6 +49,8 @@ class Kernel:
     threads: tuple[KernelThread, ...] = ()
     lazy_mmu: bool = False
     """Whether vmap sets PTEs in lazy MMU mode (6.16: "mm/vmalloc: Enter lazy mmu mode …")."""
+    tlb: bool = False
+    """Whether what TLBs and walk caches may hold is watched."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -151,6 +153,7 @@ def boot_kernel(
     nr_cpus: int = 1,
     other_mms: Sequence[str] = (),
     lazy_mmu: bool = False,
+    tlb: bool = False,
 ) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started.
 
@@ -179,6 +182,7 @@ def boot_kernel(
         nr_cpus=nr_cpus,
         threads=tuple(boot.threads),
         lazy_mmu=lazy_mmu,
+        tlb=tlb,
     )
 
 

@@ -35,10 +35,12 @@ from fuzzvm.kernel.pgtable import (
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
 from fuzzvm.kernel.rcu import rcu_state
 from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
+from fuzzvm.kernel.tlb import TlbOracle
 from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.memory import MemoryModel
-from fuzzvm.machine.ops import Address, Annotation, Value, offset_of
+from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, Value, offset_of
+from fuzzvm.machine.tlb import TlbState
 
 
 class Mapping(NamedTuple):
@@ -62,20 +64,24 @@ class Remembered(NamedTuple):
     """All that the oracles remember of a run, immutable: a part of the state that a search compares.
 
     `walks` has the walk under way on each CPU that walks, by ascending CPU. `gone` has, where loads may be stale, every
-    mapping that was ever taken away.
+    mapping that was ever taken away. `tlb` is what TLBs and walk caches may hold, None where that is not watched.
     """
 
     walks: tuple[tuple[int, WalkRecord], ...] = ()
     gone: frozenset[Mapping] = frozenset()
+    tlb: TlbState | None = None
 
     def renamed(self, names: Sequence[int]) -> Remembered:
         """Return it after CPU `i` has become CPU `names[i]`."""
         walks = [(names[cpu], walk) for cpu, walk in self.walks]
-        return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])))
+        tlb = None if self.tlb is None else self.tlb.renamed(names)
+        return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])), tlb=tlb)
 
 
 class Memory(Protocol):
     """Memory as oracles read it."""
+
+    cpus: int
 
     def peek(self, address: Address) -> Value:
         """Return a location's latest value."""
@@ -95,6 +101,9 @@ class World(Protocol):
     def watch(self, address: Address) -> None:
         """Report writes to the object at `address` to the observer."""
 
+    def report_hardware(self) -> None:
+        """Report what TLBs and walk caches depend on to the observer."""
+
 
 class Oracles:
     """The observer of a machine that runs one kernel. Raises ModelError from every check.
@@ -110,6 +119,12 @@ class Oracles:
         self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
         self._gone: frozenset[Mapping] = frozenset()
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
+        self._tlb: TlbOracle | None = None
+        rules = kernel.arch.tlb
+        if kernel.tlb and rules is not None:
+            self._tlb = TlbOracle(kernel, rules, memory.cpus, lambda: self._machine.memory)
+            machine.report_hardware()
+        self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
 
     @property
     def kernel(self) -> Kernel:
@@ -119,17 +134,22 @@ class Oracles:
     @property
     def remembered(self) -> Remembered:
         """All that it remembers of the run so far."""
-        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone)
+        tlb = None if self._tlb is None else self._tlb.state
+        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone, tlb)
 
     @remembered.setter
     def remembered(self, remembered: Remembered) -> None:
         self._walks = dict(remembered.walks)
         self._gone = remembered.gone
+        if self._tlb is not None and remembered.tlb is not None:
+            self._tlb.state = remembered.tlb
 
     # The observer's side
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
+        if self._tlb is not None and not self._told_when_visible:
+            self.became_visible(address, old, new)
         if not (self._walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
             return
         allocation = self._machine.allocator.lookup(address)
@@ -143,13 +163,26 @@ class Oracles:
         for walker, walk in self._walks.items():
             self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
 
+    def became_visible(self, address: Address, old: Value, new: Value) -> None:
+        """Follow what hardware may read. Only where TLBs are watched."""
+        allocation = self._machine.allocator.lookup(address)
+        if self._tlb is not None and allocation is not None and isinstance(allocation.label, TableLabel):
+            self._tlb.wrote(allocation, offset_of(address), old, new)
+
+    def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
+        """Follow what hardware may hold. Only where TLBs are watched."""
+        if self._tlb is not None:
+            self._tlb.maintained(cpu, op)
+
     def allocated(self, cpu: int, allocation: Allocation) -> None:
         """Watch the entries of every page table."""
         if isinstance(allocation.label, TableLabel):
             self._machine.watch(allocation.address)
 
     def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """Check that no entry points to a table that is about to be freed, and that it maps nothing any more."""
+        """Check that no entry points to a table that is about to be freed, none in a TLB and none in memory, and that
+        it maps nothing any more.
+        """
         label = allocation.label
         if not isinstance(label, TableLabel):
             return
@@ -160,6 +193,8 @@ class Oracles:
         if mapping is not None:
             message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
             raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
+        if self._tlb is not None:
+            self._tlb.freeing(allocation)
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """Follow walks, and check what they report."""

@@ -21,6 +21,7 @@ from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.tlb_story import hardware_events
 from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
 
@@ -42,10 +43,13 @@ class StoryStep:
 
 @dataclass(frozen=True, slots=True)
 class TableEvent:
-    """What happened to the table that the error is about: `what` it was, in which step (0 at boot), by whom."""
+    """What happened to the table that the error is about: `what` it was, in which step, by whom.
+
+    Step 0 is at boot; None says that it did not happen.
+    """
 
     what: str
-    step: int
+    step: int | None
     cpu: int | None
     stack: tuple[str, ...]
 
@@ -83,9 +87,11 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
+    hardware = [] if failure is None else hardware_events(case, machine, trace, failure)
     describer = Describer(machine)
     cycle = wait_cycle(machine, describer.place, describer.cpu) if failure and failure.error == DEADLOCK else ()
     guilty = waiting(machine, cycle) if cycle else _guilty_steps(machine, failure)
+    guilty |= {event.step for event in hardware if event.step}
     if failure is not None:
         failure = replace(failure, message=describer.named(failure.message))
     steps = tuple(
@@ -105,7 +111,7 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         case=case,
         failure=failure,
         headline="no error" if failure is None else DESCRIPTIONS[failure.error],
-        events=_events(machine, trace, failure),
+        events=_events(machine, trace, failure) + tuple(_event(event.what, event.step, trace) for event in hardware),
         steps=steps,
         switches=context_switches(execution.schedule),
         counters=counters_of(case, machine),
@@ -147,9 +153,9 @@ def _events(machine: Machine, trace: list[TraceStep], failure: Failure | None) -
     return tuple(events)
 
 
-def _event(what: str, number: int, trace: list[TraceStep]) -> TableEvent:
-    if number == 0:
-        return TableEvent(what, 0, None, ())
+def _event(what: str, number: int | None, trace: list[TraceStep]) -> TableEvent:
+    if not number:
+        return TableEvent(what, number, None, ())
     step = trace[number - 1]
     return TableEvent(what, number, step.cpu, step.stack)
 

@@ -42,6 +42,8 @@ def _sentence(text: str) -> str:
 
 def _event(story: Story, event: TableEvent) -> list[str]:
     what = _sentence(event.what)
+    if event.step is None:
+        return [what]
     if event.step == 0:
         return [f"{what} at boot"]
     by = "" if event.cpu is None else f" by {story.cpu_names[event.cpu]}"
@@ -62,6 +64,8 @@ def _setting(story: Story) -> list[str]:
             f"mitigation {case.mitigation}; memory {case.memory}"
         ),
     ]
+    if scenario.tlb:
+        lines.append("TLBs and walk caches may hold whatever they can")
     if case.without:
         lines.append(f"left out: {', '.join(case.without)}")
     lines += [f"  boot:  {call}" for call in scenario.setup]

@@ -116,6 +116,8 @@ class OrderingPoint:
 
 
 PATCH, FLUSH = "patch_text", "flush_tlb_kernel_pgtable"
+RANGE_FLUSH = "flush_tlb_kernel_range"
+FREES = ("pmd_free_pte_page", "pud_free_pmd_page")
 
 _FLUSH_DSB_ISHST = Rule(FLUSH, Fence, drop, nth=0)
 _FLUSH_DSB_ISH = Rule(FLUSH, Fence, drop, nth=2)
@@ -219,7 +221,17 @@ POINTS: tuple[OrderingPoint, ...] = (
         (Rule("pmd_free_pte_page", Store, drop), Rule("pud_free_pmd_page", Store, drop)),
     ),
     OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", (_FLUSH_DSB_ISHST,)),
-    OrderingPoint("flush-tlbi", "TLBI of the cleared entry", (Rule(FLUSH, Tlbi, drop),)),
+    OrderingPoint(
+        "flush-tlbi",
+        "TLBI of the cleared entry (INVLPG on x86_64)",
+        # x86_64 flushes a range of one page, which arm64 never does there
+        (Rule(FLUSH, Tlbi, drop), *(Rule(RANGE_FLUSH, Tlbi, drop, inside=free) for free in FREES)),
+    ),
+    OrderingPoint(
+        "flush-ipi",
+        "the IPI of the flush of the cleared entry (x86_64)",
+        tuple(Rule(RANGE_FLUSH, InterruptAll, drop, inside=free) for free in FREES),
+    ),
     OrderingPoint("flush-dsb-ish", "DSB ISH after TLBI", (_FLUSH_DSB_ISH,)),
     OrderingPoint(
         "flush-dsbs",
@@ -235,6 +247,17 @@ POINTS: tuple[OrderingPoint, ...] = (
     ),
     OrderingPoint(
         "flush-isb", "ISB at the end of the flush", (Rule(FLUSH, Fence, drop, nth=3),), litmus="ptdump-no-flush-isb"
+    ),
+    # the unmap: vunmap_range, and the purge of what vfree has put off
+    OrderingPoint(
+        "unmap-flush-tlbi",
+        "TLBI of the range that vunmap_range has cleared",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="vunmap_range"),),
+    ),
+    OrderingPoint(
+        "purge-flush-tlbi",
+        "TLBI of the areas that a purge makes free again",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="purge_vmap_area_lazy"),),
     ),
     OrderingPoint(
         "free-key-check",

@@ -28,7 +28,8 @@ class Scenario:
 
     `cont_ptes` is the number of entries of a contiguous block, a power of two below the fan-out, 1 for a kernel without
     such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
-    set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page.
+    set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
+    side: what TLBs and walk caches may hold is followed, and what must not come of it is checked.
     """
 
     arch: str
@@ -41,6 +42,7 @@ class Scenario:
     summary: str = ""
     cont_ptes: int = 0
     lazy_mmu: bool = False
+    tlb: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -121,6 +123,8 @@ class Scenario:
         most = (1 << arch.page_shifts[self.page_size]) // BYTES_PER_ENTRY
         if not 2 <= self.fanout <= most or self.fanout & (self.fanout - 1):
             raise ScenarioError(f"fanout must be a power of two from 2 to {most}, not {self.fanout}", "fanout")
+        if self.tlb and arch.tlb is None:
+            raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
         if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
             raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
         # a block of a whole table would be as large as the block of the level above, and max_page_shift could not tell
@@ -156,6 +160,8 @@ class Scenario:
             data["cont_ptes"] = self.cont_ptes
         if self.lazy_mmu:
             data["lazy_mmu"] = True
+        if self.tlb:
+            data["tlb"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -164,8 +170,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        types |= {"cont_ptes": int, "lazy_mmu": bool}
-        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu"}
+        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool}
+        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fuzzvm.cli.necessity import _scenarios
+
 
 def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -72,3 +74,9 @@ def test_fuzz_without_a_point(tmp_path: Path) -> None:
     assert search["expected"] is None
     assert search["findings"][0]["bug"] == "use-after-free-read"
     assert fuzzvm("replay", str(tmp_path)).returncode == 0
+
+
+def test_tlbs_are_asked_about_apart() -> None:
+    assert not any(scenario.tlb for scenario in _scenarios((), tlb=False))
+    assert all(scenario.tlb for scenario in _scenarios((), tlb=True))
+    assert [scenario.tlb for scenario in _scenarios(("tlb-promotion", "pmd-promotion"), tlb=False)] == [True, False]

@@ -42,6 +42,23 @@ def test_saved_schedules_replay(tmp_path: Path) -> None:
     assert fuzzvm("replay", str(tmp_path)).returncode == 0
 
 
+def test_tlbs_are_watched_where_asked_for(tmp_path: Path) -> None:
+    arguments = ("-m", "static-key", "-s", "pmd-promotion", "-s", "tlb-promotion", "--memory", "sc", "--json")
+    whole = fuzzvm("verify", *arguments, "--tlb")
+    assert whole.returncode == 0
+    assert [(run["verdict"], run["tlb"]) for run in json.loads(whole.stdout)["runs"]] == [("safe", True)] * 2
+    left_out = ("--without", "flush-tlbi", "--save", str(tmp_path))
+    without = fuzzvm("verify", *arguments, *left_out)
+    assert without.returncode == 1
+    runs = json.loads(without.stdout)["runs"]
+    assert [(run["tlb"], run["bug"]) for run in runs] == [(False, None), (True, "hardware-walk-of-freed-table")]
+    assert [(run["expected"], run["without"]) for run in runs] == [(None, ["flush-tlbi"])] * 2
+    assert fuzzvm("replay", str(tmp_path)).returncode == 0
+    told = fuzzvm("explain", runs[1]["saved"]).stdout
+    assert "BUG: hardware-walk-of-freed-table in free_table" in told
+    assert "Not flushed since" in told.splitlines()
+
+
 MITIGATION = """
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.ops import Load

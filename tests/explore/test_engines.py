@@ -51,6 +51,21 @@ def test_finds_nothing_where_nothing_is(engine: str, mitigation: str) -> None:
     assert result.runs == 400
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_finds_a_flush_that_is_missing(engine: str, memory: str) -> None:
+    scenario = shipped.get("tlb-promotion")
+    systems = [System(scenario, registry.get("static-key"), memory, without=("flush-tlbi",))]
+    result = Search(Budget(runs=200))
+    engines.get(engine).search(systems, 0, result)
+    assert result.found
+    assert result.found[0].execution.failure is not None
+    assert result.found[0].execution.failure.error == "hardware-walk-of-freed-table"
+    whole = Search(Budget(runs=100))
+    engines.get(engine).search([System(scenario, registry.get("static-key"), memory)], 0, whole)
+    assert not whole.found
+
+
 @pytest.mark.parametrize(
     "engine", [engine for engine in ENGINES if engine.values[0] in ("pct", "hypothesis", "atheris")]
 )

@@ -48,6 +48,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         tuple(draw(st.lists(calls, min_size=1, max_size=MAX_CPUS))),
         draw(st.text(max_size=10)),
         draw(st.text(max_size=10)),
+        tlb=draw(st.booleans()),
     )
 
 
@@ -60,6 +61,8 @@ def test_data_round_trips(scenario: Scenario) -> None:
 
 def test_data_is_plain() -> None:
     assert Scenario.from_data(GOOD).to_data() == GOOD
+    assert Scenario.from_data(GOOD | {"tlb": True}).to_data() == GOOD | {"tlb": True}
+    assert Scenario.from_data(GOOD | {"tlb": False}).to_data() == GOOD
     without = {key: value for key, value in GOOD.items() if key != "setup"}
     assert Scenario.from_data(without).setup == ()
 
@@ -96,6 +99,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(fanout=0), "fanout must be a power of two", "fanout"),
         (changed(fanout=-2), "fanout must be a power of two", "fanout"),
         (changed(fanout=1024), "fanout must be a power of two", "fanout"),
+        (changed(tlb=1), "tlb must be bool, not 1", "tlb"),
         (changed(name=1), "name must be str, not 1", "name"),
         (changed(cpus=[]), f"1 to {MAX_CPUS} CPUs are possible, not 0", "cpus"),
         (changed(cpus=[[]] * (MAX_CPUS + 1)), f"1 to {MAX_CPUS} CPUs are possible, not {MAX_CPUS + 1}", "cpus"),

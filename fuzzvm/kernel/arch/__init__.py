@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from fuzzvm.kernel.pgtable import Geometry, Level, ptep_get_and_clear
 from fuzzvm.machine.ops import Address, Steps
+from fuzzvm.machine.tlb import TlbRules
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -44,6 +45,8 @@ class Architecture(ABC):
     """Address that the vmalloc area begins at: all that the model's root table maps."""
     has_contiguous_blocks: ClassVar[bool] = False
     """Whether runs of entries can form a block for the TLB."""
+    tlb: ClassVar[TlbRules | None] = None
+    """What its TLB maintenance does, and which translations must not meet; None where TLBs are not modelled."""
 
     mms_sharing_kernel_tables: ClassVar[tuple[str, ...]] = ()
     """The mms beside init_mm whose root leads to the kernel's page tables."""

@@ -36,6 +36,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
 )
+from fuzzvm.machine.tlb import Reach, Scope, TlbRules, break_before_make
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -57,6 +58,16 @@ class Arm64(Architecture):
     levels = LEVELS["4K"]
     vmalloc_start = 0xFFFF_8000_0000_0000
     has_contiguous_blocks = True
+    tlb = TlbRules(
+        operations={
+            "vaae1is": Scope(Reach.COVERING, Reach.COVERING),
+            # the last level only
+            "vaale1is": Scope(Reach.COVERING, Reach.NONE),
+            "vmalle1is": Scope(Reach.ALL, Reach.ALL),
+        },
+        broadcast=True,
+        conflict=break_before_make,
+    )
 
     def __init__(self, page_shift: int = 12) -> None:
         self._page_shift = page_shift
@@ -70,7 +81,7 @@ class Arm64(Architecture):
         return CONTIGUOUS[page_shift] if fanout == 1 << (page_shift - 3) else (1, 1)
 
     def configured(self, geometry: Geometry) -> Arm64:
-        return Arm64(geometry.page_shift)
+        return type(self)(geometry.page_shift)
 
     # <asm/vmalloc.h>
 

@@ -21,6 +21,7 @@ from fuzzvm.kernel.pgtable import (
 )
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, InterruptAll, Load, Steps, Store, Tlbi
+from fuzzvm.machine.tlb import Reach, Scope, TlbRules, size_with_another_change
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -40,6 +41,15 @@ class X86(Architecture):
     vmalloc_start = 0xFFFF_C900_0000_0000
     # efi_sync_low_kernel_mappings()
     mms_sharing_kernel_tables = ("efi_mm",)
+    tlb = TlbRules(
+        operations={
+            # and all paging-structure caches, whatever the address (SDM vol. 3A 4.10.4.1)
+            "invlpg": Scope(Reach.COVERING, Reach.ALL),
+            "mov cr4": Scope(Reach.ALL, Reach.ALL),
+        },
+        broadcast=False,
+        conflict=size_with_another_change,
+    )
 
     def arch_vmap_p4d_supported(self) -> bool:
         return False

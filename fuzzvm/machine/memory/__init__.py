@@ -59,6 +59,12 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
+    delays_stores: ClassVar[bool] = False
+    """Whether others may see a store later than it is executed; then `on_visible` is told when they do."""
+
+    on_visible: Callable[[Address, Value, Value], None] | None = None
+    """Called with location, old and new value when every CPU can see a store. No part of the state; not copied."""
+
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""
         self.cpus = cpus

@@ -38,6 +38,7 @@ class TotalStoreOrder(MemoryModel):
     """Memory and one store buffer a CPU."""
 
     name = "tso"
+    delays_stores = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -77,7 +78,7 @@ class TotalStoreOrder(MemoryModel):
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
         self._drain(cpu)
         old = self._cells.get(op.address, 0)
-        self._cells[op.address] = op.update(old)
+        self._write(op.address, op.update(old))
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
@@ -90,14 +91,17 @@ class TotalStoreOrder(MemoryModel):
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         if isinstance(op, InterruptAll):
             self.synchronise()
+        elif isinstance(op, Tlbi):
+            # INVLPG and MOV to a control register are serialising (Intel SDM vol. 3A 9.3)
+            self._drain(cpu)
 
     def agents(self) -> Sequence[int]:
         return [self.cpus + cpu for cpu, buffer in enumerate(self._buffers) if buffer]
 
     def step(self, agent: int, choose: Choose) -> None:
         address, value = self._buffers[agent - self.cpus][0]
-        self._drain_oldest(agent - self.cpus)
         self.remark = BecameVisible("store", address, value)
+        self._drain_oldest(agent - self.cpus)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus
@@ -108,8 +112,14 @@ class TotalStoreOrder(MemoryModel):
 
     def _drain_oldest(self, cpu: int) -> None:
         (address, value), *rest = self._buffers[cpu]
-        self._cells[address] = value
         self._buffers[cpu] = tuple(rest)
+        self._write(address, value)
+
+    def _write(self, address: Address, value: Value) -> None:
+        old = self._cells.get(address, 0)
+        self._cells[address] = value
+        if self.on_visible is not None:
+            self.on_visible(address, old, value)
 
     def _drain(self, cpu: int) -> None:
         while self._buffers[cpu]:
