@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 from fuzzvm.kernel.errors import HARDWARE_WALK_OF_FREED_TABLE, STALE_TRANSLATION, TLB_CONFLICT
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
+    PTE_CONT,
     Geometry,
     Level,
     TableLabel,
+    pxd_cont,
     pxd_leaf,
     pxd_pfn,
     pxd_pgprot,
@@ -34,8 +36,6 @@ from fuzzvm.machine.tlb import ConflictError, Ending, Entry, TlbRules, Tlbs, Tlb
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
 
-Range = tuple[int, int]
-
 
 class Reader(Protocol):
     """Memory as a walker reads it."""
@@ -44,24 +44,12 @@ class Reader(Protocol):
         """Return a location's latest value that every CPU can see."""
 
 
-def no_contiguous_range(geometry: Geometry, level: Level, va: int, entry: int) -> Range | None:
-    """Return None: no entry is part of a contiguous range."""
-    return None
-
-
-ContiguousRange = Callable[[Geometry, Level, int, int], Range | None]
-"""Tells the addresses of the contiguous range that a leaf is part of, if it asks to be taken as one."""
-
-
 class PageTables:
     """Page tables as a walker reads them: the `Format` of one kernel. `memory` is asked anew each time."""
 
-    def __init__(
-        self, geometry: Geometry, pgd: Address, memory: Callable[[], Reader], contiguous: ContiguousRange
-    ) -> None:
+    def __init__(self, geometry: Geometry, pgd: Address, memory: Callable[[], Reader]) -> None:
         self._geometry = geometry
         self._memory = memory
-        self._contiguous = contiguous
         start = geometry.table_start(Level.PGD, geometry.base)
         self.root = Entry(start, geometry.end, Level.PGD - 1, pgd)
         self._next = [self._next_level(level) for level in range(-1, Level.PTE)]
@@ -86,7 +74,10 @@ class PageTables:
                 yield from self.copies(label.level, label.va + index * self._geometry.size(label.level), value)
 
     def copies(self, level: Level, va: int, value: Value) -> Iterator[Entry]:
-        """Yield the copies that can be made of an entry of that level that maps from `va` on: the plain one first."""
+        """Yield the copies that can be made of an entry of that level that maps from `va` on: the plain one first.
+
+        An entry of a contiguous block may be held as what it is, and as the whole block.
+        """
         if not isinstance(value, int):
             return
         end = va + self._geometry.size(level)
@@ -95,12 +86,12 @@ class PageTables:
         elif pxd_leaf(value):
             prot = pxd_pgprot(value)
             output = pxd_pfn(value) << self._geometry.page_shift
-            attributes = prot & PROT_DEVICE, prot & ~PROT_DEVICE
-            together = self._contiguous(self._geometry, level, va, value)
-            yield Entry(va, end, level, 0, output, *attributes, together is not None)
-            if together is not None:
-                start, end = together
-                yield Entry(start, end, level, 0, output - (va - start), *attributes, contiguous=True)
+            attributes = prot & PROT_DEVICE, prot & ~(PROT_DEVICE | PTE_CONT), pxd_cont(value)
+            yield Entry(va, end, level, 0, output, *attributes)
+            if pxd_cont(value):
+                size = self._geometry.cont_size(level)
+                start = va & ~(size - 1)
+                yield Entry(start, start + size, level, 0, output - (va - start), *attributes)
 
     def _next_level(self, level: int) -> Level:
         level += 1
@@ -118,9 +109,8 @@ class TlbOracle:
         rules: TlbRules,
         cpus: int,
         memory: Callable[[], Reader],
-        contiguous: ContiguousRange = no_contiguous_range,
     ) -> None:
-        self._tables = PageTables(kernel.geometry, kernel.init_mm.pgd, memory, contiguous)
+        self._tables = PageTables(kernel.geometry, kernel.init_mm.pgd, memory)
         self._geometry = kernel.geometry
         self._rules = rules
         self._tlbs = Tlbs(cpus, self._tables, rules)
@@ -217,7 +207,7 @@ class TlbOracle:
         size = entry.end - entry.start
         kind = "page" if entry.level == Level.PTE else f"{level} block"
         if entry.contiguous and size > self._geometry.size(entry.level):
-            kind = f"contiguous range of {size // self._geometry.size(entry.level)} {level} entries"
+            kind = f"contiguous block of {size // self._geometry.size(entry.level)} {level} entries"
         return f"the {kind} {entry.start:#x} -> {entry.output:#x}"
 
     def _why(self, cpu: int, ending: Ending) -> str:

@@ -19,15 +19,16 @@ from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PAGE_KERNEL,
     PAGE_KERNEL_RO,
+    PTE_CONT,
     Geometry,
     Level,
     TableLabel,
     mk_leaf,
     mk_table,
-    pxd_leaf,
+    pxd_pfn,
+    pxd_pgprot,
     pxd_pgtable,
 )
-from fuzzvm.kernel.tlb import Range, TlbOracle
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range, vunmap_range_noflush
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.machine import Machine
@@ -46,11 +47,18 @@ PAGE = 4096
 Program = Callable[[Kernel], Steps[Any]]
 
 
-def with_tlb(arch: Arm64 | str = "arm64", fanout: int = 2) -> tuple[Machine, Kernel]:
+class Broken(Arm64):
+    """An architecture with a fault, which it keeps when it is configured."""
+
+    def configured(self, geometry: Geometry) -> Arm64:
+        return type(self)(geometry.page_shift)
+
+
+def with_tlb(arch: Arm64 | str = "arm64", fanout: int = 2, cont_ptes: int = 1) -> tuple[Machine, Kernel]:
     """Return a machine of two CPUs with a kernel whose TLBs are watched."""
     architecture = architectures.get(arch) if isinstance(arch, str) else arch
     machine = Machine(SequentialConsistency(2))
-    geometry = geometry_of(architecture.name, 4, fanout)
+    geometry = geometry_of(architecture.name, 4, fanout, cont_ptes=cont_ptes)
     kernel = boot_kernel(machine, architecture, geometry, NoMitigation(), tlb=True)
     machine.observer = Oracles(machine, kernel)
     return machine, kernel
@@ -82,7 +90,7 @@ def entry_of(k: Kernel, level: Level) -> Steps[Address]:
 # Break-before-make
 
 
-class PromotesInPlace(Arm64):
+class PromotesInPlace(Broken):
     """Sets a block over the table that it replaces: nothing is cleared, flushed or freed."""
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
@@ -90,7 +98,7 @@ class PromotesInPlace(Arm64):
         return True
 
 
-class ClearsAndDoesNotFlush(Arm64):
+class ClearsAndDoesNotFlush(Broken):
     """Clears the entry and sets the block: a break with no invalidation is none. The table is never freed."""
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
@@ -98,7 +106,7 @@ class ClearsAndDoesNotFlush(Arm64):
         return True
 
 
-class FlushesTheLastLevelAlone(Arm64):
+class FlushesTheLastLevelAlone(Broken):
     """Invalidates by the TLBI that leaves walk caches alone."""
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
@@ -216,26 +224,17 @@ def test_addresses_that_a_purge_frees_without_its_flush() -> None:
     assert found.error == TLB_CONFLICT
 
 
-# Contiguous ranges
+# Contiguous blocks
+
+CONT = PAGE_KERNEL | PTE_CONT
+CONT_RO = PAGE_KERNEL_RO | PTE_CONT
 
 
-def ranges_of_two(geometry: Geometry, level: Level, va: int, entry: int) -> Range | None:
-    """Take every leaf PTE as part of a contiguous range of two."""
-    if level != Level.PTE or not pxd_leaf(entry):
-        return None
-    start = va & ~(2 * PAGE - 1)
-    return start, start + 2 * PAGE
-
-
-def contiguous(program: Program) -> Failure | None:
-    """Run a program on a kernel with four PTEs mapped in two contiguous ranges of two."""
-    machine, kernel = with_tlb(fanout=4)
-    oracles = machine.observer
-    assert isinstance(oracles, Oracles)
-    rules = kernel.arch.tlb
-    assert rules is not None
-    oracles._tlb = TlbOracle(kernel, rules, 2, lambda: machine.memory, ranges_of_two)
-    machine.boot(pages(kernel, 4))
+def contiguous(program: Program, arch: Arm64 | None = None) -> Failure | None:
+    """Run a program on a kernel with four PTEs mapped as two contiguous blocks of two."""
+    machine, kernel = with_tlb(arch or "arm64", fanout=4, cont_ptes=2)
+    machine.boot(pages(kernel, 4, kernel.geometry.cont_pte_shift))
+    assert kernel.geometry.cont(Level.PTE) == 2
     return run(machine, program(kernel))
 
 
@@ -258,17 +257,66 @@ def change(*entries: tuple[int, int], clear: bool = False, flush: tuple[int, ...
     return program
 
 
-@pytest.mark.parametrize("entry", [mk_leaf(7, PAGE_KERNEL), mk_leaf(1, PAGE_KERNEL_RO)])
-def test_one_pte_of_a_contiguous_block_that_is_different(entry: int) -> None:
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (mk_leaf(7, CONT), "not alike"),
+        (mk_leaf(1, CONT_RO), "not alike"),
+        (mk_leaf(1, PAGE_KERNEL), "with and without the contiguous bit"),
+    ],
+)
+def test_one_pte_of_a_contiguous_block_that_is_different(entry: int, message: str) -> None:
     failure = contiguous(change((1, entry)))
     assert failure is not None
     assert failure.error == TLB_CONFLICT
-    assert "not alike" in failure.message
+    assert message in failure.message
+    assert contiguous(change((1, mk_leaf(1, CONT)))) is None
+
+
+class LastPteWithoutTheBit(Broken):
+    """Sets the last entry of a contiguous block as if it were a page by itself."""
+
+    def set_huge_pte_at(
+        self, k: Kernel, addr: int, ptep: Address, pte: int, size: int, *, lazy: bool = False
+    ) -> Steps[None]:
+        yield from super().set_huge_pte_at(k, addr, ptep, pte, size, lazy=lazy)
+        last = size // PAGE - 1
+        yield Store(ptep + last, mk_leaf(pxd_pfn(pte) + last, pxd_pgprot(pte) & ~PTE_CONT))
+
+
+class ChangesBlocksInPlace(Broken):
+    """Changes a valid contiguous block without the clear and the flush before it (set_huge_pte_at's BBM)."""
+
+    def set_huge_pte_at(
+        self, k: Kernel, addr: int, ptep: Address, pte: int, size: int, *, lazy: bool = False
+    ) -> Steps[None]:
+        yield from self._set_ptes_anysz(k, ptep, pte, size // PAGE, PAGE, lazy=lazy)
+
+
+def test_set_huge_pte_at() -> None:
+    def remap(k: Kernel) -> Steps[None]:
+        ptep = yield from entry_of(k, Level.PTE)
+        pte = k.arch.arch_make_huge_pte(k, mk_leaf(6, PAGE_KERNEL_RO), 2 * PAGE)
+        yield from k.arch.set_huge_pte_at(k, k.geometry.base, ptep, pte, 2 * PAGE)
+
+    def map_two(k: Kernel) -> Steps[None]:
+        base = k.geometry.base + 4 * PAGE
+        yield from vmap_range(k, base, base + 2 * PAGE, 4 * PAGE, PAGE_KERNEL, k.geometry.cont_pte_shift)
+
+    assert contiguous(remap) is None
+    failure = contiguous(remap, ChangesBlocksInPlace())
+    assert failure is not None
+    assert failure.error == TLB_CONFLICT
+    assert contiguous(map_two) is None
+    machine, kernel = with_tlb(LastPteWithoutTheBit(), fanout=4, cont_ptes=2)
+    failure = run(machine, map_two(kernel))
+    assert failure is not None
+    assert (failure.error, failure.function) == (TLB_CONFLICT, "set_huge_pte_at")
 
 
 def test_a_contiguous_block_that_is_mapped_again() -> None:
-    again = tuple((index, mk_leaf(index, PAGE_KERNEL)) for index in range(4))
-    moved = tuple((index, mk_leaf(index + 4, PAGE_KERNEL)) for index in range(4))
+    again = tuple((index, mk_leaf(index, CONT)) for index in range(4))
+    moved = tuple((index, mk_leaf(index + 4, CONT)) for index in range(4))
     for entries in (again, moved):
         assert contiguous(change(*entries, clear=True, flush=(0, 1, 2, 3))) is None
         # the range may be held as pages, so that each of them takes a flush
@@ -283,7 +331,7 @@ def test_one_pte_that_is_cleared_may_still_be_translated_by_its_neighbour() -> N
         ptep = yield from entry_of(k, Level.PTE)
         yield Store(ptep, 0)
         yield from k.arch.flush_tlb_kernel_range(k, k.geometry.base, k.geometry.base + PAGE)
-        yield Store(ptep, mk_leaf(9, PAGE_KERNEL))
+        yield Store(ptep, mk_leaf(9, CONT))
 
     failure = contiguous(program)
     assert failure is not None
