@@ -13,6 +13,7 @@ LEAKED_TABLE = "leaked-table"
 WX_MISSED = "wx-missed"
 INVENTED_MAPPING = "invented-mapping"
 MAP_OVER_MAPPING = "map-over-mapping"
+BROKEN_INSTRUCTION = "broken-instruction"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -29,6 +30,7 @@ DESCRIPTIONS: dict[str, str] = {
     LEAKED_TABLE: "a page table is allocated that no entry leads to",
     WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
+    BROKEN_INSTRUCTION: "a CPU executed half an instruction, or a breakpoint that nobody handles, at a patched site",
     MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
 }
 """What each error means, by id: every error that a run can end with."""

@@ -71,6 +71,18 @@ class Mitigation:
         """Run after the table was freed."""
         yield from ()
 
+    def before_collapse_free(self, k: Kernel) -> Steps[Any]:
+        """Run in cpa_collapse_large_pages (x86_64), after blocks were set over tables and the TLBs flushed.
+
+        The tables are freed next, each by `free_table`. No spinlock is held here, so it may sleep. Nothing is cleared
+        first, so there is no hook before it. Returns the token of this collapse.
+        """
+        yield from ()
+
+    def after_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
+        """Run after the tables that a collapse has replaced were freed."""
+        yield from ()
+
     def before_walk(self, k: Kernel, mm: Mm) -> Steps[Any]:
         """Run in ptdump_walk and ptdump_check_wx, before mmap_lock is taken; returns the walk's token."""
         yield from ()

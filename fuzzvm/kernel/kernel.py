@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
@@ -37,6 +38,8 @@ class Kernel:
     """Every lock there is, the mitigation's own as well."""
     opaque_words: tuple[Address, ...]
     """Words that the mitigation keeps something of its own in."""
+    arch_data: Any = None
+    """What the architecture has of its own: immutable, and nobody else's to look at."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -78,6 +81,8 @@ class Boot:
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
         sites = tuple((function, self._word(f"{name} in {function}")) for function in functions)
+        for _, site in sites:
+            self._machine.memory.hold_code(site)
         key = StaticKey(name, self._word(name), sites)
         self.static_keys.append(key)
         return key
@@ -97,6 +102,9 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
     mitigation.attach(boot)
     opaque_words = tuple(boot.words)
     page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
+    mem_hotplug_lock, vmap_purge_lock = boot.rwsem("mem_hotplug_lock"), boot.lock("vmap_purge_lock")
+    vmap_area_root = boot.word("vmap_area_root")
+    arch_data = arch.attach(boot)
     return Kernel(
         arch=arch,
         geometry=geometry,
@@ -104,9 +112,10 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
         init_mm=init_mm,
         page_table_lock=page_table_lock,
         jump_label_mutex=jump_label_mutex,
-        mem_hotplug_lock=boot.rwsem("mem_hotplug_lock"),
-        vmap_purge_lock=boot.lock("vmap_purge_lock"),
-        vmap_area_root=boot.word("vmap_area_root"),
+        mem_hotplug_lock=mem_hotplug_lock,
+        vmap_purge_lock=vmap_purge_lock,
+        vmap_area_root=vmap_area_root,
+        arch_data=arch_data,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,

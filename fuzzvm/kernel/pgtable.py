@@ -82,6 +82,11 @@ def pxd_pgprot(entry: int) -> int:
     return entry & _PROT_MASK
 
 
+def pxd_flags(entry: int) -> int:
+    """Return all of a leaf but its page frame number: two pages can be one block only where it is the same."""
+    return entry & ((1 << OFFSET_BITS) - 1)
+
+
 def pgprot_wx(prot: int) -> bool:
     """Whether a protection is both writable and executable."""
     return prot & PAGE_KERNEL_EXEC == PAGE_KERNEL_EXEC

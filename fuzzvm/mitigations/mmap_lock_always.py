@@ -1,4 +1,8 @@
-"""The first proposal of 2025 ("arm64: Enable vmalloc-huge with ptdump", v1): read lock around each free."""
+"""The first proposal of 2025 ("arm64: Enable vmalloc-huge with ptdump", v1): read lock around each free.
+
+For CPA's collapse, which that proposal was not about, it is what the series "mm: fix vmap race" of July 2026 does
+("x86/mm/pat: acquire mmap lock on page table free to avoid ptdump UAF"): a read lock around the free, after the flush.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,16 @@ class MmapLockAlways(Mitigation):
     summary = "read lock around clear, flush, free (2025 v1)"
     one_walker: ClassVar[Verdict | None] = "safe"
     two_walkers: ClassVar[Verdict | None] = "safe"
+    collapse = "safe"
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
         yield from mmap_read_lock(k, k.init_mm)
 
     def after_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+
+    def before_collapse_free(self, k: Kernel) -> Steps[None]:
+        yield from mmap_read_lock(k, k.init_mm)
+
+    def after_collapse_free(self, k: Kernel, token: None) -> Steps[None]:
         yield from mmap_read_unlock(k, k.init_mm)

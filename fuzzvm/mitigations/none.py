@@ -10,3 +10,4 @@ class NoMitigation(Mitigation):
     summary = "frees at once"
     one_walker = "bug"
     two_walkers = "bug"
+    collapse = "bug"

@@ -112,6 +112,41 @@ class Vunmap(Call):
         return areas
 
 
+@dataclass(frozen=True)
+class SetMemoryRo(Call):
+    """Make mapped pages read-only: set_memory_ro. What it returns is not looked at, as by many callers of the kernel.
+
+    On x86_64 it splits blocks of which a part changes; elsewhere it changes nothing from the first block on.
+    """
+
+    name = "set_memory_ro"
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
+        return areas
+
+
+@dataclass(frozen=True)
+class SetMemoryRox(Call):
+    """Make mapped pages read-only and executable: set_memory_rox.
+
+    As set_memory_ro; and on x86_64 it then collapses pages that are alike into blocks.
+    """
+
+    name = "set_memory_rox"
+    collapses = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
+        return areas
+
+
 def _remember(areas: Areas, name: str, addr: int | None) -> Areas:
     kept = tuple(area for area in areas if area[0] != name)
     return kept if addr is None else (*kept, (name, addr))
@@ -201,7 +236,18 @@ class CheckWxPages(Call):
 
 CALLS: dict[str, type[Call]] = {
     call.name: call
-    for call in (Vmap, Vunmap, Vmalloc, VmallocHuge, Vfree, VmUnmapAliases, CatKernelPageTables, CheckWxPages)
+    for call in (
+        Vmap,
+        Vunmap,
+        SetMemoryRo,
+        SetMemoryRox,
+        Vmalloc,
+        VmallocHuge,
+        Vfree,
+        VmUnmapAliases,
+        CatKernelPageTables,
+        CheckWxPages,
+    )
 }
 
 

@@ -107,7 +107,7 @@ class OrderingPoint:
     litmus: str = ""
 
 
-PATCH, FLUSH = "patch_text", "flush_tlb_kernel_pgtable"
+PATCH, BATCH, FLUSH = "patch_text", "text_poke_bp_batch", "flush_tlb_kernel_pgtable"
 
 _FLUSH_DSB_ISHST = Rule(FLUSH, Fence, drop, nth=0)
 _FLUSH_DSB_ISH = Rule(FLUSH, Fence, drop, nth=2)
@@ -133,6 +133,11 @@ POINTS: tuple[OrderingPoint, ...] = (
         "patch-isb", "ISB at the end of a patch", (Rule(PATCH, Fence, drop, nth=5),), litmus="ptdump-no-enable-isb"
     ),
     OrderingPoint("patch-ipi", "the IPI of kick_all_cpus_sync", (Rule("patch_text_sync", InterruptAll, drop),)),
+    # static_branch_inc: x86_64's text_poke_bp_batch, all sites of the key together
+    OrderingPoint("poke-sync-1", "the IPI after the breakpoints", (Rule(BATCH, InterruptAll, drop, nth=2),)),
+    OrderingPoint("poke-sync-2", "the IPI after the second bytes", (Rule(BATCH, InterruptAll, drop, nth=3),)),
+    OrderingPoint("poke-sync-3", "the IPI after the first bytes", (Rule(BATCH, InterruptAll, drop, nth=4),)),
+    OrderingPoint("poke-syncs", "all three IPIs of a patch (text_poke_sync)", (Rule(BATCH, InterruptAll, drop),)),
     # the walk
     OrderingPoint("walk-key", "the walk turning the key on", hooks=("before_walk", "after_walk")),
     OrderingPoint(
@@ -181,6 +186,11 @@ POINTS: tuple[OrderingPoint, ...] = (
     ),
     OrderingPoint(
         "flush-isb", "ISB at the end of the flush", (Rule(FLUSH, Fence, drop, nth=3),), litmus="ptdump-no-flush-isb"
+    ),
+    OrderingPoint(
+        "flush-ipi",
+        "x86_64: the IPI that flushes the TLBs",
+        (Rule("flush_tlb_kernel_range", InterruptAll, drop),),
     ),
     OrderingPoint(
         "free-key-check",

@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, SetMemoryRo, SetMemoryRox, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -51,7 +51,8 @@ class Scenario:
     def geometry(self) -> Geometry:
         """Return the geometry of its page tables."""
         arch = architectures.get(self.arch)
-        return Geometry.make(arch.page_shifts[self.page_size], self.levels, self.fanout, arch.vmalloc_start)
+        start = arch.vmalloc_start_of(self.levels)
+        return Geometry.make(arch.page_shifts[self.page_size], self.levels, self.fanout, start)
 
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
@@ -67,7 +68,7 @@ class Scenario:
             claims.append(mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers)
             if any(call.walks_other_mm for calls in self.cpus for call in calls):
                 claims.append(mitigation.other_mm)
-        if _race(walk, collapse):
+        if architectures.get(self.arch).collapses and _race(walk, collapse):
             claims.append(mitigation.collapse)
         if "bug" in claims:
             return "bug"
@@ -98,7 +99,7 @@ class Scenario:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
                 asked += getattr(call, "nr_pages", 0)
-                if isinstance(call, Vmap | Vunmap) and call.page + call.nr_pages > pages:
+                if isinstance(call, Vmap | Vunmap | SetMemoryRo | SetMemoryRox) and call.page + call.nr_pages > pages:
                     raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
         if asked > MAX_BOOT_PAGES:
             raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
