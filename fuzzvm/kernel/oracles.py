@@ -29,7 +29,6 @@ from fuzzvm.kernel.pgtable import (
     pgprot_wx,
     pxd_flags,
     pxd_leaf,
-    pxd_none,
     pxd_pfn,
     pxd_pgprot,
     pxd_pgtable,

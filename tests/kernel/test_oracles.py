@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.kernel.errors import (
+    BROKEN_INSTRUCTION,
     DESCRIPTIONS,
     FREE_OF_LINKED_TABLE,
     INVENTED_MAPPING,
@@ -24,7 +25,7 @@ from fuzzvm.kernel.errors import (
     WX_MISSED,
 )
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.jump_label import StaticKey, static_branch_dec, static_branch_inc
+from fuzzvm.kernel.jump_label import NOP, StaticKey, static_branch_dec, static_branch_inc, static_branch_unlikely
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
@@ -184,6 +185,16 @@ class Key(NoMitigation):
 
     def attach(self, boot: Boot) -> None:
         self.key = boot.static_key("key", ("site",))
+
+
+def patched_with(instruction: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        (key,) = k.static_keys
+        function, site = key.sites[0]
+        yield Store(site, instruction)
+        yield from static_branch_unlikely(k, key, function)
+
+    return program
 
 
 def inc(k: Kernel) -> Steps[None]:
@@ -392,6 +403,15 @@ CASES = [
         [sequence(unmap_pages(0, 1), map_pages(0, 1))],
         "0xffff800000000000 is mapped already",
         setup=map_pages(0, 1),
+    ),
+    Case(
+        BROKEN_INSTRUCTION,
+        "an instruction that patching never leaves",
+        [patched_with(0xCC)],
+        [patched_with(NOP)],
+        "has fetched 0xcc",
+        mitigation=Key,
+        right_mitigation=Key,
     ),
     Case(
         MAP_OVER_MAPPING,

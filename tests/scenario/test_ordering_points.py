@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Barrier, CacheMaintenance, CacheOperation, Fence, InterruptAll, Operation, Order, Rmw
@@ -78,15 +79,53 @@ def test_a_patch_lacks_what_was_left_out(point: str | None, index: int | None) -
     assert patch(*([point] if point else [])) == [what for at, what in enumerate(WHOLE) if at != index]
 
 
-@pytest.mark.parametrize("point", ordering_points.names())
-def test_every_point_is_used_by_the_static_key_scheme(point: str) -> None:
+SCENARIOS = {"arm64": "pud-promotion", "x86_64": "x86-pud-promotion"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "point"), [(arch, point) for arch in SCENARIOS for point in ordering_points.names(arch)]
+)
+def test_every_point_is_used_by_the_static_key_scheme(arch: str, point: str) -> None:
     (named,) = ordering_points.get([point])
-    systems = [System(shipped.get("pud-promotion"), STATIC_KEY, "sc", without=(point,)) for _ in range(1)]
+    system = System(shipped.get(SCENARIOS[arch]), STATIC_KEY, "sc", without=(point,))
     for seed in range(300):
-        execute(systems[0].machine(), Seeded(seed))
-        if ordering_points.used(named, STATIC_KEY, [system.rewrite for system in systems]):
+        execute(system.machine(), Seeded(seed))
+        if ordering_points.used(named, STATIC_KEY, [system.rewrite]):
             return
     pytest.fail("nothing was left out")
+
+
+def test_a_point_of_one_architecture_is_none_of_the_other() -> None:
+    arm64, x86 = set(ordering_points.names("arm64")), set(ordering_points.names("x86_64"))
+    assert {"patch-ic", "flush-isb"} <= arm64 - x86
+    assert {"poke-syncs", "flush-ipi"} <= x86 - arm64
+    assert {"walk-lock", "free-key-check"} <= arm64 & x86
+    assert arm64 | x86 == set(ordering_points.names())
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], None),
+        (["poke-sync-1"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-2"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-3"], "hits a breakpoint, and nothing is being patched"),
+        (["poke-syncs"], "the first byte of one instruction and the second of another"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_each_ipi_of_a_patch_is_needed_where_a_fetch_may_be_stale(
+    points: list[str], message: str | None, memory: str
+) -> None:
+    verdict = verify(System(shipped.get("x86-pmd-promotion"), STATIC_KEY, memory, without=points))
+    assert verdict.complete
+    if message is None or memory == "sc":
+        assert verdict.failure is None
+    else:
+        assert verdict.failure is not None
+        assert verdict.failure.error == BROKEN_INSTRUCTION
+        assert message in verdict.failure.message
 
 
 def test_the_ipi() -> None:

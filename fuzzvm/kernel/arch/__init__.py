@@ -54,6 +54,7 @@ class Architecture(ABC):
 
     def attach(self, boot: Boot) -> Any:
         """Make the locks and words that the architecture has of its own; what is returned is `Kernel.arch_data`."""
+        return None
 
     # <asm/vmalloc.h>
 

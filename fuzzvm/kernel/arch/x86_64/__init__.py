@@ -1,4 +1,4 @@
-"""x86_64 (arch/x86/mm/pgtable.c, dump_pagetables.c, tlb.c; Linux 6.12). Its text patching and CPA are files beside."""
+"""x86_64 (arch/x86/mm/pgtable.c, dump_pagetables.c; Linux 6.12). Each of its other parts is a file of this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
-from fuzzvm.kernel.arch.x86_64 import alternative, set_memory
+from fuzzvm.kernel.arch.x86_64 import alternative, set_memory, tlbflush
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING
 from fuzzvm.kernel.pgtable import (
@@ -22,14 +22,10 @@ from fuzzvm.kernel.pgtable import (
     pxd_table,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, InterruptAll, Load, Steps, Store, Tlbi
+from fuzzvm.machine.ops import Address, Load, Steps, Store
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
-
-
-TLB_SINGLE_PAGE_FLUSH_CEILING = 33
-"""Pages past which a range is not flushed one by one (arch/x86/mm/tlb.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +112,7 @@ class X86(Architecture):
         return False
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
-        # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
-        if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
-            # do_flush_tlb_all(): CR4.PGE off and on again
-            yield Tlbi("mov cr4", 0)
-            start = end
-        addr = start
-        while addr < end:
-            yield Tlbi("invlpg", addr)
-            addr += k.geometry.size(Level.PTE)
-        yield InterruptAll()
-
-    def flush_tlb_all(self, k: Kernel) -> Steps[None]:
-        """Flush every TLB (do_flush_tlb_all() on each CPU)."""
-        yield Tlbi("mov cr4", 0)
-        yield InterruptAll()
+        yield from tlbflush.flush_tlb_kernel_range(k, start, end)
 
     def set_memory_ro(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
         return (yield from set_memory.set_memory_ro(k, k.arch_data.cpa, addr, numpages))

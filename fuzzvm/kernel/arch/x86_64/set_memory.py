@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from fuzzvm.kernel.arch.x86_64.tlbflush import flush_tlb_all, flush_tlb_kernel_range
 from fuzzvm.kernel.locks import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
@@ -98,10 +99,10 @@ def change_page_attr_set_clr(
     done = yield from _change_page_attr_set_clr(k, locks, addr, numpages, change)
     if done.ret and done.flush:
         # on error, flush everything to be sure: cpa_flush_all(), which does not collapse
-        yield from k.arch.flush_tlb_all(k)
+        yield from flush_tlb_all(k)
     elif done.flush:
         # cpa_flush()
-        yield from k.arch.flush_tlb_kernel_range(k, addr, addr + numpages * k.geometry.size(Level.PTE))
+        yield from flush_tlb_kernel_range(k, addr, addr + numpages * k.geometry.size(Level.PTE))
         if collapse:
             yield from cpa_collapse_large_pages(k, locks, addr, numpages)
     return int(done.ret)
@@ -200,7 +201,7 @@ def __split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int, b
         index += 1
     # __set_pmd_pte()
     yield Store(place.kpte, mk_table(base))
-    yield from k.arch.flush_tlb_all(k)
+    yield from flush_tlb_all(k)
     yield from spin_unlock(k, locks.pgd_lock)
     return True
 
@@ -215,7 +216,7 @@ def cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: in
         addr += k.geometry.size(Level.PMD)
     if not pgtables:
         return
-    yield from k.arch.flush_tlb_all(k)
+    yield from flush_tlb_all(k)
     token = yield from k.mitigation.before_collapse_free(k)
     index = 0
     while index < len(pgtables):
