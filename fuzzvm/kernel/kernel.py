@@ -40,6 +40,8 @@ class Kernel:
     """Words that the mitigation keeps something of its own in."""
     arch_data: Any = None
     """What the architecture has of its own: immutable, and nobody else's to look at."""
+    walk_rereads: bool = False
+    """Whether a walk reads an upper entry as often as the kernel does, not once."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -94,7 +96,9 @@ class Boot:
         return table
 
 
-def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation) -> Kernel:
+def boot_kernel(
+    machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation, *, walk_rereads: bool = False
+) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started."""
     boot = Boot(machine)
     pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
@@ -116,6 +120,7 @@ def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitiga
         vmap_purge_lock=vmap_purge_lock,
         vmap_area_root=vmap_area_root,
         arch_data=arch_data,
+        walk_rereads=walk_rereads,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,

@@ -1,7 +1,8 @@
 """The first proposal of 2025 ("arm64: Enable vmalloc-huge with ptdump", v1): read lock around each free.
 
-For CPA's collapse, which that proposal was not about, it is what the series "mm: fix vmap race" of July 2026 does
-("x86/mm/pat: acquire mmap lock on page table free to avoid ptdump UAF"): a read lock around the free, after the flush.
+That proposal was not about CPA's collapse on x86. What is done there is the same: the read lock from before the
+collapse to after the free. ("x86/mm/pat: acquire mmap lock on page table free to avoid ptdump UAF", July 2026, took it
+after the flush, around the free alone.)
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class MmapLockAlways(Mitigation):
     def after_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
         yield from mmap_read_unlock(k, k.init_mm)
 
-    def before_collapse_free(self, k: Kernel) -> Steps[None]:
+    def before_collapse(self, k: Kernel) -> Steps[None]:
         yield from mmap_read_lock(k, k.init_mm)
 
-    def after_collapse_free(self, k: Kernel, token: None) -> Steps[None]:
+    def after_collapse(self, k: Kernel, token: None) -> Steps[None]:
         yield from mmap_read_unlock(k, k.init_mm)

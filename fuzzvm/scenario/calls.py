@@ -42,13 +42,14 @@ class Call:
     """A kernel call with its arguments, and what of the race it has a part in.
 
     `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
-    may collapse pages into a block through CPA.
+    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages.
     """
 
     name: ClassVar[str]
     walks: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     collapses: ClassVar[bool] = False
+    changes_attr: ClassVar[bool] = False
 
     @property
     def walks_other_mm(self) -> bool:
@@ -120,6 +121,7 @@ class SetMemoryRo(Call):
     """
 
     name = "set_memory_ro"
+    changes_attr = True
     page: int
     nr_pages: int
 
@@ -138,6 +140,7 @@ class SetMemoryRox(Call):
 
     name = "set_memory_rox"
     collapses = True
+    changes_attr = True
     page: int
     nr_pages: int
 

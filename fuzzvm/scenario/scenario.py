@@ -24,7 +24,8 @@ class Scenario:
     """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
 
     `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
-    writes it ("4K"); `levels` counts the levels that are not folded.
+    writes it ("4K"); `levels` counts the levels that are not folded. With `walk_rereads` a walk reads an upper entry as
+    often as the kernel's does, not once.
     """
 
     arch: str
@@ -35,6 +36,7 @@ class Scenario:
     cpus: tuple[tuple[Call, ...], ...]
     name: str = ""
     summary: str = ""
+    walk_rereads: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -58,7 +60,8 @@ class Scenario:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
-        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each.
+        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each. Of a change of
+        protection beside a collapse no mitigation claims anything.
         """
         walk = self._cpus_with(lambda call: call.walks)
         maps = self._cpus_with(lambda call: call.maps)
@@ -68,8 +71,11 @@ class Scenario:
             claims.append(mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers)
             if any(call.walks_other_mm for calls in self.cpus for call in calls):
                 claims.append(mitigation.other_mm)
-        if architectures.get(self.arch).collapses and _race(walk, collapse):
-            claims.append(mitigation.collapse)
+        if architectures.get(self.arch).collapses:
+            if _race(walk, collapse):
+                claims.append(mitigation.collapse)
+            if _race(self._cpus_with(lambda call: call.changes_attr), collapse):
+                claims.append(None)
         if "bug" in claims:
             return "bug"
         return None if None in claims else "safe"
@@ -110,6 +116,9 @@ class Scenario:
         if self.summary:
             data["summary"] = self.summary
         data |= {"arch": self.arch, "page_size": self.page_size, "levels": self.levels, "fanout": self.fanout}
+        # what is as ever has no key, so that a scenario's text, and what it is known by, stay what they were
+        if self.walk_rereads:
+            data["walk_rereads"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -118,7 +127,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        optional = {"name", "summary", "setup"}
+        types |= {"walk_rereads": bool}
+        optional = {"name", "summary", "setup", "walk_rereads"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

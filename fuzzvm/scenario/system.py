@@ -55,7 +55,8 @@ class System:
         scheme = ordering_points.strip_hooks(mitigation, points)
         self._booted = Machine(model, rewrite=self.rewrite)
         try:
-            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), scheme())
+            arch, geometry = architectures.get(scenario.arch), scenario.geometry()
+            kernel = boot_kernel(self._booted, arch, geometry, scheme(), walk_rereads=scenario.walk_rereads)
         except Exception as error:
             raise program_error(error) from error
         self._booted.observer = Oracles(self._booted, kernel)

@@ -96,7 +96,9 @@ def change_page_attr_set_clr(
     `collapse` is CPA_COLLAPSE.
     """
     yield from vm_unmap_aliases(k)
+    token = yield from k.mitigation.before_change_attr(k)
     done = yield from _change_page_attr_set_clr(k, locks, addr, numpages, change)
+    yield from k.mitigation.after_change_attr(k, token)
     if done.ret and done.flush:
         # on error, flush everything to be sure: cpa_flush_all(), which does not collapse
         yield from flush_tlb_all(k)
@@ -211,19 +213,19 @@ def cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: in
     end = addr + numpages * k.geometry.size(Level.PTE)
     addr &= ~(k.geometry.size(Level.PMD) - 1)
     pgtables: Pgtables = ()
+    token = yield from k.mitigation.before_collapse(k)
     while addr < end:
         pgtables = yield from collapse_large_pages(k, locks, addr, pgtables)
         addr += k.geometry.size(Level.PMD)
-    if not pgtables:
-        return
-    yield from flush_tlb_all(k)
-    token = yield from k.mitigation.before_collapse_free(k)
-    index = 0
-    while index < len(pgtables):
-        # pagetable_free()
-        yield from k.mitigation.free_table(k, pgtables[index][0], pgtables[index][1])
-        index += 1
-    yield from k.mitigation.after_collapse_free(k, token)
+    if pgtables:
+        yield from flush_tlb_all(k)
+        yield from k.mitigation.before_collapse_free(k, token)
+        index = 0
+        while index < len(pgtables):
+            # pagetable_free()
+            yield from k.mitigation.free_table(k, pgtables[index][0], pgtables[index][1])
+            index += 1
+    yield from k.mitigation.after_collapse(k, token)
 
 
 def collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, pgtables: Pgtables) -> Steps[Pgtables]:
