@@ -102,7 +102,7 @@ def start_machine(*programs: Steps[Any], tracing: bool = False) -> Machine:
 def geometry_of(arch: str, levels: int, fanout: int) -> Geometry:
     """Return the geometry of a scenario on that architecture."""
     architecture = architectures.get(arch)
-    return Geometry.make(12, levels, fanout, architecture.vmalloc_start)
+    return Geometry.make(12, levels, fanout, architecture.vmalloc_start_of(levels))
 
 
 def boot(

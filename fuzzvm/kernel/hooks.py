@@ -82,12 +82,19 @@ class Mitigation:
     def before_collapse(self, k: Kernel) -> Steps[Any]:
         """Run in cpa_collapse_large_pages (x86_64), before the first entry is looked at; returns the collapse's token.
 
-        As in the two hooks below, no spinlock is held: it may sleep.
+        As in the hooks below, no spinlock is held: it may sleep.
         """
         yield from ()
 
-    def before_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
-        """Run after blocks were set over tables and the TLBs flushed; the tables are freed next, by `free_table`."""
+    def before_collapse_free(self, k: Kernel) -> Steps[Any]:
+        """Run after blocks were set over tables and the TLBs flushed; the tables are freed next, by `free_table`.
+
+        Returns the token of this free. Does not run where nothing was collapsed.
+        """
+        yield from ()
+
+    def after_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
+        """Run after the tables of a collapse were freed."""
         yield from ()
 
     def after_collapse(self, k: Kernel, token: Any) -> Steps[None]:

@@ -29,11 +29,13 @@ def read_pud(k: Kernel, pudp: Address, addr: int, end: int, rows: Rows) -> Steps
         # pud_none(*pud)
         pud = yield Load(pudp)
         if pxd_none(pud):
-            return (yield from note_page(rows, addr, end, Level.PUD, 0)), 0
+            rows = yield from note_page(rows, addr, end, Level.PUD, 0)
+            return rows, 0
         # ptdump_pud_entry()
         pud = yield Load(pudp)
         if pxd_leaf(pud):
-            return (yield from note_page(rows, addr, end, Level.PUD, pud)), 0
+            rows = yield from note_page(rows, addr, end, Level.PUD, pud)
+            return rows, 0
         # pud_leaf(*pud) || !pud_present(*pud)
         pud = yield Load(pudp)
         if not pxd_table(pud):
@@ -42,9 +44,8 @@ def read_pud(k: Kernel, pudp: Address, addr: int, end: int, rows: Rows) -> Steps
         pud = yield Load(pudp)
         if pxd_table(pud):
             break
-    # pmd_offset()
     pud = yield Load(pudp)
-    return rows, _table_entry(pud, addr, pudp)
+    return rows, pmd_offset(pud, addr, pudp)
 
 
 def read_pmd(k: Kernel, pmdp: Address, addr: int, end: int, rows: Rows) -> Steps[tuple[Rows, int]]:
@@ -55,18 +56,19 @@ def read_pmd(k: Kernel, pmdp: Address, addr: int, end: int, rows: Rows) -> Steps
     # pmd_none(*pmd)
     pmd = yield Load(pmdp)
     if pxd_none(pmd):
-        return (yield from note_page(rows, addr, end, Level.PMD, 0)), 0
+        rows = yield from note_page(rows, addr, end, Level.PMD, 0)
+        return rows, 0
     # ptdump_pmd_entry()
     pmd = yield Load(pmdp)
     if pxd_leaf(pmd):
-        return (yield from note_page(rows, addr, end, Level.PMD, pmd)), 0
+        rows = yield from note_page(rows, addr, end, Level.PMD, pmd)
+        return rows, 0
     # pmd_leaf(*pmd) || !pmd_present(*pmd)
     pmd = yield Load(pmdp)
     if not pxd_table(pmd):
         return _nothing_noted(rows, end), 0
-    # pte_offset_kernel()
     pmd = yield Load(pmdp)
-    return rows, _table_entry(pmd, addr, pmdp)
+    return rows, pte_offset_kernel(pmd, addr, pmdp)
 
 
 def _nothing_noted(rows: Rows, end: int) -> Rows:
@@ -74,8 +76,21 @@ def _nothing_noted(rows: Rows, end: int) -> Rows:
     return (*rows[:-1], rows[-1]._replace(end=end)) if rows else rows
 
 
-def _table_entry(entry: int, addr: int, address: Address) -> int:
-    if pxd_table(entry):
-        return entry
+def pmd_offset(pud: int, addr: int, pudp: Address) -> int:
+    """Return a PUD that is about to be read through. Raises ModelError bad-table-pointer where it is no table."""
+    if not pxd_table(pud):
+        raise _bad_table_pointer(pud, addr, pudp)
+    return pud
+
+
+def pte_offset_kernel(pmd: int, addr: int, pmdp: Address) -> int:
+    """Return a PMD that is about to be read through. Raises ModelError bad-table-pointer where it is no table."""
+    if not pxd_table(pmd):
+        raise _bad_table_pointer(pmd, addr, pmdp)
+    return pmd
+
+
+def _bad_table_pointer(entry: int, addr: int, address: Address) -> ModelError:
     what = "a block" if pxd_leaf(entry) else "none"
-    raise ModelError(BAD_TABLE_POINTER, f"the entry of {addr:#x} is {what} by now and is read through", address=address)
+    message = f"the entry of {addr:#x} is {what} by now and is read through"
+    return ModelError(BAD_TABLE_POINTER, message, address=address)

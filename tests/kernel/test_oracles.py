@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.kernel.errors import (
+    BAD_TABLE_POINTER,
     BROKEN_INSTRUCTION,
     DESCRIPTIONS,
     FREE_OF_LINKED_TABLE,
@@ -30,6 +31,7 @@ from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
+from fuzzvm.kernel.pagewalk_rereads import read_pmd
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, Level, TableLabel, mk_leaf, mk_table, pxd_pgtable
 from fuzzvm.kernel.ptdump import ptdump_check_wx
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
@@ -185,6 +187,18 @@ class Key(NoMitigation):
 
     def attach(self, boot: Boot) -> None:
         self.key = boot.static_key("key", ("site",))
+
+
+def reads_pmd(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    yield from read_pmd(k, pxd_pgtable(pgd), page(k, 0), page(k, 1), ())
+
+
+def unlink(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    pmd = yield Load(pxd_pgtable(pgd))
+    yield Store(pxd_pgtable(pgd), 0)
+    yield Store(pxd_pgtable(pgd), pmd)
 
 
 def patched_with(instruction: int) -> Program:
@@ -402,6 +416,15 @@ CASES = [
         [map_pages(0, 1)],
         [sequence(unmap_pages(0, 1), map_pages(0, 1))],
         "0xffff800000000000 is mapped already",
+        setup=map_pages(0, 1),
+    ),
+    Case(
+        BAD_TABLE_POINTER,
+        "an entry cleared between two reads of it",
+        [reads_pmd, unlink],
+        [reads_pmd, unlink],
+        "the entry of 0xffff800000000000 is none by now and is read through",
+        agents=[0, 0, 0, 0, 1, 1, 1, 0],
         setup=map_pages(0, 1),
     ),
     Case(

@@ -219,12 +219,13 @@ def cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: in
         addr += k.geometry.size(Level.PMD)
     if pgtables:
         yield from flush_tlb_all(k)
-        yield from k.mitigation.before_collapse_free(k, token)
+        token_of_free = yield from k.mitigation.before_collapse_free(k)
         index = 0
         while index < len(pgtables):
             # pagetable_free()
             yield from k.mitigation.free_table(k, pgtables[index][0], pgtables[index][1])
             index += 1
+        yield from k.mitigation.after_collapse_free(k, token_of_free)
     yield from k.mitigation.after_collapse(k, token)
 
 
