@@ -79,13 +79,14 @@ def test_a_read_lock_around_the_free_is_enough_where_an_entry_is_read_once(name:
     assert error(shipped.get(name), FreeOnly, memory) is None
 
 
+@pytest.mark.parametrize("memory", ["sc", "tso"])
 @pytest.mark.parametrize("name", COLLAPSES)
-def test_it_is_not_where_an_entry_is_read_again(name: str) -> None:
+def test_it_is_not_where_an_entry_is_read_again(name: str, memory: str) -> None:
     """The block is set with no lock held: between two reads a table entry becomes one."""
     rereading = replace(shipped.get(name), walk_rereads=True)
-    assert error(rereading, FreeOnly) == BAD_TABLE_POINTER
-    assert error(rereading, registry.get("mmap-lock-always")) is None
-    assert error(rereading, registry.get("cpa-lock")) is None
+    assert error(rereading, FreeOnly, memory) == BAD_TABLE_POINTER
+    assert error(rereading, registry.get("mmap-lock-always"), memory) is None
+    assert error(rereading, registry.get("cpa-lock"), memory) is None
 
 
 @pytest.mark.parametrize("memory", ["sc", "tso"])

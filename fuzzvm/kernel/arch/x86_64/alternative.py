@@ -36,6 +36,9 @@ class Poke(NamedTuple):
     opcode: int
     refs: int
 
+    def __str__(self) -> str:
+        return f"patch {self.number}, {self.refs} references"
+
 
 @dataclass(frozen=True, slots=True)
 class _Begin:
