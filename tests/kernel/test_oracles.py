@@ -189,6 +189,16 @@ class Key(NoMitigation):
         self.key = boot.static_key("key", ("site",))
 
 
+def put_block_over_table(pfn: int, prot: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        pgd = yield Load(k.init_mm.pgd)
+        pmd = yield Load(pxd_pgtable(pgd))
+        yield Store(pxd_pgtable(pgd), mk_leaf(pfn, prot))
+        yield Free(pxd_pgtable(pmd))
+
+    return program
+
+
 def reads_pmd(k: Kernel) -> Steps[None]:
     pgd = yield Load(k.init_mm.pgd)
     yield from read_pmd(k, pxd_pgtable(pgd), page(k, 0), page(k, 1), ())
@@ -417,6 +427,22 @@ CASES = [
         [sequence(unmap_pages(0, 1), map_pages(0, 1))],
         "0xffff800000000000 is mapped already",
         setup=map_pages(0, 1),
+    ),
+    Case(
+        MAP_OVER_MAPPING,
+        "a block in the place of pages that are protected otherwise",
+        [put_block_over_table(0, PAGE_KERNEL_EXEC)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
+    ),
+    Case(
+        MAP_OVER_MAPPING,
+        "a block in the place of pages of other memory",
+        [put_block_over_table(2, PAGE_KERNEL)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
     ),
     Case(
         BAD_TABLE_POINTER,
