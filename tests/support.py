@@ -102,7 +102,8 @@ def start_machine(*programs: Steps[Any], tracing: bool = False) -> Machine:
 def geometry_of(arch: str, levels: int, fanout: int, page_shift: int = 12, cont_ptes: int = 1) -> Geometry:
     """Return the geometry of a scenario on that architecture."""
     architecture = architectures.get(arch)
-    return Geometry.make(page_shift, levels, fanout, architecture.vmalloc_start, cont_ptes, cont_ptes)
+    start = architecture.vmalloc_start_of(levels)
+    return Geometry.make(page_shift, levels, fanout, start, cont_ptes, cont_ptes)
 
 
 def boot(

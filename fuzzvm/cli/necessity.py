@@ -32,7 +32,7 @@ DEFAULT_SECONDS = 120.0
 ARCH = "arm64"
 
 
-@click.command(epilog="Points: " + ", ".join(ordering_points.names()) + ".")
+@click.command(epilog="Points: " + ", ".join(ordering_points.names(ARCH)) + ".")
 @click.option(
     "--mitigation",
     "-m",
@@ -52,7 +52,7 @@ ARCH = "arm64"
     "-p",
     "point_names",
     multiple=True,
-    type=click.Choice(ordering_points.names()),
+    type=click.Choice(ordering_points.names(ARCH)),
     metavar="POINT",
     help="Point to ask about; may be given more than once. Default: all.",
 )
@@ -102,7 +102,7 @@ def necessity(
         seconds = DEFAULT_SECONDS
     both = (True, False) if ipi is None else (ipi,)
     chosen = _scenarios(scenario_names, tlb=tlb)
-    points = tuple(dict.fromkeys(point_names)) or ordering_points.names()
+    points = tuple(dict.fromkeys(point_names)) or ordering_points.names(ARCH)
     whole = [Question(mitigation_name, chosen, memory, None, with_ipi) for with_ipi in both]
     asked = questions(mitigation_name, chosen, memory, points, both)
     workers = jobs or cores()

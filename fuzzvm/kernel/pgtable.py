@@ -93,6 +93,11 @@ def pxd_cont(entry: int) -> bool:
     return pxd_leaf(entry) and entry & PTE_CONT != 0
 
 
+def pxd_flags(entry: int) -> int:
+    """Return all of a leaf but its page frame number: two pages can be one block only where it is the same."""
+    return entry & ((1 << OFFSET_BITS) - 1)
+
+
 def pgprot_wx(prot: int) -> bool:
     """Whether a protection is both writable and executable."""
     return prot & PAGE_KERNEL_EXEC == PAGE_KERNEL_EXEC

@@ -46,13 +46,14 @@ class Call:
     """A kernel call with its arguments, and what of the race it has a part in.
 
     `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
-    may collapse pages into a block through CPA.
+    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages.
     """
 
     name: ClassVar[str]
     walks: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     collapses: ClassVar[bool] = False
+    changes_attr: ClassVar[bool] = False
 
     @property
     def walks_other_mm(self) -> bool:
@@ -118,6 +119,43 @@ class Vunmap(Call):
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
         addr, end = _range(k, self.page, self.nr_pages)
         yield from vunmap_range(k, addr, end)
+        return areas
+
+
+@dataclass(frozen=True)
+class SetMemoryRo(Call):
+    """Make mapped pages read-only: set_memory_ro. What it returns is not looked at, as by many callers of the kernel.
+
+    On x86_64 it splits blocks of which a part changes; elsewhere it changes nothing from the first block on.
+    """
+
+    name = "set_memory_ro"
+    changes_attr = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
+        return areas
+
+
+@dataclass(frozen=True)
+class SetMemoryRox(Call):
+    """Make mapped pages read-only and executable: set_memory_rox.
+
+    As set_memory_ro; and on x86_64 it then collapses pages that are alike into blocks.
+    """
+
+    name = "set_memory_rox"
+    collapses = True
+    changes_attr = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
         return areas
 
 
@@ -235,6 +273,8 @@ CALLS: dict[str, type[Call]] = {
     for call in (
         Vmap,
         Vunmap,
+        SetMemoryRo,
+        SetMemoryRox,
         Vmalloc,
         VmallocHuge,
         Vfree,

@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, CatPageTables, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, CatPageTables, SetMemoryRo, SetMemoryRox, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -29,7 +29,8 @@ class Scenario:
     `cont_ptes` is the number of entries of a contiguous block, a power of two below the fan-out, 1 for a kernel without
     such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
     set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
-    side: what TLBs and walk caches may hold is followed, and what must not come of it is checked.
+    side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
+    a walk reads an upper entry as often as the kernel's does, not once.
     """
 
     arch: str
@@ -43,6 +44,7 @@ class Scenario:
     cont_ptes: int = 0
     lazy_mmu: bool = False
     tlb: bool = False
+    walk_rereads: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -61,13 +63,14 @@ class Scenario:
         arch = architectures.get(self.arch)
         shift = arch.page_shifts[self.page_size]
         contiguous = (self.cont_ptes, self.cont_ptes) if self.cont_ptes else arch.contiguous_entries(shift, self.fanout)
-        return Geometry.make(shift, self.levels, self.fanout, arch.vmalloc_start, *contiguous)
+        return Geometry.make(shift, self.levels, self.fanout, arch.vmalloc_start_of(self.levels), *contiguous)
 
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
-        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each.
+        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each. Of a change of
+        protection beside a collapse no mitigation claims anything.
         """
         claims = [*self._claims(mitigation), *self._further_claims(mitigation)]
         if "bug" in claims:
@@ -90,13 +93,17 @@ class Scenario:
 
     def _further_claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
         """Return what it claims for the races of other kinds."""
-        claims = []
+        claims: list[Verdict | None] = []
         walk = self._cpus_with(lambda call: call.walks)
         other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
         if other_mm and _race(walk, self._cpus_with(lambda call: call.maps)):
             claims.append(mitigation.other_mm)
-        if _race(walk, self._cpus_with(lambda call: call.collapses)):
-            claims.append(mitigation.collapse)
+        if architectures.get(self.arch).collapses:
+            collapse = self._cpus_with(lambda call: call.collapses)
+            if _race(walk, collapse):
+                claims.append(mitigation.collapse)
+            if _race(self._cpus_with(lambda call: call.changes_attr), collapse):
+                claims.append(None)
         return claims
 
     def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
@@ -144,7 +151,7 @@ class Scenario:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
                 asked += getattr(call, "nr_pages", 0)
-                if isinstance(call, Vmap | Vunmap) and call.page + call.nr_pages > pages:
+                if isinstance(call, Vmap | Vunmap | SetMemoryRo | SetMemoryRox) and call.page + call.nr_pages > pages:
                     raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
         if asked > MAX_BOOT_PAGES:
             raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
@@ -162,6 +169,8 @@ class Scenario:
             data["lazy_mmu"] = True
         if self.tlb:
             data["tlb"] = True
+        if self.walk_rereads:
+            data["walk_rereads"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -170,8 +179,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool}
-        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb"}
+        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool}
+        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

@@ -121,6 +121,7 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             other_mms=scenario.other_mms,
             lazy_mmu=scenario.lazy_mmu,
             tlb=scenario.tlb,
+            walk_rereads=scenario.walk_rereads,
         )
     except Exception as error:
         raise program_error(error) from error

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from fuzzvm.kernel.errors import (
+    BAD_TABLE_POINTER,
+    BROKEN_INSTRUCTION,
     DESCRIPTIONS,
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,
@@ -28,11 +30,12 @@ from fuzzvm.kernel.errors import (
     WX_MISSED,
 )
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.jump_label import StaticKey, static_branch_dec, static_branch_inc
+from fuzzvm.kernel.jump_label import NOP, StaticKey, static_branch_dec, static_branch_inc, static_branch_unlikely
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
+from fuzzvm.kernel.pagewalk_rereads import read_pmd
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, Level, TableLabel, mk_leaf, mk_table, pxd_pgtable
 from fuzzvm.kernel.ptdump import ptdump_check_wx
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
@@ -189,6 +192,38 @@ class Key(NoMitigation):
 
     def attach(self, boot: Boot) -> None:
         self.key = boot.static_key("key", ("site",))
+
+
+def put_block_over_table(pfn: int, prot: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        pgd = yield Load(k.init_mm.pgd)
+        pmd = yield Load(pxd_pgtable(pgd))
+        yield Store(pxd_pgtable(pgd), mk_leaf(pfn, prot))
+        yield Free(pxd_pgtable(pmd))
+
+    return program
+
+
+def reads_pmd(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    yield from read_pmd(k, pxd_pgtable(pgd), page(k, 0), page(k, 1), ())
+
+
+def unlink(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    pmd = yield Load(pxd_pgtable(pgd))
+    yield Store(pxd_pgtable(pgd), 0)
+    yield Store(pxd_pgtable(pgd), pmd)
+
+
+def patched_with(instruction: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        (key,) = k.static_keys
+        function, site = key.sites[0]
+        yield Store(site, instruction)
+        yield from static_branch_unlikely(k, key, function)
+
+    return program
 
 
 def inc(k: Kernel) -> Steps[None]:
@@ -397,6 +432,40 @@ CASES = [
         [sequence(unmap_pages(0, 1), map_pages(0, 1))],
         "0xffff800000000000 is mapped already",
         setup=map_pages(0, 1),
+    ),
+    Case(
+        MAP_OVER_MAPPING,
+        "a block in the place of pages that are protected otherwise",
+        [put_block_over_table(0, PAGE_KERNEL_EXEC)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
+    ),
+    Case(
+        MAP_OVER_MAPPING,
+        "a block in the place of pages of other memory",
+        [put_block_over_table(2, PAGE_KERNEL)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
+    ),
+    Case(
+        BAD_TABLE_POINTER,
+        "an entry cleared between two reads of it",
+        [reads_pmd, unlink],
+        [reads_pmd, unlink],
+        "the entry of 0xffff800000000000 is none by now and is read through",
+        agents=[0, 0, 0, 0, 1, 1, 1, 0],
+        setup=map_pages(0, 1),
+    ),
+    Case(
+        BROKEN_INSTRUCTION,
+        "an instruction that patching never leaves",
+        [patched_with(0xCC)],
+        [patched_with(NOP)],
+        "has fetched 0xcc",
+        mitigation=Key,
+        right_mitigation=Key,
     ),
     Case(
         MAP_OVER_MAPPING,

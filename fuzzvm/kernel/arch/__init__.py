@@ -9,14 +9,17 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from fuzzvm.kernel import set_memory
+from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
 from fuzzvm.kernel.pgtable import Geometry, Level, ptep_get_and_clear
+from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Steps
 from fuzzvm.machine.tlb import TlbRules
 
 if TYPE_CHECKING:
-    from fuzzvm.kernel.kernel import Kernel
+    from fuzzvm.kernel.kernel import Boot, Kernel
 
 
 class DumpRow(NamedTuple):
@@ -47,11 +50,21 @@ class Architecture(ABC):
     """Whether runs of entries can form a block for the TLB."""
     tlb: ClassVar[TlbRules | None] = None
     """What its TLB maintenance does, and which translations must not meet; None where TLBs are not modelled."""
+    collapses: ClassVar[bool] = False
+    """Whether set_memory_rox may replace a table of pages by a block."""
 
     mms_sharing_kernel_tables: ClassVar[tuple[str, ...]] = ()
     """The mms beside init_mm whose root leads to the kernel's page tables."""
 
     # What a kernel is configured with
+
+    def vmalloc_start_of(self, levels: int) -> int:
+        """Return `vmalloc_start` with that many levels."""
+        return self.vmalloc_start
+
+    def attach(self, boot: Boot) -> Any:
+        """Make the locks and words that the architecture has of its own; what is returned is `Kernel.arch_data`."""
+        return None
 
     def levels_with(self, page_size: str) -> tuple[int, ...]:
         """Return the numbers of levels that are possible with a page size (CONFIG_PGTABLE_LEVELS)."""
@@ -140,19 +153,36 @@ class Architecture(ABC):
     def p4d_free_pud_page(self, k: Kernel, p4dp: Address, addr: int) -> Steps[bool]:
         """Clear a P4D that points to a PUD table and free it; return whether that was done."""
 
-    # <asm/tlbflush.h>, <asm/text-patching.h>
+    # <asm/set_memory.h>
+
+    def set_memory_ro(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
+        """Make mapped pages read-only; return 0, or a negative errno where that cannot be."""
+        return (yield from set_memory.set_memory_ro(k, addr, numpages))
+
+    def set_memory_rox(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
+        """Make mapped pages read-only and executable; return 0, or a negative errno where that cannot be."""
+        return (yield from set_memory.set_memory_rox(k, addr, numpages))
+
+    # <asm/tlbflush.h>
 
     @abstractmethod
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
         """Invalidate what TLBs hold of a range of kernel addresses."""
 
-    @abstractmethod
-    def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
-        """Replace the instruction at a code location (arch_jump_label_transform)."""
+    # <asm/jump_label.h>, <asm/text-patching.h>
 
     @abstractmethod
-    def patch_text_sync(self, k: Kernel) -> Steps[None]:
-        """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
+    def arch_jump_label_transform(self, k: Kernel, sites: tuple[Address, ...], instruction: int) -> Steps[None]:
+        """Replace the instructions at code locations by NOP or BRANCH, and make every CPU see it."""
+
+    def trap(self, k: Kernel, site: Address, instruction: int) -> Steps[int]:
+        """Return NOP or BRANCH for something else that a CPU has fetched at a patched site.
+
+        Raises ModelError broken-instruction where the CPU cannot go on, which is so wherever patching leaves nothing
+        but the two at a site.
+        """
+        yield from ()
+        raise ModelError(BROKEN_INSTRUCTION, f"CPU {k.cpu} has fetched {instruction:#x}", address=site)
 
     # ptdump
 

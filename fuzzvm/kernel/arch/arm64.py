@@ -230,7 +230,15 @@ class Arm64(Architecture):
         yield Fence(Barrier.DSB_ISH)
         yield Fence(Barrier.ISB)
 
+    def arch_jump_label_transform(self, k: Kernel, sites: tuple[Address, ...], instruction: int) -> Steps[None]:
+        index = 0
+        while index < len(sites):
+            yield from self.patch_text(k, sites[index], instruction)
+            index += 1
+        yield from self.patch_text_sync(k)
+
     def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
+        """Replace the instruction at a code location (arch_jump_label_transform_queue)."""
         # aarch64_insn_patch_text_nosync: write, then caches_clean_inval_pou
         yield Store(site, instruction)
         yield CacheMaintenance(CacheOperation.DC_CVAU, site)
@@ -240,6 +248,7 @@ class Arm64(Architecture):
         yield Fence(Barrier.ISB)
 
     def patch_text_sync(self, k: Kernel) -> Steps[None]:
+        """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
         # kick_all_cpus_sync()
         yield InterruptAll()
 

@@ -92,9 +92,16 @@ class MemoryModel(ABC):
         """Return every value that a plain load by a CPU may return now: for oracles of what a CPU may still see."""
         return (self.visible(cpu, address),)
 
+    def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
+        """Return the stores of a CPU that are not in memory yet, location and value of each, the oldest first."""
+        return ()
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
         """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
         return ()
+
+    def hold_code(self, address: Address) -> None:  # noqa: B027 - most models fetch from any location alike
+        """Be told, before anything runs, that a location holds an instruction that is patched at run time."""
 
     @abstractmethod
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:

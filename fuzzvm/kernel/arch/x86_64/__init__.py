@@ -1,11 +1,13 @@
-"""x86_64 (arch/x86/mm/pgtable.c, dump_pagetables.c, kernel/alternative.c; Linux 6.12)."""
+"""x86_64 (arch/x86/mm/pgtable.c, dump_pagetables.c; Linux 6.12). Each of its other parts is a file of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
+from fuzzvm.kernel.arch.x86_64 import alternative, set_memory, tlbflush
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING
 from fuzzvm.kernel.pgtable import (
@@ -20,25 +22,30 @@ from fuzzvm.kernel.pgtable import (
     pxd_table,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, InterruptAll, Load, Steps, Store, Tlbi
+from fuzzvm.machine.ops import Address, Load, Steps, Store
 from fuzzvm.machine.tlb import Reach, Scope, TlbRules, size_with_another_change
 
 if TYPE_CHECKING:
-    from fuzzvm.kernel.kernel import Kernel
+    from fuzzvm.kernel.kernel import Boot, Kernel
 
 
-TLB_SINGLE_PAGE_FLUSH_CEILING = 33
-"""Pages past which a range is not flushed one by one (arch/x86/mm/tlb.c)."""
+@dataclass(frozen=True, slots=True)
+class X86Data:
+    """What there is on x86 alone: the locks of CPA, and what is being patched."""
+
+    cpa: set_memory.CpaLocks
+    bp_desc: Address
 
 
 class X86(Architecture):
-    """x86-64 with four levels."""
+    """x86-64 with four or five levels (CONFIG_X86_5LEVEL)."""
 
     name = "x86_64"
     memory = "tso"
     page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
-    levels = (4,)
+    levels = (4, 5)
     vmalloc_start = 0xFFFF_C900_0000_0000
+    collapses = True
     # efi_sync_low_kernel_mappings()
     mms_sharing_kernel_tables = ("efi_mm",)
     tlb = TlbRules(
@@ -50,6 +57,13 @@ class X86(Architecture):
         broadcast=False,
         conflict=size_with_another_change,
     )
+
+    def vmalloc_start_of(self, levels: int) -> int:
+        # __VMALLOC_BASE_L5: as for the direct map, there is more room
+        return 0xFFA0_0000_0000_0000 if levels == 5 else self.vmalloc_start
+
+    def attach(self, boot: Boot) -> X86Data:
+        return X86Data(set_memory.make_locks(boot), boot.word("bp_desc"))
 
     def arch_vmap_p4d_supported(self) -> bool:
         return False
@@ -110,23 +124,21 @@ class X86(Architecture):
         return False
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
-        # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
-        if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
-            # do_flush_tlb_all(): CR4.PGE off and on again
-            yield Tlbi("mov cr4", 0)
-            start = end
-        addr = start
-        while addr < end:
-            yield Tlbi("invlpg", addr)
-            addr += k.geometry.size(Level.PTE)
-        yield InterruptAll()
+        yield from tlbflush.flush_tlb_kernel_range(k, start, end)
 
-    def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
-        yield Store(site, instruction)
+    def set_memory_ro(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
+        return (yield from set_memory.set_memory_ro(k, k.arch_data.cpa, addr, numpages))
 
-    def patch_text_sync(self, k: Kernel) -> Steps[None]:
-        # text_poke_sync()
-        yield InterruptAll()
+    def set_memory_rox(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
+        return (yield from set_memory.set_memory_rox(k, k.arch_data.cpa, addr, numpages))
+
+    def arch_jump_label_transform(self, k: Kernel, sites: tuple[Address, ...], instruction: int) -> Steps[None]:
+        # HAVE_JUMP_LABEL_BATCH: all sites of a key are queued, and then patched together
+        opcode = alternative.encode(instruction)
+        yield from alternative.text_poke_bp_batch(k, k.arch_data.bp_desc, sites, opcode)
+
+    def trap(self, k: Kernel, site: Address, instruction: int) -> Steps[int]:
+        return (yield from alternative.execute(k, k.arch_data.bp_desc, site, instruction))
 
     def format_dump(self, rows: Sequence[DumpRow]) -> str:
         return dump_text(rows, units="BKMGTPE", markers=("vmalloc() Area", "Vmemmap"), describe=_describe)
