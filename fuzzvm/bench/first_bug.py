@@ -39,7 +39,7 @@ SLOW = {"hypothesis": 4, "atheris": 20}
 """Engines that get fewer seeds, and the part of all that they get: atheris takes a second to start."""
 LIMIT = 10_000
 QUICK_LIMIT = 200
-DEEP_LIMIT = 1_000
+DEEP_LIMIT = 500
 """Runs on bugs of depth 3 and more, on which an engine may miss."""
 DEPTH_TO_WIN = 3
 WANTED = 1 / 3
