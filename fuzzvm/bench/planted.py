@@ -177,7 +177,8 @@ class PlantedBug(MmapLockAlways):
             index += 1
 
 
-def _mitigation(bug: Planted) -> type[PlantedBug]:
+def mitigation_of(bug: Planted) -> type[PlantedBug]:
+    """Return a scheme with that bug in it."""
     summary = f"planted bug of depth {bug.depth}"
     return type(
         bug.name,
@@ -186,7 +187,7 @@ def _mitigation(bug: Planted) -> type[PlantedBug]:
     )
 
 
-MITIGATIONS: dict[str, type[Mitigation]] = {bug.name: _mitigation(bug) for bug in PLANTED}
+MITIGATIONS: dict[str, type[Mitigation]] = {bug.name: mitigation_of(bug) for bug in PLANTED}
 """The mitigation with each bug."""
 
 # by their own names too, so that FILE.py:CLASS finds them

@@ -41,7 +41,7 @@ class Records:
             try:
                 record = json.loads(line)
                 source = record.pop(SOURCE)
-            except (ValueError, AttributeError, KeyError) as error:
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
                 raise RecordsError(f"{path}:{number}: no record of fuzzvm bench") from error
             if source == self._source:
                 self.known.append(record)

@@ -242,7 +242,7 @@ def test_one_cpu_and_no_race() -> None:
     assert (verdict.verdict, verdict.complete) == ("safe", True)
 
 
-@pytest.mark.parametrize("kind", ["pages", "cpus", "calls"])
+@pytest.mark.parametrize("kind", ["pages", "cpus", "walkers", "calls"])
 def test_scale_scenarios_grow_by_one_number(kind: str) -> None:
     counts = [search(Space(system_of("static-key", scenario)), Limits()).states for scenario in scale_cells(kind, 3)]
     assert counts == sorted(set(counts))
