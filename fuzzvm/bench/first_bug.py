@@ -39,7 +39,7 @@ SLOW = {"hypothesis": 4, "atheris": 20}
 """Engines that get fewer seeds, and the part of all that they get: atheris takes a second to start."""
 LIMIT = 10_000
 QUICK_LIMIT = 200
-DEEP_LIMIT = 500
+DEEP_LIMIT = 250
 """Runs on bugs of depth 3 and more, on which an engine may miss."""
 DEPTH_TO_WIN = 3
 WANTED = 1 / 3
@@ -124,12 +124,19 @@ def run(*, quick: bool, note: Note, seeds: int = SEEDS, jobs: int | None = None,
         elif quick and engine in SLOW:
             result.not_measured.append(f"engine {engine}: left out by --quick")
     chosen = cases(quick=quick)
+    limits = {case.limit for case in chosen}
     wanted = {
         (case, seed): None
         for case in chosen
         for seed in range(max(1, (QUICK_SEEDS if quick else seeds) // SLOW.get(case.engine, 1)))
     }
-    found = {(Case(r["bug"], r["engine"], r["limit"]), r["seed"]): r["run"] for r in kept.known}
+    found: dict[tuple[Case, int], int | None] = {}
+    for record in kept.known:
+        for case, seed in ((Case(record["bug"], record["engine"], limit), record["seed"]) for limit in limits):
+            # a search with a higher limit does the same runs, and more
+            if record["limit"] >= case.limit:
+                first = record["run"]
+                found[case, seed] = first if first is not None and first <= case.limit else None
     todo = [task for task in sorted(wanted, key=lambda task: (task[0].engine in SLOW, task[1])) if task not in found]
     try:
         for number, (case, seed, first) in enumerate(_measured(todo, jobs or _cores()), 1):

@@ -63,6 +63,19 @@ def test_records_of_another_source_are_left_aside(tmp_path: Path) -> None:
     assert len(lines_of(path)) == 2
 
 
+def test_a_record_of_more_runs_serves_for_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(tmp_path / "records.jsonl")
+    for seed, found_at in enumerate((7, first_bug.QUICK_LIMIT + 1, None)):
+        records.add({"bug": "Deep3B", "engine": "pct", "limit": 1000, "seed": seed, "run": found_at})
+    records.add({"bug": "Deep3B", "engine": "pct", "limit": 5, "seed": 3, "run": None})
+    monkeypatch.setattr(first_bug, "cases", lambda *, quick: [Case("Deep3B", "pct", first_bug.QUICK_LIMIT)])
+    asked = []
+    monkeypatch.setattr(first_bug, "_measured", lambda todo, jobs: asked.extend(todo) or ())
+    (row,) = first_bug.run(quick=True, note=lambda text: None, records=tmp_path / "records.jsonl").rows
+    assert [seed for _, seed in asked] == [3, 4]
+    assert (row["seeds"], row["missed"]) == (3, 2)
+
+
 @pytest.mark.parametrize("line", ["x", "[]", "{}", '"text"'])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
