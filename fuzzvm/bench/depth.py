@@ -8,8 +8,8 @@ run that obeys them fail (Burckhardt et al., ASPLOS 2010, section 2.1). Exhausti
 - Any d constraints that can be obeyed at all are obeyed by some run with fewer than d preemptions. Begin with the CPU
   of a first step that no other constraint holds up, and run each CPU until it ends, is blocked, or stands before a step
   whose constraint is not met yet: that happens once a constraint at most, and never for the first one. Where no run
-  with fewer than d preemptions fails, the bug is deeper than d. (A CPU that began alone must not be blocked, which is
-  checked.)
+  with fewer than d preemptions fails, the bug is deeper than d. Where a CPU would be blocked if it began alone, it may
+  be d preemptions, and the bound is lower by one.
 
 Where both meet, that is the depth.
 """
@@ -30,18 +30,17 @@ from fuzzvm.scenario.system import System
 def depth_bounds(system: System) -> tuple[int, int]:
     """Return the least and the greatest depth that the system's shallowest bug may have.
 
-    Raises ValueError where no run fails, or where a CPU waits for others before they have begun.
+    Raises ValueError where no run fails.
     """
     space = Space(system)
-    if any(_waits_alone(space, lane.cpu) for lane in space.lanes):
-        raise ValueError("a CPU waits for another before that one has begun")
     shortest = shortest_run(space, Limits())
     if shortest.schedule is None:
         raise ValueError("no run fails")
     preemptions = 0
     while shortest_run(space, Limits(), most_switches=preemptions, preemptions=True).schedule is None:
         preemptions += 1
-    return preemptions + 1, max(1, context_switches(shortest.schedule))
+    alone = not any(_waits_alone(space, lane.cpu) for lane in space.lanes)
+    return max(1, preemptions + alone), max(1, context_switches(shortest.schedule))
 
 
 def _waits_alone(space: Space, cpu: int) -> bool:

@@ -78,9 +78,15 @@ def failing() -> dict[str, tuple[Scenario, ...]]:
     return found
 
 
-def cases(*, quick: bool) -> list[Case]:
-    """Return every case whose engine can run, those of slow engines last."""
-    bugs = [*failing(), *(bug.name for bug in planted.PLANTED if not quick or bug.name in QUICK_BUGS)]
+def names() -> list[str]:
+    """Return the names of all bugs."""
+    return [*failing(), *(bug.name for bug in planted.PLANTED)]
+
+
+def cases(*, quick: bool, bugs: Sequence[str] = ()) -> list[Case]:
+    """Return every case whose engine can run, those of slow engines last; of some bugs, or of all."""
+    if not bugs:
+        bugs = [bug for bug in names() if not quick or bug in QUICK_BUGS or bug not in planted.MITIGATIONS]
     most = QUICK_LIMIT if quick else LIMIT
     limits = {bug: most if known(bug).depth[0] < DEPTH_TO_WIN else min(most, DEEP_LIMIT) for bug in bugs}
     able = [name for name in engines.names() if not engines.get(name).unavailable() and not (quick and name in SLOW)]
@@ -112,7 +118,15 @@ def first_failing_run(case: Case, seed: int) -> int | None:
     return search.found[0].run if search.found else None
 
 
-def run(*, quick: bool, note: Note, seeds: int = SEEDS, jobs: int | None = None, records: Path | None = None) -> Result:
+def run(
+    *,
+    quick: bool,
+    note: Note,
+    seeds: int = SEEDS,
+    jobs: int | None = None,
+    records: Path | None = None,
+    bugs: Sequence[str] = (),
+) -> Result:
     """Measure; see the module. Results in the file of records are taken from there. Raises OSError, RecordsError."""
     result = Result(NAME)
     kept = Records(records)
@@ -123,7 +137,7 @@ def run(*, quick: bool, note: Note, seeds: int = SEEDS, jobs: int | None = None,
             result.not_measured.append(f"engine {engine}: {lacks}")
         elif quick and engine in SLOW:
             result.not_measured.append(f"engine {engine}: left out by --quick")
-    chosen = cases(quick=quick)
+    chosen = cases(quick=quick, bugs=bugs)
     limits = {case.limit for case in chosen}
     wanted = {
         (case, seed): None

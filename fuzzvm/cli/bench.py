@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fuzzvm.bench import plots, suite
+from fuzzvm.bench import first_bug, plots, suite
 from fuzzvm.bench.records import RecordsError
 from fuzzvm.bench.result import Result, Row
 from fuzzvm.cli.common import json_option, print_json, progress_console
@@ -33,9 +33,20 @@ from fuzzvm.cli.output import print_table
     show_default=True,
     help="Seeds of each engine in first-bug; slow engines get a part of them.",
 )
+@click.option(
+    "--bug", "bugs", multiple=True, metavar="NAME", help="Bug of first-bug; may be given again. Default: all."
+)
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes of first-bug. Default: one a core.")
 @json_option
-def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, jobs: int | None, as_json: bool) -> int:
+def bench(
+    names: tuple[str, ...],
+    out: Path | None,
+    quick: bool,
+    seeds: int,
+    bugs: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+) -> int:
     """Measure fuzzvm beside its peers, as ratios, side by side in one run.
 
     A peer that is not installed is named as not measured. Exit status 0 whatever the figures are: a busy machine must
@@ -51,13 +62,17 @@ def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, job
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise click.UsageError(f"--out {out}: {error.strerror}") from error
+    for bug in bugs:
+        if bug not in first_bug.names():
+            raise click.UsageError(f"--bug {bug}: there is no such bug; there are {', '.join(first_bug.names())}")
     environment = suite.environment()
     results: dict[str, Result] = {}
     with progress_console().status("") as status:
         for name in dict.fromkeys(names) if names else suite.MODULES:
             more: dict[str, Any] = {}
             if name == "first-bug":
-                more = {"seeds": seeds, "jobs": jobs, "records": None if out is None else out / f"{name}.jsonl"}
+                records = None if out is None else out / f"{name}.jsonl"
+                more = {"seeds": seeds, "jobs": jobs, "records": records, "bugs": tuple(dict.fromkeys(bugs))}
             try:
                 results[name] = suite.get(name).run(quick=quick, note=status.update, **more)
             except RecordsError as error:

@@ -95,5 +95,10 @@ def test_one_constraint_is_depth_one() -> None:
     assert 0.5 < walk_chance(system) < 1
 
 
+def test_a_cpu_that_waits_for_work_makes_the_bound_lower() -> None:
+    least, greatest = depth_bounds(System(shipped.get("pmd-promotion"), registry.get("deferred-free"), "sc"))
+    assert 1 <= least <= greatest
+
+
 def test_medians() -> None:
     assert [median_runs(chance) for chance in (1.0, 0.5, 0.25, 0.01)] == [1, 1, 3, 69]
