@@ -88,8 +88,8 @@ def necessity(
 
     A point is needed where a schedule fails without it; that schedule is minimised. Otherwise `not found needed` says
     that no run failed within the budget, which proves nothing. First comes the scheme with all points in place: where
-    that fails, nothing else is asked, and the exit status is 1. Without --scenario, scenarios that watch TLBs are left
-    out unless --tlb is given, which watches them in all.
+    that fails, nothing else is asked, and the exit status is 1. Ctrl-C ends it with the answers that are there. Without
+    --scenario, scenarios that watch TLBs are left out unless --tlb is given, which watches them in all.
 
     \b
     fuzzvm necessity --seconds 300 --corpus corpus/necessity
@@ -109,24 +109,36 @@ def necessity(
     share = None if seconds is None else seconds * min(workers, len(asked)) / (len(asked) + len(whole))
     budget = Budget(share, runs)
     answers: list[Answer] = []
+    interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
     with Progress(*columns, console=progress_console(), transient=True) as progress:
         task = progress.add_task("all in place", total=len(asked) + len(whole))
         for batch in (whole, asked):
             found: dict[int, Answer] = {}
-            for index, answer in answer_all(batch, budget, seed, corpus, workers):
-                found[index] = answer
-                progress.update(task, advance=1, description=f"{answer.question.point}: {answer.verdict}")
+            running = answer_all(batch, budget, seed, corpus, workers)
+            try:
+                for index, answer in running:
+                    found[index] = answer
+                    progress.update(task, advance=1, description=f"{answer.question.point}: {answer.verdict}")
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                running.close()
             answers += [found[index] for index in sorted(found)]
-            if batch is whole and any(answer.finding for answer in answers):
+            if interrupted or (batch is whole and any(answer.finding for answer in answers)):
                 break
     fails = any(answer.finding for answer in answers if answer.question.point is None)
     if as_json:
-        print_json(_to_json(mitigation_name, memory, answers, fails))
+        print_json(_to_json(mitigation_name, memory, answers, fails, interrupted))
     else:
         _print(answers)
+        if interrupted:
+            left = len(whole) + len(asked) - len(answers)
+            click.echo(f"\nended by Ctrl-C: {left} of {len(whole) + len(asked)} questions have no answer", err=True)
         if fails:
             click.echo(f"\n{mitigation_name} fails with all points in place, so no point was left out")
+    if interrupted:
+        return 130
     return 1 if fails else 0
 
 
@@ -188,12 +200,13 @@ def _litmus(answer: Answer) -> str:
     return "" if answer.question.point is None else ordering_points.get([answer.question.point])[0].litmus
 
 
-def _to_json(mitigation: str, memory: str, answers: list[Answer], fails: bool) -> dict[str, Any]:
+def _to_json(mitigation: str, memory: str, answers: list[Answer], fails: bool, interrupted: bool) -> dict[str, Any]:
     return {
         "mitigation": mitigation,
         "memory": memory,
         "verdict": "bug" if fails else "safe",
         "points": [_answer_to_json(answer) for answer in answers],
+        "interrupted": interrupted,
     }
 
 

@@ -22,6 +22,7 @@ from fuzzvm.cli.common import (
     tlb_option,
     without_option,
 )
+from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
@@ -81,8 +82,8 @@ def verify(
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
     steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
     memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
-    --memory names it. Exit status 0 when every verdict is the documented one; a mitigation that documents none must
-    be safe, and so must one that an ordering point is left out of.
+    --memory names it. Several mitigations and scenarios end in a table of them all. Exit status 0 when every verdict
+    is the documented one; a mitigation that documents none, or lacks an ordering point, must be safe.
 
     \b
     fuzzvm verify --mitigation static-key
@@ -97,7 +98,9 @@ def verify(
     jobs = min(jobs or cores(), len(chosen))
     bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
     runs, interrupted = _verify(chosen, bounds, jobs)
-    saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.failure} if save else {}
+    saved: dict[int, Path] = {}
+    if save is not None:
+        saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.schedule is not None}
     if as_json:
         print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
     else:
@@ -164,7 +167,7 @@ def _case(run: Run) -> TestCase:
     expect = Expectation("bug", failure.error, failure.function)
     cell = run.cell
     origin = f"found by fuzzvm verify, {how}"
-    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, origin, cell.without)
+    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, origin, without=cell.without)
 
 
 def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
@@ -230,8 +233,21 @@ def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
             if id(run) in saved:
                 own = f" --mitigation {run.cell.mitigation}" if ".py:" in run.cell.mitigation else ""
                 click.echo(f"  saved: fuzzvm explain {shell_path(saved[id(run)])}{own}")
+        elif verdict.failure is not None:
+            place = verdict.failure.function or "the run as a whole"
+            click.echo(f"\n{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
         if verdict.stopped:
             click.echo(f"\n{where}: not everything was explored: {verdict.stopped}")
+    if all(len({pick(run.cell) for run in runs}) > 1 for pick in (_mitigation, _scenario)):
+        print_matrix(runs)
+
+
+def _mitigation(cell: Cell) -> str:
+    return cell.mitigation
+
+
+def _scenario(cell: Cell) -> str:
+    return cell.scenario.name
 
 
 def _short(text: str) -> str:

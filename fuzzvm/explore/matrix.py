@@ -102,8 +102,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
     release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
-    expected = None if cell.without else cell.scenario.expected(scheme)
-    return Run(cell, verdict, expected, bounded)
+    return Run(cell, verdict, None if cell.without else cell.scenario.expected(scheme), bounded)
 
 
 def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tuple[int, Run]]:

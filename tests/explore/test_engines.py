@@ -31,8 +31,8 @@ def search(engine: str, mitigation: str, runs: int, seed: int = 0, *, scenarios:
     return result
 
 
-def test_there_are_six() -> None:
-    assert engines.names() == ["atheris", "hypothesis", "pct", "pos", "random", "urw"]
+def test_there_are_seven() -> None:
+    assert engines.names() == ["atheris", "hypothesis", "pct", "pos", "random", "surw", "urw"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
