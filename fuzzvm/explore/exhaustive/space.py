@@ -7,14 +7,17 @@ as the difference that it makes to the integer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Values
 from fuzzvm.explore.exhaustive.flat import FlatShared
+from fuzzvm.explore.exhaustive.needs import Assumed, OutdatedError
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.scenario.system import System
+
+T = TypeVar("T")
 
 SHARED_BITS = 32
 LOCAL_BITS = 20
@@ -96,16 +99,45 @@ class Space:
             Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
             for program in system.programs()
         ]
-        kind = FlatShared if fast and system.memory == "sc" else SteppedShared
-        self.shared: Shared = kind(system, self.automata, self.values)
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
         self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
-        self.has_agents = isinstance(self.shared, SteppedShared)
+        self.has_agents = not (fast and system.memory == "sc")
         """Whether the memory model may have agents of its own."""
-        self.start: int | Finding = self.shared.start
+        self.shared: Shared
+        self.start: int | Finding
+        self._assumed: Assumed | None = None
+        if self.has_agents:
+            boot = system.booted()
+            self._assumed = Assumed(self.automata, frozenset(range(len(boot.allocator.allocations))) - boot.watched)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Number states from the first one on."""
+        system, automata = self.system, self.automata
+        if self._assumed is None:
+            self.shared = FlatShared(system, automata, self.values)
+        else:
+            self.shared = SteppedShared(system, automata, self.values, self._assumed)
+        self.start = self.shared.start
         if isinstance(self.start, int):
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
                 self.start += node.number << lane.shift
+
+    def settled(self, search: Callable[[], T]) -> T:
+        """Return what a search of this space returns, done again where it found out that CPUs do more than assumed.
+
+        States have other numbers afterwards.
+        """
+        while True:
+            try:
+                return search()
+            except OutdatedError:
+                assert self._assumed is not None
+                self._assumed.renew()
+                self._agents.clear()
+                for lane in self.lanes:
+                    lane.table.clear()
+                self._begin()
 
     def agent_steps(self, state: int) -> dict[int, tuple[Way, ...]]:
         """Return the ways of each of the memory model's own agents that can step."""

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from fuzzvm.machine.ops import (
     Address,
@@ -34,6 +34,19 @@ Choose = Callable[[int], int]
 def object_of_value(value: Value) -> int:
     """Return the number of the object that a value points to, if it is an address; 0 if it points nowhere."""
     return object_of(value) if isinstance(value, int) and value > 0 else 0
+
+
+class Needs(NamedTuple):
+    """What one CPU may still do with memory, by location. What it says too much costs states, and never is wrong.
+
+    `loads` are locations of plain loads, which may be stale, `reads` those of loads, waits and atomics, `fetches` those
+    of instructions; `frees` are numbers of objects that it may free.
+    """
+
+    loads: frozenset[Address]
+    reads: frozenset[Address]
+    fetches: frozenset[Address]
+    frees: frozenset[int]
 
 
 class MemoryModel(ABC):
@@ -73,6 +86,12 @@ class MemoryModel(ABC):
         Exhaustive search needs it. Raises NotImplementedError where a model has none.
         """
         raise NotImplementedError(f"memory model {self.name} cannot be searched exhaustively")
+
+    def forget(self, needs: Sequence[Needs]) -> None:  # noqa: B027 - a model may remember nothing that can be forgotten
+        """Take the normal form of states with the same future, given what each CPU may still do.
+
+        A state and its normal form have the same steps, with the same ways in the same order.
+        """
 
     @abstractmethod
     def peek(self, address: Address) -> Value:

@@ -24,9 +24,10 @@ What is left out, and in which direction it errs:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory import Choose, MemoryModel, Needs
+from fuzzvm.machine.memory.arm64.normal_form import normalise
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
 from fuzzvm.machine.ops import (
@@ -125,6 +126,25 @@ class Arm64(MemoryModel):
             tuple(self._loads),
             tuple(self._overtaken),
         )
+
+    def forget(self, needs: Sequence[Needs]) -> None:
+        normal = normalise(self._timeline, self._views, needs)
+        self._timeline = normal.timeline
+        self._views = normal.views
+        for cpu, points in enumerate(normal.points):
+            rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
+            self._learned[cpu] = {number: view for number, view in rounded.items() if view}
+            # epochs of what is pending count from the one that a store would have now
+            epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
+            self._pending[cpu] = tuple(
+                replace(entry, epoch=epochs.index(entry.epoch), dependency=points.round(entry.dependency))
+                for entry in self._pending[cpu]
+            )
+            self._epochs[cpu] = len(epochs) - 1
+            # only a free by another CPU asks for them
+            freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
+            self._loads[cpu] &= freed
+            self._overtaken[cpu] &= freed
 
     def peek(self, address: Address) -> Value:
         return self._timeline.latest(address)

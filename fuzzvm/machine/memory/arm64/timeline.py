@@ -10,7 +10,7 @@ A message's timestamp is its position, counted from 1; timestamp 0 stands for th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 STORE = 0
@@ -45,6 +45,20 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.messages)
 
+    @classmethod
+    def of(cls, initial: Mapping[Hashable, Hashable], messages: Sequence[Message]) -> Timeline:
+        """Return the timeline of these messages."""
+        made = cls(initial)
+        made.messages = tuple(messages)
+        stores: dict[Hashable, tuple[int, ...]] = {}
+        for timestamp, message in enumerate(made.messages, 1):
+            if message.kind == STORE:
+                stores[message.address] = (*stores.get(message.address, ()), timestamp)
+            else:
+                made._maintenance = (*made._maintenance, (timestamp, message))
+        made._stores = stores
+        return made
+
     def copy(self) -> Timeline:
         """Return an equal timeline that goes its own way."""
         other = Timeline.__new__(Timeline)
@@ -69,6 +83,13 @@ class Timeline:
     def stores(self, address: Hashable) -> tuple[int, ...]:
         """Return the timestamps of the stores to a location, ascending; the initial contents are not among them."""
         return self._stores.get(address, ())
+
+    def locations(self) -> Iterator[tuple[Hashable, tuple[int, ...]]]:
+        """Yield each location that messages name, with the timestamps of its stores, ascending."""
+        yield from self._stores.items()
+        if self._maintenance:
+            maintained = {message.address for _, message in self._maintenance if message.address is not None}
+            yield from ((address, ()) for address in maintained if address not in self._stores)
 
     def value(self, address: Hashable, timestamp: int) -> Hashable:
         """Return what a location held right after its store at `timestamp` (0: initially)."""
