@@ -89,19 +89,25 @@ class Space:
     """The state space of a system. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
-    states that differ in dead variables alone.
+    states that differ in dead variables alone. With `strong_twin_of`, the memory is sequentially consistent whatever the
+    system has, and the automata are those of that space: what one learns, the other knows.
     """
 
-    def __init__(self, system: System, *, fast: bool = True, live_only: bool = True) -> None:
+    def __init__(
+        self, system: System, *, fast: bool = True, live_only: bool = True, strong_twin_of: Space | None = None
+    ) -> None:
         self.system = system
-        self.values = Values()
-        self.automata = [
-            Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
-            for program in system.programs()
-        ]
+        if strong_twin_of is None:
+            self.values = Values()
+            self.automata = [
+                Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
+                for program in system.programs()
+            ]
+        else:
+            self.values, self.automata = strong_twin_of.values, strong_twin_of.automata
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
         self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
-        self.has_agents = not (fast and system.memory == "sc")
+        self.has_agents = strong_twin_of is None and not (fast and system.memory == "sc")
         """Whether the memory model may have agents of its own."""
         self.shared: Shared
         self.start: int | Finding
@@ -123,21 +129,22 @@ class Space:
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
                 self.start += node.number << lane.shift
 
-    def settled(self, search: Callable[[], T]) -> T:
-        """Return what a search of this space returns, done again where it found out that CPUs do more than assumed.
+    def renew(self) -> None:
+        """Begin again, with what is known by now of what CPUs do; states have other numbers afterwards."""
+        if self._assumed is not None:
+            self._assumed.renew()
+            self._agents.clear()
+            for lane in self.lanes:
+                lane.table.clear()
+            self._begin()
 
-        States have other numbers afterwards.
-        """
+    def settled(self, search: Callable[[], T]) -> T:
+        """Return what a search of this space returns, done again where it found out that CPUs do more than assumed."""
         while True:
             try:
                 return search()
             except OutdatedError:
-                assert self._assumed is not None
-                self._assumed.renew()
-                self._agents.clear()
-                for lane in self.lanes:
-                    lane.table.clear()
-                self._begin()
+                self.renew()
 
     def agent_steps(self, state: int) -> dict[int, tuple[Way, ...]]:
         """Return the ways of each of the memory model's own agents that can step."""

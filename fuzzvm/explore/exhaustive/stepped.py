@@ -18,7 +18,7 @@ from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
     Alloc,
@@ -77,8 +77,11 @@ class SteppedShared:
         self._performed_at: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
         self._forgotten: dict[tuple[int, int, int], int] = {}
         self._agent_steps: dict[tuple[int, int], tuple[_Performed, ...]] = {}
+        self._unfinished: dict[int, tuple[Unfinished, ...]] = {}
         self.nodes: list[Node] = []
         machine = system.booted()
+        self.model = type(machine.memory)
+        """The memory model."""
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
@@ -118,6 +121,18 @@ class SteppedShared:
             else:
                 outcomes.append(Outcome(way.choices, self._number(way.memory, heap, remembered), None))
         return outcomes
+
+    def unfinished(self, shared: int) -> tuple[Unfinished, ...]:
+        """Return what each CPU has begun and not finished; nothing at all where no CPU has begun anything."""
+        number = self._states[shared][0]
+        found = self._unfinished.get(number)
+        if found is None:
+            memory = self._memories[number][0]
+            found = tuple(memory.unfinished(cpu) for cpu in range(memory.cpus))
+            if all(begun == NOTHING for begun in found):
+                found = ()
+            self._unfinished[number] = found
+        return found
 
     def finished(self, shared: int) -> Finding | None:
         memory, heap, remembered = self._states[shared]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
-from fuzzvm.explore.exhaustive.reduced import can_reduce, search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import can_reduce, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run

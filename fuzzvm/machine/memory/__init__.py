@@ -19,6 +19,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Rmw,
     Store,
     Tlbi,
@@ -49,6 +50,19 @@ class Needs(NamedTuple):
     frees: frozenset[int]
 
 
+class Unfinished(NamedTuple):
+    """What a CPU has begun: `locations` whose writes, DC or IC have yet to take effect, `objects` in flight.
+
+    Objects in flight are those whose free by another CPU is, or may become with the CPU's next store, a race.
+    """
+
+    locations: frozenset[Address] = frozenset()
+    objects: frozenset[int] = frozenset()
+
+
+NOTHING = Unfinished()
+
+
 class MemoryModel(ABC):
     """Memory, as the CPUs of one machine see it.
 
@@ -59,6 +73,9 @@ class MemoryModel(ABC):
     name: ClassVar[str]
     stale_reads: ClassVar[bool] = False
     """Whether a load may return what was overwritten before it, in the order in which the machine steps."""
+
+    reducible: ClassVar[bool] = False
+    """Whether `unfinished` and `settles` say all there is to say, so that orders of steps can be left out."""
 
     remark: Remark | None = None
     """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
@@ -108,6 +125,15 @@ class MemoryModel(ABC):
     def in_flight(self, address: Address) -> tuple[int, ...]:
         """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
         return ()
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        """Return what a CPU has begun and not finished."""
+        return NOTHING
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        """Return whether an operation is executed only once an earlier store, DC or IC of its CPU is in place."""
+        return False
 
     @abstractmethod
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory import Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     Address,
     Await,
@@ -23,6 +23,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Rmw,
     Store,
     Tlbi,
@@ -38,6 +39,7 @@ class TotalStoreOrder(MemoryModel):
     """Memory and one store buffer a CPU."""
 
     name = "tso"
+    reducible = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -51,7 +53,8 @@ class TotalStoreOrder(MemoryModel):
         return other
 
     def state(self) -> Hashable:
-        return (frozenset(self._cells.items()), tuple(self._buffers))
+        # a location that holds 0 again is as good as one never written
+        return frozenset(cell for cell in self._cells.items() if cell[1] != 0), tuple(self._buffers)
 
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
@@ -61,6 +64,13 @@ class TotalStoreOrder(MemoryModel):
             if buffered == address:
                 return value
         return self._cells.get(address, 0)
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        return Unfinished(frozenset(address for address, _ in self._buffers[cpu]))
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        return isinstance(op, Rmw | InterruptAll) or (isinstance(op, Fence) and op.kind in DRAINING)
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
         if any(buffered == op.address for buffered, _ in self._buffers[cpu]):

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from fuzzvm.machine.memory import Choose, MemoryModel, Needs
+from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
 from fuzzvm.machine.memory.arm64.normal_form import normalise
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
@@ -40,6 +40,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Order,
     Rmw,
     Store,
@@ -90,6 +91,7 @@ class Arm64(MemoryModel):
 
     name = "arm64"
     stale_reads = True
+    reducible = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -164,6 +166,25 @@ class Arm64(MemoryModel):
     def in_flight(self, address: Address) -> tuple[int, ...]:
         number = object_of(address)
         return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        locations = {entry.address for entry in self._pending[cpu]}
+        for at in self._views[cpu].invalidations:
+            address = self._timeline.messages[at - 1].address
+            assert isinstance(address, int)
+            locations.add(address)
+        return Unfinished(frozenset(locations), self._loads[cpu] | self._overtaken[cpu])
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        if isinstance(op, InterruptAll):
+            return True
+        kind = STORE
+        if isinstance(earlier, CacheMaintenance):
+            kind = CLEAN if earlier.operation is CacheOperation.DC_CVAU else INVALIDATE
+        if isinstance(op, Fence):
+            return kind in _ORDERED.get(op.kind, ())
+        return isinstance(op, Rmw) and op.order in RELEASES and kind == STORE
 
     # Operations
 
