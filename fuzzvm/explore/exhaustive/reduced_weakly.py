@@ -150,6 +150,9 @@ class WeakReduction(Reduction):
                 if not (unfinished and unfinished[lane.cpu].objects) and idle(shared.model, node):
                     entry = tuple(way for way in entry if way.choices == _AT_ONCE)
             entries[key] = entry
+            if not isinstance(entry, int) and len(entry) > 1:
+                accesses |= self._weak.branches[0]
+                self._accesses[lane.cpu][key] = accesses
             return accesses
 
         return compute_entry

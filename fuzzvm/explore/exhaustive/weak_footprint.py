@@ -1,8 +1,10 @@
 """What a step touches under a memory model whose stores take effect late and whose loads may be stale.
 
 On top of what `footprint` says. A CPU and the agent of its buffer are one: what is still buffered counts as what the
-CPU may still do, and so does what it has begun and not finished. An interrupt of all CPUs touches them all (`_KICK`),
-and so conflicts with whatever has an effect that it changes: stores, and loads that may be stale.
+CPU may still do, and so does what it has begun and not finished. An interrupt of all CPUs touches them all (`_KICK`):
+loads to come may be stale without it and not with it, and what is kept back is not kept back any longer. A step that
+has one way only, and keeps nothing back, may be taken before it all the same: an interrupt raises all floors to the
+end of the timeline, so that afterwards the CPU's views are no greater than if it had taken the step behind it.
 
 Why steps with no conflict may be taken first. Let a be a step of CPU c, and t a step of another CPU before it. If they
 do not conflict, then a is possible before t, with the same responses to both, and the state after a, t has all the
@@ -24,6 +26,7 @@ store has overtaken. Where there are such loads, it is kept back as well.)
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 
 from fuzzvm.explore.automaton import Edge, Node
 from fuzzvm.explore.exhaustive.footprint import Footprints
@@ -44,22 +47,42 @@ class WeakFootprints(Footprints):
         self._model = model
 
     def _make(self, node: Node) -> tuple[int, int]:
-        accesses, conflicts = super()._make(node)
-        reads: list[Hashable] = []
-        writes: list[Hashable] = []
+        """Return (accesses, conflicts); that a step may go several ways counts as an access of its own, see `branches`.
+
+        A fetch may still get the old instruction after a store, as long as no IC is complete, so that nobody needs to
+        fetch before a store; but who fetches must wait for stores that may come.
+        """
         match node.op:
-            case Load() | Fetch() | Rmw() if self._model.stale_reads:
-                reads = [_KICK]
-            case Store():
-                reads = [_KICK]
-            case CacheMaintenance(address=address) if self._model.stale_reads:
-                reads, writes = [_KICK], [address]
+            case Fetch(address):
+                accesses, _ = self._masks([address, ("code", address)], [])
+                _, conflicts = self._masks([("code", address), *self._stale()], [])
+                return accesses, conflicts
+            case CacheMaintenance(CacheOperation.IC_IVAU, address) if self._model.stale_reads:
+                accesses, conflicts = self._masks([], [address, ("code", address)])
+                return accesses, conflicts | self.branches[1]
+            case CacheMaintenance(_, address) if self._model.stale_reads:
+                accesses, conflicts = self._masks([], [address])
+                return accesses, conflicts | self.branches[1]
             case InterruptAll():
-                reads, writes = [_FLIGHT], [_KICK]
+                return self._masks([_FLIGHT], [_KICK])
+        accesses, conflicts = super()._make(node)
+        match node.op:
+            case Load() | Rmw():
+                conflicts |= self._masks(self._stale(), [])[1]
+            case Store():
+                conflicts |= self.branches[1]
             case Free():
-                writes = [_FLIGHT]
-        more = self._masks(reads, writes)
-        return accesses | more[0], conflicts | more[1]
+                more = self._masks([], [_FLIGHT])
+                return accesses | more[0], conflicts | more[1]
+        return accesses, conflicts
+
+    @cached_property
+    def branches(self) -> tuple[int, int]:
+        """(accesses, conflicts) of a step that has several ways, or keeps something back: an interrupt changes it."""
+        return self._masks([_KICK], [])
+
+    def _stale(self) -> list[Hashable]:
+        return [_KICK] if self._model.stale_reads else []
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
         accesses, conflicts = super()._notes(edge)
@@ -73,7 +96,7 @@ class WeakFootprints(Footprints):
         if not begun.locations and not begun.objects:
             return 0, 0
         reads: list[Hashable] = [("life", number) for number in begun.objects]
-        writes = [place for address in begun.locations for place in self._written(address)]
+        writes = [place for address in begun.locations for place in (*self._written(address), ("code", address))]
         return self._masks([*reads, _KICK], writes)
 
 
