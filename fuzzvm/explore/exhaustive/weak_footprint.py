@@ -53,7 +53,7 @@ class WeakFootprints(Footprints):
         fetch before a store; but who fetches must wait for stores that may come.
         """
         match node.op:
-            case Fetch(address):
+            case Fetch(address) if self._model.stale_reads:
                 accesses, _ = self._masks([address, ("code", address)], [])
                 _, conflicts = self._masks([("code", address), *self._stale()], [])
                 return accesses, conflicts
