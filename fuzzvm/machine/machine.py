@@ -177,6 +177,11 @@ class Machine:
         machine._watched = set(self._watched)
         return machine
 
+    @property
+    def memory_operations(self) -> frozenset[type]:
+        """Operations that memory executes by itself, with nothing for objects and observers to do."""
+        return frozenset(kind for kind, run in self._execute.items() if getattr(run, "__self__", None) is self.memory)
+
     # Running
 
     @property

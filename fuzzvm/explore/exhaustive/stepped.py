@@ -9,7 +9,7 @@ that is never stepped, only copied, and what an operation of a CPU makes of it i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.needs import Assumed
@@ -32,16 +32,30 @@ from fuzzvm.machine.ops import (
     Operation,
     Rmw,
     Store,
+    Tlbi,
     address_of,
 )
 from fuzzvm.scenario.system import System
 
 _ACCESSES = (Load, Await, Store, Rmw)
-_MEMORY_ALONE = (Load, Await, Fence, Fetch, CacheMaintenance, InterruptAll)
-"""Operations that ask objects for no more than whether they live, and that no oracle hears of."""
-
 Masks = tuple[int, ...]
 """What each CPU is assumed to do from here on, as bits of `Assumed`."""
+
+
+_METHODS: dict[type, str] = {
+    Load: "load",
+    Await: "load",
+    Store: "store",
+    Rmw: "rmw",
+    Fence: "fence",
+    Fetch: "fetch",
+    CacheMaintenance: "maintain",
+    Tlbi: "maintain",
+    InterruptAll: "maintain",
+}
+"""What a memory model executes each operation by."""
+
+T = TypeVar("T")
 
 
 class _Performed(NamedTuple):
@@ -82,6 +96,9 @@ class SteppedShared:
         machine = system.booted()
         self.model = type(machine.memory)
         """The memory model."""
+        machine.memory.key_of = values.number
+        self._alone = machine.memory_operations
+        """Operations that memory executes by itself."""
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
@@ -175,10 +192,11 @@ class SteppedShared:
         """Return what an operation that is not blocked can do; the memory after it is that of what was assumed before."""
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
-        alone = isinstance(op, _MEMORY_ALONE)
+        alone = type(op) in self._alone
         if isinstance(op, _ACCESSES):
+            # a machine asks if the object lives, and tells oracles of writes to what they watch
             place = op.address >> OFFSET_BITS
-            alone = alone or place not in watched
+            alone = isinstance(op, Load | Await) or place not in watched
             if place in allocator.dead:
                 write = isinstance(op, Store | Rmw)
                 return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
@@ -186,44 +204,48 @@ class SteppedShared:
         key = (memory, cpu, number)
         known = self._performed.get(key) if alone else self._performed_at.get((shared, cpu, number))
         if known is None:
-
-            def perform(choose: Choose, machine: Machine) -> Any:
-                return machine.perform(cpu, op, choose)
-
-            known = tuple(self._perform(perform, memory, heap, remembered, op))
             if alone:
-                self._performed[key] = known
+                known = self._performed[key] = tuple(self._perform_alone(memory, cpu, op))
             else:
+
+                def perform(choose: Choose, machine: Machine) -> Any:
+                    return machine.perform(cpu, op, choose)
+
+                known = tuple(self._perform(perform, memory, heap, remembered, op))
                 self._performed_at[shared, cpu, number] = known
         if alone:
             return [way._replace(heap=heap, remembered=remembered) for way in known]
         return known
 
+    def _perform_alone(self, memory: int, cpu: int, op: Operation) -> Iterator[_Performed]:
+        """Yield every way of an operation that concerns memory alone."""
+        before, masks = self._memories[memory]
+        name = _METHODS[type(op)]
+        for choices, after, response in _ways(lambda choose, copy: getattr(copy, name)(cpu, op, choose), before.copy):
+            number = self._memory_number(after, masks)
+            yield _Performed(choices, number, 0, 0, self._values.number(response))
+
     def _perform(
         self, run: Callable[[Choose, Machine], Any], memory: int, heap: int, remembered: int, op: object
     ) -> Iterator[_Performed]:
-        """Yield every way that a step can go, run again for each: choices are counted up like the digits of a number."""
+        """Yield every way that a step of a machine can go."""
         before, masks = self._memories[memory]
-        script: list[int] = []
-        while True:
-            asked: list[tuple[int, int]] = []
 
-            def choose(ways: int, script: list[int] = script, asked: list[tuple[int, int]] = asked) -> int:
-                way = script[len(asked)] if len(asked) < len(script) else 0
-                asked.append((way, ways))
-                return way
-
+        def copy() -> Machine:
             machine = self._machine(before.copy(), heap, remembered)
             if isinstance(op, Alloc | Free):
                 machine.allocator = machine.allocator.copy()
-            response, failed = None, None
+            return machine
+
+        def caught(choose: Choose, machine: Machine) -> Any:
             try:
-                response = run(choose, machine)
+                return run(choose, machine)
             except ModelError as error:
-                failed = error
-            choices = tuple(way for way, _ in asked)
-            if failed is not None:
-                yield _Performed(choices, memory, heap, remembered, 0, failed)
+                return error
+
+        for choices, machine, response in _ways(caught, copy):
+            if isinstance(response, ModelError):
+                yield _Performed(choices, memory, heap, remembered, 0, response)
             else:
                 assert isinstance(machine.observer, Oracles)
                 yield _Performed(
@@ -233,12 +255,6 @@ class SteppedShared:
                     self._remembered_number(machine.observer.remembered),
                     self._values.number(response),
                 )
-            while asked and asked[-1][0] == asked[-1][1] - 1:
-                asked.pop()
-            if not asked:
-                return
-            script = [way for way, _ in asked]
-            script[-1] += 1
 
     def _resumed(self, way: _Performed, cpu: int, edge: Edge) -> Outcome:
         """Return the outcome of a step whose effect is done: oracles hear what the program says."""
@@ -294,7 +310,7 @@ class SteppedShared:
     def _memory_number(self, memory: MemoryModel, masks: Masks) -> int:
         """Return the number of a memory, which is brought to its normal form."""
         memory.forget([self._assumed.needs(mask) for mask in masks])
-        key = (self._values.keys.of(memory.state()), masks)
+        key = (memory.state(), masks)
         number = self._memory_numbers.get(key)
         if number is None:
             number = self._memory_numbers[key] = len(self._memories)
@@ -322,3 +338,28 @@ class SteppedShared:
             key = self._values.keys.of_temporary(op)
             number = self._ops[node] = self._op_numbers.setdefault(key, len(self._op_numbers))
         return number
+
+
+def _ways(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:
+    """Yield (choices, what was stepped, response) for every way that a step can go.
+
+    A step is run again for each way; the choices that it asks for are counted up like the digits of a number.
+    """
+    script: list[int] = []
+    while True:
+        asked: list[tuple[int, int]] = []
+
+        def choose(ways: int, script: list[int] = script, asked: list[tuple[int, int]] = asked) -> int:
+            way = script[len(asked)] if len(asked) < len(script) else 0
+            asked.append((way, ways))
+            return way
+
+        stepped = copy()
+        response = run(choose, stepped)
+        yield tuple([way for way, _ in asked]), stepped, response
+        while asked and asked[-1][0] == asked[-1][1] - 1:
+            asked.pop()
+        if not asked:
+            return
+        script = [way for way, _ in asked]
+        script[-1] += 1

@@ -37,6 +37,10 @@ def object_of_value(value: Value) -> int:
     return object_of(value) if isinstance(value, int) and value > 0 else 0
 
 
+def _itself(value: Value) -> Hashable:
+    return value
+
+
 class Needs(NamedTuple):
     """What one CPU may still do with memory, by location. What it says too much costs states, and never is wrong.
 
@@ -89,6 +93,9 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
+    key_of: Callable[[Value], Hashable] = staticmethod(_itself)
+    """What stands for a value in `state()`: for searches, where values that are equal may still differ in type."""
+
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""
         self.cpus = cpus
@@ -99,6 +106,8 @@ class MemoryModel(ABC):
 
     def state(self) -> Hashable:
         """Return all that the future depends on as an immutable value: equal values, equal futures.
+
+        What memory holds is in it as `key_of` has it.
 
         Exhaustive search needs it. Raises NotImplementedError where a model has none.
         """

@@ -48,13 +48,18 @@ class TotalStoreOrder(MemoryModel):
 
     def copy(self) -> TotalStoreOrder:
         other = TotalStoreOrder(self.cpus)
+        other.key_of = self.key_of
         other._cells = dict(self._cells)
         other._buffers = list(self._buffers)
         return other
 
     def state(self) -> Hashable:
         # a location that holds 0 again is as good as one never written
-        return frozenset(cell for cell in self._cells.items() if cell[1] != 0), tuple(self._buffers)
+        key_of = self.key_of
+        return (
+            frozenset([(address, key_of(value)) for address, value in self._cells.items() if value != 0]),
+            tuple([tuple([(address, key_of(value)) for address, value in buffer]) for buffer in self._buffers]),
+        )
 
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)

@@ -65,6 +65,10 @@ class Pending:
     epoch: int
     dependency: int
 
+    def key(self, key_of: Callable[[Value], Hashable]) -> tuple[Hashable, ...]:
+        """Return a value that is equal for equal entries."""
+        return self.kind, self.address, key_of(self.value), self.order, self.epoch, self.dependency
+
     def after(self, earlier: Pending) -> bool:
         """Return whether this must follow a message of the same CPU that was executed before it."""
         if self.kind == INVALIDATE or earlier.kind == INVALIDATE:
@@ -108,6 +112,7 @@ class Arm64(MemoryModel):
     def copy(self) -> Arm64:
         other = Arm64(self.cpus)
         other.points_to = self.points_to
+        other.key_of = self.key_of
         other._timeline = self._timeline.copy()
         other._views = [views.copy() for views in self._views]
         other._pending = list(self._pending)
@@ -118,13 +123,14 @@ class Arm64(MemoryModel):
         return other
 
     def state(self) -> Hashable:
+        key_of = self.key_of
+        pending = self._pending
         return (
-            frozenset(self._timeline.initial.items()),
-            self._timeline.messages,
-            tuple(views.key() for views in self._views),
-            tuple(self._pending),
+            self._timeline.key(key_of),
+            tuple([views.key() for views in self._views]),
+            tuple([tuple([entry.key(key_of) for entry in entries]) for entries in pending]) if any(pending) else (),
             tuple(self._epochs),
-            tuple(frozenset(learned.items()) for learned in self._learned),
+            tuple([frozenset(learned.items()) for learned in self._learned]) if any(self._learned) else (),
             tuple(self._loads),
             tuple(self._overtaken),
         )
@@ -134,19 +140,24 @@ class Arm64(MemoryModel):
         self._timeline = normal.timeline
         self._views = normal.views
         for cpu, points in enumerate(normal.points):
-            rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
-            self._learned[cpu] = {number: view for number, view in rounded.items() if view}
-            # epochs of what is pending count from the one that a store would have now
-            epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
-            self._pending[cpu] = tuple(
-                replace(entry, epoch=epochs.index(entry.epoch), dependency=points.round(entry.dependency))
-                for entry in self._pending[cpu]
-            )
-            self._epochs[cpu] = len(epochs) - 1
-            # only a free by another CPU asks for them
-            freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
-            self._loads[cpu] &= freed
-            self._overtaken[cpu] &= freed
+            if self._learned[cpu]:
+                rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
+                self._learned[cpu] = {number: view for number, view in rounded.items() if view}
+            if self._pending[cpu]:
+                # epochs of what is pending count from the one that a store would have now
+                epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
+                self._pending[cpu] = tuple(
+                    replace(entry, epoch=epochs.index(entry.epoch), dependency=points.round(entry.dependency))
+                    for entry in self._pending[cpu]
+                )
+                self._epochs[cpu] = len(epochs) - 1
+            else:
+                self._epochs[cpu] = 0
+            if self._loads[cpu] or self._overtaken[cpu]:
+                # only a free by another CPU asks for them
+                freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
+                self._loads[cpu] &= freed
+                self._overtaken[cpu] &= freed
 
     def peek(self, address: Address) -> Value:
         return self._timeline.latest(address)

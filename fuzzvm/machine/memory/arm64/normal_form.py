@@ -156,6 +156,8 @@ class _Kept:
 
 def normalise(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> Normal:
     """Return the normal form of a timeline and the views on it, given what each CPU may still do."""
+    if not timeline.messages:
+        return Normal(timeline, [Views() for _ in views], [Points() for _ in views])
     kept = _Kept(timeline, views, needs)
     for address, stores in timeline.locations():
         kept.location(address, stores)
@@ -206,6 +208,8 @@ def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[i
         found.append(Message(kind, 0, address, value))
     for base, _ in kept.bases:
         moved.setdefault(base, 0)
+    if initial == timeline.initial and tuple(found) == messages:
+        return timeline, moved
     return Timeline.of(initial, found), moved
 
 
