@@ -177,11 +177,6 @@ class Machine:
         machine._watched = set(self._watched)
         return machine
 
-    @property
-    def memory_operations(self) -> frozenset[type]:
-        """Operations that memory executes by itself, with nothing for objects and observers to do."""
-        return frozenset(kind for kind, run in self._execute.items() if getattr(run, "__self__", None) is self.memory)
-
     # Running
 
     @property
@@ -438,6 +433,9 @@ EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
     Free: Machine._free,
 }
 """What executes each kind of operation: takes machine, CPU, operation and choose, returns the response."""
+
+MEMORY_ALONE = frozenset({Fence, Fetch, CacheMaintenance, Tlbi, InterruptAll})
+"""Operations that memory executes by itself, with nothing for objects and observers to do."""
 
 
 def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:

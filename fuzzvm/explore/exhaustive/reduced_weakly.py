@@ -13,7 +13,7 @@ from fuzzvm.explore.exhaustive.reduced import Move, Reduction, persistent
 from fuzzvm.explore.exhaustive.space import SHARED_MASK, Entry, Lane, Way
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints, idle
-from fuzzvm.machine.ops import CacheMaintenance, InterruptAll, Store, object_of
+from fuzzvm.machine.ops import CacheMaintenance, InterruptAll, Load, Store, object_of
 
 Begun = tuple[tuple[int, int], ...]
 """Accesses and conflicts of what each CPU has begun; empty where nobody has begun anything."""
@@ -149,6 +149,10 @@ class WeakReduction(Reduction):
                 # where a store overtakes loads of what may be freed, it matters when it is executed
                 if not (unfinished and unfinished[lane.cpu].objects) and idle(shared.model, node):
                     entry = tuple(way for way in entry if way.choices == _AT_ONCE)
+            elif not isinstance(entry, int) and isinstance(node.op, Load) and all(way.finding is None for way in entry):
+                targets = [((key + way.delta) & SHARED_MASK, (key + way.delta) >> lane.shift) for way in entry]
+                covered = shared.covered(key & SHARED_MASK, lane.cpu, node, targets)
+                entry = tuple(way for index, way in enumerate(entry) if index not in covered)
             entries[key] = entry
             if not isinstance(entry, int) and len(entry) > 1:
                 accesses |= self._weak.branches[0]

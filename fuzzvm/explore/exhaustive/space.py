@@ -89,16 +89,21 @@ class Space:
     """The state space of a system. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
-    states that differ in dead variables alone. With `strong_twin_of`, the memory is sequentially consistent whatever the
+    states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the memory
+    model is not sc, unless it is said otherwise. With `strong_twin_of`, the memory is sequentially consistent whatever the
     system has, and the automata are those of that space: what one learns, the other knows.
     """
 
     def __init__(
-        self, system: System, *, fast: bool = True, live_only: bool = True, strong_twin_of: Space | None = None
+        self, system: System, *, fast: bool = True, live_only: bool = True, without_text: bool | None = None,
+        strong_twin_of: Space | None = None,
     ) -> None:
         self.system = system
+        weak = strong_twin_of is None and not (fast and system.memory == "sc")
+        if without_text is None:
+            without_text = weak
         if strong_twin_of is None:
-            self.values = Values()
+            self.values = Values(without_text=without_text)
             self.automata = [
                 Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
                 for program in system.programs()
@@ -107,7 +112,7 @@ class Space:
             self.values, self.automata = strong_twin_of.values, strong_twin_of.automata
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
         self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
-        self.has_agents = strong_twin_of is None and not (fast and system.memory == "sc")
+        self.has_agents = weak
         """Whether the memory model may have agents of its own."""
         self.shared: Shared
         self.start: int | Finding

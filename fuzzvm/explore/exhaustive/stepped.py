@@ -17,7 +17,7 @@ from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.machine import MEMORY_ALONE, Machine
 from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -97,8 +97,6 @@ class SteppedShared:
         self.model = type(machine.memory)
         """The memory model."""
         machine.memory.key_of = values.number
-        self._alone = machine.memory_operations
-        """Operations that memory executes by itself."""
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
@@ -151,6 +149,27 @@ class SteppedShared:
             self._unfinished[number] = found
         return found
 
+    def covered(self, shared: int, cpu: int, node: Node, targets: Sequence[tuple[int, int]]) -> list[int]:
+        """Return which ways of a plain load others stand for, given the shared and local state after each, newest first.
+
+        A way is covered by one that reads an older store, if the program goes on alike, with objects and oracles alike
+        and a value that points to the same object or to none: the CPU's views are no greater after that one, so that
+        it can do whatever it could after the other.
+        """
+        memory, heap, _ = self._states[shared]
+        assert node.op is not None
+        points_to = self._memories[memory][0].points_to
+        older = set()
+        found = []
+        ways = self._ways_of(shared, memory, heap, cpu, node, node.op)
+        for index in range(len(targets) - 1, -1, -1):
+            number, local = targets[index]
+            alike = (local, self._states[number][1:], points_to(self._values[ways[index].response]))
+            if alike in older:
+                found.append(index)
+            older.add(alike)
+        return found
+
     def finished(self, shared: int) -> Finding | None:
         memory, heap, remembered = self._states[shared]
         machine = self._machine(self._memories[memory][0], heap, remembered)
@@ -192,7 +211,7 @@ class SteppedShared:
         """Return what an operation that is not blocked can do; the memory after it is that of what was assumed before."""
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
-        alone = type(op) in self._alone
+        alone = type(op) in MEMORY_ALONE
         if isinstance(op, _ACCESSES):
             # a machine asks if the object lives, and tells oracles of writes to what they watch
             place = op.address >> OFFSET_BITS
