@@ -73,9 +73,8 @@ def verify(
     """Explore every schedule: is there one that goes wrong?
 
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
-    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
-    memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
-    --memory names it. Exit status 0 when every verdict is the documented one; a mitigation that documents none must
+    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory
+    model of its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Exit status 0 when every verdict is the documented one; a mitigation that documents none must
     be safe.
 
     \b

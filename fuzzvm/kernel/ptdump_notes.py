@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from fuzzvm.kernel.arch import DumpRow
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_pgprot
 from fuzzvm.machine.ops import Annotation, Steps

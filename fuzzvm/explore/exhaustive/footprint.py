@@ -103,7 +103,7 @@ class Facts(Protocol):
 
 
 class Futures:
-    """What a CPU may still do, by the bits of `facts`, from each place of its automaton, as far as the automaton is known.
+    """What a CPU may still do, by the bits of `facts`, from each place of its automaton, as far as that is known.
 
     `of` is indexed by place, not by local state: local states of one place nearly always have the same future, and a
     new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.

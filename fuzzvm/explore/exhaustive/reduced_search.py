@@ -9,12 +9,14 @@ from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
+from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
 
 
 def can_reduce(space: Space) -> bool:
     """Return whether the footprints describe the memory model of a space."""
-    return isinstance(space.shared, FlatShared) or space.shared.model.reducible
+    shared = space.shared
+    return isinstance(shared, FlatShared) or (isinstance(shared, SteppedShared) and shared.model.reducible)
 
 
 def search_reduced(

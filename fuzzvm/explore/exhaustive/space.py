@@ -89,13 +89,18 @@ class Space:
     """The state space of a system. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
-    states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the memory
-    model is not sc, unless it is said otherwise. With `strong_twin_of`, the memory is sequentially consistent whatever the
-    system has, and the automata are those of that space: what one learns, the other knows.
+    states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the
+    memory model is not sc, unless it is said otherwise. With `strong_twin_of`, the memory is sequentially consistent
+    whatever the system has, and the automata are those of that space: what one learns, the other knows.
     """
 
     def __init__(
-        self, system: System, *, fast: bool = True, live_only: bool = True, without_text: bool | None = None,
+        self,
+        system: System,
+        *,
+        fast: bool = True,
+        live_only: bool = True,
+        without_text: bool | None = None,
         strong_twin_of: Space | None = None,
     ) -> None:
         self.system = system

@@ -105,7 +105,8 @@ class SteppedShared:
         if op is None:
             return ()
         if isinstance(op, Await | Rmw) and op.when is not None:
-            if not op.when(self._memories[memory][0].visible(cpu, op.address)):
+            visible = self._memories[memory][0].visible(cpu, op.address)
+            if not op.when(visible):
                 return ()
         outcomes = []
         for way in self._ways_of(shared, memory, heap, cpu, node, op):
@@ -150,7 +151,7 @@ class SteppedShared:
         return found
 
     def covered(self, shared: int, cpu: int, node: Node, targets: Sequence[tuple[int, int]]) -> list[int]:
-        """Return which ways of a plain load others stand for, given the shared and local state after each, newest first.
+        """Return which ways of a plain load others stand for; `targets` are the shared and local states after them.
 
         A way is covered by one that reads an older store, if the program goes on alike, with objects and oracles alike
         and a value that points to the same object or to none: the CPU's views are no greater after that one, so that
@@ -208,7 +209,7 @@ class SteppedShared:
     def _ways_of(
         self, shared: int, memory: int, heap: int, cpu: int, node: Node, op: Operation
     ) -> Sequence[_Performed]:
-        """Return what an operation that is not blocked can do; the memory after it is that of what was assumed before."""
+        """Return what an operation that is not blocked can do; memory then is what it is by the assumptions before."""
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
         alone = type(op) in MEMORY_ALONE

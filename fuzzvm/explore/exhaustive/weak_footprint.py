@@ -32,7 +32,18 @@ from fuzzvm.explore.automaton import Edge, Node
 from fuzzvm.explore.exhaustive.footprint import Footprints
 from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import MemoryModel, Unfinished
-from fuzzvm.machine.ops import CacheMaintenance, CacheOperation, Fetch, Free, InterruptAll, Load, Operation, Rmw, Store, Tlbi
+from fuzzvm.machine.ops import (
+    CacheMaintenance,
+    CacheOperation,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Operation,
+    Rmw,
+    Store,
+    Tlbi,
+)
 
 _KICK = "kick"
 _FLIGHT = "flight"

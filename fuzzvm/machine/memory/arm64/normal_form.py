@@ -35,10 +35,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
+from fuzzvm.machine.memory.arm64.timeline import COMPLETE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import Cell, Views
 
 _EMPTY = Cell()
@@ -170,9 +170,7 @@ def normalise(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]
     seen: list[dict[Hashable, int]] = [{} for _ in views]
     for cpu, address, oldest in kept.bounds:
         seen[cpu][address] = oldest
-    new_views = [
-        _views(view, points[cpu], moved, seen[cpu], needs[cpu], timeline) for cpu, view in enumerate(views)
-    ]
+    new_views = [_views(view, points[cpu], moved, seen[cpu], needs[cpu], timeline) for cpu, view in enumerate(views)]
     return Normal(new_timeline, new_views, points)
 
 
@@ -181,7 +179,8 @@ def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[i
     timeline = kept.timeline
     messages = timeline.messages
     initial = {address: value for address, value in timeline.initial.items() if value != 0}
-    placed = [(at, False, (), at) for at in kept.points]
+    # by place; in one place the point first, then what follows it, by address
+    placed: list[tuple[int, bool, tuple[Any, ...], int]] = [(at, False, (), at) for at in kept.points]
     for base, address in kept.bases:
         place = 0
         for cpu, needs in enumerate(kept.needs):
@@ -190,13 +189,13 @@ def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[i
                 if cell is None or cell.own != base:
                     place = max(place, points[cpu].before(base))
         if place:
-            placed.append((place, True, (address,), base))  # type: ignore[arg-type]
+            placed.append((place, True, (address,), base))
             initial.pop(address, None)
         elif (value := messages[base - 1].value) != 0:
             initial[address] = value
         else:
             initial.pop(address, None)
-    placed += [(0, True, (at,), at) for at in kept.open if at not in kept.points]  # type: ignore[list-item]
+    placed += [(0, True, (at,), at) for at in kept.open if at not in kept.points]
     placed.sort()
     moved = {old: number for number, (_, _, _, old) in enumerate(placed, 1)}
     found = []
@@ -250,6 +249,3 @@ def _views(
         if at:
             new.cells[address] = new.cells.get(address, _EMPTY)._replace(seen=at)
     return new
-
-
-__all__ = ["CLEAN", "INVALIDATE", "STORE", "Normal", "Points", "normalise"]
