@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +160,7 @@ def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, see
 
 def answer_all(
     asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int
-) -> Iterator[tuple[int, Answer]]:
+) -> Generator[tuple[int, Answer], None, None]:
     """Answer questions in up to `jobs` processes; yield each one's index and answer when it is there.
 
     `budget` is for each question. Closing the iterator, or an exception in it, ends the processes. Raises as `answer`.

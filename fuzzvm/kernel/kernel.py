@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
@@ -47,6 +48,14 @@ class Kernel:
     nr_cpus: int = 1
     """CPUs that make calls; those of `threads` are numbered after them."""
     threads: tuple[KernelThread, ...] = ()
+    lazy_mmu: bool = False
+    """Whether vmap sets PTEs in lazy MMU mode (6.16: "mm/vmalloc: Enter lazy mmu mode …")."""
+    tlb: bool = False
+    """Whether what TLBs and walk caches may hold is watched."""
+    arch_data: Any = None
+    """What the architecture has of its own: immutable, and nobody else's to look at."""
+    walk_rereads: bool = False
+    """Whether a walk reads an upper entry as often as the kernel does, not once."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -96,6 +105,8 @@ class Boot:
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
         sites = tuple((function, self._word(f"{name} in {function}")) for function in functions)
+        for _, site in sites:
+            self._machine.memory.hold_code(site)
         key = StaticKey(name, self._word(name), sites)
         self.static_keys.append(key)
         return key
@@ -148,6 +159,9 @@ def boot_kernel(
     *,
     nr_cpus: int = 1,
     other_mms: Sequence[str] = (),
+    lazy_mmu: bool = False,
+    tlb: bool = False,
+    walk_rereads: bool = False,
 ) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started.
 
@@ -158,23 +172,30 @@ def boot_kernel(
     mitigation.attach(boot)
     opaque_words = tuple(boot.words)
     page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
+    mem_hotplug_lock, vmap_purge_lock = boot.rwsem("mem_hotplug_lock"), boot.lock("vmap_purge_lock")
+    vmap_area_root = boot.word("vmap_area_root")
+    arch_data = arch.attach(boot)
     return Kernel(
-        arch=arch,
+        arch=arch.configured(geometry),
         geometry=geometry,
         mitigation=mitigation,
         init_mm=init_mm,
         mms=(init_mm, *[_mm(boot, geometry, name) for name in other_mms]),
         page_table_lock=page_table_lock,
         jump_label_mutex=jump_label_mutex,
-        mem_hotplug_lock=boot.rwsem("mem_hotplug_lock"),
-        vmap_purge_lock=boot.lock("vmap_purge_lock"),
-        vmap_area_root=boot.word("vmap_area_root"),
+        mem_hotplug_lock=mem_hotplug_lock,
+        vmap_purge_lock=vmap_purge_lock,
+        vmap_area_root=vmap_area_root,
+        arch_data=arch_data,
+        walk_rereads=walk_rereads,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,
         rcu=boot.rcu() if boot.uses_rcu else None,
         nr_cpus=nr_cpus,
         threads=tuple(boot.threads),
+        lazy_mmu=lazy_mmu,
+        tlb=tlb,
     )
 
 

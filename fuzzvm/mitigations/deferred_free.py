@@ -63,6 +63,7 @@ class DeferredFree(Mitigation):
     one_walker = "bug"
     two_walkers = "bug"
     other_mm = "bug"
+    collapse = "bug"
 
     _queue: WorkQueue
     _work: KernelPgtableWork

@@ -11,3 +11,4 @@ class NoMitigation(Mitigation):
     one_walker = "bug"
     two_walkers = "bug"
     other_mm = "bug"
+    collapse = "bug"

@@ -25,6 +25,7 @@ class PtdumpLocksInitMm(Mitigation):
     one_walker = "bug"
     two_walkers = "bug"
     other_mm = "bug"
+    collapse = "bug"
 
     def walk_locked(self, k: Kernel, mm: Mm, token: None) -> Steps[None]:
         if mm != k.init_mm:

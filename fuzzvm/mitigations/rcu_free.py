@@ -44,6 +44,7 @@ class RcuFree(Mitigation):
     one_walker = "safe"
     two_walkers = "safe"
     other_mm = "safe"
+    collapse = "safe"
 
     _rcu: Rcu
     _callbacks: WorkQueue

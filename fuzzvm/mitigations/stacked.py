@@ -63,52 +63,67 @@ class _Stacked(Mitigation):
             yield from self._schemes[agreed].after_promotion(k, level)
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[tuple[Any, ...]]:
-        tokens: tuple[Any, ...] = ()
-        while len(tokens) < len(self._schemes):
-            token = yield from self._schemes[len(tokens)].before_clear(k, level)
-            tokens = (*tokens, token)
-        return tokens
+        return (yield from self._begin("before_clear", k, level))
 
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
-        index = 0
-        while index < len(self._schemes):
-            yield from self._schemes[index].before_free(k, level, _of(token, index))
-            index += 1
+        yield from self._in_order("before_free", token, k, level)
 
     def free_table(self, k: Kernel, table: Address, level: Level) -> Steps[None]:
         assert self._frees is not None
         yield from self._frees.free_table(k, table, level)
 
     def after_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
-        index = len(self._schemes)
-        while index:
-            index -= 1
-            yield from self._schemes[index].after_free(k, level, _of(token, index))
+        yield from self._in_reverse("after_free", token, k, level)
+
+    def before_change_attr(self, k: Kernel) -> Steps[tuple[Any, ...]]:
+        return (yield from self._begin("before_change_attr", k))
+
+    def after_change_attr(self, k: Kernel, token: Any) -> Steps[None]:
+        yield from self._in_reverse("after_change_attr", token, k)
+
+    def before_collapse(self, k: Kernel) -> Steps[tuple[Any, ...]]:
+        return (yield from self._begin("before_collapse", k))
+
+    def before_collapse_free(self, k: Kernel) -> Steps[tuple[Any, ...]]:
+        return (yield from self._begin("before_collapse_free", k))
+
+    def after_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
+        yield from self._in_reverse("after_collapse_free", token, k)
+
+    def after_collapse(self, k: Kernel, token: Any) -> Steps[None]:
+        yield from self._in_reverse("after_collapse", token, k)
 
     def before_walk(self, k: Kernel, mm: Mm) -> Steps[tuple[Any, ...]]:
+        return (yield from self._begin("before_walk", k, mm))
+
+    def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        yield from self._in_order("walk_locked", token, k, mm)
+
+    def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        yield from self._in_reverse("walk_unlocking", token, k, mm)
+
+    def after_walk(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        yield from self._in_reverse("after_walk", token, k, mm)
+
+    def _begin(self, hook: str, *about: Any) -> Steps[tuple[Any, ...]]:
+        """Run a hook that opens something in each scheme; return what each returned."""
         tokens: tuple[Any, ...] = ()
         while len(tokens) < len(self._schemes):
-            token = yield from self._schemes[len(tokens)].before_walk(k, mm)
+            token = yield from getattr(self._schemes[len(tokens)], hook)(*about)
             tokens = (*tokens, token)
         return tokens
 
-    def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+    def _in_order(self, hook: str, token: Any, *about: Any) -> Steps[None]:
         index = 0
         while index < len(self._schemes):
-            yield from self._schemes[index].walk_locked(k, mm, _of(token, index))
+            yield from getattr(self._schemes[index], hook)(*about, _of(token, index))
             index += 1
 
-    def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+    def _in_reverse(self, hook: str, token: Any, *about: Any) -> Steps[None]:
         index = len(self._schemes)
         while index:
             index -= 1
-            yield from self._schemes[index].walk_unlocking(k, mm, _of(token, index))
-
-    def after_walk(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
-        index = len(self._schemes)
-        while index:
-            index -= 1
-            yield from self._schemes[index].after_walk(k, mm, _of(token, index))
+            yield from getattr(self._schemes[index], hook)(*about, _of(token, index))
 
 
 def _of(tokens: Any, index: int) -> Any:

@@ -22,7 +22,8 @@ class StaticKeyMitigation(Mitigation):
 
     Either the freeing side sees the key, and waits for the walk to end; or the walk began after the entry was
     cleared, and finds it empty. A walk of another mm turns the key on too, but the lock that the freeing side then
-    waits for is init_mm's, which that walk does not hold.
+    waits for is init_mm's, which that walk does not hold. The key is in arm64's pmd_free_pte_page and
+    pud_free_pmd_page alone: CPA's collapse on x86 frees through neither, and walks the race with nothing against it.
     """
 
     name = "static-key"
@@ -30,6 +31,7 @@ class StaticKeyMitigation(Mitigation):
     one_walker = "safe"
     two_walkers: ClassVar[Verdict | None] = "safe"
     other_mm = "bug"
+    collapse: ClassVar[Verdict | None] = "bug"
     isolates_first = True
 
     key: StaticKey

@@ -25,6 +25,7 @@ class VmapTrylock(Mitigation):
     one_walker = "safe"
     two_walkers = "safe"
     other_mm = "bug"
+    collapse = "bug"
 
     def before_promotion(self, k: Kernel, level: Level) -> Steps[bool]:
         return (yield from mmap_read_trylock(k, k.init_mm))

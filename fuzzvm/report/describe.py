@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fuzzvm.kernel.jump_label import BRANCH, NOP
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
@@ -11,6 +12,7 @@ from fuzzvm.kernel.pgtable import (
     LockLabel,
     StaticLabel,
     TableLabel,
+    pxd_cont,
     pxd_leaf,
     pxd_none,
     pxd_pfn,
@@ -82,7 +84,7 @@ class Describer:
         if pxd_leaf(value):
             prot = pxd_pgprot(value)
             letters = ("w" if prot & PROT_WRITE else "-") + ("x" if prot & PROT_EXEC else "-")
-            return f"pfn {pxd_pfn(value):#x} r{letters}"
+            return f"pfn {pxd_pfn(value):#x} r{letters}{' cont' if pxd_cont(value) else ''}"
         return f"{value:#x}"
 
     def _table(self, address: int) -> str:
@@ -119,7 +121,7 @@ class Describer:
                 address = getattr(step.op, "address", 0)
                 return f" -- an old value: {self.cpu(writer)} has written {self.value(address, newest)}"
             case StaleFetch(newest):
-                return f" -- a stale instruction: there is a {'branch' if newest else 'nop'} now"
+                return f" -- a stale instruction: there is {_instruction(newest)} now"
             case Buffered():
                 return " -- not yet seen by others"
             case Forwarded():
@@ -148,7 +150,7 @@ class Describer:
             case Tlbi():
                 return f"{'' if op.operation.startswith('inv') else 'tlbi '}{op.operation} {op.virtual_address:#x}"
             case Fetch():
-                return f"fetch {self.place(op.address)}: {'branch' if step.response else 'nop'}"
+                return f"fetch {self.place(op.address)}: {_instruction(step.response)}"
             case InterruptAll():
                 return "ipi to all CPUs"
             case Alloc():
@@ -185,6 +187,14 @@ class Describer:
 
 def _order(order: Order) -> str:
     return "" if order is Order.PLAIN else f" ({order.value})"
+
+
+def _instruction(code: Value) -> str:
+    """Return NOP, branch, or the bytes in the order of their addresses."""
+    if code in (NOP, BRANCH):
+        return "branch" if code else "nop"
+    assert isinstance(code, int)
+    return code.to_bytes((code.bit_length() + 7) // 8, "little").hex(" ")
 
 
 def _rwsem(sem: RwsemState) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.corpus.replay import ending, run
+from fuzzvm.corpus.replay import counters_of, ending, run
+from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.reach import Reach, mapped_areas
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import DEADLOCK, Failure
 from fuzzvm.machine.execution import Execution
@@ -19,6 +21,7 @@ from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.tlb_story import hardware_events
 from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
 
@@ -40,10 +43,13 @@ class StoryStep:
 
 @dataclass(frozen=True, slots=True)
 class TableEvent:
-    """What happened to the table that the error is about: `what` it was, in which step (0 at boot), by whom."""
+    """What happened to the table that the error is about: `what` it was, in which step, by whom.
+
+    Step 0 is at boot; None says that it did not happen.
+    """
 
     what: str
-    step: int
+    step: int | None
     cpu: int | None
     stack: tuple[str, ...]
 
@@ -62,6 +68,9 @@ class Story:
     steps: tuple[StoryStep, ...]
     switches: int
     digest: str
+    counters: Counters
+    areas: tuple[tuple[int, int, Reach], ...]
+    """What is mapped at the end, one range without a hole after the other: first address, end, by what."""
     cpu_names: tuple[str, ...]
     """What each lane is called: the scenario's CPUs, then the threads of the kernel's own."""
     cycle: tuple[Wait, ...] = ()
@@ -78,9 +87,11 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
+    hardware = [] if failure is None else hardware_events(case, machine, trace, failure)
     describer = Describer(machine)
     cycle = wait_cycle(machine, describer.place, describer.cpu) if failure and failure.error == DEADLOCK else ()
     guilty = waiting(machine, cycle) if cycle else _guilty_steps(machine, failure)
+    guilty |= {event.step for event in hardware if event.step}
     if failure is not None:
         failure = replace(failure, message=describer.named(failure.message))
     steps = tuple(
@@ -100,9 +111,11 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         case=case,
         failure=failure,
         headline="no error" if failure is None else DESCRIPTIONS[failure.error],
-        events=_events(machine, trace, failure),
+        events=_events(machine, trace, failure) + tuple(_event(event.what, event.step, trace) for event in hardware),
         steps=steps,
         switches=context_switches(execution.schedule),
+        counters=counters_of(case, machine),
+        areas=tuple(mapped_areas(machine, case.scenario.geometry())),
         digest=digest(trace, ending(execution.failure)),
         cpu_names=describer.cpu_names,
         cycle=cycle,
@@ -140,9 +153,9 @@ def _events(machine: Machine, trace: list[TraceStep], failure: Failure | None) -
     return tuple(events)
 
 
-def _event(what: str, number: int, trace: list[TraceStep]) -> TableEvent:
-    if number == 0:
-        return TableEvent(what, 0, None, ())
+def _event(what: str, number: int | None, trace: list[TraceStep]) -> TableEvent:
+    if not number:
+        return TableEvent(what, number, None, ())
     step = trace[number - 1]
     return TableEvent(what, number, step.cpu, step.stack)
 

@@ -105,7 +105,8 @@ class Rule:
 class OrderingPoint:
     """A point: its stable id, what it is in a line, and the rules and hooks that leave it out.
 
-    `litmus` names the variant of the commit's litmus test that leaves out the same, '' where there is none.
+    `litmus` names the variant of the commit's litmus test that leaves out the same, '' where there is none. `arch` is
+    the architecture that alone has it, '' where each has.
     """
 
     name: str
@@ -113,34 +114,60 @@ class OrderingPoint:
     rules: tuple[Rule, ...] = ()
     hooks: tuple[str, ...] = ()
     litmus: str = ""
+    arch: str = ""
 
 
-PATCH, FLUSH = "patch_text", "flush_tlb_kernel_pgtable"
+PATCH, BATCH, FLUSH = "patch_text", "text_poke_bp_batch", "flush_tlb_kernel_pgtable"
+RANGE_FLUSH = "flush_tlb_kernel_range"
+FREES = ("pmd_free_pte_page", "pud_free_pmd_page")
 
 _FLUSH_DSB_ISHST = Rule(FLUSH, Fence, drop, nth=0)
 _FLUSH_DSB_ISH = Rule(FLUSH, Fence, drop, nth=2)
 
 POINTS: tuple[OrderingPoint, ...] = (
     # static_branch_inc: arm64's patch_text, one site of the key after the other
-    OrderingPoint("patch-store", "the store of the branch into the code", (Rule(PATCH, Store, drop),)),
-    OrderingPoint("patch-dc", "DC CVAU of the patched code", (Rule(PATCH, CacheMaintenance, drop, nth=1),)),
+    OrderingPoint("patch-store", "the store of the branch into the code", (Rule(PATCH, Store, drop),), arch="arm64"),
+    OrderingPoint(
+        "patch-dc", "DC CVAU of the patched code", (Rule(PATCH, CacheMaintenance, drop, nth=1),), arch="arm64"
+    ),
     OrderingPoint(
         "patch-dsb-1",
         "DSB ISH between DC and IC",
         (Rule(PATCH, Fence, drop, nth=2),),
         litmus="ptdump-no-dsb-after-dc",
+        arch="arm64",
     ),
     OrderingPoint(
         "patch-ic",
         "IC IVAU of the patched code",
         (Rule(PATCH, CacheMaintenance, drop, nth=3),),
         litmus="ptdump-no-ic-ivau",
+        arch="arm64",
     ),
-    OrderingPoint("patch-dsb-2", "DSB ISH after IC", (Rule(PATCH, Fence, drop, nth=4),)),
+    OrderingPoint("patch-dsb-2", "DSB ISH after IC", (Rule(PATCH, Fence, drop, nth=4),), arch="arm64"),
     OrderingPoint(
-        "patch-isb", "ISB at the end of a patch", (Rule(PATCH, Fence, drop, nth=5),), litmus="ptdump-no-enable-isb"
+        "patch-isb",
+        "ISB at the end of a patch",
+        (Rule(PATCH, Fence, drop, nth=5),),
+        litmus="ptdump-no-enable-isb",
+        arch="arm64",
     ),
-    OrderingPoint("patch-ipi", "the IPI of kick_all_cpus_sync", (Rule("patch_text_sync", InterruptAll, drop),)),
+    OrderingPoint(
+        "patch-ipi", "the IPI of kick_all_cpus_sync", (Rule("patch_text_sync", InterruptAll, drop),), arch="arm64"
+    ),
+    # static_branch_inc: x86_64's text_poke_bp_batch, all sites of the key together
+    OrderingPoint(
+        "poke-sync-1", "the IPI after the breakpoints", (Rule(BATCH, InterruptAll, drop, nth=2),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-sync-2", "the IPI after the second bytes", (Rule(BATCH, InterruptAll, drop, nth=3),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-sync-3", "the IPI after the first bytes", (Rule(BATCH, InterruptAll, drop, nth=4),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-syncs", "all three IPIs of a patch (text_poke_sync)", (Rule(BATCH, InterruptAll, drop),), arch="x86_64"
+    ),
     # the walk
     OrderingPoint("walk-key", "the walk turning the key on", hooks=("before_walk", "after_walk")),
     OrderingPoint(
@@ -218,23 +245,51 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the clear of the entry before its table is freed",
         (Rule("pmd_free_pte_page", Store, drop), Rule("pud_free_pmd_page", Store, drop)),
     ),
-    OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", (_FLUSH_DSB_ISHST,)),
-    OrderingPoint("flush-tlbi", "TLBI of the cleared entry", (Rule(FLUSH, Tlbi, drop),)),
-    OrderingPoint("flush-dsb-ish", "DSB ISH after TLBI", (_FLUSH_DSB_ISH,)),
+    OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", (_FLUSH_DSB_ISHST,), arch="arm64"),
+    OrderingPoint(
+        "flush-tlbi",
+        "TLBI of the cleared entry (INVLPG on x86_64)",
+        # x86_64 flushes a range of one page, which arm64 never does there
+        (Rule(FLUSH, Tlbi, drop), *(Rule(RANGE_FLUSH, Tlbi, drop, inside=free) for free in FREES)),
+    ),
+    OrderingPoint("flush-dsb-ish", "DSB ISH after TLBI", (_FLUSH_DSB_ISH,), arch="arm64"),
     OrderingPoint(
         "flush-dsbs",
         "both DSBs of the flush",
         (_FLUSH_DSB_ISHST, _FLUSH_DSB_ISH),
         litmus="ptdump-no-flush-dsb",
+        arch="arm64",
     ),
     OrderingPoint(
         "flush-dsb-ish-full",
         "DSB ISH after TLBI ordering more than stores (as DSB ISHST)",
         (Rule(FLUSH, Fence, as_ishst, nth=2),),
         litmus="ptdump-flush-dsb-ishst",
+        arch="arm64",
     ),
     OrderingPoint(
-        "flush-isb", "ISB at the end of the flush", (Rule(FLUSH, Fence, drop, nth=3),), litmus="ptdump-no-flush-isb"
+        "flush-isb",
+        "ISB at the end of the flush",
+        (Rule(FLUSH, Fence, drop, nth=3),),
+        litmus="ptdump-no-flush-isb",
+        arch="arm64",
+    ),
+    OrderingPoint(
+        "flush-ipi",
+        "the IPI that flushes the TLBs",
+        (Rule("flush_tlb_kernel_range", InterruptAll, drop),),
+        arch="x86_64",
+    ),
+    # the unmap: vunmap_range, and the purge of what vfree has put off
+    OrderingPoint(
+        "unmap-flush-tlbi",
+        "TLBI of the range that vunmap_range has cleared",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="vunmap_range"),),
+    ),
+    OrderingPoint(
+        "purge-flush-tlbi",
+        "TLBI of the areas that a purge makes free again",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="purge_vmap_area_lazy"),),
     ),
     OrderingPoint(
         "free-key-check",
@@ -303,9 +358,9 @@ IPI = "patch-ipi"
 _BY_NAME = {point.name: point for point in POINTS}
 
 
-def names() -> tuple[str, ...]:
-    """Return the ids of all points, in the order of the algorithm."""
-    return tuple(_BY_NAME)
+def names(arch: str | None = None) -> tuple[str, ...]:
+    """Return the ids of all points, or of those that an architecture has, in the order of the algorithm."""
+    return tuple(point.name for point in POINTS if arch is None or point.arch in ("", arch))
 
 
 def get(names: Sequence[str]) -> tuple[OrderingPoint, ...]:

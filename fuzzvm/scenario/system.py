@@ -11,7 +11,7 @@ from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.efi import efi_enter_virtual_mode
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel, boot_kernel
-from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
@@ -62,7 +62,8 @@ class System:
         shared.points_to = table_pointed_to
         self._booted = Machine(shared, rewrite=self.rewrite)
         kernel = _boot(scenario, scheme, self._booted)
-        self._booted.observer = Oracles(self._booted, kernel)
+        oracles = Oracles(self._booted, kernel)
+        self._booted.observer = oracles
         # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads
         at_boot = replace(kernel, threads=())
         try:
@@ -71,13 +72,17 @@ class System:
             self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
+        self.remembered = Remembered(tlb=oracles.remembered.tlb)
+        """What the oracles remember when a run begins: of the boot, what TLBs may hold, and nothing else."""
         self.kernel = kernel
         self.views = [kernel.on(cpu) for cpu in range(len(scenario.cpus))]
 
     def booted(self, *, tracing: bool = False) -> Machine:
         """Return a machine that has booted and runs nothing yet, watched by its oracles."""
         machine = self._booted.copy(tracing=tracing)
-        machine.observer = Oracles(machine, self.kernel)
+        oracles = Oracles(machine, self.kernel)
+        oracles.remembered = self.remembered
+        machine.observer = oracles
         return machine
 
     def programs(self) -> list[Callable[[], Steps[Any]]]:
@@ -114,6 +119,9 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             scheme(),
             nr_cpus=len(scenario.cpus),
             other_mms=scenario.other_mms,
+            lazy_mmu=scenario.lazy_mmu,
+            tlb=scenario.tlb,
+            walk_rereads=scenario.walk_rereads,
         )
     except Exception as error:
         raise program_error(error) from error

@@ -14,8 +14,8 @@ from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64 import normal_form
 from fuzzvm.machine.memory.arm64.adapter import Arm64
+from fuzzvm.machine.memory.arm64.normal_form import _Kept
 from fuzzvm.machine.ops import Barrier, Operation
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -34,7 +34,7 @@ class Whole(Arm64):
         assert isinstance(other, Whole)
         return other
 
-    def forget(self, needs: Sequence[Needs]) -> None:
+    def normalise(self, needs: Sequence[Needs]) -> None:
         pass
 
 
@@ -111,7 +111,7 @@ def stale_after_a_flag() -> list[list[Recipe]]:
 def test_it_is_noticed_if_a_store_is_forgotten_that_can_still_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = stale_after_a_flag()
     assert bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists)), MOST)
-    monkeypatch.setattr(normal_form._Kept, "_bound", lambda self, cpu, address: 1 << 30)
+    monkeypatch.setattr(_Kept, "_bound", lambda self, cpu, address: 1 << 30)
     with pytest.raises(AssertionError):
         bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists)), MOST)
 

@@ -103,7 +103,7 @@ def test_text_is_the_documented_one() -> None:
         ("vmap(page=0, nr_pages=0)", "vmap: nr_pages must be from 1 to "),
         (f"vmap(page={MAX_PAGES + 1}, nr_pages=1)", "vmap: page must be from 0 to "),
         ("vmap(page=0, nr_pages=1, prot='wx')", "vmap: prot must be one of rw, ro, rox, rwx, not 'wx'"),
-        ("vmap(page=0, nr_pages=1, max_page_shift='p4d')", "max_page_shift must be one of pte, pmd, pud, not 'p4d'"),
+        ("vmap(page=0, nr_pages=1, max_page_shift='p4d')", "must be one of pte, contpte, pmd, pud, not 'p4d'"),
         ("cat_page_tables()", "cat_page_tables needs mm"),
         ("cat_page_tables(mm='current')", "cat_page_tables: mm must be one of init_mm, efi_mm, not 'current'"),
         ("vfree(area='')", "vfree: area must be a name, not ''"),

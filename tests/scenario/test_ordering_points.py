@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
@@ -79,6 +80,13 @@ def test_a_patch_lacks_what_was_left_out(point: str | None, index: int | None) -
     assert patch(*([point] if point else [])) == [what for at, what in enumerate(WHOLE) if at != index]
 
 
+ELSEWHERE = {
+    "unmap-flush-tlbi": "check-wx",
+    "purge-flush-tlbi": "vmalloc-cycle",
+    "walk-init-lock": "x86-other-mm",
+}
+"""Points that pud-promotion has no part in, and a scenario that has."""
+
 RCU = ("walk-rcu", "call-rcu", "grace-period")
 PROMOTION = ("walk-init-lock", "promotion")
 
@@ -104,7 +112,8 @@ def uses(point: str, mitigation: str, scenario: str) -> bool:
 
 @pytest.mark.parametrize("point", ordering_points.names())
 def test_every_point_is_used_by_a_scheme(point: str) -> None:
-    assert uses(point, scheme_of(point), "x86-other-mm" if point == "walk-init-lock" else "pud-promotion")
+    places = {"x86_64": "x86-pud-promotion"} if point not in ordering_points.names("arm64") else {}
+    assert uses(point, scheme_of(point), ELSEWHERE.get(point, places.get("x86_64", "pud-promotion")))
 
 
 def test_a_point_of_one_scheme_is_none_of_another() -> None:
@@ -143,6 +152,39 @@ def test_what_rcu_orders_is_needed_under_arm64_alone(point: str, scenario: str) 
     system = System(found, scheme, "arm64", without=(point,))
     failures = (execute(system.machine(), Seeded(seed)).failure for seed in range(3000))
     assert next((failure.error for failure in failures if failure), "") == USE_AFTER_FREE_READ
+
+
+def test_a_point_of_one_architecture_is_none_of_the_other() -> None:
+    arm64, x86 = set(ordering_points.names("arm64")), set(ordering_points.names("x86_64"))
+    assert {"patch-ic", "flush-isb"} <= arm64 - x86
+    assert {"poke-syncs", "flush-ipi"} <= x86 - arm64
+    assert {"walk-lock", "free-key-check"} <= arm64 & x86
+    assert arm64 | x86 == set(ordering_points.names())
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], None),
+        (["poke-sync-1"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-2"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-3"], "hits a breakpoint, and nothing is being patched"),
+        (["poke-syncs"], "the first byte of one instruction and the second of another"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_each_ipi_of_a_patch_is_needed_where_a_fetch_may_be_stale(
+    points: list[str], message: str | None, memory: str
+) -> None:
+    verdict = verify(System(shipped.get("x86-pmd-promotion"), STATIC_KEY, memory, without=points))
+    assert verdict.complete
+    if message is None or memory == "sc":
+        assert verdict.failure is None
+    else:
+        assert verdict.failure is not None
+        assert verdict.failure.error == BROKEN_INSTRUCTION
+        assert message in verdict.failure.message
 
 
 def test_the_ipi() -> None:

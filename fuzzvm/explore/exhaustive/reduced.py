@@ -59,7 +59,7 @@ class Reduction:
         """How many of them, from the first, were visited before a future grew."""
 
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
-        return Footprints(unwatched)
+        return Footprints(unwatched, tlb=self._space.system.kernel.tlb)
 
     def walk_ahead(self) -> None:
         """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""

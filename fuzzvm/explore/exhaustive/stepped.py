@@ -1,7 +1,7 @@
 """Shared state under any memory model: what a step does is what a Machine does.
 
 A state is made of three parts, each numbered by its value: memory, objects, what the oracles remember. A memory model
-takes part by its `state()`, the immutable value that its states are compared by, and by `forget`, which brings those
+takes part by its `state()`, the immutable value that its states are compared by, and by `normalise`, which brings those
 of one future to one form; its choices are found by trying them all. The memory of each number is kept as an object
 that is never stepped, only copied, and what an operation of a CPU makes of it is worked out once.
 """
@@ -74,6 +74,9 @@ class SteppedShared:
 
     def __init__(self, system: System, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
         self._kernel = system.kernel
+        self._initial = system.remembered
+        self._hardware = system.kernel.tlb
+        """Whether oracles hear of all that TLBs depend on: every operation but loads with nothing buffered."""
         self._automata = automata
         self._values = values
         self._assumed = assumed
@@ -123,19 +126,21 @@ class SteppedShared:
 
     def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
         memory, heap, remembered = self._states[shared]
-        ways = self._agent_steps.get((memory, agent))
+        key = (shared if self._hardware else memory, agent)
+        ways = self._agent_steps.get(key)
         if ways is None:
 
             def perform(choose: Choose, machine: Machine) -> None:
                 machine.perform_agent(agent, choose)
 
-            ways = self._agent_steps[memory, agent] = tuple(self._perform(perform, memory, heap, remembered, ()))
+            ways = self._agent_steps[key] = tuple(self._perform(perform, memory, heap, remembered, ()))
         outcomes = []
         for way in ways:
             if way.error is not None:
                 outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, ())))
             else:
-                outcomes.append(Outcome(way.choices, self._number(way.memory, heap, remembered), None))
+                after = way.remembered if self._hardware else remembered
+                outcomes.append(Outcome(way.choices, self._number(way.memory, heap, after), None))
         return outcomes
 
     def unfinished(self, shared: int) -> tuple[Unfinished, ...]:
@@ -195,7 +200,7 @@ class SteppedShared:
             target = automaton.start.target
             masks = (*masks, 0 if target is None else self._assumed.at(cpu, target, 0))
         memory = self._memory_number(machine.memory, masks)
-        way = _Performed((), memory, self._heap_number(machine), self._remembered_number(Remembered()), 0)
+        way = _Performed((), memory, self._heap_number(machine), self._remembered_number(self._initial), 0)
         for cpu, automaton in enumerate(self._automata):
             outcome = self._resumed(way, cpu, automaton.start)
             if outcome.finding is not None:
@@ -212,11 +217,13 @@ class SteppedShared:
         """Return what an operation that is not blocked can do; memory then is what it is by the assumptions before."""
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
-        alone = type(op) in MEMORY_ALONE
+        alone = type(op) in MEMORY_ALONE and not self._hardware
         if isinstance(op, _ACCESSES):
             # a machine asks if the object lives, and tells oracles of writes to what they watch
             place = op.address >> OFFSET_BITS
             alone = isinstance(op, Load | Await) or place not in watched
+            if self._hardware:
+                alone = isinstance(op, Load | Await) and not self._memories[memory][0].unfinished(cpu).locations
             if place in allocator.dead:
                 write = isinstance(op, Store | Rmw)
                 return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
@@ -329,7 +336,7 @@ class SteppedShared:
 
     def _memory_number(self, memory: MemoryModel, masks: Masks) -> int:
         """Return the number of a memory, which is brought to its normal form."""
-        memory.forget([self._assumed.needs(mask) for mask in masks])
+        memory.normalise([self._assumed.needs(mask) for mask in masks])
         key = (memory.state(), masks)
         number = self._memory_numbers.get(key)
         if number is None:

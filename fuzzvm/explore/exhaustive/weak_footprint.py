@@ -54,7 +54,7 @@ class WeakFootprints(Footprints):
     """Footprints under a memory model that is `reducible`. Bits are those of `Footprints`."""
 
     def __init__(self, unwatched: frozenset[int], model: type[MemoryModel]) -> None:
-        super().__init__(unwatched)
+        super().__init__(unwatched, tlb=False)
         self._model = model
 
     def _make(self, node: Node) -> tuple[int, int]:
@@ -78,6 +78,8 @@ class WeakFootprints(Footprints):
                 return self._masks([_FLIGHT], [_KICK])
         accesses, conflicts = super()._make(node)
         match node.op:
+            case Fetch():
+                conflicts |= self.branches[1]
             case Load() | Rmw():
                 conflicts |= self._masks(self._stale(), [])[1]
             case Store():

@@ -27,7 +27,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
-from fuzzvm.machine.memory.arm64.normal_form import normalise
+from fuzzvm.machine.memory.arm64.normal_form import normal_form
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
 from fuzzvm.machine.ops import (
@@ -96,6 +96,7 @@ class Arm64(MemoryModel):
     name = "arm64"
     stale_reads = True
     reducible = True
+    delays_stores = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -135,8 +136,8 @@ class Arm64(MemoryModel):
             tuple(self._overtaken),
         )
 
-    def forget(self, needs: Sequence[Needs]) -> None:
-        normal = normalise(self._timeline, self._views, needs)
+    def normalise(self, needs: Sequence[Needs]) -> None:
+        normal = normal_form(self._timeline, self._views, needs)
         self._timeline = normal.timeline
         self._views = normal.views
         for cpu, points in enumerate(normal.points):
@@ -259,6 +260,8 @@ class Arm64(MemoryModel):
         )  # fmt: skip
         if op.order is Order.ACQUIRE_RELEASE:
             views.after_atomic(timestamp)
+        if self.on_visible is not None:
+            self.on_visible(address, old, new)
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
@@ -312,8 +315,8 @@ class Arm64(MemoryModel):
         ]
         index = ready[choose(len(ready)) if len(ready) > 1 else 0]
         entry = pending[index]
-        self._take(cpu, index)
         self.remark = BecameVisible(_KINDS[entry.kind], entry.address, entry.value)
+        self._take(cpu, index)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus
@@ -351,6 +354,7 @@ class Arm64(MemoryModel):
         entry = pending[index]
         self._pending[cpu] = (*pending[:index], *pending[index + 1 :])
         address = None if entry.kind == COMPLETE else entry.address
+        old = self._timeline.latest(entry.address) if self.on_visible is not None else None
         self._timeline = self._timeline.extend(Message(entry.kind, cpu, address, entry.value))
         timestamp = len(self._timeline)
         views = self._views[cpu]
@@ -364,6 +368,8 @@ class Arm64(MemoryModel):
             views.cleaned(entry.address, timestamp)
         else:
             views.invalidated(timestamp)
+        if self.on_visible is not None and entry.kind == STORE:
+            self.on_visible(entry.address, old, entry.value)
 
     def _put(self, cpu: int, kinds: frozenset[int]) -> None:
         """Put the pending messages of some kinds on the timeline, oldest first, with what must precede them."""

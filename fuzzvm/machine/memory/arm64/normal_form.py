@@ -2,7 +2,7 @@
 
 The timeline of a run holds all that was ever stored, and views hold places on it, so that two runs which stored the
 same in another order never come to the same state. Next to all of that is out of reach for good. Given what each CPU
-may still do (`Needs`: more than it does is never wrong), `normalise` keeps what some CPU could still tell apart, and
+may still do (`Needs`: more than it does is never wrong), `normal_form` keeps what some CPU could still tell apart, and
 numbers it anew. Each rule with why it changes nothing, by which is meant: the same steps are possible afterwards, with
 the same number of ways in the same order, the same responses, and states after them that are alike again.
 
@@ -154,7 +154,7 @@ class _Kept:
             self.of_cpu[cpu] |= points
 
 
-def normalise(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> Normal:
+def normal_form(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> Normal:
     """Return the normal form of a timeline and the views on it, given what each CPU may still do."""
     if not timeline.messages:
         return Normal(timeline, [Views() for _ in views], [Points() for _ in views])
