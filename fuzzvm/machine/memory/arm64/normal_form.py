@@ -195,7 +195,8 @@ def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[i
             initial[address] = value
         else:
             initial.pop(address, None)
-    placed += [(0, True, (at,), at) for at in kept.open if at not in kept.points]
+    # an IC that nobody fetches after matters by being there, until a DSB of its CPU
+    placed += [(0, True, (messages[at - 1].address,), at) for at in kept.open if at not in kept.points]
     placed.sort()
     moved = {old: number for number, (_, _, _, old) in enumerate(placed, 1)}
     found = []
@@ -216,7 +217,7 @@ def _views(
     view: Views, points: Points, moved: dict[int, int], seen: dict[Hashable, int], needs: Needs, timeline: Timeline
 ) -> Views:
     new = Views()
-    new.invalidations = tuple(moved[at] for at in view.invalidations)
+    new.invalidations = tuple(sorted(moved[at] for at in view.invalidations))
     rounded = points.round
     if points.old:
         new.loads = rounded(view.loads)
