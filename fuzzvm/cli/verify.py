@@ -88,10 +88,10 @@ def verify(
     """Explore every schedule: is there one that goes wrong?
 
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
-    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
-    memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
-    --memory names it. Several mitigations and scenarios end in a table of them all. Exit status 0 when every verdict
-    is the documented one; a mitigation that documents none, or lacks an ordering point, must be safe.
+    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory model of
+    its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Several mitigations and
+    scenarios end in a table of them all. Exit status 0 when every verdict is the documented one; a mitigation that
+    documents none, or lacks an ordering point, must be safe.
 
     \b
     fuzzvm verify --mitigation static-key

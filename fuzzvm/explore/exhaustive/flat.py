@@ -57,8 +57,9 @@ class FlatShared:
         self._oracles = Oracles(self, system.kernel)
         self._initial = system.remembered
         self._hardware = system.kernel.tlb
-        for address, value in machine.memory.state():  # type: ignore[attr-defined]
-            self._cells = self._written(self._cells, address, values.number(value))
+        for allocation in machine.allocator.allocations:
+            for address in range(allocation.address, allocation.address + allocation.size):
+                self._cells = self._written(self._cells, address, values.number(machine.memory.peek(address)))
         self.nodes: list[Node] = []
         self.start: int | Finding = self._start()
 
