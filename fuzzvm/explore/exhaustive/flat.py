@@ -62,6 +62,10 @@ class FlatShared:
         self.nodes: list[Node] = []
         self.start: int | Finding = self._start()
 
+    def __len__(self) -> int:
+        """Return how many shared states have a number."""
+        return len(self._states)
+
     # The view that oracles have
 
     @property

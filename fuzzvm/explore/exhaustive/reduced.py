@@ -29,6 +29,7 @@ from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
+from fuzzvm.explore.exhaustive.worth import TRIAL, judge
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -40,8 +41,9 @@ WALKS_AHEAD = 10
 class _Reduced:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None, *, on_trial: bool) -> None:
         self._space = space
+        self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
         boot = space.system.booted()
@@ -165,6 +167,9 @@ class _Reduced:
             if len(visited) >= look:
                 self._watch.look(len(visited))
                 look = self._watch.next_look
+                if self._on_trial and len(visited) >= TRIAL:
+                    self._on_trial = False
+                    judge(visited, len(reduced), self._symmetry)
         self.transitions += transitions
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
@@ -199,17 +204,23 @@ def can_reduce(space: Space) -> bool:
 
 
 def search_reduced(
-    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
+    space: Space,
+    limits: Limits,
+    *,
+    first_only: bool = True,
+    symmetry: Symmetry | None = None,
+    on_trial: bool = False,
 ) -> Searched:
     """As `search`, with fewer states: the same verdict, and the same `ends`.
 
-    Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
+    With `on_trial`, raises NotWorthItError where the first states say that it takes longer than `search` would. Raises
+    ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     if not can_reduce(space):
         raise ValueError("partial-order reduction knows sequential consistency only")
-    search = _Reduced(space, limits, symmetry)
+    search = _Reduced(space, limits, symmetry, on_trial=on_trial)
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)

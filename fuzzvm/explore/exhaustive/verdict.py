@@ -19,6 +19,7 @@ from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
+from fuzzvm.explore.exhaustive.worth import NotWorthItError
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
@@ -117,10 +118,13 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
 
 def _search_reduced(space: Space, limits: Limits) -> Searched:
     try:
-        return search_reduced(space, limits, symmetry=Symmetry(space))
-    except AsymmetryError:
-        # a mitigation tells apart CPUs that run the same calls
-        return search_reduced(Space(space.system), limits)
+        try:
+            return search_reduced(space, limits, symmetry=Symmetry(space), on_trial=True)
+        except AsymmetryError:
+            # a mitigation tells apart CPUs that run the same calls
+            return search_reduced(Space(space.system), limits, on_trial=True)
+    except NotWorthItError:
+        return search(space, limits)
 
 
 def _left(limits: Limits, began: float) -> Limits:
