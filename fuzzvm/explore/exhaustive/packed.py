@@ -1,8 +1,8 @@
 """A search that goes on in compiled code: states packed into 64 bits, steps into a table of such.
 
 The Python loop of `search` hands over what it has when a search gets large, and from there on `loop` visits states.
-A step that its table does not have yet is computed here, as it always is, by Lane.compute, and the states that wait
-for it are visited again. Fields are as wide as the numbers in them need, and widened when these grow.
+A step that its table does not have yet is computed here, by the shared state as ever, and the states that wait for it
+are visited again. Fields are as wide as the numbers in them need, and widened when these grow.
 
 Under sequential consistency, and without reductions: both cost more in compiled code than the states that they save,
 see docs/decisions/0007. numpy and numba are the extra `fast`.
@@ -19,7 +19,7 @@ from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.limits import CHECK_EVERY, Watch
 from fuzzvm.explore.exhaustive.loop import Words
 from fuzzvm.explore.exhaustive.seen import Seen
-from fuzzvm.explore.exhaustive.space import LOCAL_BITS, SHARED_BITS, SHARED_MASK, Lane, Space
+from fuzzvm.explore.exhaustive.space import LOCAL_BITS, LOCAL_MASK, SHARED_BITS, Space, StateBoundError
 
 WORD_BITS = 62
 """Bits of a state: with its sign, and one more for the free place, it fits a 64-bit integer."""
@@ -165,52 +165,55 @@ class PackedSearch:
 
     def _take_unknown(self) -> None:
         """Put the steps that the loop asked for into the table, and the states that wait for them on the stack."""
-        counts, lanes = self._counts, self._space.lanes
+        counts = self._counts
         shared, locals_ = self._packing.fields(self._asked[: counts[loop.ASKED]])
         self._push(self._postponed[: counts[loop.POSTPONED]])
         counts[loop.ASKED] = counts[loop.POSTPONED] = 0
         found = [
             # a key has the local state of its own CPU alone, which has not returned
-            (lane, self._steps(lane, shared[numbers != 0].tolist(), numbers[numbers != 0].tolist()))
-            for lane, numbers in zip(lanes, locals_, strict=True)
+            self._steps(cpu, shared[numbers != 0].tolist(), numbers[numbers != 0].tolist())
+            for cpu, numbers in enumerate(locals_)
         ]
         if not self._packing.fits(self._space):
             self._repack()
-        for lane, steps in found:
-            self._learn(lane, steps)
+        for cpu, steps in enumerate(found):
+            self._learn(cpu, steps)
 
-    def _steps(self, lane: Lane, shared: list[int], locals_: list[int]) -> tuple[list[int], ...]:
+    def _steps(self, cpu: int, shared: list[int], locals_: list[int]) -> tuple[list[int], ...]:
         """Return what steps of a CPU depend on and lead to: shared and local states before and after, and a code.
 
         The code is 0, or what the table is to hold instead of the way from one to the other.
         """
-        table, compute, shift = lane.table, lane.compute, lane.shift
+        step, nodes = self._space.shared.step, self._space.automata[cpu].nodes
         shared_after, locals_after, codes = [], [], []
         for number, local in zip(shared, locals_, strict=True):
-            key = number | local << shift
-            entry = table.get(key)
-            if entry is None:
-                entry = compute(key)
-            code = 0
-            if not isinstance(entry, int):
-                # sequential consistency takes no choices
-                ((_, entry, finding),) = entry
-                code = loop.STAYS if finding is None else loop.FAILS
-                if finding is not None:
+            after, local_after, code = number, local, loop.NO_STEP
+            # sequential consistency takes no choices: a step is blocked, or has one outcome
+            for _, after, node, _, finding in step(number, cpu, nodes[local]):
+                if node is None:
+                    assert finding is not None
                     # a state that was visited asked for this step
                     self._seen.findings[finding] = None
-            target = key + entry
-            shared_after.append(target & SHARED_MASK)
-            locals_after.append(target >> shift)
+                    code = loop.FAILS
+                else:
+                    local_after = node.number
+                    if after == number and local_after == local:
+                        code = loop.STAYS
+            shared_after.append(after)
+            locals_after.append(local_after)
             codes.append(code)
+        if len(nodes) > LOCAL_MASK + 1:
+            raise StateBoundError(f"CPU {cpu} has more than {LOCAL_MASK} local states")
         return shared, locals_, shared_after, locals_after, codes
 
-    def _learn(self, lane: Lane, steps: tuple[list[int], ...]) -> None:
+    def _learn(self, cpu: int, steps: tuple[list[int], ...]) -> None:
         """Put steps of a CPU into the table."""
-        at = self._packing.shifts[lane.cpu]
+        at = self._packing.shifts[cpu]
         shared, locals_, shared_after, locals_after, codes = (np.array(numbers, np.int64) for numbers in steps)
         keys = shared | locals_ << at
-        loop.set_all(self._table, keys, np.where(codes == 0, (shared_after | locals_after << at) - keys, codes))
+        loop.set_all(
+            self._table, keys, np.where(codes == loop.NO_STEP, (shared_after | locals_after << at) - keys, codes)
+        )
         self._in_table += keys.size
         if self._in_table + ROOM > FULLEST * self._table.shape[0]:
             used = self._table[self._table[:, 0] != 0]
