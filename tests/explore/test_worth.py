@@ -7,7 +7,7 @@ import pytest
 from fuzzvm.bench.flat_model import FlatSystem
 from fuzzvm.explore.exhaustive import verify, worth
 from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import search_reduced
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
