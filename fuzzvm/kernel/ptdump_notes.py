@@ -41,5 +41,5 @@ def note_page(rows: Rows, addr: int, end: int, level: Level, entry: int) -> Step
     if rows:
         last = rows[-1]
         if last.level == level and pxd_pgprot(last.entry) == pxd_pgprot(entry) and pxd_leaf(last.entry) == bool(entry):
-            return Rows((*rows[:-1], last._replace(end=end)))
+            return Rows((*rows[:-1], DumpRow(last.start, end, last.level, last.entry)))
     return Rows((*rows, DumpRow(addr, end, level, entry)))

@@ -27,6 +27,7 @@ from fuzzvm.explore.exhaustive.limits import Limits, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
+from fuzzvm.explore.exhaustive.worth import TRIAL, judge
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -38,8 +39,9 @@ WALKS_AHEAD = 10
 class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None, *, on_trial: bool = False) -> None:
         self._space = space
+        self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
         boot = space.system.booted()
@@ -166,6 +168,9 @@ class Reduction:
             if len(visited) >= look:
                 self._watch.look(len(visited))
                 look = self._watch.next_look
+                if self._on_trial and len(visited) >= TRIAL:
+                    self._on_trial = False
+                    judge(visited, len(reduced), self._symmetry)
         self.transitions += transitions
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:

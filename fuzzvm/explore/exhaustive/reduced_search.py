@@ -23,18 +23,25 @@ def can_reduce(space: Space) -> bool:
 
 
 def search_reduced(
-    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
+    space: Space,
+    limits: Limits,
+    *,
+    first_only: bool = True,
+    symmetry: Symmetry | None = None,
+    on_trial: bool = False,
 ) -> Searched:
     """As `search`, with fewer states: the same verdict, and the same `ends`.
 
-    Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
+    With `on_trial`, raises NotWorthItError where the first states of sequential consistency say that it takes longer
+    than `search` would. Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as
+    `search` does.
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     if not can_reduce(space):
         raise ValueError(f"memory model {space.system.memory} does not say what its steps touch")
     kind = Reduction if isinstance(space.shared, FlatShared) else WeakReduction
-    search = kind(space, limits, symmetry)
+    search = kind(space, limits, symmetry, on_trial=on_trial)
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)

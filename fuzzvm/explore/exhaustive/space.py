@@ -54,6 +54,7 @@ class Lane:
         self.edges: tuple[Edge, ...] = ()
         """What the CPU's program did in the step that was computed last, for each way of it."""
         self._space = space
+        self._nodes = space.automata[cpu].nodes
 
     def local(self, state: int) -> int:
         """Return the number of the CPU's local state."""
@@ -65,14 +66,20 @@ class Lane:
         entry: Entry = 0
         self.edges = ()
         if local:
-            node = self._space.automata[self.cpu].nodes[local]
-            outcomes = self._space.shared.step(number, self.cpu, node)
+            outcomes = self._space.shared.step(number, self.cpu, self._nodes[local])
             entry = self._entry(number, local, outcomes)
             self.edges = tuple([outcome.edge for outcome in outcomes if outcome.edge is not None])
         self.table[key] = entry
         return entry
 
     def _entry(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
+        if len(outcomes) == 1:
+            # nearly all steps have one way, to another state
+            choices, shared, target, _, finding = outcomes[0]
+            if not choices and finding is None and target is not None and target.number <= LOCAL_MASK:
+                delta = shared - number + (target.number - local << self.shift)
+                if delta:
+                    return delta
         ways = []
         for outcome in outcomes:
             delta = 0

@@ -19,6 +19,7 @@ from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
+from fuzzvm.explore.exhaustive.worth import NotWorthItError
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
@@ -132,10 +133,13 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
 def _search_reduced(space: Space, limits: Limits) -> Searched:
     began = time.monotonic()
     try:
-        return search_reduced(space, limits, symmetry=Symmetry(space))
-    except AsymmetryError:
-        # a mitigation tells apart CPUs that run the same calls
-        return search_reduced(Space(space.system), _left(limits, began))
+        try:
+            return search_reduced(space, limits, symmetry=Symmetry(space), on_trial=True)
+        except AsymmetryError:
+            # a mitigation tells apart CPUs that run the same calls
+            return search_reduced(Space(space.system), _left(limits, began), on_trial=True)
+    except NotWorthItError:
+        return search(space, _left(limits, began))
 
 
 def _left(limits: Limits, began: float, share: float = 1.0) -> Limits:
