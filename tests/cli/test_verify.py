@@ -60,8 +60,9 @@ def test_several_mitigations_and_scenarios_end_in_a_matrix() -> None:
         ["pmd-promotion", "bug"],
         ["x86-pmd-promotion", "bug"],
     ]
-    assert lines[tso + 2].split()[0] == "x86-pmd-promotion"
-    assert lines[-1].startswith("6 runs: 3 safe, 3 bug, 0 cut; all as expected; ")
+    assert [line.split()[0] for line in lines[tso + 2 : tso + 4]] == ["pmd-promotion", "x86-pmd-promotion"]
+    assert lines[lines.index("memory arm64") + 2].split()[0] == "pmd-promotion"
+    assert lines[-1].startswith("10 runs: 5 safe, 5 bug, 0 cut; all as expected; ")
     assert "memory sc" not in fuzzvm("verify", *schemes, "-s", "pmd-promotion", "--memory", "sc").stdout.splitlines()
 
 

@@ -32,7 +32,7 @@ def space_of(mitigation: str, scenario: str, *, fast: bool) -> tuple[System, Spa
     key = (mitigation, scenario, fast)
     if key not in SPACES:
         system = System(shipped.get(scenario), registry.get(mitigation), "sc")
-        SPACES[key] = system, Space(system, fast=fast, live_only=fast)
+        SPACES[key] = system, Space(system, fast=fast, live_only=fast, forget=False)
     return SPACES[key]
 
 

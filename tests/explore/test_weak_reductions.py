@@ -98,6 +98,14 @@ STALE_UNTIL_INTERRUPTED: list[list[Recipe]] = [
 ]
 
 
+def test_what_a_cpu_stored_is_seen_by_whom_it_interrupts() -> None:
+    """The store of the sender is in place before any CPU takes the interrupt, kept back until then or not."""
+    stores: list[Recipe] = [("store", 0, 1, None), ("store", 1, 2, None), ("fence", 0, Barrier.DMB_ISHST, None)]
+    sends: list[Recipe] = [("store", 2, 2, Order.RELEASE), ("kick", 2, None, None), ("store", 2, 11, None)]
+    loads = [[*stores, ("load", 2, None, None)], [*sends, ("load", 1, None, Order.ACQUIRE)]]
+    assert both(small_system("arm64", loads), MOST)
+
+
 def loses(lists: list[list[Recipe]]) -> None:
     """Assert that reductions lose an end of these programs."""
     with pytest.raises(AssertionError):

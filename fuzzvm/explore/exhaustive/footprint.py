@@ -9,7 +9,7 @@ maintenance touch what TLBs may hold, where that is watched.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
@@ -54,10 +54,12 @@ class Footprints:
         self._places: dict[Hashable, int] = {}
         self._of_node: dict[Node, tuple[int, int]] = {}
 
-    def step(self, node: Node, edge: Edge | None) -> int:
-        """Return the accesses of a step; `edge` is None where the operation fails, or is blocked."""
+    def step(self, node: Node, edges: Sequence[Edge]) -> int:
+        """Return the accesses of a step; `edges` are those of its ways, none where it fails or is blocked."""
         accesses, _ = self._operation(node)
-        return accesses if edge is None else accesses | self._notes(edge)[0]
+        for edge in edges:
+            accesses |= self._notes(edge)[0]
+        return accesses
 
     def _operation(self, node: Node) -> tuple[int, int]:
         found = self._of_node.get(node)

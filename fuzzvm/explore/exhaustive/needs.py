@@ -11,6 +11,7 @@ run was seen by the search, and none of them is one that was assumed not to come
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.explore.exhaustive.footprint import Futures
@@ -83,6 +84,9 @@ class Assumed:
     `unwatched` are the objects from boot that are no page tables.
     """
 
+    forgets: ClassVar[bool] = True
+    """Whether memory may forget what is not assumed to be needed."""
+
     def __init__(self, automata: Sequence[Automaton], unwatched: frozenset[int]) -> None:
         self._facts = _Facts(unwatched)
         self._automata = automata
@@ -118,3 +122,15 @@ class Assumed:
             frozen = self._frozen[cpu]
             if futures.of[: len(frozen)] != frozen or len(self._facts.entries) != self._entries:
                 raise OutdatedError
+
+
+class Anything(Assumed):
+    """Nothing is assumed: CPUs may do anything, and memory forgets nothing."""
+
+    forgets = False
+
+    def at(self, cpu: int, node: Node, before: int) -> int:
+        return 0
+
+    def learn(self, cpu: int, node: Node) -> None:
+        pass

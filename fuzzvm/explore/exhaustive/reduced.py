@@ -182,9 +182,9 @@ class Reduction:
         mirrored: dict[Node, int] = {}
 
         def compute(key: int) -> int:
-            entry = lane.compute(key)
+            lane.compute(key)
             node = nodes[key >> lane.shift]
-            accesses = table[key] = footprints.step(node, lane.edge if entry else None)
+            accesses = table[key] = footprints.step(node, lane.edges)
             known = len(node.edges)
             if futures.learn(node):
                 self._outdated = len(self._reduced)

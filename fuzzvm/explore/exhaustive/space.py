@@ -12,9 +12,11 @@ from typing import NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Values
 from fuzzvm.explore.exhaustive.flat import FlatShared
-from fuzzvm.explore.exhaustive.needs import Assumed, OutdatedError
+from fuzzvm.explore.exhaustive.needs import Anything, Assumed, OutdatedError
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.scenario.system import System
 
 T = TypeVar("T")
@@ -49,8 +51,8 @@ class Lane:
         self.shift = SHARED_BITS + cpu * LOCAL_BITS
         self.mask = SHARED_MASK | LOCAL_MASK << self.shift
         self.table: dict[int, Entry] = {}
-        self.edge: Edge | None = None
-        """What the CPU's program did in the step that was computed last."""
+        self.edges: tuple[Edge, ...] = ()
+        """What the CPU's program did in the step that was computed last, for each way of it."""
         self._space = space
         self._nodes = space.automata[cpu].nodes
 
@@ -62,11 +64,11 @@ class Lane:
         """Return what the step does, and keep it."""
         number, local = key & SHARED_MASK, key >> self.shift
         entry: Entry = 0
-        self.edge = None
+        self.edges = ()
         if local:
             outcomes = self._space.shared.step(number, self.cpu, self._nodes[local])
             entry = self._entry(number, local, outcomes)
-            self.edge = outcomes[-1].edge if outcomes else None
+            self.edges = tuple([outcome.edge for outcome in outcomes if outcome.edge is not None])
         self.table[key] = entry
         return entry
 
@@ -97,8 +99,9 @@ class Space:
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
     states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the
-    memory model is not sc, unless it is said otherwise. With `strong_twin_of`, the memory is sequentially consistent
-    whatever the system has, and the automata are those of that space: what one learns, the other knows.
+    memory model is not sc, unless it is said otherwise. `forget` lets memory forget what no CPU needs any more:
+    steps may raise OutdatedError then, which `settled` answers. With `strong_twin_of`, memory is sequentially
+    consistent whatever the system has, and the automata are those of that space: what one learns, the other knows.
     """
 
     def __init__(
@@ -108,12 +111,13 @@ class Space:
         fast: bool = True,
         live_only: bool = True,
         without_text: bool | None = None,
+        forget: bool = True,
         strong_twin_of: Space | None = None,
     ) -> None:
         self.system = system
         weak = strong_twin_of is None and not (fast and system.memory == "sc")
         if without_text is None:
-            without_text = weak
+            without_text = system.memory != "sc"
         if strong_twin_of is None:
             self.values = Values(without_text=without_text)
             self.automata = [
@@ -131,7 +135,10 @@ class Space:
         self._assumed: Assumed | None = None
         if self.has_agents:
             boot = system.booted()
-            self._assumed = Assumed(self.automata, frozenset(range(len(boot.allocator.allocations))) - boot.watched)
+            model = memory_models.get(system.memory)
+            forgets = forget and model.normalise is not MemoryModel.normalise
+            kind = Assumed if forgets else Anything
+            self._assumed = kind(self.automata, frozenset(range(len(boot.allocator.allocations))) - boot.watched)
         self._begin()
 
     def _begin(self) -> None:

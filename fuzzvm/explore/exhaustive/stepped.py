@@ -336,7 +336,8 @@ class SteppedShared:
 
     def _memory_number(self, memory: MemoryModel, masks: Masks) -> int:
         """Return the number of a memory, which is brought to its normal form."""
-        memory.normalise([self._assumed.needs(mask) for mask in masks])
+        if self._assumed.forgets:
+            memory.normalise([self._assumed.needs(mask) for mask in masks])
         key = (memory.state(), masks)
         number = self._memory_numbers.get(key)
         if number is None:

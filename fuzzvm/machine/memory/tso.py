@@ -69,9 +69,7 @@ class TotalStoreOrder(MemoryModel):
         return (
             frozenset([(address, key_of(value)) for address, value in self._cells.items() if value != 0]),
             tuple([tuple([(address, key_of(value)) for address, value in buffer]) for buffer in self._buffers]),
-            tuple([frozenset([(address, key_of(value)) for address, value in gone]) for gone in self._replaced])
-            if any(self._replaced)
-            else (),
+            tuple([frozenset([(address, key_of(value)) for address, value in gone]) for gone in self._replaced]),
         )
 
     def normalise(self, needs: Sequence[Needs]) -> None:

@@ -294,7 +294,8 @@ class Arm64(MemoryModel):
         if isinstance(op, InterruptAll):
             # kick_all_cpus_sync: full barrier of the sender, then each CPU takes an exception, whose handler's
             # acquire and release order it after the sender and the sender's return after it (kernel/smp.c).
-            for other in range(self.cpus):
+            self._put_all(cpu)
+            for other in (*[other for other in range(self.cpus) if other != cpu], cpu):
                 self._put_all(other)
                 self._order_loads(other)
                 self._views[other].interrupted(len(self._timeline))
