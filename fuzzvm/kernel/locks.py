@@ -40,6 +40,11 @@ class _SetOwner:
         return self.owner
 
 
+def sets_owner(update: object) -> bool | None:
+    """Return whether the update of an Rmw takes a lock (True) or releases it (False); None where it does neither."""
+    return update.owner != UNLOCKED if isinstance(update, _SetOwner) else None
+
+
 def _lock(k: Kernel, lock: ExclusiveLock) -> Steps[None]:
     yield Rmw(lock.address, _SetOwner(k.cpu + 1), Order.ACQUIRE, when=_Unlocked())
 
