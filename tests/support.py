@@ -99,10 +99,11 @@ def start_machine(*programs: Steps[Any], tracing: bool = False) -> Machine:
     return machine
 
 
-def geometry_of(arch: str, levels: int, fanout: int) -> Geometry:
+def geometry_of(arch: str, levels: int, fanout: int, page_shift: int = 12, cont_ptes: int = 1) -> Geometry:
     """Return the geometry of a scenario on that architecture."""
     architecture = architectures.get(arch)
-    return Geometry.make(12, levels, fanout, architecture.vmalloc_start)
+    start = architecture.vmalloc_start_of(levels)
+    return Geometry.make(page_shift, levels, fanout, start, cont_ptes, cont_ptes)
 
 
 def boot(
@@ -113,10 +114,13 @@ def boot(
     cpus: int = 3,
     *,
     tracing: bool = False,
+    geometry: Geometry | None = None,
+    lazy_mmu: bool = False,
 ) -> tuple[Machine, Kernel]:
     """Return a machine that has not started and the kernel booted on it, with the oracles watching."""
     machine = Machine(SequentialConsistency(cpus), tracing=tracing)
-    kernel = boot_kernel(machine, architectures.get(arch), geometry_of(arch, levels, fanout), mitigation())
+    geometry = geometry_of(arch, levels, fanout) if geometry is None else geometry
+    kernel = boot_kernel(machine, architectures.get(arch), geometry, mitigation(), lazy_mmu=lazy_mmu)
     machine.observer = Oracles(machine, kernel)
     return machine, kernel
 

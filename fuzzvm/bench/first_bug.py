@@ -1,25 +1,32 @@
 """Runs to the first bug: each engine, over many seeds, on every shipped scheme that fails and on the planted bugs.
 
 A run is one schedule. Seeds that find nothing within the limit count as limit + 1, which leaves the median and the 95th
-percentile right as long as those are within the limit, and too small else; `missed` says how many there were. Atheris
-takes a second to start and most bugs fewer runs than it does meanwhile, so it gets fewer seeds, on the shipped schemes.
+percentile right as long as those are within the limit, and too small else; `missed` says how many there were. Slow
+engines get fewer seeds. Each result is kept at once (see `records`), so a measurement that was ended goes on where it
+stood. An engine is judged by the random walk on bugs that are deep: of DEPTH_TO_WIN constraints or more, and seldom hit
+by the random walk, both computed (see `depth`).
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fuzzvm.bench import planted
+from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
+from fuzzvm.bench.records import Records
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.explore import engines
 from fuzzvm.explore.engines import Budget, Search
-from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.scenario import Scenario
@@ -28,44 +35,37 @@ from fuzzvm.scenario.system import System
 NAME = "first-bug"
 SUMMARY = "runs to the first bug of each engine, on failing schemes and planted bugs"
 SEEDS, QUICK_SEEDS = 200, 5
-SLOW = {"atheris": 20, "hypothesis": 10}
-"""Engines that get fewer seeds, and the part of all that they get."""
+SLOW = {"hypothesis": 4, "atheris": 20}
+"""Engines that get fewer seeds, and the part of all that they get: atheris takes a second to start."""
 LIMIT = 10_000
 QUICK_LIMIT = 200
-DEEP_LIMIT = 2_000
-"""Runs on planted bugs of depth 3 and more, on which an engine may miss."""
+DEEP_LIMIT = 250
+"""Runs on bugs of depth 3 and more, on which an engine may miss."""
 DEPTH_TO_WIN = 3
 WANTED = 1 / 3
-QUICK_BUGS = ("Drawn2A", "Window3A")
+QUICK_BUGS = ("Drawn2A", "Deep3B")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is searched: a bug's name, its depth where it was planted, the limit of runs. Picklable by name."""
+    """What is searched: a bug by its name (a planted bug's or a failing mitigation's), by which engine, how long."""
 
     bug: str
     engine: str
-    seeds: int
     limit: int
-    depth: int | None = None
 
 
-def cases(*, quick: bool, seeds: int = SEEDS) -> list[Case]:
-    """Return every case whose engine can run, with that many seeds for the fast ones."""
-    found = []
-    for engine in engines.names():
-        if engines.get(engine).unavailable() or (quick and engine in SLOW):
-            continue
-        own = max(1, (QUICK_SEEDS if quick else seeds) // SLOW.get(engine, 1))
-        most = QUICK_LIMIT if quick else LIMIT
-        found += [Case(name, engine, own, most) for name in failing()]
-        if engine == "atheris":
-            continue
-        for bug in planted.PLANTED:
-            if not quick or bug.name in QUICK_BUGS:
-                limit = min(most, DEEP_LIMIT) if bug.depth >= DEPTH_TO_WIN else most
-                found.append(Case(bug.name, engine, own, limit, bug.depth))
-    return found
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """What was computed of a bug: the bounds of its depth, and the chance of the random walk, where it is planted."""
+
+    depth: tuple[int, int]
+    chance: float | None
+
+    @property
+    def deep(self) -> bool:
+        """Whether engines are judged by it."""
+        return self.depth[0] >= DEPTH_TO_WIN and self.chance is not None and self.chance < planted.SELDOM
 
 
 def failing() -> dict[str, tuple[Scenario, ...]]:
@@ -78,81 +78,167 @@ def failing() -> dict[str, tuple[Scenario, ...]]:
     return found
 
 
-def runs_to_first_bug(case: Case) -> list[int]:
-    """Return for each seed which run failed first, limit + 1 where none did, in ascending order."""
-    if case.depth is None:
-        mitigation, scenarios = registry.get(case.bug), failing()[case.bug]
-    else:
-        mitigation, scenarios = planted.MITIGATIONS[case.bug], (planted.SCENARIO,)
-    systems = [_system(scenario, mitigation) for scenario in scenarios]
-    taken = []
-    for seed in range(case.seeds):
-        search = Search(Budget(runs=case.limit))
-        engines.get(case.engine).search(systems, seed, search)
-        taken.append(search.found[0].run if search.found else case.limit + 1)
-    return sorted(taken)
+def names() -> list[str]:
+    """Return the names of all bugs."""
+    return [*failing(), *(bug.name for bug in planted.PLANTED)]
 
 
-def _system(scenario: Scenario, mitigation: type[Mitigation]) -> System:
-    return System(scenario, mitigation, "sc")
+def cases(*, quick: bool, bugs: Sequence[str] = ()) -> list[Case]:
+    """Return every case whose engine can run, those of slow engines last; of some bugs, or of all."""
+    if not bugs:
+        bugs = [bug for bug in names() if not quick or bug in QUICK_BUGS or bug not in planted.MITIGATIONS]
+    most = QUICK_LIMIT if quick else LIMIT
+    limits = {bug: most if known(bug).depth[0] < DEPTH_TO_WIN else min(most, DEEP_LIMIT) for bug in bugs}
+    able = [name for name in engines.names() if not engines.get(name).unavailable() and not (quick and name in SLOW)]
+    return [Case(bug, engine, limits[bug]) for engine in sorted(able, key=SLOW.__contains__) for bug in bugs]
 
 
-def run(*, quick: bool, note: Note, seeds: int = SEEDS) -> Result:
-    """Measure; see the module."""
+@cache
+def systems(bug: str) -> tuple[System, ...]:
+    """Return the systems that a bug is in, one a scenario."""
+    if bug in planted.MITIGATIONS:
+        # named so that another process finds it too
+        name = f"{Path(planted.__file__)}:{bug}"
+        return (System(planted.SCENARIO, planted.MITIGATIONS[bug], "sc", name),)
+    return tuple(System(scenario, registry.get(bug), "sc") for scenario in failing()[bug])
+
+
+@cache
+def known(bug: str) -> Bug:
+    """Return what is computed of a bug; of one that is in several scenarios, where it is shallowest."""
+    bounds = [depth_bounds(system) for system in systems(bug)]
+    chance = walk_chance(systems(bug)[0]) if bug in planted.MITIGATIONS else None
+    return Bug((min(least for least, _ in bounds), min(most for _, most in bounds)), chance)
+
+
+def first_failing_run(case: Case, seed: int) -> int | None:
+    """Return which run failed first, counted from 1, or None where none did within the limit."""
+    search = Search(Budget(runs=case.limit))
+    engines.get(case.engine).search(systems(case.bug), seed, search)
+    return search.found[0].run if search.found else None
+
+
+def run(
+    *,
+    quick: bool,
+    note: Note,
+    seeds: int = SEEDS,
+    jobs: int | None = None,
+    records: Path | None = None,
+    bugs: Sequence[str] = (),
+) -> Result:
+    """Measure; see the module. Results in the file of records are taken from there. Raises OSError, RecordsError."""
     result = Result(NAME)
+    kept = Records(records)
+    if kept.others:
+        result.not_measured.append(f"{kept.others} records of another version of fuzzvm are left aside")
     for engine in engines.names():
         if lacks := engines.get(engine).unavailable():
             result.not_measured.append(f"engine {engine}: {lacks}")
         elif quick and engine in SLOW:
             result.not_measured.append(f"engine {engine}: left out by --quick")
-    if not result.not_measured or not any("atheris" in text for text in result.not_measured):
-        result.not_measured.append("engine atheris on planted bugs: a second for each start, for bugs found sooner")
-    result.rows = sorted(
-        _measured(cases(quick=quick, seeds=seeds), note), key=lambda row: (row["depth"], row["bug"], row["engine"])
-    )
+    chosen = cases(quick=quick, bugs=bugs)
+    limits = {case.limit for case in chosen}
+    wanted = {
+        (case, seed): None
+        for case in chosen
+        for seed in range(max(1, (QUICK_SEEDS if quick else seeds) // SLOW.get(case.engine, 1)))
+    }
+    found: dict[tuple[Case, int], int | None] = {}
+    for record in kept.known:
+        for case, seed in ((Case(record["bug"], record["engine"], limit), record["seed"]) for limit in limits):
+            # a search with a higher limit does the same runs, and more
+            if record["limit"] >= case.limit:
+                first = record["run"]
+                found[case, seed] = first if first is not None and first <= case.limit else None
+    todo = [task for task in sorted(wanted, key=lambda task: (task[0].engine in SLOW, task[1])) if task not in found]
+    try:
+        for number, (case, seed, first) in enumerate(_measured(todo, jobs or _cores()), 1):
+            found[case, seed] = first
+            kept.add({"bug": case.bug, "engine": case.engine, "limit": case.limit, "seed": seed, "run": first})
+            note(f"first-bug: {number} of {len(todo)}, {case.bug} by {case.engine}, seed {seed}")
+    except KeyboardInterrupt:
+        result.interrupted = True
+        result.not_measured.append("all that Ctrl-C left out: rows say how many seeds they are of")
+    for case in chosen:
+        runs = [found[task] for task in wanted if task[0] == case and task in found]
+        if runs:
+            result.rows.append(_row(case, runs))
+    result.rows.sort(key=lambda row: (row["depth"], row["bug"], row["engine"]))
     _judge(result)
     return result
 
 
-def _measured(todo: list[Case], note: Note) -> Iterator[dict[str, Any]]:
-    workers = min(len(todo), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    # counts of runs do not depend on how busy the machine is, so the cases may run beside each other
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(runs_to_first_bug, case): case for case in todo}
-        for number, future in enumerate(as_completed(futures), 1):
-            case = futures[future]
-            note(f"first-bug: {number} of {len(todo)}, {case.bug} by {case.engine}")
-            taken = future.result()
-            yield {
-                "bug": case.bug,
-                "depth": case.depth or 0,
-                "engine": case.engine,
-                "seeds": case.seeds,
-                "limit": case.limit,
-                "median": _percentile(taken, 50),
-                "p95": _percentile(taken, 95),
-                "missed": sum(one > case.limit for one in taken),
-            }
+def _measured(todo: Sequence[tuple[Case, int]], jobs: int) -> Iterator[tuple[Case, int, int | None]]:
+    """Yield each case and seed with its result when it is there; closing it, or an exception, ends the processes."""
+    if not todo:
+        return
+    # counts of runs do not depend on how busy the machine is, so the cases may run beside each other; forked workers
+    # have what `known` compiled, and all engines, whose files may change meanwhile
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_leave_signals_alone)
+    done = False
+    try:
+        futures = {pool.submit(first_failing_run, case, seed): (case, seed) for case, seed in todo}
+        for future in as_completed(futures):
+            yield *futures[future], future.result()
+        done = True
+    finally:
+        pool.shutdown(wait=done, cancel_futures=True)
+        if not done:
+            for process in multiprocessing.active_children():
+                process.terminate()
 
 
-def _percentile(ascending: list[int], percent: int) -> int:
+def _leave_signals_alone() -> None:
+    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _row(case: Case, runs: Sequence[int | None]) -> dict[str, Any]:
+    ascending = sorted(case.limit + 1 if first is None else first for first in runs)
+    bug = known(case.bug)
+    return {
+        "bug": case.bug,
+        "depth": bug.depth[0],
+        "depth_at_most": bug.depth[1],
+        "planted": case.bug in planted.MITIGATIONS,
+        "deep": bug.deep,
+        "walk_chance": bug.chance,
+        "walk_median": None if bug.chance is None else median_runs(bug.chance),
+        "engine": case.engine,
+        "seeds": len(runs),
+        "limit": case.limit,
+        "median": percentile(ascending, 50),
+        "p95": percentile(ascending, 95),
+        "missed": runs.count(None),
+    }
+
+
+def percentile(ascending: Sequence[int], percent: int) -> int:
     """Return the smallest figure that at least that many percent do not exceed."""
     return ascending[max(0, -(-len(ascending) * percent // 100) - 1)]
 
 
 def _judge(result: Result) -> None:
+    """Add the ratios to the random walk's median, which is at least what it is taken for, and the targets."""
     by_bug: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in result.rows:
         by_bug[row["bug"]][row["engine"]] = row
     for bug, rows in by_bug.items():
-        walk = rows["random"]
+        walk = rows.get("random")
         for row in rows.values():
-            row["by_random_walk"] = row["median"] / walk["median"]
-        depth = walk["depth"]
-        best = min(rows.values(), key=lambda row: row["median"])
-        if depth >= DEPTH_TO_WIN:
-            what = f"{bug} (depth {depth}): median of {best['engine']} by that of the random walk"
+            row["by_random_walk"] = None if walk is None else row["median"] / walk["median"]
+        any_row = next(iter(rows.values()))
+        if any_row["deep"] and walk is not None:
+            best = min(rows.values(), key=lambda row: row["median"])
+            what = f"{bug} (depth {best['depth']}): median of {best['engine']} by that of the random walk"
             result.targets.append(Target(what, best["by_random_walk"], WANTED, at_least=False))
-        elif depth:
+        elif any_row["planted"] and any_row["depth"] < DEPTH_TO_WIN:
             missed = sum(row["missed"] for row in rows.values())
-            result.targets.append(Target(f"{bug} (depth 2): seeds that missed it", missed, 0, at_least=False))
+            what = f"{bug} (depth {any_row['depth']}): seeds that missed it"
+            result.targets.append(Target(what, missed, 0, at_least=False))

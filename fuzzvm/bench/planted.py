@@ -1,8 +1,9 @@
 """Planted bugs of known depth: a run goes wrong if and only if a chain of events happens in one order.
 
 The depth of a bug is the number of ordering constraints between CPUs that it needs (Burckhardt et al., ASPLOS 2010,
-section 2.1). Here it is exact: events alternate between a promoter and a walker, each bumps one counter if it is the
-next of the chain, and the last one fails where all came in order. Between the events of a CPU stand fillers: in half
+section 2.1). Events alternate between a promoter and a walker, each bumps one counter if it is the next of the chain,
+and the last one fails where all came in order: as many constraints as events but one, which `fuzzvm.bench.depth`
+confirms for each bug from its state space. Between the events of a CPU stand fillers: in half
 of the bugs updates of a word that both CPUs write, races that do no harm, else loads of one that nobody writes. Each
 bug is a row of `PLANTED`, and a mitigation of this module: `fuzzvm fuzz -m FILE:Name` finds it too.
 Nothing else can go wrong: the scheme beside it is `mmap-lock-always`, which is safe.
@@ -11,6 +12,7 @@ Nothing else can go wrong: the scheme beside it is `mmap-lock-always`, which is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fuzzvm.bench.flat_model import Add
@@ -94,7 +96,38 @@ WINDOWS = (
 """Bugs shaped like the race itself: one CPU stands between two steps that follow each other, as a walker between the
 read of an entry and the read through it, while the other one takes many."""
 
-PLANTED = (*DRAWN, *WINDOWS)
+DEEP = (
+    Planted("Deep3A", (23, 0), (5, 12)),
+    Planted("Deep3B", (6, 1), (6, 22), True),
+    Planted("Deep3C", (22, 10), (8, 11)),
+    Planted("Deep3D", (5, 0), (15, 19), True),
+    Planted("Deep4A", (10, 10, 17), (3, 9)),
+    Planted("Deep4B", (18, 1), (1, 4, 2), True),
+    Planted("Deep4C", (11, 3, 21), (4, 27)),
+    Planted("Deep4D", (27, 1), (0, 3, 10), True),
+    Planted("Deep5A", (13, 13, 7), (1, 1, 14)),
+    Planted("Deep5B", (5, 28, 0), (11, 1, 3), True),
+    Planted("Deep5C", (5, 6, 25), (10, 5, 6)),
+    Planted("Deep5D", (0, 5, 17), (7, 14, 5), True),
+)
+"""Bugs that the random walk seldom hits: drawn like `DRAWN`, from 40 places (seed 2010), and passed over where a run of
+the random walk hits them with a chance of `SELDOM` or more. 39 were drawn to find these."""
+
+SELDOM = 0.01
+
+PLANTED = (*DRAWN, *WINDOWS, *DEEP)
+
+
+def draw(random: Random, places: int, depth: int, *, walker_first: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the fillers of promoter and walker before events at places drawn evenly from that many."""
+    more = depth // 2 + 1
+    less = depth + 1 - more
+    return _gaps(random, places, less if walker_first else more), _gaps(random, places, more if walker_first else less)
+
+
+def _gaps(random: Random, places: int, events: int) -> tuple[int, ...]:
+    drawn = sorted(random.sample(range(places), events))
+    return tuple(place - before - 1 for before, place in zip([-1, *drawn], drawn, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +177,8 @@ class PlantedBug(MmapLockAlways):
             index += 1
 
 
-def _mitigation(bug: Planted) -> type[PlantedBug]:
+def mitigation_of(bug: Planted) -> type[PlantedBug]:
+    """Return a scheme with that bug in it."""
     summary = f"planted bug of depth {bug.depth}"
     return type(
         bug.name,
@@ -153,7 +187,7 @@ def _mitigation(bug: Planted) -> type[PlantedBug]:
     )
 
 
-MITIGATIONS: dict[str, type[Mitigation]] = {bug.name: _mitigation(bug) for bug in PLANTED}
+MITIGATIONS: dict[str, type[Mitigation]] = {bug.name: mitigation_of(bug) for bug in PLANTED}
 """The mitigation with each bug."""
 
 # by their own names too, so that FILE.py:CLASS finds them

@@ -31,14 +31,23 @@ class Target:
 
 @dataclass
 class Result:
-    """The figures of one benchmark. `not_measured` names each peer that is missing, or part left out, and why."""
+    """The figures of one benchmark. `not_measured` names each peer that is missing, or part left out, and why.
+
+    `interrupted` says that Ctrl-C ended it, and that the figures are of what was measured until then.
+    """
 
     name: str
     rows: list[Row] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     not_measured: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return it as strings, numbers, lists and dicts."""
         targets = [{**asdict(target), "met": target.met} for target in self.targets]
-        return {"rows": self.rows, "targets": targets, "not_measured": self.not_measured}
+        return {
+            "rows": self.rows,
+            "targets": targets,
+            "not_measured": self.not_measured,
+            "interrupted": self.interrupted,
+        }

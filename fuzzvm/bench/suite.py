@@ -27,7 +27,7 @@ class Benchmark(Protocol):
     NAME: str
     SUMMARY: str
 
-    def run(self, *, quick: bool, note: Note, **more: int) -> Result:
+    def run(self, *, quick: bool, note: Note, **more: Any) -> Result:
         """Measure; `quick` only shows that everything works. `note` is told what is under way."""
 
 

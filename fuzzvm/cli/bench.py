@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from fuzzvm.bench import plots, suite
+from fuzzvm.bench import first_bug, plots, suite
+from fuzzvm.bench.records import RecordsError
 from fuzzvm.bench.result import Result, Row
 from fuzzvm.cli.common import json_option, print_json, progress_console
 from fuzzvm.cli.output import print_table
@@ -32,12 +33,25 @@ from fuzzvm.cli.output import print_table
     show_default=True,
     help="Seeds of each engine in first-bug; slow engines get a part of them.",
 )
+@click.option(
+    "--bug", "bugs", multiple=True, metavar="NAME", help="Bug of first-bug; may be given again. Default: all."
+)
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes of first-bug. Default: one a core.")
 @json_option
-def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, as_json: bool) -> int:
+def bench(
+    names: tuple[str, ...],
+    out: Path | None,
+    quick: bool,
+    seeds: int,
+    bugs: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+) -> int:
     """Measure fuzzvm beside its peers, as ratios, side by side in one run.
 
     A peer that is not installed is named as not measured. Exit status 0 whatever the figures are: a busy machine must
-    not fail a script.
+    not fail a script. With --out, first-bug keeps each result in DIR/first-bug.jsonl as it comes, and takes those that
+    are there; Ctrl-C ends it, and the figures of what was measured are printed and kept.
 
     \b
     fuzzvm bench --quick
@@ -48,15 +62,26 @@ def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, as_
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise click.UsageError(f"--out {out}: {error.strerror}") from error
+    for bug in bugs:
+        if bug not in first_bug.names():
+            raise click.UsageError(f"--bug {bug}: there is no such bug; there are {', '.join(first_bug.names())}")
     environment = suite.environment()
     results: dict[str, Result] = {}
     with progress_console().status("") as status:
         for name in dict.fromkeys(names) if names else suite.MODULES:
-            more = {"seeds": seeds} if name == "first-bug" else {}
-            results[name] = suite.get(name).run(quick=quick, note=status.update, **more)
+            more: dict[str, Any] = {}
+            if name == "first-bug":
+                records = None if out is None else out / f"{name}.jsonl"
+                more = {"seeds": seeds, "jobs": jobs, "records": records, "bugs": tuple(dict.fromkeys(bugs))}
+            try:
+                results[name] = suite.get(name).run(quick=quick, note=status.update, **more)
+            except RecordsError as error:
+                raise click.UsageError(str(error)) from error
             if out is not None:
                 # what was measured is kept, whatever becomes of the rest
                 _save(out, {"environment": environment, "quick": quick, "benchmarks": _data(results)})
+            if results[name].interrupted:
+                break
     drawn, without_plots = _draw(results, out)
     data = {
         "environment": environment,
@@ -71,7 +96,7 @@ def bench(names: tuple[str, ...], out: Path | None, quick: bool, seeds: int, as_
         print_json(data)
     else:
         _print(results, drawn, without_plots)
-    return 0
+    return 130 if any(result.interrupted for result in results.values()) else 0
 
 
 def _data(results: dict[str, Result]) -> dict[str, Any]:

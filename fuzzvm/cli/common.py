@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def mitigation_options(command: F) -> F:
         "mitigation_names",
         multiple=True,
         metavar="NAME|FILE.py:CLASS",
-        help="Mitigation to run under; may be given more than once. Default: all that ship.",
+        help="Mitigation to run under, or several as one: A+B; may be given more than once. Default: all that ship.",
     )(command)
 
 
@@ -76,6 +77,15 @@ def memory_option(command: F) -> F:
     )(command)
 
 
+def tlb_option(command: F) -> F:
+    """Add --tlb."""
+    return click.option(
+        "--tlb",
+        is_flag=True,
+        help="Follow what TLBs and walk caches may hold, in every scenario and not only in those that ask for it.",
+    )(command)
+
+
 def without_option(command: F) -> F:
     """Add --without, any number of times."""
     return click.option(
@@ -92,9 +102,10 @@ def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
     return [(name, registry.get(name)) for name in names] if names else list(registry.shipped().items())
 
 
-def scenarios(names: tuple[str, ...]) -> tuple[Scenario, ...]:
-    """Return the scenarios of these names, or all that ship. Raises ScenarioError."""
-    return tuple(shipped.get(name) for name in names) if names else tuple(shipped.shipped().values())
+def scenarios(names: tuple[str, ...], *, tlb: bool = False) -> tuple[Scenario, ...]:
+    """Return the scenarios of these names, or all that ship; with `tlb`, TLBs are followed. Raises ScenarioError."""
+    chosen = tuple(shipped.get(name) for name in names) if names else tuple(shipped.shipped().values())
+    return tuple(replace(scenario, tlb=True) for scenario in chosen) if tlb else chosen
 
 
 def print_json(data: object) -> None:

@@ -60,6 +60,8 @@ def explain(file: Path, mitigation_name: str | None, html: Path | None, as_json:
             "message": None if story.failure is None else story.failure.message,
             "context_switches": story.switches,
             "digest": story.digest,
+            "counters": story.counters.to_data(),
+            "areas": [{"start": start, "end": end} | reach.to_data() for start, end, reach in story.areas],
             "events": [{"what": e.what, "step": e.step, "cpu": e.cpu, "stack": list(e.stack)} for e in story.events],
             "steps": [
                 {"step": s.number, "cpu": s.cpu, "stack": list(s.stack), "text": s.text, "guilty": s.guilty}

@@ -19,6 +19,7 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    tlb_option,
     without_option,
 )
 from fuzzvm.cli.output import print_table
@@ -27,6 +28,7 @@ from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
 from fuzzvm.explore.engines import Budget, Search
 from fuzzvm.machine.schedule import context_switches
+from fuzzvm.scenario.scenario import Scenario
 
 DEFAULT_SECONDS = 60.0
 DEFAULT_CORPUS = Path("corpus/findings")
@@ -44,6 +46,7 @@ class _Settings:
 @mitigation_options
 @scenario_options
 @memory_option
+@tlb_option
 @without_option
 @click.option(
     "--engine",
@@ -80,6 +83,7 @@ def fuzz(
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
+    tlb: bool,
     without: tuple[str, ...],
     engine_names: tuple[str, ...],
     seconds: float | None,
@@ -94,13 +98,17 @@ def fuzz(
 
     Each mitigation is searched under each engine, over all scenarios in turn, until a bug is found or its share of
     the budget is used up. Verdict `safe` means that none was found, no more. Ctrl-C ends the search and keeps what
-    has been found.
+    has been found. Without --scenario, those are left out for a mitigation that it is documented not to be meant for
+    (a walk of another mm, where it knows of init_mm's lock alone); `fuzzvm verify` has them all.
 
     \b
     fuzzvm fuzz --mitigation none --seconds 20
     fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
     """
-    cells = _cells(mitigation_names, scenario_names, memory, engine_names, tuple(dict.fromkeys(without)))
+    given = scenarios(scenario_names, tlb=tlb)
+    cells = _cells(
+        mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
+    )
     store.check_writable(corpus)
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
@@ -118,17 +126,26 @@ def fuzz(
 
 def _cells(
     mitigation_names: tuple[str, ...],
-    scenario_names: tuple[str, ...],
+    given: tuple[Scenario, ...],
     memory: str | None,
     engine_names: tuple[str, ...],
     without: tuple[str, ...],
+    *,
+    by_name: bool,
 ) -> list[Cell]:
     chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
     for engine in chosen:
         if lacks := engine.unavailable():
             raise click.UsageError(lacks)
     return [
-        Cell(name, mitigation, engine, scenarios(scenario_names), memory, without)
+        Cell(
+            name,
+            mitigation,
+            engine,
+            given if by_name else tuple(one for one in given if not one.beyond(mitigation)),
+            memory,
+            without,
+        )
         for name, mitigation in mitigations(mitigation_names)
         for engine in chosen
     ]

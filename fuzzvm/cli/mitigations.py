@@ -12,7 +12,7 @@ from fuzzvm.mitigations import registry
 @click.command()
 @json_option
 def mitigations(as_json: bool) -> None:
-    """List the mitigations and what each claims for one walker, and for two or more."""
+    """List the mitigations and what each claims: for one walker, for two or more, for a walk of another mm."""
     found = registry.available()
     if as_json:
         print_json(
@@ -23,6 +23,7 @@ def mitigations(as_json: bool) -> None:
                         "summary": mitigation.summary,
                         "one_walker": mitigation.one_walker,
                         "two_walkers": mitigation.two_walkers,
+                        "other_mm": mitigation.other_mm,
                     }
                     for name, mitigation in found.items()
                 ]
@@ -30,6 +31,6 @@ def mitigations(as_json: bool) -> None:
         )
         return
     print_table(
-        ("mitigation", "one walker", "two walkers", "what it does"),
-        [(name, m.one_walker or "-", m.two_walkers or "-", m.summary) for name, m in found.items()],
+        ("mitigation", "one walker", "two walkers", "other mm", "what it does"),
+        [(name, m.one_walker or "-", m.two_walkers or "-", m.other_mm or "-", m.summary) for name, m in found.items()],
     )

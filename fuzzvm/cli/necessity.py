@@ -15,6 +15,7 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    tlb_option,
 )
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
@@ -31,7 +32,7 @@ DEFAULT_SECONDS = 120.0
 ARCH = "arm64"
 
 
-@click.command(epilog="Points: " + ", ".join(ordering_points.names()) + ".")
+@click.command(epilog="Points: " + ", ".join(ordering_points.names(ARCH)) + ".")
 @click.option(
     "--mitigation",
     "-m",
@@ -45,12 +46,13 @@ ARCH = "arm64"
 @click.option(
     "--memory", type=click.Choice(memory_models.names()), default=ARCH, show_default=True, help="Memory model."
 )
+@tlb_option
 @click.option(
     "--point",
     "-p",
     "point_names",
     multiple=True,
-    type=click.Choice(ordering_points.names()),
+    type=click.Choice(ordering_points.names(ARCH)),
     metavar="POINT",
     help="Point to ask about; may be given more than once. Default: all.",
 )
@@ -72,6 +74,7 @@ def necessity(
     mitigation_name: str,
     scenario_names: tuple[str, ...],
     memory: str,
+    tlb: bool,
     point_names: tuple[str, ...],
     ipi: bool | None,
     seconds: float | None,
@@ -85,7 +88,8 @@ def necessity(
 
     A point is needed where a schedule fails without it; that schedule is minimised. Otherwise `not found needed` says
     that no run failed within the budget, which proves nothing. First comes the scheme with all points in place: where
-    that fails, nothing else is asked, and the exit status is 1.
+    that fails, nothing else is asked, and the exit status is 1. Ctrl-C ends it with the answers that are there. Without
+    --scenario, scenarios that watch TLBs are left out unless --tlb is given, which watches them in all.
 
     \b
     fuzzvm necessity --seconds 300 --corpus corpus/necessity
@@ -97,41 +101,54 @@ def necessity(
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
     both = (True, False) if ipi is None else (ipi,)
-    chosen = _scenarios(scenario_names)
-    points = tuple(dict.fromkeys(point_names)) or ordering_points.names()
+    chosen = _scenarios(scenario_names, tlb=tlb)
+    points = tuple(dict.fromkeys(point_names)) or ordering_points.names(ARCH)
     whole = [Question(mitigation_name, chosen, memory, None, with_ipi) for with_ipi in both]
     asked = questions(mitigation_name, chosen, memory, points, both)
     workers = jobs or cores()
     share = None if seconds is None else seconds * min(workers, len(asked)) / (len(asked) + len(whole))
     budget = Budget(share, runs)
     answers: list[Answer] = []
+    interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
     with Progress(*columns, console=progress_console(), transient=True) as progress:
         task = progress.add_task("all in place", total=len(asked) + len(whole))
         for batch in (whole, asked):
             found: dict[int, Answer] = {}
-            for index, answer in answer_all(batch, budget, seed, corpus, workers):
-                found[index] = answer
-                progress.update(task, advance=1, description=f"{answer.question.point}: {answer.verdict}")
+            running = answer_all(batch, budget, seed, corpus, workers)
+            try:
+                for index, answer in running:
+                    found[index] = answer
+                    progress.update(task, advance=1, description=f"{answer.question.point}: {answer.verdict}")
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                running.close()
             answers += [found[index] for index in sorted(found)]
-            if batch is whole and any(answer.finding for answer in answers):
+            if interrupted or (batch is whole and any(answer.finding for answer in answers)):
                 break
     fails = any(answer.finding for answer in answers if answer.question.point is None)
     if as_json:
-        print_json(_to_json(mitigation_name, memory, answers, fails))
+        print_json(_to_json(mitigation_name, memory, answers, fails, interrupted))
     else:
         _print(answers)
+        if interrupted:
+            left = len(whole) + len(asked) - len(answers)
+            click.echo(f"\nended by Ctrl-C: {left} of {len(whole) + len(asked)} questions have no answer", err=True)
         if fails:
             click.echo(f"\n{mitigation_name} fails with all points in place, so no point was left out")
+    if interrupted:
+        return 130
     return 1 if fails else 0
 
 
-def _scenarios(names: tuple[str, ...]) -> tuple[Scenario, ...]:
-    chosen = scenarios(names)
+def _scenarios(names: tuple[str, ...], *, tlb: bool) -> tuple[Scenario, ...]:
+    chosen = scenarios(names, tlb=tlb)
     others = [scenario for scenario in chosen if scenario.arch != ARCH]
     if names and others:
         raise click.UsageError(f"scenario {others[0].name} is of {others[0].arch}; the ordering points are of {ARCH}")
-    return tuple(scenario for scenario in chosen if scenario.arch == ARCH)
+    # what the race needs is asked without hardware that walks as well, for which every part of a flush is needed
+    return tuple(scenario for scenario in chosen if scenario.arch == ARCH and (names or tlb or not scenario.tlb))
 
 
 def _print(answers: list[Answer]) -> None:
@@ -183,12 +200,13 @@ def _litmus(answer: Answer) -> str:
     return "" if answer.question.point is None else ordering_points.get([answer.question.point])[0].litmus
 
 
-def _to_json(mitigation: str, memory: str, answers: list[Answer], fails: bool) -> dict[str, Any]:
+def _to_json(mitigation: str, memory: str, answers: list[Answer], fails: bool, interrupted: bool) -> dict[str, Any]:
     return {
         "mitigation": mitigation,
         "memory": memory,
         "verdict": "bug" if fails else "safe",
         "points": [_answer_to_json(answer) for answer in answers],
+        "interrupted": interrupted,
     }
 
 

@@ -34,7 +34,7 @@ def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as
     files = list(store.find(paths))
     results: list[tuple[Path, ReplayResult]] = []
     for path in files:
-        result = replay_case(read(path), given)
+        result = replay_case(read(path), given, counting=as_json)
         results.append((path, result))
         if not as_json and not (quiet and result.as_expected):
             click.echo(f"{path}: {'ok, ' + str(result.got) if result.as_expected else result.problem}")
@@ -51,6 +51,7 @@ def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as
                         "verdict": None if result.got is None else result.got.verdict,
                         "bug": result.got.error or None if result.got is not None else None,
                         "problem": result.problem or None,
+                        "counters": None if result.counters is None else result.counters.to_data(),
                     }
                     for path, result in results
                 ],

@@ -19,7 +19,10 @@ from fuzzvm.cli.common import (
     scenario_options,
     scenarios,
     shell_path,
+    tlb_option,
+    without_option,
 )
+from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
@@ -33,6 +36,8 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
 @mitigation_options
 @scenario_options
 @memory_option
+@tlb_option
+@without_option
 @click.option("--max-states", type=click.IntRange(min=1), help="Stop each run after that many states.")
 @click.option(
     "--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Stop each run after that many seconds."
@@ -61,6 +66,8 @@ def verify(
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
+    tlb: bool,
+    without: tuple[str, ...],
     max_states: int | None,
     max_seconds: float | None,
     max_memory: int | None,
@@ -75,8 +82,8 @@ def verify(
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
     steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
     memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
-    --memory names it. Exit status 0 when every verdict is the documented one; a mitigation that documents none must
-    be safe.
+    --memory names it. Several mitigations and scenarios end in a table of them all. Exit status 0 when every verdict
+    is the documented one; a mitigation that documents none, or lacks an ordering point, must be safe.
 
     \b
     fuzzvm verify --mitigation static-key
@@ -84,13 +91,16 @@ def verify(
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
-    chosen = cells([name for name, _ in mitigations(mitigation_names)], scenarios(scenario_names), memory)
+    names = [name for name, _ in mitigations(mitigation_names)]
+    chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
     jobs = min(jobs or cores(), len(chosen))
     bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
     runs, interrupted = _verify(chosen, bounds, jobs)
-    saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.failure} if save else {}
+    saved: dict[int, Path] = {}
+    if save is not None:
+        saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.schedule is not None}
     if as_json:
         print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
     else:
@@ -156,7 +166,8 @@ def _case(run: Run) -> TestCase:
     how = "proven minimal" if run.verdict.complete else "not proven minimal"
     expect = Expectation("bug", failure.error, failure.function)
     cell = run.cell
-    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, f"found by fuzzvm verify, {how}")
+    origin = f"found by fuzzvm verify, {how}"
+    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, origin, without=cell.without)
 
 
 def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
@@ -166,6 +177,8 @@ def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
         "mitigation": run.cell.mitigation,
         "scenario": run.cell.scenario.name,
         "memory": run.cell.memory,
+        "tlb": run.cell.scenario.tlb,
+        "without": list(run.cell.without),
         "verdict": verdict.verdict,
         "expected": run.expected,
         "as_expected": run.as_expected,
@@ -220,8 +233,21 @@ def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
             if id(run) in saved:
                 own = f" --mitigation {run.cell.mitigation}" if ".py:" in run.cell.mitigation else ""
                 click.echo(f"  saved: fuzzvm explain {shell_path(saved[id(run)])}{own}")
+        elif verdict.failure is not None:
+            place = verdict.failure.function or "the run as a whole"
+            click.echo(f"\n{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
         if verdict.stopped:
             click.echo(f"\n{where}: not everything was explored: {verdict.stopped}")
+    if all(len({pick(run.cell) for run in runs}) > 1 for pick in (_mitigation, _scenario)):
+        print_matrix(runs)
+
+
+def _mitigation(cell: Cell) -> str:
+    return cell.mitigation
+
+
+def _scenario(cell: Cell) -> str:
+    return cell.scenario.name
 
 
 def _short(text: str) -> str:

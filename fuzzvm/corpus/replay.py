@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.execution import Execution, Replay, execute
@@ -21,6 +22,8 @@ class ReplayResult:
     case: TestCase
     got: Expectation | None
     problem: str
+    counters: Counters | None = None
+    """What the run executed, where that was asked for and the schedule fits."""
 
     @property
     def as_expected(self) -> bool:
@@ -58,14 +61,28 @@ def run(
     return machine, execution
 
 
-def replay(case: TestCase, mitigation: type[Mitigation] | None = None) -> ReplayResult:
-    """Run a test case and compare. Raises MitigationError, ScenarioError, ProgramError."""
+def replay(case: TestCase, mitigation: type[Mitigation] | None = None, *, counting: bool = False) -> ReplayResult:
+    """Run a test case and compare; with `counting`, count what it executes as well, which takes longer.
+
+    Raises MitigationError, ScenarioError, ProgramError.
+    """
     try:
-        _, execution = run(case, mitigation_of(case, mitigation))
+        machine, execution = run(case, mitigation_of(case, mitigation), tracing=counting)
     except ScheduleError as error:
         return ReplayResult(case, None, f"no longer replays: {error}")
     got = Expectation.of(execution)
-    return ReplayResult(case, got, "" if got == case.expect else f"expected {case.expect}, got {got}")
+    problem = "" if got == case.expect else f"expected {case.expect}, got {got}"
+    if not counting:
+        return ReplayResult(case, got, problem)
+    return ReplayResult(case, got, problem, counters_of(case, machine))
+
+
+def counters_of(case: TestCase, machine: Machine) -> Counters:
+    """Return what a run of a test case has executed, on a machine that traced it."""
+    counters = Counters(machine.allocator, case.scenario.geometry())
+    for step in machine.trace or ():
+        counters.append(step)
+    return counters
 
 
 def trace_digest(case: TestCase, mitigation: type[Mitigation] | None = None) -> str:

@@ -30,7 +30,8 @@ def scenarios(draw: st.DrawFn, max_mappers: int = 2, max_walkers: int = 2) -> Sc
     """Return a strategy for scenarios in which each CPU that maps has a range of its own, as vmalloc sees to.
 
     A mapping CPU maps and unmaps its range a few times, with any largest entry; it begins with tables left by an
-    earlier mapping, or without. The other CPUs walk.
+    earlier mapping, or without. The other CPUs walk. Where the architecture has contiguous blocks, a block may be two
+    pages.
     """
     name = draw(st.sampled_from(architectures.names()))
     arch = architectures.get(name)
@@ -47,7 +48,7 @@ def scenarios(draw: st.DrawFn, max_mappers: int = 2, max_walkers: int = 2) -> Sc
             setup += [Vmap(first, pages, "pte"), Vunmap(first, pages)]
         calls: list[Call] = []
         for _ in range(draw(st.integers(1, 3))):
-            shift = draw(st.sampled_from(["pmd", "pud", "pte"]))
+            shift = draw(st.sampled_from(["pmd", "pud", "pte", "contpte"]))
             prot = draw(st.sampled_from(["rw", "rwx"]))
             nr_pages = draw(st.sampled_from(sorted({pages, fanout, 1}, reverse=True)))
             calls.append(Vmap(first, nr_pages, shift, prot))
@@ -59,4 +60,6 @@ def scenarios(draw: st.DrawFn, max_mappers: int = 2, max_walkers: int = 2) -> Sc
     walk = st.sampled_from([CatKernelPageTables(), CheckWxPages()])
     for _ in range(draw(st.integers(0, max_walkers))):
         cpus.append(tuple(draw(st.lists(walk, min_size=1, max_size=2))))
-    return Scenario(name, "4K", levels, fanout, tuple(setup), tuple(cpus))
+    cont_ptes = draw(st.sampled_from([0, 2])) if arch.has_contiguous_blocks and fanout > 2 else 0
+    lazy_mmu = draw(st.booleans())
+    return Scenario(name, "4K", levels, fanout, tuple(setup), tuple(cpus), cont_ptes=cont_ptes, lazy_mmu=lazy_mmu)

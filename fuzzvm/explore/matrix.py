@@ -25,11 +25,15 @@ STRENGTH = ("sc", "tso", "arm64")
 
 @dataclass(frozen=True)
 class Cell:
-    """One system to verify. `mitigation` is what the mitigation was asked for by: a name, or file.py:Class."""
+    """One system to verify. `mitigation` is what the mitigation was asked for by: a name, or file.py:Class.
+
+    `without` names the ordering points that are left out; a mitigation claims nothing without one.
+    """
 
     mitigation: str
     scenario: Scenario
     memory: str
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,12 @@ def searchable(memory: str) -> bool:
     return memory_models.get(memory).state is not memory_models.MemoryModel.state
 
 
-def cells(mitigations: Sequence[str], scenarios: Sequence[Scenario], memory: str | None) -> list[Cell]:
+def cells(
+    mitigations: Sequence[str], scenarios: Sequence[Scenario], memory: str | None, without: tuple[str, ...] = ()
+) -> list[Cell]:
     """Return the matrix: every mitigation with every scenario, under one memory model or all that fit."""
     return [
-        Cell(mitigation, scenario, model)
+        Cell(mitigation, scenario, model, without)
         for mitigation in mitigations
         for scenario in scenarios
         for model in ([memory] if memory is not None else memories(scenario))
@@ -91,12 +97,12 @@ def cells(mitigations: Sequence[str], scenarios: Sequence[Scenario], memory: str
 def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
     """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
     scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
-    system = System(cell.scenario, scheme, cell.memory, cell.mitigation)
+    system = System(cell.scenario, scheme, cell.memory, cell.mitigation, cell.without)
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
     release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
-    return Run(cell, verdict, cell.scenario.expected(scheme), bounded)
+    return Run(cell, verdict, None if cell.without else cell.scenario.expected(scheme), bounded)
 
 
 def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tuple[int, Run]]:

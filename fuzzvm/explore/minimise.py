@@ -153,7 +153,10 @@ class _Minimiser:
                 system = System(scenario, self._mitigation, self._case.memory, without=self._case.without)
             except ScenarioError:
                 continue
-            run = self._execute(system, FollowLandmarks(marks, renumbered))
+            # the kernel's own threads are numbered after the scenario's CPUs
+            threads = range(len(self.scenario.cpus), self._system.cpus)
+            agents = renumbered | dict(zip(threads, range(len(scenario.cpus), system.cpus), strict=True))
+            run = self._execute(system, FollowLandmarks(marks, agents))
             if self._fails_the_same(run) and self._key(run, scenario) < self._key(self.best, self.scenario):
                 self.scenario, self._system, self.best = scenario, system, run
                 return True

@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, Finding, settle
 from fuzzvm.explore.engines import Budget, Found, Search
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points
@@ -25,6 +26,9 @@ from fuzzvm.scenario.scenario import Scenario
 
 ENGINES = ("pct", "urw", "random")
 """Searched in this order, each with its share of what is left of the budget."""
+
+PROBE_RUNS = 200
+"""Random runs after which a point that found nothing to leave out is taken for none of the scheme's."""
 
 OTHER_ERRORS_SHARE = 0.2
 """Of a budget, the part that a search goes on for a read of freed memory once it has found some other error."""
@@ -116,7 +120,9 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -
     """
     mitigation = registry.get(question.mitigation)
     started = time.monotonic()
-    runs = 0
+    runs = _probe(question, mitigation, budget, seed)
+    if runs:
+        return Answer(question, None, "", runs, time.monotonic() - started, used=False)
     rewrites = []
     for number, name in enumerate(ENGINES):
         cell = Cell(
@@ -138,9 +144,23 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -
     return Answer(question, None, "", runs, time.monotonic() - started, used)
 
 
+def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, seed: int) -> int:
+    """Return after how many runs a point had nothing to leave out, so that it is none of the scheme's; 0 if it had."""
+    if question.point is None:
+        return 0
+    cell = Cell(
+        question.mitigation, mitigation, engines.get("random"), question.scenarios, question.memory, question.without
+    )
+    systems = cell.systems()
+    search = Search(Budget(None, min(PROBE_RUNS, budget.runs or PROBE_RUNS)), keep_going=True)
+    cell.engine.search(systems, seed, search)
+    (point,) = ordering_points.get([question.point])
+    return 0 if ordering_points.used(point, mitigation, [system.rewrite for system in systems]) else search.runs
+
+
 def answer_all(
     asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int
-) -> Iterator[tuple[int, Answer]]:
+) -> Generator[tuple[int, Answer], None, None]:
     """Answer questions in up to `jobs` processes; yield each one's index and answer when it is there.
 
     `budget` is for each question. Closing the iterator, or an exception in it, ends the processes. Raises as `answer`.

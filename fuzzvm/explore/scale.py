@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzzvm.scenario.calls import Call, CatKernelPageTables, Vmap, Vunmap
+from fuzzvm.scenario.calls import Call, CatKernelPageTables, Vmap, VmUnmapAliases, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 
 
@@ -16,9 +16,16 @@ def pages(number: int) -> Scenario:
 
 
 def cpus(number: int) -> Scenario:
-    """Return one promotion beside that many identical walkers."""
+    """Return one promotion and one walk beside that many CPUs that purge lazily freed areas, under one lock."""
     setup = (Vmap(0, 2, "pte"), Vunmap(0, 2))
-    return _scenario("cpus", number, 2, setup, ((Vmap(0, 2, "pmd"),), *((CatKernelPageTables(),),) * number))
+    programs = ((Vmap(0, 2, "pmd"),), (CatKernelPageTables(),), *((VmUnmapAliases(),),) * number)
+    return _scenario("cpus", number, 2, setup, programs)
+
+
+def walkers(number: int) -> Scenario:
+    """Return one promotion beside that many identical walkers: twenty to thirty times the states for each."""
+    setup = (Vmap(0, 2, "pte"), Vunmap(0, 2))
+    return _scenario("walkers", number, 2, setup, ((Vmap(0, 2, "pmd"),), *((CatKernelPageTables(),),) * number))
 
 
 def calls(number: int) -> Scenario:
@@ -28,7 +35,7 @@ def calls(number: int) -> Scenario:
     return _scenario("calls", number, 2, setup, (again * number, (CatKernelPageTables(),)))
 
 
-KINDS: dict[str, Callable[[int], Scenario]] = {"pages": pages, "cpus": cpus, "calls": calls}
+KINDS: dict[str, Callable[[int], Scenario]] = {"pages": pages, "cpus": cpus, "walkers": walkers, "calls": calls}
 
 
 def scale_cells(kind: str, count: int) -> list[Scenario]:

@@ -15,7 +15,10 @@ Renumbering = dict[int, int]
 
 
 def size(scenario: Scenario) -> tuple[int, ...]:
-    """Return how large a scenario is, most important first: CPUs, calls, calls at boot, entries, pages, levels."""
+    """Return how large a scenario is, most important first: CPUs, calls, calls at boot, entries, pages, levels.
+
+    Last come the kernel's features: contiguous blocks and lazy MMU mode.
+    """
     calls = [call for cpu in scenario.cpus for call in cpu]
     pages = sum(getattr(call, "nr_pages", 0) for call in (*calls, *scenario.setup))
     return (
@@ -26,6 +29,8 @@ def size(scenario: Scenario) -> tuple[int, ...]:
         pages,
         scenario.levels,
         sum(getattr(call, "page", 0) for call in (*calls, *scenario.setup)),
+        scenario.cont_ptes,
+        scenario.lazy_mmu,
     )
 
 
@@ -52,7 +57,11 @@ def smaller_scenarios(scenario: Scenario) -> Iterator[tuple[Scenario, Renumberin
             kept_calls = tuple(call for index, call in enumerate(scenario.setup) if index not in (first, second))
             yield from _valid(scenario, same, setup=kept_calls)
     yield from _scaled(scenario, same)
-    if scenario.levels - 1 in architectures.get(scenario.arch).levels:
+    if scenario.cont_ptes > 1:
+        yield from _valid(scenario, same, cont_ptes=1)
+    if scenario.lazy_mmu:
+        yield from _valid(scenario, same, lazy_mmu=False)
+    if scenario.levels - 1 in architectures.get(scenario.arch).levels_with(scenario.page_size):
         yield from _valid(scenario, same, levels=scenario.levels - 1)
 
 
@@ -63,7 +72,11 @@ def _scaled(scenario: Scenario, same: Renumbering) -> Iterator[tuple[Scenario, R
         setup = tuple(_divided(call, divide) for call in scenario.setup)
         cpus = tuple(tuple(_divided(call, divide) for call in calls) for calls in scenario.cpus)
         if scenario.fanout > 2:
-            yield from _valid(scenario, same, setup=setup, cpus=cpus, fanout=scenario.fanout // 2)
+            # a contiguous block shrinks with its table
+            for cont_ptes in sorted({scenario.cont_ptes, scenario.cont_ptes // 2}, reverse=True):
+                yield from _valid(
+                    scenario, same, setup=setup, cpus=cpus, fanout=scenario.fanout // 2, cont_ptes=cont_ptes
+                )
         yield from _valid(scenario, same, setup=setup, cpus=cpus)
     if scenario.fanout > 2:
         yield from _valid(scenario, same, fanout=scenario.fanout // 2)

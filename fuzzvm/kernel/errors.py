@@ -13,6 +13,12 @@ LEAKED_TABLE = "leaked-table"
 WX_MISSED = "wx-missed"
 INVENTED_MAPPING = "invented-mapping"
 MAP_OVER_MAPPING = "map-over-mapping"
+PARTIAL_UNMAP = "partial-unmap"
+HARDWARE_WALK_OF_FREED_TABLE = "hardware-walk-of-freed-table"
+TLB_CONFLICT = "tlb-conflict"
+STALE_TRANSLATION = "stale-translation"
+BROKEN_INSTRUCTION = "broken-instruction"
+BAD_TABLE_POINTER = "bad-table-pointer"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -29,6 +35,12 @@ DESCRIPTIONS: dict[str, str] = {
     LEAKED_TABLE: "a page table is allocated that no entry leads to",
     WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
+    BAD_TABLE_POINTER: "an entry that is none or a block was read through as if it pointed to a table",
+    BROKEN_INSTRUCTION: "a CPU executed half an instruction, or a breakpoint that nobody handles, at a patched site",
     MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
+    PARTIAL_UNMAP: "part of a contiguous block was unmapped (WARN_ON() in vunmap_pte_range)",
+    HARDWARE_WALK_OF_FREED_TABLE: "a page table was freed while a walk cache may still lead hardware to it",
+    TLB_CONFLICT: "a TLB may hold two translations for one address that the architecture does not allow together",
+    STALE_TRANSLATION: "an address was mapped again while a TLB may still hold its former mapping",
 }
 """What each error means, by id: every error that a run can end with."""

@@ -71,6 +71,36 @@ class Mitigation:
         """Run after the table was freed."""
         yield from ()
 
+    def before_change_attr(self, k: Kernel) -> Steps[Any]:
+        """Run in change_page_attr_set_clr (x86_64), before the first page is changed; returns the change's token."""
+        yield from ()
+
+    def after_change_attr(self, k: Kernel, token: Any) -> Steps[None]:
+        """Run after the last page is changed, before the TLB flush that follows."""
+        yield from ()
+
+    def before_collapse(self, k: Kernel) -> Steps[Any]:
+        """Run in cpa_collapse_large_pages (x86_64), before the first entry is looked at; returns the collapse's token.
+
+        As in the hooks below, no spinlock is held: it may sleep.
+        """
+        yield from ()
+
+    def before_collapse_free(self, k: Kernel) -> Steps[Any]:
+        """Run after blocks were set over tables and the TLBs flushed; the tables are freed next, by `free_table`.
+
+        Returns the token of this free. Does not run where nothing was collapsed.
+        """
+        yield from ()
+
+    def after_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
+        """Run after the tables of a collapse were freed."""
+        yield from ()
+
+    def after_collapse(self, k: Kernel, token: Any) -> Steps[None]:
+        """Run at the end of cpa_collapse_large_pages, whether it has collapsed and freed anything or not."""
+        yield from ()
+
     def before_walk(self, k: Kernel, mm: Mm) -> Steps[Any]:
         """Run in ptdump_walk and ptdump_check_wx, before mmap_lock is taken; returns the walk's token."""
         yield from ()

@@ -1,7 +1,8 @@
 """Static keys: a branch that is patched into the code (kernel/jump_label.c, Linux 6.12).
 
 A key's word is a count; -1 while the first enabler patches. Every site of the key is a code location of its own that
-holds a NOP or a branch, patched one after the other; a second enabler returns only once the first has patched them all.
+holds a NOP or a branch, or, while it is patched, what the architecture leaves there (a breakpoint on x86); a second
+enabler returns only once the first has patched them all.
 CPU hotplug is not modelled, so cpus_read_lock() is left out.
 """
 
@@ -52,17 +53,16 @@ class _Dec:
 
 def static_branch_unlikely(k: Kernel, key: StaticKey, function: str) -> Steps[bool]:
     """Execute the patched site of a key in a function; return whether the branch is taken. Off, it costs a NOP."""
-    instruction = yield Fetch(key.site(function))
+    site = key.site(function)
+    instruction = yield Fetch(site)
+    if instruction not in (NOP, BRANCH):
+        instruction = yield from k.arch.trap(k, site, instruction)
     return bool(instruction == BRANCH)
 
 
 def jump_label_update(k: Kernel, key: StaticKey, instruction: int) -> Steps[None]:
-    """Patch every site of a key, one after the other, then make all CPUs see it."""
-    index = 0
-    while index < len(key.sites):
-        yield from k.arch.patch_text(k, key.sites[index][1], instruction)
-        index += 1
-    yield from k.arch.patch_text_sync(k)
+    """Patch every site of a key and make all CPUs see it, in the architecture's way."""
+    yield from k.arch.arch_jump_label_transform(k, tuple(site for _, site in key.sites), instruction)
 
 
 def _fast_inc_not_disabled(k: Kernel, key: StaticKey) -> Steps[bool]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
@@ -11,7 +13,9 @@ from fuzzvm.kernel.jump_label import StaticKey
 from fuzzvm.kernel.locks import ExclusiveLock
 from fuzzvm.kernel.mmap_lock import Mm
 from fuzzvm.kernel.pgtable import Geometry, Level, LockLabel, StaticLabel, TableLabel
+from fuzzvm.kernel.rcu import Rcu, RcuCore
 from fuzzvm.kernel.rwsem import RwSemaphore
+from fuzzvm.kernel.workqueue import KernelThread, Kworker, ThreadFunction, WorkQueue
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address
 
@@ -27,6 +31,8 @@ class Kernel:
     geometry: Geometry
     mitigation: Mitigation
     init_mm: Mm
+    mms: tuple[Mm, ...]
+    """Every mm whose root leads to the kernel's tables, init_mm first."""
     page_table_lock: ExclusiveLock
     jump_label_mutex: ExclusiveLock
     mem_hotplug_lock: RwSemaphore
@@ -37,6 +43,19 @@ class Kernel:
     """Every lock there is, the mitigation's own as well."""
     opaque_words: tuple[Address, ...]
     """Words that the mitigation keeps something of its own in."""
+    rcu: Rcu | None = None
+    """None where nothing in this kernel uses RCU."""
+    nr_cpus: int = 1
+    """CPUs that make calls; those of `threads` are numbered after them."""
+    threads: tuple[KernelThread, ...] = ()
+    lazy_mmu: bool = False
+    """Whether vmap sets PTEs in lazy MMU mode (6.16: "mm/vmalloc: Enter lazy mmu mode …")."""
+    tlb: bool = False
+    """Whether what TLBs and walk caches may hold is watched."""
+    arch_data: Any = None
+    """What the architecture has of its own: immutable, and nobody else's to look at."""
+    walk_rereads: bool = False
+    """Whether a walk reads an upper entry as often as the kernel does, not once."""
     cpu: int = 0
 
     def on(self, cpu: int) -> Kernel:
@@ -44,6 +63,10 @@ class Kernel:
         view = copy.copy(self)
         object.__setattr__(view, "cpu", cpu)
         return view
+
+    def mm(self, name: str) -> Mm:
+        """Return the mm of that name. Raises KeyError where this kernel has none."""
+        return {mm.name: mm for mm in self.mms}[name]
 
 
 class Boot:
@@ -55,6 +78,10 @@ class Boot:
         self.locks: list[ExclusiveLock] = []
         self.words: list[Address] = []
         """Words made for their own sake: nobody knows what is in them."""
+        self.threads: list[KernelThread] = []
+        self._rcu: Rcu | None = None
+        self._rcu_callbacks: WorkQueue | None = None
+        self._system_wq: WorkQueue | None = None
 
     def word(self, name: str) -> Address:
         """Return the address of a new word that holds 0."""
@@ -78,36 +105,101 @@ class Boot:
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
         sites = tuple((function, self._word(f"{name} in {function}")) for function in functions)
+        for _, site in sites:
+            self._machine.memory.hold_code(site)
         key = StaticKey(name, self._word(name), sites)
         self.static_keys.append(key)
         return key
 
-    def table(self, level: Level, va: int, size: int) -> Address:
+    def list_head(self, name: str) -> Address:
+        """Return the address of a new word for a list: a tuple of addresses, and 0 while it was never used."""
+        return self._word(name)
+
+    @property
+    def uses_rcu(self) -> bool:
+        """Whether anybody has asked for RCU."""
+        return self._rcu is not None
+
+    def rcu(self) -> Rcu:
+        """Return the kernel's RCU."""
+        if self._rcu is None:
+            self._rcu = Rcu(self._word("rcu_state"), "rcu_state")
+        return self._rcu
+
+    def rcu_callbacks(self) -> WorkQueue:
+        """Return the queue of RCU's callbacks, for call_rcu(); the softirq that runs them is a CPU more."""
+        if self._rcu_callbacks is None:
+            self._rcu_callbacks = self.kernel_thread("softirq", "rcu_data.cblist", RcuCore(self.rcu()))
+        return self._rcu_callbacks
+
+    def system_wq(self) -> WorkQueue:
+        """Return the queue that schedule_work() takes; its kworker is a CPU more."""
+        if self._system_wq is None:
+            self._system_wq = self.kernel_thread("kworker", "system_wq", Kworker())
+        return self._system_wq
+
+    def kernel_thread(self, name: str, queue_name: str, function: ThreadFunction) -> WorkQueue:
+        """Add a CPU that serves a queue of its own, after those there are; return the queue."""
+        queue = WorkQueue(self._word(queue_name), queue_name)
+        self.threads.append(KernelThread(name, queue, function))
+        return queue
+
+    def table(self, level: Level, va: int, size: int, mm: str = "init_mm") -> Address:
         """Return a new, empty page table."""
-        table = self._machine.allocate(size, TableLabel(level, va))
+        table = self._machine.allocate(size, TableLabel(level, va, mm))
         self._machine.watch(table)
         return table
 
 
-def boot_kernel(machine: Machine, arch: Architecture, geometry: Geometry, mitigation: Mitigation) -> Kernel:
-    """Return a kernel whose page tables are an empty root, on a machine that has not started."""
+def boot_kernel(
+    machine: Machine,
+    arch: Architecture,
+    geometry: Geometry,
+    mitigation: Mitigation,
+    *,
+    nr_cpus: int = 1,
+    other_mms: Sequence[str] = (),
+    lazy_mmu: bool = False,
+    tlb: bool = False,
+    walk_rereads: bool = False,
+) -> Kernel:
+    """Return a kernel whose page tables are an empty root, on a machine that has not started.
+
+    `nr_cpus` CPUs make calls. `other_mms` are further mms, whose roots are as empty and lead nowhere yet.
+    """
     boot = Boot(machine)
-    pgd = boot.table(Level.PGD, geometry.table_start(Level.PGD, geometry.base), geometry.ptrs[Level.PGD])
-    init_mm = Mm("init_mm", pgd, boot.rwsem("init_mm.mmap_lock"))
+    init_mm = _mm(boot, geometry, "init_mm")
     mitigation.attach(boot)
     opaque_words = tuple(boot.words)
     page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
+    mem_hotplug_lock, vmap_purge_lock = boot.rwsem("mem_hotplug_lock"), boot.lock("vmap_purge_lock")
+    vmap_area_root = boot.word("vmap_area_root")
+    arch_data = arch.attach(boot)
     return Kernel(
-        arch=arch,
+        arch=arch.configured(geometry),
         geometry=geometry,
         mitigation=mitigation,
         init_mm=init_mm,
+        mms=(init_mm, *[_mm(boot, geometry, name) for name in other_mms]),
         page_table_lock=page_table_lock,
         jump_label_mutex=jump_label_mutex,
-        mem_hotplug_lock=boot.rwsem("mem_hotplug_lock"),
-        vmap_purge_lock=boot.lock("vmap_purge_lock"),
-        vmap_area_root=boot.word("vmap_area_root"),
+        mem_hotplug_lock=mem_hotplug_lock,
+        vmap_purge_lock=vmap_purge_lock,
+        vmap_area_root=vmap_area_root,
+        arch_data=arch_data,
+        walk_rereads=walk_rereads,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,
+        rcu=boot.rcu() if boot.uses_rcu else None,
+        nr_cpus=nr_cpus,
+        threads=tuple(boot.threads),
+        lazy_mmu=lazy_mmu,
+        tlb=tlb,
     )
+
+
+def _mm(boot: Boot, geometry: Geometry, name: str) -> Mm:
+    start = geometry.table_start(Level.PGD, geometry.base)
+    pgd = boot.table(Level.PGD, start, geometry.ptrs[Level.PGD], name)
+    return Mm(name, pgd, boot.rwsem(f"{name}.mmap_lock"))

@@ -48,6 +48,11 @@ def mmap_write_lock(k: Kernel, mm: Mm) -> Steps[None]:
     yield from down_write(k, mm.mmap_lock)
 
 
+def mmap_write_lock_nested(k: Kernel, mm: Mm) -> Steps[None]:
+    """Take mm's mmap_lock for writing where another mm's is held: lockdep's subclass is all that differs."""
+    yield from down_write(k, mm.mmap_lock)
+
+
 def mmap_write_unlock(k: Kernel, mm: Mm) -> Steps[None]:
     """Release mm's mmap_lock taken for writing."""
     yield from up_write(k, mm.mmap_lock)

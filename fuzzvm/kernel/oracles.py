@@ -6,8 +6,9 @@ since the walk began, small and immutable, so that it can be part of a state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from fuzzvm.kernel.errors import (
@@ -26,18 +27,22 @@ from fuzzvm.kernel.pgtable import (
     Level,
     TableLabel,
     pgprot_wx,
+    pxd_flags,
     pxd_leaf,
-    pxd_none,
+    pxd_pfn,
     pxd_pgprot,
     pxd_pgtable,
     pxd_table,
 )
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
+from fuzzvm.kernel.rcu import rcu_state
 from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
+from fuzzvm.kernel.tlb import TlbOracle
 from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.memory import MemoryModel
-from fuzzvm.machine.ops import Address, Annotation, Value, offset_of
+from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, Value, offset_of
+from fuzzvm.machine.tlb import TlbState
 
 
 class Mapping(NamedTuple):
@@ -61,20 +66,32 @@ class Remembered(NamedTuple):
     """All that the oracles remember of a run, immutable: a part of the state that a search compares.
 
     `walks` has the walk under way on each CPU that walks, by ascending CPU. `gone` has, where loads may be stale, every
-    mapping that was ever taken away.
+    mapping that was ever taken away. `tlb` is what TLBs and walk caches may hold, None where that is not watched.
     """
 
     walks: tuple[tuple[int, WalkRecord], ...] = ()
     gone: frozenset[Mapping] = frozenset()
+    tlb: TlbState | None = None
 
     def renamed(self, names: Sequence[int]) -> Remembered:
         """Return it after CPU `i` has become CPU `names[i]`."""
         walks = [(names[cpu], walk) for cpu, walk in self.walks]
-        return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])))
+        tlb = None if self.tlb is None else self.tlb.renamed(names)
+        return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])), tlb=tlb)
+
+
+Read = Callable[[Address], Value]
+"""Reads a location, as memory holds it or as somebody sees it."""
+
+
+def _overlaid(seen: dict[Address, Value], read: Read, address: Address) -> Value:
+    return seen[address] if address in seen else read(address)
 
 
 class Memory(Protocol):
     """Memory as oracles read it."""
+
+    cpus: int
 
     def peek(self, address: Address) -> Value:
         """Return a location's latest value."""
@@ -94,6 +111,9 @@ class World(Protocol):
     def watch(self, address: Address) -> None:
         """Report writes to the object at `address` to the observer."""
 
+    def report_hardware(self) -> None:
+        """Report what TLBs and walk caches depend on to the observer."""
+
 
 class Oracles:
     """The observer of a machine that runs one kernel. Raises ModelError from every check.
@@ -109,33 +129,56 @@ class Oracles:
         self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
         self._gone: frozenset[Mapping] = frozenset()
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
+        self._tlb: TlbOracle | None = None
+        rules = kernel.arch.tlb
+        if kernel.tlb and rules is not None:
+            self._tlb = TlbOracle(kernel, rules, memory.cpus, lambda: self._machine.memory)
+            machine.report_hardware()
+        self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that they watch."""
+        return self._kernel
 
     @property
     def remembered(self) -> Remembered:
         """All that it remembers of the run so far."""
-        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone)
+        tlb = None if self._tlb is None else self._tlb.state
+        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone, tlb)
 
     @remembered.setter
     def remembered(self, remembered: Remembered) -> None:
         self._walks = dict(remembered.walks)
         self._gone = remembered.gone
+        if self._tlb is not None and remembered.tlb is not None:
+            self._tlb.state = remembered.tlb
 
     # The observer's side
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
-        if not (self._walks or self._weak) or not isinstance(old, int) or pxd_none(old) or old == new:
+        if self._tlb is not None and not self._told_when_visible:
+            self.became_visible(address, old, new)
+        if not (self._walks or self._weak) or not old or old == new:
             return
-        allocation = self._machine.allocator.lookup(address)
-        if allocation is None or not isinstance(allocation.label, TableLabel):
-            return
-        level = allocation.label.level
-        va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
-        removed = frozenset(self._mappings(level, va, old))
+        # what this CPU has stored below the entry before, though nobody sees it yet, goes as well
+        removed = frozenset(self._mappings_at(address, old, partial(self._seen_by, cpu)))
         if self._weak is not None:
             self._gone |= removed
         for walker, walk in self._walks.items():
             self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
+
+    def became_visible(self, address: Address, old: Value, new: Value) -> None:
+        """Follow what hardware may read. Only where TLBs are watched."""
+        allocation = self._machine.allocator.lookup(address)
+        if self._tlb is not None and allocation is not None and isinstance(allocation.label, TableLabel):
+            self._tlb.wrote(allocation, offset_of(address), old, new)
+
+    def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
+        """Follow what hardware may hold. Only where TLBs are watched."""
+        if self._tlb is not None:
+            self._tlb.maintained(cpu, op)
 
     def allocated(self, cpu: int, allocation: Allocation) -> None:
         """Watch the entries of every page table."""
@@ -143,17 +186,24 @@ class Oracles:
             self._machine.watch(allocation.address)
 
     def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """Check that no entry points to a table that is about to be freed, and that it maps nothing any more."""
+        """Check that no entry points to a table that is about to be freed, none in a TLB and none in memory, and that
+        nothing it maps is lost by that.
+
+        The table that CPA has put a block over still maps what the block maps now.
+        """
         label = allocation.label
         if not isinstance(label, TableLabel):
             return
-        if allocation.address in self._path(label.va):
+        if any(allocation.address in self._path(label.va, mm.pgd) for mm in self._kernel.mms):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
-        mapping = next(self._mappings_of_table(label.level, label.va, allocation.address), None)
+        mappings = self._mappings_of_table(label.level, label.va, allocation.address, self._machine.memory.peek)
+        mapping = next((mapping for mapping in mappings if not self._mapped_elsewhere(mapping)), None)
         if mapping is not None:
             message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
             raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
+        if self._tlb is not None:
+            self._tlb.freeing(allocation)
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """Follow walks, and check what they report."""
@@ -163,12 +213,14 @@ class Oracles:
                     message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case WalkBegins():
+                # taken away already, and this walk may still come before that is seen
+                leaving = frozenset(self._leaving())
                 wx = frozenset(
                     mapping
                     for mapping in self.mappings()
                     if pgprot_wx(pxd_pgprot(mapping.entry)) and self._settled(cpu, mapping)
                 )
-                self._walks[cpu] = WalkRecord(self._gone, wx, frozenset())
+                self._walks[cpu] = WalkRecord(self._gone | leaving, wx - leaving, frozenset())
             case MappingNoted(level, addr, entry):
                 self._check_noted(cpu, Mapping(level, addr, entry))
             case WalkEnds():
@@ -182,7 +234,7 @@ class Oracles:
     def finished(self) -> None:
         """Check that every table is linked, every lock free and every key off."""
         allocator = self._machine.allocator
-        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {self._kernel.init_mm.pgd}
+        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {mm.pgd for mm in self._kernel.mms}
         for allocation in allocator.allocations:
             if allocation.number in allocator.dead or not isinstance(allocation.label, TableLabel):
                 continue
@@ -194,19 +246,50 @@ class Oracles:
             if peek(key.enabled) != 0:
                 message = f"{key.name} is left at {peek(key.enabled)}"
                 raise ModelError(UNBALANCED_STATIC_KEY, message, address=key.enabled)
-        for sem in (self._kernel.init_mm.mmap_lock, self._kernel.mem_hotplug_lock):
+        for sem in (*[mm.mmap_lock for mm in self._kernel.mms], self._kernel.mem_hotplug_lock):
             if rwsem_state(peek(sem.address)) != UNLOCKED:
                 raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
-        for lock in (self._kernel.page_table_lock, self._kernel.jump_label_mutex, self._kernel.vmap_purge_lock):
+        for lock in self._kernel.locks:
             if peek(lock.address) != 0:
                 raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
+        rcu = self._kernel.rcu
+        if rcu is not None and rcu_state(peek(rcu.address)).readers:
+            cpu = rcu_state(peek(rcu.address)).readers[0]
+            message = f"CPU {cpu} never left a read-side section of RCU"
+            raise ModelError(LOCK_NOT_RELEASED, message, address=rcu.address)
 
     # Reading page tables from outside
 
     def mappings(self) -> Iterator[Mapping]:
         """Yield every mapping that the page tables hold now, in ascending order of address."""
         start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
-        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd)
+        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd, self._machine.memory.peek)
+
+    def _leaving(self) -> Iterator[Mapping]:
+        """Yield the mappings that stores take away which are not in memory yet, each as its CPU saw it go."""
+        memory = self._machine.memory
+        if not isinstance(memory, MemoryModel):
+            return
+        for cpu in range(memory.cpus):
+            seen: dict[Address, Value] = {}
+            for address, value in memory.buffered(cpu):
+                read = partial(_overlaid, seen, memory.peek)
+                old = read(address)
+                if old != value:
+                    yield from self._mappings_at(address, old, read)
+                seen[address] = value
+
+    def _seen_by(self, cpu: int, address: Address) -> Value:
+        memory = self._machine.memory
+        return memory.visible(cpu, address) if isinstance(memory, MemoryModel) else memory.peek(address)
+
+    def _mappings_at(self, address: Address, entry: Value, read: Read) -> Iterator[Mapping]:
+        """Yield the mappings that an entry at an address leads to; none where that is no entry of a page table."""
+        allocation = self._machine.allocator.lookup(address)
+        if isinstance(entry, int) and allocation is not None and isinstance(allocation.label, TableLabel):
+            level = allocation.label.level
+            va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
+            yield from self._mappings(level, va, entry, read)
 
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
@@ -228,24 +311,24 @@ class Oracles:
             level += 1
         return Level(level)
 
-    def _mappings(self, level: Level, va: int, entry: int) -> Iterator[Mapping]:
+    def _mappings(self, level: Level, va: int, entry: int, read: Read) -> Iterator[Mapping]:
         """Yield the mappings that an entry leads to, an entry of that level that maps from va on."""
         if pxd_leaf(entry):
             yield Mapping(level, va, entry)
         elif pxd_table(entry) and level < Level.PTE:
-            yield from self._mappings_of_table(self._next_level(level), va, pxd_pgtable(entry))
+            yield from self._mappings_of_table(self._next_level(level), va, pxd_pgtable(entry), read)
 
-    def _mappings_of_table(self, level: Level, va: int, table: Address) -> Iterator[Mapping]:
+    def _mappings_of_table(self, level: Level, va: int, table: Address, read: Read) -> Iterator[Mapping]:
         geometry = self._kernel.geometry
         for index in range(geometry.ptrs[level]):
-            entry = self._entry(table + index)
-            if entry:
-                yield from self._mappings(level, va + index * geometry.size(level), entry)
+            entry = read(table + index)
+            if isinstance(entry, int) and entry:
+                yield from self._mappings(level, va + index * geometry.size(level), entry, read)
 
-    def _path(self, addr: int) -> list[Address]:
-        """Return the tables that the walk of an address goes through, the root first."""
+    def _path(self, addr: int, root: Address) -> list[Address]:
+        """Return the tables that the walk of an address from a root goes through, the root first."""
         geometry = self._kernel.geometry
-        level, table = Level.PGD, self._kernel.init_mm.pgd
+        level, table = Level.PGD, root
         path = [table]
         while level < Level.PTE:
             entry = self._entry(table + geometry.index(level, addr))
@@ -261,7 +344,7 @@ class Oracles:
             return True
         geometry = self._kernel.geometry
         level = Level.PGD
-        for table in self._path(mapping.addr):
+        for table in self._path(mapping.addr, self._kernel.init_mm.pgd):
             if len(self._weak.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
                 return False
             level = self._next_level(level) if level < Level.PTE else level
@@ -278,10 +361,18 @@ class Oracles:
             level, table = self._next_level(level), pxd_pgtable(entry)
         return Mapping(level, addr & ~(geometry.size(level) - 1), entry) if pxd_leaf(entry) else None
 
+    def _mapped_elsewhere(self, mapping: Mapping) -> bool:
+        """Whether the address of a mapping is mapped to the same memory, with the same protection, by what is there."""
+        now = self._translate(mapping.addr)
+        if now is None:
+            return False
+        pfn = pxd_pfn(now.entry) + ((mapping.addr - now.addr) >> self._kernel.geometry.page_shift)
+        return pfn == pxd_pfn(mapping.entry) and pxd_flags(now.entry) == pxd_flags(mapping.entry)
+
     def _table_entries(self) -> Iterator[int]:
-        """Yield every table entry that can be reached from the root."""
+        """Yield every table entry that can be reached from a root."""
         geometry = self._kernel.geometry
-        todo = [(Level.PGD, self._kernel.init_mm.pgd)]
+        todo = [(Level.PGD, mm.pgd) for mm in self._kernel.mms]
         while todo:
             level, table = todo.pop()
             for index in range(geometry.ptrs[level]):

@@ -1,8 +1,8 @@
 """The walk of kernel page tables (mm/pagewalk.c, Linux 6.12), in the one shape that ptdump uses it.
 
 Each entry is read once, where the kernel reads it with READ_ONCE, and what was read is then read through: that gap is
-the race. The kernel reads an upper entry several times (once to see a hole, once in the callback, once in
-pXd_offset); docs/limits.md says what the single read leaves out.
+the race. The kernel reads an upper entry several times; a scenario's `walk_rereads` switches that on, and
+docs/limits.md says what it finds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked, Mm
+from fuzzvm.kernel.pagewalk_rereads import read_pmd, read_pud
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pgtable
 from fuzzvm.kernel.ptdump_notes import Rows, note_page
 from fuzzvm.machine.ops import Address, Load, Steps
@@ -59,7 +60,14 @@ def walk_pud_range(k: Kernel, p4d: int, addr: int, end: int, rows: Rows) -> Step
         return (yield from walk_pmd_range(k, p4d, addr, end, rows))
     while addr != end:
         following = k.geometry.addr_end(Level.PUD, addr, end)
-        pud = yield Load(pxd_pgtable(p4d) + k.geometry.index(Level.PUD, addr))
+        pudp = pxd_pgtable(p4d) + k.geometry.index(Level.PUD, addr)
+        if k.walk_rereads:
+            rows, pud = yield from read_pud(k, pudp, addr, following, rows)
+            if pud:
+                rows = yield from walk_pmd_range(k, pud, addr, following, rows)
+            addr = following
+            continue
+        pud = yield Load(pudp)
         if pxd_none(pud) or pxd_leaf(pud):
             rows = yield from note_page(rows, addr, following, Level.PUD, pud)
         else:
@@ -70,9 +78,18 @@ def walk_pud_range(k: Kernel, p4d: int, addr: int, end: int, rows: Rows) -> Step
 
 def walk_pmd_range(k: Kernel, pud: int, addr: int, end: int, rows: Rows) -> Steps[Rows]:
     """Walk the part of a PMD table that maps a range, through the PUD entry that was read."""
+    if k.geometry.folded(Level.PMD):
+        return (yield from walk_pte_range(k, pud, addr, end, rows))
     while addr != end:
         following = k.geometry.addr_end(Level.PMD, addr, end)
-        pmd = yield Load(pxd_pgtable(pud) + k.geometry.index(Level.PMD, addr))
+        pmdp = pxd_pgtable(pud) + k.geometry.index(Level.PMD, addr)
+        if k.walk_rereads:
+            rows, pmd = yield from read_pmd(k, pmdp, addr, following, rows)
+            if pmd:
+                rows = yield from walk_pte_range(k, pmd, addr, following, rows)
+            addr = following
+            continue
+        pmd = yield Load(pmdp)
         if pxd_none(pmd) or pxd_leaf(pmd):
             rows = yield from note_page(rows, addr, following, Level.PMD, pmd)
         else:

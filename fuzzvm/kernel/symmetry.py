@@ -8,12 +8,13 @@ from typing import Any
 
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.locks import UNLOCKED
+from fuzzvm.kernel.rcu import RcuState
 from fuzzvm.kernel.rwsem import RwsemState
 from fuzzvm.machine.ops import Address, Operation
 
 
 class Renaming:
-    """Gives CPUs new names: CPU `i` becomes CPU `names[i]`. Only lock words hold names of CPUs."""
+    """Gives CPUs new names: CPU `i` becomes CPU `names[i]`. Only the words of locks and of RCU hold names of CPUs."""
 
     def __init__(self, kernel: Kernel, names: Sequence[int]) -> None:
         self.names = tuple(names)
@@ -27,6 +28,8 @@ class Renaming:
                 tuple(self.names[cpu] for cpu in value.readers),
                 tuple((self.names[cpu], writes) for cpu, writes in value.waiters),
             )
+        if isinstance(value, RcuState):
+            return value.renamed(self.names)
         if address in self._owners and value != UNLOCKED:
             return self.names[value - 1] + 1
         return value

@@ -1,4 +1,4 @@
-"""vmalloc, vmalloc_huge and vfree: areas of kernel address space and what they map (mm/vmalloc.c, Linux 6.12).
+"""vmalloc, vmalloc_huge and vfree: areas of kernel address space and what they map (mm/vmalloc.c, Linux 6.12 and 6.18).
 
 The physical address of what vmalloc maps is the virtual one less the area's start: pages are always there, contiguous
 and aligned as the range is, as alloc_pages() with the mapping's order would give them.
@@ -38,7 +38,7 @@ def _areas(value: object) -> tuple[VmapArea, ...]:
 
 def _first_fit(areas: tuple[VmapArea, ...], base: int, limit: int, size: int, align: int) -> int | None:
     """Return the lowest aligned address at which `size` bytes are free, or None."""
-    addr = base
+    addr = -(-base // align) * align
     for area in areas:
         if area.start - addr >= size:
             break
@@ -121,23 +121,29 @@ def purge_vmap_area_lazy(k: Kernel) -> Steps[None]:
         yield Rmw(k.vmap_area_root, _Remove(purged), Order.ACQUIRE_RELEASE)
 
 
-def vmalloc_node_range(k: Kernel, size: int, prot: int, shift: int) -> Steps[int | None]:
+def vmalloc_node_range(k: Kernel, size: int, prot: int, shift: int, real_align: int = 1) -> Steps[int | None]:
     """Allocate and map `size` bytes with entries of up to 1 << shift bytes; return the address, or None if no room.
 
     As __vmalloc_node_range(): size and alignment are rounded up to 1 << shift, and where that fails it is tried again
-    with single pages.
+    with single pages. `real_align` is the alignment asked for, in bytes.
     """
     page_size = k.geometry.size(Level.PTE)
-    align = 1 << shift
-    rounded = -(-size // align) * align
+    align = max(real_align, 1 << shift)
+    rounded = -(-size // (1 << shift)) << shift
     addr = yield from alloc_vmap_area(k, rounded, align)
     if addr is None and shift > k.geometry.page_shift:
         shift = k.geometry.page_shift
         rounded = -(-size // page_size) * page_size
-        addr = yield from alloc_vmap_area(k, rounded, page_size)
+        addr = yield from alloc_vmap_area(k, rounded, max(real_align, page_size))
     if addr is None:
         return None
-    yield from vmap_range(k, addr, addr + rounded, addr - k.geometry.base, prot, shift)
+    # vmap_pages_range_noflush(): single pages in one walk, anything larger in a walk for each
+    step = rounded if shift == k.geometry.page_shift else 1 << shift
+    mapped = 0
+    while mapped < rounded:
+        start = addr + mapped
+        yield from vmap_range(k, start, start + step, start - k.geometry.base, prot, shift)
+        mapped += step
     return int(addr)
 
 
@@ -147,9 +153,14 @@ def vmalloc(k: Kernel, size: int, prot: int) -> Steps[int | None]:
 
 
 def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
-    """Allocate `size` bytes, by PMD blocks where they reach the size of one; return the address, or None if no room."""
-    huge = size >= k.geometry.size(Level.PMD) and k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed()
-    shift = k.geometry.shifts[Level.PMD] if huge else k.geometry.page_shift
+    """Allocate `size` bytes with VM_ALLOW_HUGE_VMAP; return the address, or None where there is no room.
+
+    PMD blocks where the size reaches that of one, else runs of PTEs where the architecture has them.
+    """
+    if k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed() and size >= k.geometry.size(Level.PMD):
+        shift = k.geometry.shifts[Level.PMD]
+    else:
+        shift = k.arch.arch_vmap_pte_supported_shift(k, size)
     return (yield from vmalloc_node_range(k, size, prot, shift))
 
 

@@ -1,4 +1,4 @@
-"""Kernel mappings: vmap_range with its promotion to blocks, and vunmap_range (mm/vmalloc.c, Linux 6.12).
+"""Kernel mappings: vmap_range with its promotion to blocks, and vunmap_range (mm/vmalloc.c, Linux 6.12 and 6.18).
 
 `vunmap_range` clears entries and leaves the empty tables. That is why the next huge mapping of the range finds a
 table to free.
@@ -6,22 +6,22 @@ table to free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fuzzvm.kernel.errors import MAP_OVER_MAPPING
+from fuzzvm.kernel.errors import MAP_OVER_MAPPING, PARTIAL_UNMAP
 from fuzzvm.kernel.locks import spin_lock, spin_unlock
 from fuzzvm.kernel.pgtable import (
     Level,
     TableLabel,
     mk_leaf,
     mk_table,
+    ptep_get_and_clear,
     pxd_leaf,
     pxd_none,
     pxd_pgtable,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, Alloc, Barrier, Fence, Free, Load, Rmw, Steps, Store
+from fuzzvm.machine.ops import Address, Alloc, Barrier, Fence, Free, Load, Steps, Store
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -74,7 +74,9 @@ def pud_alloc(k: Kernel, p4dp: Address, addr: int) -> Steps[Address]:
 
 
 def pmd_alloc(k: Kernel, pudp: Address, addr: int) -> Steps[Address]:
-    """Return the address of addr's PMD entry."""
+    """Return the address of addr's PMD entry; the PUD entry itself where PMD is folded."""
+    if k.geometry.folded(Level.PMD):
+        return pudp
     return (yield from pxd_alloc(k, pudp, Level.PMD, addr))
 
 
@@ -86,17 +88,35 @@ def pte_alloc_kernel(k: Kernel, pmdp: Address, addr: int) -> Steps[Address]:
 # Mapping
 
 
-def vmap_pte_range(k: Kernel, pmdp: Address, addr: int, end: int, phys_addr: int, prot: int) -> Steps[None]:
-    """Map a range with single pages. Raises ModelError map-over-mapping where a page is mapped already."""
+def vmap_pte_range(
+    k: Kernel, pmdp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
+) -> Steps[None]:
+    """Map a range with PTEs, in contiguous blocks where the architecture has them and they fit.
+
+    Raises ModelError map-over-mapping where a page, or the first one of a block, is mapped already.
+    """
+    page_size = k.geometry.size(Level.PTE)
+    pfn = phys_addr >> k.geometry.page_shift
     ptep = yield from pte_alloc_kernel(k, pmdp, addr)
+    # arch_enter_lazy_mmu_mode()
+    lazy = k.lazy_mmu
     while addr != end:
         pte = yield Load(ptep)
         if not pxd_none(pte):
             raise ModelError(MAP_OVER_MAPPING, f"{addr:#x} is mapped already", address=ptep)
-        yield from k.arch.set_pxd(k, ptep, mk_leaf(phys_addr >> k.geometry.page_shift, prot))
-        ptep += 1
-        phys_addr += k.geometry.size(Level.PTE)
-        addr += k.geometry.size(Level.PTE)
+        size = k.arch.arch_vmap_pte_range_map_size(k, addr, end, pfn, max_page_shift)
+        if size != page_size:
+            entry = k.arch.arch_make_huge_pte(k, mk_leaf(pfn, prot), size)
+            yield from k.arch.set_huge_pte_at(k, addr, ptep, entry, size, lazy=lazy)
+        elif lazy:
+            yield from k.arch.set_pte_lazily(k, ptep, mk_leaf(pfn, prot))
+        else:
+            yield from k.arch.set_pxd(k, ptep, mk_leaf(pfn, prot))
+        pfn += size >> k.geometry.page_shift
+        ptep += size >> k.geometry.page_shift
+        addr += size
+    if lazy:
+        yield from k.arch.arch_leave_lazy_mmu_mode(k)
 
 
 def _block_fits(k: Kernel, level: Level, addr: int, end: int, phys_addr: int, max_page_shift: int) -> bool:
@@ -148,7 +168,7 @@ def vmap_pmd_range(
         following = k.geometry.addr_end(Level.PMD, addr, end)
         huge = yield from vmap_try_huge_pmd(k, pmdp, addr, following, phys_addr, prot, max_page_shift)
         if not huge:
-            yield from vmap_pte_range(k, pmdp, addr, following, phys_addr, prot)
+            yield from vmap_pte_range(k, pmdp, addr, following, phys_addr, prot, max_page_shift)
         pmdp += 1
         phys_addr += following - addr
         addr = following
@@ -249,23 +269,32 @@ def vmap_range(k: Kernel, addr: int, end: int, phys_addr: int, prot: int, max_pa
 # Unmapping
 
 
-@dataclass(frozen=True, slots=True)
-class _Clear:
-    # no plain function: its repr, which a trace's digest takes in, would hold where it lies in memory
-    def __call__(self, old: int) -> int:
-        return 0
-
-
 def vunmap_pte_range(k: Kernel, pmd: int, addr: int, end: int) -> Steps[None]:
-    """Clear the PTEs of a range."""
+    """Clear the PTEs of a range, a contiguous block as a whole.
+
+    Raises ModelError partial-unmap where a block begins before the range or ends after it. Entering lazy MMU mode, as
+    the kernel does here, puts nothing off: an entry that is cleared has no barriers.
+    """
+    page_size = k.geometry.size(Level.PTE)
+    ptep = pxd_pgtable(pmd) + k.geometry.index(Level.PTE, addr)
     while addr != end:
-        # ptep_get_and_clear()
-        yield Rmw(pxd_pgtable(pmd) + k.geometry.index(Level.PTE, addr), _Clear())
-        addr += k.geometry.size(Level.PTE)
+        size = yield from k.arch.arch_vmap_pte_range_unmap_size(k, addr, ptep)
+        if size == page_size:
+            yield ptep_get_and_clear(ptep)
+        else:
+            if addr & (size - 1):
+                raise ModelError(PARTIAL_UNMAP, f"{addr:#x} is inside a contiguous block", address=ptep)
+            yield from k.arch.huge_ptep_get_and_clear(k, addr, ptep, size)
+            if end - addr < size:
+                raise ModelError(PARTIAL_UNMAP, f"the contiguous block of {addr:#x} ends after {end:#x}", address=ptep)
+        ptep += size >> k.geometry.page_shift
+        addr += size
 
 
 def vunmap_pmd_range(k: Kernel, pud: int, addr: int, end: int) -> Steps[None]:
     """Clear the entries of a range that one PUD entry covers."""
+    if k.geometry.folded(Level.PMD):
+        return (yield from vunmap_pte_range(k, pud, addr, end))
     while addr != end:
         following = k.geometry.addr_end(Level.PMD, addr, end)
         pmdp = pxd_pgtable(pud) + k.geometry.index(Level.PMD, addr)
@@ -311,8 +340,12 @@ def vunmap_range_noflush(k: Kernel, addr: int, end: int) -> Steps[None]:
     """Clear the entries of a range and leave the tables, empty."""
     while addr != end:
         following = k.geometry.addr_end(Level.PGD, addr, end)
-        pgd = yield Load(pgd_offset_k(k, addr))
-        if not pxd_none(pgd):
+        pgdp = pgd_offset_k(k, addr)
+        pgd = yield Load(pgdp)
+        if pxd_leaf(pgd):
+            # a PMD block, where PMD is folded into the root
+            yield Store(pgdp, 0)
+        elif not pxd_none(pgd):
             yield from vunmap_p4d_range(k, pgd, addr, following)
         addr = following
 

@@ -96,7 +96,7 @@ def _run(
     # where a model has no cells, no kind of operation is one that looks them up or sets them
     cells: dict[Address, Value] = {} if memory.cells is None else memory.cells
     loads, stores = (None, None) if memory.cells is None else (Load, Store)
-    no_effect = memory.no_effect
+    no_effect = memory.no_effect if not machine.reports_hardware else frozenset[type]()
     has_agents = machine._has_agents
     dead = machine.allocator.dead
     watched = machine._watched

@@ -62,6 +62,12 @@ class Observer(Protocol):
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """A program said something."""
 
+    def became_visible(self, address: Address, old: Value, new: Value) -> None:
+        """Every CPU can see a store now. Where `report_hardware` was called, of memory that delays stores."""
+
+    def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
+        """A barrier, an invalidation or an interrupt was executed. Where `report_hardware` was called."""
+
     def finished(self) -> None:
         """Every program has returned."""
 
@@ -94,6 +100,8 @@ class Machine:
         """The CPUs that may be blocked: the value that their condition was last asked of, and its answer."""
         self._annotations: list[Annotation] = []
         self._old: Value = None
+        self.reports_hardware = False
+        """Whether the observer is told of barriers and maintenance, and of when stores become visible."""
         self._has_agents = type(memory).agents is not MemoryModel.agents
 
     # Setting up
@@ -105,6 +113,11 @@ class Machine:
     def watch(self, address: Address) -> None:
         """Report writes to the object at `address` to the observer."""
         self._watched.add(object_of(address))
+
+    def report_hardware(self) -> None:
+        """Tell the observer all that TLBs and walk caches depend on as well. Costs nothing where it is not called."""
+        self.reports_hardware = True
+        self.memory.on_visible = self._became_visible
 
     @property
     def watched(self) -> frozenset[int]:
@@ -298,12 +311,20 @@ class Machine:
 
     def _fence(self, cpu: int, op: Fence, choose: Choose) -> None:
         self.memory.fence(cpu, op, choose)
+        if self.reports_hardware and self.observer is not None:
+            self.observer.maintained(cpu, op)
 
     def _fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
         return self.memory.fetch(cpu, op, choose)
 
     def _maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         self.memory.maintain(cpu, op, choose)
+        if self.reports_hardware and self.observer is not None and not isinstance(op, CacheMaintenance):
+            self.observer.maintained(cpu, op)
+
+    def _became_visible(self, address: Address, old: Value, new: Value) -> None:
+        if self.observer is not None:
+            self.observer.became_visible(address, old, new)
 
     def _alloc(self, cpu: int, op: Alloc, choose: Choose) -> Address:
         allocation = self.allocator.alloc(op.size, op.label, self.steps)
@@ -324,7 +345,11 @@ class Machine:
     # Inner parts
 
     def _step_memory(self, agent: int, choose: Choose) -> None:
-        self.perform_agent(agent, choose)
+        try:
+            self.perform_agent(agent, choose)
+        except ModelError as error:
+            # the observer raised it, of what has become visible
+            self._fail(error, self.memory.owner(agent), ())
         if self.trace is not None:
             owner, remark = self.memory.owner(agent), self.memory.remark
             self.trace.append(TraceStep(self.steps, agent, owner, None, None, (), remark=remark))
@@ -437,7 +462,7 @@ EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
 
 def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
     """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""
-    cycle = _find_cycle(edges)
+    cycle = find_cycle(edges)
     if cycle:
         following = [*cycle[1:], cycle[0]]
         waits = zip(cycle, following, strict=True)
@@ -447,7 +472,7 @@ def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, 
     return ModelError(NO_PROGRESS, f"CPU {cpu} waits in {stacks[cpu][0]} and nobody is left to end the wait"), cpu
 
 
-def _find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
+def find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     """Return the nodes of one cycle of a graph, in order, or nothing; the same one for the same graph."""
 
     def visit(path: list[int]) -> list[int]:

@@ -10,3 +10,5 @@ class NoMitigation(Mitigation):
     summary = "frees at once"
     one_walker = "bug"
     two_walkers = "bug"
+    other_mm = "bug"
+    collapse = "bug"

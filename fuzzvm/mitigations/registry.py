@@ -1,4 +1,4 @@
-"""Finds mitigations: those that ship, those of the entry-point group `fuzzvm.mitigations`, those of a file."""
+"""Finds mitigations: those that ship, of the entry-point group `fuzzvm.mitigations`, of a file, and stacks of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import fuzzvm.mitigations
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.mitigations.stacked import StackingError, stack
 
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
 
@@ -49,18 +51,65 @@ def available() -> dict[str, type[Mitigation]]:
 
 
 def get(spec: str) -> type[Mitigation]:
-    """Return the mitigation of that name, or of `path/to/file.py:Class`. Raises MitigationError."""
-    if is_path(spec):
-        return _from_file(spec)
+    """Return the mitigation of that name, of `path/to/file.py:Class`, or of several of these stacked with `+` between.
+
+    A name or a file that has a plus sign in it is taken whole where it exists. Raises MitigationError.
+    """
+    parts = split(spec)
+    if len(parts) == 1:
+        return _from_file(spec) if is_path(spec) else _named(spec)
+    try:
+        return stack([get(part) for part in parts], spec)
+    except StackingError as error:
+        raise MitigationError(f"{spec}: {error}") from error
+
+
+def split(spec: str) -> list[str]:
+    """Return the mitigations that are stacked in what `get` takes; the longest first part that there is goes first.
+
+    Raises MitigationError as `available` does.
+    """
+    if "+" not in spec:
+        return [spec]
     known = available()
-    if spec not in known:
-        raise MitigationError(f"no mitigation {spec!r}; there are {', '.join(known)}, and path/to/file.py:Class")
-    return known[spec]
+    pieces = spec.split("+")
+
+    def parse(first: int) -> list[str] | None:
+        if first == len(pieces):
+            return []
+        for end in range(len(pieces), first, -1):
+            part = "+".join(pieces[first:end])
+            if part in known or _is_file(part):
+                rest = parse(end)
+                if rest is not None:
+                    return [part, *rest]
+        return None
+
+    return parse(0) or _unknown(spec, pieces, known)
+
+
+def _unknown(spec: str, pieces: list[str], known: Collection[str]) -> list[str]:
+    """Return how to read a stack of which a part does not exist: so that the error is about that part."""
+    if pieces[0] not in known and spec.count(".py:") == 1 and spec.rpartition(":")[2].isidentifier():
+        return [spec]
+    return pieces
 
 
 def is_path(spec: str) -> bool:
-    """Return whether a mitigation is named by its file."""
+    """Return whether a mitigation, or one of a stack, is named by its file."""
     return ".py:" in spec
+
+
+def _is_file(part: str) -> bool:
+    filename, _, class_name = part.rpartition(":")
+    return is_path(part) and class_name.isidentifier() and Path(filename).is_file()
+
+
+def _named(name: str) -> type[Mitigation]:
+    known = available()
+    if name not in known:
+        raise MitigationError(f"no mitigation {name!r}; there are {', '.join(known)}, and path/to/file.py:Class")
+    return known[name]
 
 
 def _from_file(spec: str) -> type[Mitigation]:

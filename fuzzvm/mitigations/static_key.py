@@ -21,13 +21,17 @@ class StaticKeyMitigation(Mitigation):
     """A walk turns the key on; only then the freeing side takes mmap_lock and drops it again before it frees.
 
     Either the freeing side sees the key, and waits for the walk to end; or the walk began after the entry was
-    cleared, and finds it empty.
+    cleared, and finds it empty. A walk of another mm turns the key on too, but the lock that the freeing side then
+    waits for is init_mm's, which that walk does not hold. The key is in arm64's pmd_free_pte_page and
+    pud_free_pmd_page alone: CPA's collapse on x86 frees through neither, and walks the race with nothing against it.
     """
 
     name = "static-key"
     summary = "counted key, inc/dec around the walk (merged for 6.18)"
     one_walker = "safe"
     two_walkers: ClassVar[Verdict | None] = "safe"
+    other_mm = "bug"
+    collapse: ClassVar[Verdict | None] = "bug"
     isolates_first = True
 
     key: StaticKey

@@ -5,26 +5,30 @@ Neutral to how it is shown; `text` prints it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.corpus.replay import ending, run
+from fuzzvm.corpus.replay import counters_of, ending, run
+from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.reach import Reach, mapped_areas
 from fuzzvm.machine.allocator import Allocation
-from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.errors import DEADLOCK, Failure
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.tlb_story import hardware_events
+from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
 
 
 @dataclass(frozen=True, slots=True)
 class StoryStep:
-    """One step: its number, the CPU's lane, the functions that the CPU is in (innermost first), and what it did.
+    """One step: its number, the CPU, the functions that the CPU is in (innermost first), and what it did.
 
     `guilty` marks the steps that the error is made of; `output` is what a debugfs file returned after this step.
     """
@@ -39,17 +43,23 @@ class StoryStep:
 
 @dataclass(frozen=True, slots=True)
 class TableEvent:
-    """What happened to the table that the error is about: `what` it was, in which step (0 at boot), by whom."""
+    """What happened to the table that the error is about: `what` it was, in which step, by whom.
+
+    Step 0 is at boot; None says that it did not happen.
+    """
 
     what: str
-    step: int
+    step: int | None
     cpu: int | None
     stack: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Story:
-    """A run told. `failure` is None where nothing went wrong; `events` are in the order in which they happened."""
+    """A run told. `failure` is None where nothing went wrong; `events` are in the order in which they happened.
+
+    CPUs have their names in all text, `failure.message` as well.
+    """
 
     case: TestCase
     failure: Failure | None
@@ -58,6 +68,13 @@ class Story:
     steps: tuple[StoryStep, ...]
     switches: int
     digest: str
+    counters: Counters
+    areas: tuple[tuple[int, int, Reach], ...]
+    """What is mapped at the end, one range without a hole after the other: first address, end, by what."""
+    cpu_names: tuple[str, ...]
+    """What each lane is called: the scenario's CPUs, then the threads of the kernel's own."""
+    cycle: tuple[Wait, ...] = ()
+    """Of a deadlock, who waits for whom."""
 
 
 def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
@@ -70,8 +87,13 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
-    guilty = _guilty_steps(machine, trace, failure)
+    hardware = [] if failure is None else hardware_events(case, machine, trace, failure)
     describer = Describer(machine)
+    cycle = wait_cycle(machine, describer.place, describer.cpu) if failure and failure.error == DEADLOCK else ()
+    guilty = waiting(machine, cycle) if cycle else _guilty_steps(machine, failure)
+    guilty |= {event.step for event in hardware if event.step}
+    if failure is not None:
+        failure = replace(failure, message=describer.named(failure.message))
     steps = tuple(
         StoryStep(
             step.number,
@@ -89,10 +111,14 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         case=case,
         failure=failure,
         headline="no error" if failure is None else DESCRIPTIONS[failure.error],
-        events=_events(machine, trace, failure),
+        events=_events(machine, trace, failure) + tuple(_event(event.what, event.step, trace) for event in hardware),
         steps=steps,
         switches=context_switches(execution.schedule),
-        digest=digest(trace, ending(failure)),
+        counters=counters_of(case, machine),
+        areas=tuple(mapped_areas(machine, case.scenario.geometry())),
+        digest=digest(trace, ending(execution.failure)),
+        cpu_names=describer.cpu_names,
+        cycle=cycle,
     )
 
 
@@ -102,13 +128,10 @@ def _object(machine: Machine, failure: Failure | None) -> Allocation | None:
     return machine.allocator.allocations[failure.object_number]
 
 
-def _guilty_steps(machine: Machine, trace: list[TraceStep], failure: Failure | None) -> set[int]:
-    """Return the steps that an error is made of: the free and the use, or the last step of each CPU in a cycle."""
+def _guilty_steps(machine: Machine, failure: Failure | None) -> set[int]:
+    """Return the steps that an error is made of: the failing one, and the free of what it is about."""
     if failure is None:
         return set()
-    if failure.error == "deadlock":
-        waiting = {cpu for cpu in range(machine.memory.cpus) if machine.pending(cpu) is not None}
-        return {max((s.number for s in trace if s.cpu == cpu), default=0) for cpu in waiting}
     guilty = {failure.step}
     allocation = _object(machine, failure)
     if allocation is not None and allocation.number in machine.allocator.dead:
@@ -130,9 +153,9 @@ def _events(machine: Machine, trace: list[TraceStep], failure: Failure | None) -
     return tuple(events)
 
 
-def _event(what: str, number: int, trace: list[TraceStep]) -> TableEvent:
-    if number == 0:
-        return TableEvent(what, 0, None, ())
+def _event(what: str, number: int | None, trace: list[TraceStep]) -> TableEvent:
+    if not number:
+        return TableEvent(what, number, None, ())
     step = trace[number - 1]
     return TableEvent(what, number, step.cpu, step.stack)
 

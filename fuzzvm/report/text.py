@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzzvm.machine.schedule import format_schedule
 from fuzzvm.report.story import Story, StoryStep, TableEvent
+from fuzzvm.scenario.scenario import Scenario
 
 RULE = "=" * 66
 LANE = 46
@@ -12,7 +13,8 @@ LANE = 46
 
 def render(story: Story, replay_command: str) -> str:
     """Return the report, ending with the one command that replays the run."""
-    return "\n".join([*_report(story), "", *_setting(story), "", *lanes(story), "", f"Replay: {replay_command}", ""])
+    parts = [_report(story), _setting(story), lanes(story), _counts(story), [f"Replay: {replay_command}"]]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _report(story: Story) -> list[str]:
@@ -24,9 +26,13 @@ def _report(story: Story) -> list[str]:
     lines.append(f"BUG: {failure.error}{where}")
     lines.append(_sentence(failure.message))
     if failure.cpu is not None:
-        lines += ["", f"At step {failure.step} by CPU {failure.cpu}:", *_stack(failure.stack)]
+        by = story.cpu_names[failure.cpu]
+        if not story.cycle:
+            lines += ["", f"At step {failure.step} by {by}:", *_stack(failure.stack)]
+    for wait in story.cycle:
+        lines += ["", f"{wait.text}:", *_stack(wait.stack)]
     for event in story.events:
-        lines += ["", *_event(event)]
+        lines += ["", *_event(story, event)]
     return [*lines, RULE]
 
 
@@ -34,11 +40,14 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _event(event: TableEvent) -> list[str]:
+def _event(story: Story, event: TableEvent) -> list[str]:
     what = _sentence(event.what)
+    if event.step is None:
+        return [what]
     if event.step == 0:
         return [f"{what} at boot"]
-    return [f"{what} at step {event.step} by CPU {event.cpu}:", *_stack(event.stack)]
+    by = "" if event.cpu is None else f" by {story.cpu_names[event.cpu]}"
+    return [f"{what} at step {event.step}{by}:", *_stack(event.stack)]
 
 
 def _stack(stack: tuple[str, ...]) -> list[str]:
@@ -50,24 +59,76 @@ def _setting(story: Story) -> list[str]:
     case, scenario = story.case, story.case.scenario
     lines = [
         (
-            f"{scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels of {scenario.fanout} entries; "
+            f"{scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels of {scenario.fanout} entries"
+            f"{_blocks(scenario)}; "
             f"mitigation {case.mitigation}; memory {case.memory}"
         ),
     ]
+    if scenario.tlb:
+        lines.append("TLBs and walk caches may hold whatever they can")
     if case.without:
         lines.append(f"left out: {', '.join(case.without)}")
     lines += [f"  boot:  {call}" for call in scenario.setup]
     lines += [f"  CPU {cpu}: {call}" for cpu, calls in enumerate(scenario.cpus) for call in calls]
+    lines += [
+        f"  {name}: CPU {cpu} of the schedule, a thread of the kernel's own"
+        for cpu, name in enumerate(story.cpu_names)
+        if cpu >= len(scenario.cpus)
+    ]
     lines.append(f"{len(story.steps)} steps, {story.switches} context switches: {format_schedule(case.schedule)}")
     if case.origin:
         lines.append(f"Origin: {case.origin}")
     return lines
 
 
+def _counts(story: Story) -> list[str]:
+    """Return what the run executed, and what is mapped at its end; what is nought is left out."""
+    counters = story.counters.to_data()
+    barriers = [f"{counters[kind]} {kind.upper()}" for kind in ("dsb", "isb", "dmb") if counters[kind]]
+    pairs = [f"{count} for a {what} entry" for what, count in counters["barrier_pairs"].items() if count]
+    tlbi = [f"{one['count']} {one['operation']} ({one['for']})" for one in counters["tlbi"]]
+    tables = [
+        f"{count} {level} {what}"
+        for what in ("allocated", "freed")
+        for level, count in counters[f"tables_{what}"].items()
+    ]
+    mapped = [
+        f"{count} {kind} ({level})" for kind, levels in counters["mappings"].items() for level, count in levels.items()
+    ]
+    locks = f"{counters['locks']} taken, {counters['locks_contended']} contended; on the free path "
+    locks += f"{counters['free_path_locks']} and {counters['free_path_contended']}"
+    events = [
+        f"{counters[key]} {what}"
+        for key, what in (("promotions", "promotions"), ("text_patches", "text patches"), ("ipi", "IPIs"))
+        if counters[key]
+    ]
+    rows = {
+        "barriers": ", ".join(barriers) + (f"; DSB ISHST and ISB in a pair: {', '.join(pairs)}" if pairs else ""),
+        "TLBI": ", ".join(tlbi),
+        "locks": locks,
+        "tables": ", ".join(tables),
+        "mapped": ", ".join(mapped),
+        "also": ", ".join(events),
+    }
+    lines = ["Executed:", *(f"  {name:9s}{text}" for name, text in rows.items() if text)]
+    if story.areas:
+        lines.append("Mapped at the end:")
+        lines += [
+            f"  {start:#x}-{end:#x}: {reach.tlb_entries} TLB entries for {(end - start) >> 10}K"
+            for start, end, reach in story.areas
+        ]
+    return lines
+
+
+def _blocks(scenario: Scenario) -> str:
+    geometry = scenario.geometry()
+    blocks = f", contiguous blocks of {geometry.cont_ptes}" if geometry.cont_ptes > 1 else ""
+    return blocks + (", lazy MMU mode" if scenario.lazy_mmu else "")
+
+
 def lanes(story: Story) -> list[str]:
     """Return the steps, one a line, each on the lane of its CPU; a function is named where a CPU enters it."""
-    cpus = len(story.case.scenario.cpus)
-    lines = ["step    " + "".join(f"CPU {cpu}".ljust(LANE) for cpu in range(cpus)).rstrip()]
+    lines = ["step    " + "".join(name.ljust(LANE) for name in story.cpu_names).rstrip()]
     functions: dict[int, str] = {}
     previous = None
     for step in story.steps:

@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
+from fuzzvm.kernel import efi
 from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Level
+from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Geometry, Level
 from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
+from fuzzvm.kernel.workqueue import queue_no_more
 from fuzzvm.machine.ops import Annotation, Steps
 from fuzzvm.scenario.errors import ScenarioError
 
 PROTS = {"rw": PAGE_KERNEL, "ro": PAGE_KERNEL_RO, "rox": PAGE_KERNEL_ROX, "rwx": PAGE_KERNEL_EXEC}
-SHIFTS = {"pte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
+MMS = {"init_mm": "kernel", efi.NAME: "efi"}
+"""The mms that page_tables/ has a file for, and the files."""
+SHIFTS = ("pte", "contpte", "pmd", "pud")
 MAX_PAGES = 1 << 18
 MAX_TEXT = 200
 
@@ -42,13 +46,14 @@ class Call:
     """A kernel call with its arguments, and what of the race it has a part in.
 
     `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
-    may collapse pages into a block through CPA.
+    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages.
     """
 
     name: ClassVar[str]
     walks: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     collapses: ClassVar[bool] = False
+    changes_attr: ClassVar[bool] = False
 
     @property
     def walks_other_mm(self) -> bool:
@@ -68,6 +73,11 @@ class Call:
         return f"{self.name}({', '.join(arguments)})"
 
 
+def _shift(geometry: Geometry, name: str) -> int:
+    """Return the shift of the entry that is called so: a page, a contiguous block of pages, a block."""
+    return geometry.cont_pte_shift if name == "contpte" else geometry.shifts[Level[name.upper()]]
+
+
 def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
     size = k.geometry.size(Level.PTE)
     addr = k.geometry.base + page * size
@@ -78,8 +88,8 @@ def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
 class Vmap(Call):
     """Map pages at a fixed place, as ioremap and vmap do: vmap_range.
 
-    `max_page_shift` is the largest entry allowed ('pte', 'pmd' or 'pud'), `phys_page` the first physical page (the
-    number of the virtual one by default), `prot` one of 'rw', 'ro', 'rox', 'rwx'.
+    `max_page_shift` is the largest entry allowed ('pte', 'contpte', 'pmd' or 'pud'), `phys_page` the first physical
+    page (the number of the virtual one by default), `prot` one of 'rw', 'ro', 'rox', 'rwx'.
     """
 
     name = "vmap"
@@ -94,7 +104,7 @@ class Vmap(Call):
         addr, end = _range(k, self.page, self.nr_pages)
         phys_page = self.page if self.phys_page < 0 else self.phys_page
         phys_addr = phys_page << k.geometry.page_shift
-        yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], k.geometry.shifts[SHIFTS[self.max_page_shift]])
+        yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], _shift(k.geometry, self.max_page_shift))
         return areas
 
 
@@ -109,6 +119,43 @@ class Vunmap(Call):
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
         addr, end = _range(k, self.page, self.nr_pages)
         yield from vunmap_range(k, addr, end)
+        return areas
+
+
+@dataclass(frozen=True)
+class SetMemoryRo(Call):
+    """Make mapped pages read-only: set_memory_ro. What it returns is not looked at, as by many callers of the kernel.
+
+    On x86_64 it splits blocks of which a part changes; elsewhere it changes nothing from the first block on.
+    """
+
+    name = "set_memory_ro"
+    changes_attr = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
+        return areas
+
+
+@dataclass(frozen=True)
+class SetMemoryRox(Call):
+    """Make mapped pages read-only and executable: set_memory_rox.
+
+    As set_memory_ro; and on x86_64 it then collapses pages that are alike into blocks.
+    """
+
+    name = "set_memory_rox"
+    collapses = True
+    changes_attr = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, self.nr_pages)
+        yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
         return areas
 
 
@@ -199,18 +246,54 @@ class CheckWxPages(Call):
         return areas
 
 
+@dataclass(frozen=True)
+class CatPageTables(Call):
+    """Read /sys/kernel/debug/page_tables/kernel, or efi for `mm` 'efi_mm' (arch/x86/mm/debug_pagetables.c).
+
+    The walk of efi_mm goes through the kernel's tables where the architecture shares them between roots, and holds
+    efi_mm's mmap_lock.
+    """
+
+    name = "cat_page_tables"
+    walks = True
+    mm: str
+
+    @property
+    def walks_other_mm(self) -> bool:
+        return self.mm != "init_mm"
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        text = yield from ptdump_walk(k, k.mm(self.mm))
+        yield Output(f"page_tables/{MMS[self.mm]}", text)
+        return areas
+
+
 CALLS: dict[str, type[Call]] = {
     call.name: call
-    for call in (Vmap, Vunmap, Vmalloc, VmallocHuge, Vfree, VmUnmapAliases, CatKernelPageTables, CheckWxPages)
+    for call in (
+        Vmap,
+        Vunmap,
+        SetMemoryRo,
+        SetMemoryRox,
+        Vmalloc,
+        VmallocHuge,
+        Vfree,
+        VmUnmapAliases,
+        CatKernelPageTables,
+        CheckWxPages,
+        CatPageTables,
+    )
 }
 
 
 def run_calls(k: Kernel, calls: Sequence[Call], areas: Areas) -> Steps[Areas]:
-    """Make calls one after the other: the program of a CPU."""
+    """Make calls one after the other, then let go of the kernel's threads: the program of a CPU."""
     index = 0
     while index < len(calls):
         areas = yield from calls[index].run(k, areas)
         index += 1
+    if k.threads:
+        yield from queue_no_more(k)
     return areas
 
 
@@ -256,7 +339,7 @@ def _check_values(name: str, arguments: dict[str, Any]) -> None:
     for key, low in (("page", 0), ("nr_pages", 1), ("phys_page", 0)):
         if key in arguments and not low <= arguments[key] <= MAX_PAGES:
             raise ScenarioError(f"{name}: {key} must be from {low} to {MAX_PAGES}, not {arguments[key]}")
-    for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS)):
+    for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS), ("mm", MMS)):
         if key in arguments and arguments[key] not in allowed:
             raise ScenarioError(f"{name}: {key} must be one of {', '.join(allowed)}, not {arguments[key]!r}")
     if "area" in arguments and not arguments["area"].isidentifier():

@@ -13,14 +13,16 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.oracles import Mapping, Oracles
 from fuzzvm.kernel.vmalloc import VmapArea
-from fuzzvm.machine.errors import Failure
+from fuzzvm.kernel.workqueue import WorkOrEnd, queue_no_more
+from fuzzvm.machine.errors import Failure, ModelError
 from fuzzvm.machine.execution import MAX_STEPS, Chooser, Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory import Choose
-from fuzzvm.machine.ops import Steps
+from fuzzvm.machine.ops import Rmw, Steps
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.machine.trace import TraceStep
 from fuzzvm.scenario.calls import Areas, Call
+from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
 
@@ -38,6 +40,11 @@ class _Queue:
         while self.calls:
             self.areas = yield from self.calls[0].run(k, self.areas)
             del self.calls[0]
+
+
+def run_calls(k: Kernel) -> Steps[None]:
+    """Let go of the kernel's threads: the end of the program of a CPU, under the name that it has in traces."""
+    yield from queue_no_more(k)
 
 
 class _LowestFirst:
@@ -80,9 +87,11 @@ class InteractiveSystem:
         self.scenario = Scenario(arch, page_size, levels, fanout, tuple(setup), ((),) * cpus)
         self.system = System(self.scenario, mitigation, memory or default_memory(self.scenario), mitigation_name)
         self._queues = [_Queue(self.system.areas) for _ in range(cpus)]
-        programs = [queue.run_calls(k) for queue, k in zip(self._queues, self.system.views, strict=True)]
+        programs: list[Steps[object]] = [
+            queue.run_calls(k) for queue, k in zip(self._queues, self.system.views, strict=True)
+        ]
         self._machine = self.system.booted(tracing=tracing)
-        self._machine.start(programs)
+        self._machine.start([*programs, *[thread() for thread in self.system.threads()]])
         self._oracles = Oracles(self._machine, self.system.kernel)
         self._schedule: list[Step] = []
 
@@ -105,8 +114,17 @@ class InteractiveSystem:
 
     @property
     def over(self) -> bool:
-        """Whether the run has failed, or every CPU idles and memory has settled."""
-        return self._machine.done
+        """Whether the run has failed, or every CPU idles, memory has settled, and the kernel's threads want work."""
+        return self._machine.done or (self._threads_want_work() and not self._machine.enabled())
+
+    def _threads_want_work(self) -> bool:
+        """Whether only threads of the kernel's own run, and each waits for work."""
+        machine = self._machine
+        pending = [machine.pending(cpu) for cpu in range(self.system.cpus)]
+        waiting = pending[len(self._queues) :]
+        return not any(pending[: len(self._queues)]) and all(
+            isinstance(op, Rmw) and isinstance(op.when, WorkOrEnd) for op in waiting
+        )
 
     def idle(self, cpu: int) -> bool:
         """Return whether a CPU has made all calls that it was given."""
@@ -130,7 +148,10 @@ class InteractiveSystem:
         return areas if isinstance(areas, tuple) else ()
 
     def enabled(self) -> Sequence[int]:
-        """Return the agents that can step, in ascending order: CPUs, then the memory model's own agents."""
+        """Return the agents that can step, in ascending order.
+
+        CPUs, then the threads of the kernel's own, then the memory model's own agents.
+        """
         return tuple(self._machine.enabled())
 
     # What it is told
@@ -138,13 +159,18 @@ class InteractiveSystem:
     def call(self, cpu: int, call: Call) -> None:
         """Give a CPU a call to make after those that it was given.
 
-        Raises ScenarioError where the calls so far with this one are no valid scenario, and ValueError once the run
-        has failed.
+        Raises ScenarioError where the calls so far with this one are no valid scenario or the call needs an mm that
+        was not there at boot, and ValueError once the run has failed, or has been made a scenario of.
         """
         if self.failure is not None:
             raise ValueError("the run has failed")
+        if self._machine.done and self.system.kernel.threads:
+            raise ValueError("the run is over")
         cpus = self.scenario.cpus
-        self.scenario = replace(self.scenario, cpus=(*cpus[:cpu], (*cpus[cpu], call), *cpus[cpu + 1 :]))
+        scenario = replace(self.scenario, cpus=(*cpus[:cpu], (*cpus[cpu], call), *cpus[cpu + 1 :]))
+        if set(scenario.other_mms) - {mm.name for mm in self.system.kernel.mms}:
+            raise ScenarioError(f"this kernel has booted without the mm of {call}")
+        self.scenario = scenario
         queue = self._queues[cpu]
         queue.calls.append(call)
         if len(queue.calls) == 1:
@@ -163,6 +189,7 @@ class InteractiveSystem:
         while taken < count and agent in self._machine.enabled() and self._may_step():
             self._step(agent, lambda number: left.pop() % number if left else 0)
             taken += 1
+        self._check_idle()
         return taken
 
     def finish(self, chooser: Chooser | None = None) -> None:
@@ -173,8 +200,25 @@ class InteractiveSystem:
         chooser = chooser or _LowestFirst()
         while (enabled := self._machine.enabled()) and self._may_step():
             self._step(chooser.agent(enabled, self._machine), chooser.value)
-        if not self._machine.done:
+        if not self.over:
             self._machine.stuck()
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        """End the run where every CPU idles and something is wrong that only the end would tell of."""
+        if not self._machine.done and self.over:
+            try:
+                self._oracles.finished()
+            except ModelError:
+                self._end()
+
+    def _end(self) -> None:
+        """Let every CPU end, and with them the threads of the kernel's own."""
+        for cpu, k in enumerate(self.system.views):
+            self._machine.assign(cpu, run_calls(k))
+        chooser = _LowestFirst()
+        while enabled := self._machine.enabled():
+            self._step(chooser.agent(enabled, self._machine), chooser.value)
 
     def _may_step(self) -> bool:
         if len(self._schedule) < MAX_STEPS:
@@ -197,8 +241,11 @@ class InteractiveSystem:
     def to_scenario_and_schedule(self) -> tuple[Scenario, Execution]:
         """Return the scenario whose CPUs have the calls that were given, and the execution that the run is of it.
 
-        Raises ValueError as long as the run is not over: `finish` first.
+        The threads of the kernel's own end with it: where there are any, no calls can be given afterwards. Raises
+        ValueError as long as the run is not over: `finish` first.
         """
         if not self.over:
             raise ValueError("the run is not over")
+        if not self._machine.done:
+            self._end()
         return self.scenario, Execution(self.schedule, self.failure)

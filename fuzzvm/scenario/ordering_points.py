@@ -21,6 +21,7 @@ from typing import Any
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import NOP
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
+from fuzzvm.kernel.rcu import RcuState
 from fuzzvm.kernel.rwsem import UNLOCKED, RwsemState
 from fuzzvm.machine.ops import (
     Await,
@@ -42,7 +43,7 @@ Effect = Callable[[Any], Yielded | Skipped]
 
 
 def drop(op: Yielded) -> Skipped:
-    """Leave an operation out that has no response."""
+    """Leave an operation out whose response nobody looks at."""
     return Skipped()
 
 
@@ -68,6 +69,12 @@ def not_released_by_reader(op: Rmw) -> Skipped:
     return Skipped(RwsemState(readers=(cpu,)))
 
 
+def not_read_unlocked(op: Rmw) -> Skipped:
+    """Leave out the end of a read-side section that did not begin."""
+    cpu: int = op.update.cpu  # type: ignore[attr-defined]
+    return Skipped(RcuState(readers=(cpu,)))
+
+
 def branch_off(op: Fetch) -> Skipped:
     """Take the branch of a static key as if the key were off."""
     return Skipped(NOP)
@@ -82,8 +89,8 @@ def as_ishst(op: Fence) -> Yielded:
 class Rule:
     """Which operations, and what becomes of them.
 
-    `function` is the innermost function, `kind` the operation's type, `inside` a function further out, `nth` which of
-    the function's own yields it is, counted from 0; None for any.
+    `function` is the innermost function, `kind` the operation's type, `inside` a function further out, `outside` one
+    that must not be there, `nth` which of the function's own yields it is, counted from 0; None for any.
     """
 
     function: str
@@ -91,13 +98,15 @@ class Rule:
     effect: Effect
     inside: str | None = None
     nth: int | None = None
+    outside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OrderingPoint:
     """A point: its stable id, what it is in a line, and the rules and hooks that leave it out.
 
-    `litmus` names the variant of the commit's litmus test that leaves out the same, '' where there is none.
+    `litmus` names the variant of the commit's litmus test that leaves out the same, '' where there is none. `arch` is
+    the architecture that alone has it, '' where each has.
     """
 
     name: str
@@ -105,34 +114,60 @@ class OrderingPoint:
     rules: tuple[Rule, ...] = ()
     hooks: tuple[str, ...] = ()
     litmus: str = ""
+    arch: str = ""
 
 
-PATCH, FLUSH = "patch_text", "flush_tlb_kernel_pgtable"
+PATCH, BATCH, FLUSH = "patch_text", "text_poke_bp_batch", "flush_tlb_kernel_pgtable"
+RANGE_FLUSH = "flush_tlb_kernel_range"
+FREES = ("pmd_free_pte_page", "pud_free_pmd_page")
 
 _FLUSH_DSB_ISHST = Rule(FLUSH, Fence, drop, nth=0)
 _FLUSH_DSB_ISH = Rule(FLUSH, Fence, drop, nth=2)
 
 POINTS: tuple[OrderingPoint, ...] = (
     # static_branch_inc: arm64's patch_text, one site of the key after the other
-    OrderingPoint("patch-store", "the store of the branch into the code", (Rule(PATCH, Store, drop),)),
-    OrderingPoint("patch-dc", "DC CVAU of the patched code", (Rule(PATCH, CacheMaintenance, drop, nth=1),)),
+    OrderingPoint("patch-store", "the store of the branch into the code", (Rule(PATCH, Store, drop),), arch="arm64"),
+    OrderingPoint(
+        "patch-dc", "DC CVAU of the patched code", (Rule(PATCH, CacheMaintenance, drop, nth=1),), arch="arm64"
+    ),
     OrderingPoint(
         "patch-dsb-1",
         "DSB ISH between DC and IC",
         (Rule(PATCH, Fence, drop, nth=2),),
         litmus="ptdump-no-dsb-after-dc",
+        arch="arm64",
     ),
     OrderingPoint(
         "patch-ic",
         "IC IVAU of the patched code",
         (Rule(PATCH, CacheMaintenance, drop, nth=3),),
         litmus="ptdump-no-ic-ivau",
+        arch="arm64",
     ),
-    OrderingPoint("patch-dsb-2", "DSB ISH after IC", (Rule(PATCH, Fence, drop, nth=4),)),
+    OrderingPoint("patch-dsb-2", "DSB ISH after IC", (Rule(PATCH, Fence, drop, nth=4),), arch="arm64"),
     OrderingPoint(
-        "patch-isb", "ISB at the end of a patch", (Rule(PATCH, Fence, drop, nth=5),), litmus="ptdump-no-enable-isb"
+        "patch-isb",
+        "ISB at the end of a patch",
+        (Rule(PATCH, Fence, drop, nth=5),),
+        litmus="ptdump-no-enable-isb",
+        arch="arm64",
     ),
-    OrderingPoint("patch-ipi", "the IPI of kick_all_cpus_sync", (Rule("patch_text_sync", InterruptAll, drop),)),
+    OrderingPoint(
+        "patch-ipi", "the IPI of kick_all_cpus_sync", (Rule("patch_text_sync", InterruptAll, drop),), arch="arm64"
+    ),
+    # static_branch_inc: x86_64's text_poke_bp_batch, all sites of the key together
+    OrderingPoint(
+        "poke-sync-1", "the IPI after the breakpoints", (Rule(BATCH, InterruptAll, drop, nth=2),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-sync-2", "the IPI after the second bytes", (Rule(BATCH, InterruptAll, drop, nth=3),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-sync-3", "the IPI after the first bytes", (Rule(BATCH, InterruptAll, drop, nth=4),), arch="x86_64"
+    ),
+    OrderingPoint(
+        "poke-syncs", "all three IPIs of a patch (text_poke_sync)", (Rule(BATCH, InterruptAll, drop),), arch="x86_64"
+    ),
     # the walk
     OrderingPoint("walk-key", "the walk turning the key on", hooks=("before_walk", "after_walk")),
     OrderingPoint(
@@ -140,7 +175,7 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the walk's mmap_write_lock",
         (
             Rule("down_write", Rmw, not_taken, inside="mmap_write_lock"),
-            Rule("up_write", Rmw, not_released_by_writer, inside="mmap_write_unlock"),
+            Rule("up_write", Rmw, not_released_by_writer, inside="mmap_write_unlock", outside="walk_unlocking"),
             Rule("walk_page_range", AssertWriteLocked, drop),
         ),
     ),
@@ -156,7 +191,53 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "walk-unlock-release",
         "the release of the walk's mmap_write_unlock",
-        (Rule("up_write", Rmw, relax, inside="mmap_write_unlock"),),
+        (Rule("up_write", Rmw, relax, inside="mmap_write_unlock", outside="walk_unlocking"),),
+    ),
+    OrderingPoint(
+        "walk-init-lock",
+        "the walk of another mm taking init_mm's lock as well",
+        (
+            Rule("down_write", Rmw, not_taken, inside="mmap_write_lock_nested"),
+            Rule("up_write", Rmw, not_released_by_writer, inside="walk_unlocking"),
+            Rule("walk_locked", AssertWriteLocked, drop),
+        ),
+    ),
+    OrderingPoint(
+        "walk-rcu",
+        "the walk being a read-side section of RCU",
+        (
+            Rule("rcu_read_lock", Rmw, drop),
+            Rule("rcu_read_unlock", Rmw, not_read_unlocked),
+        ),
+    ),
+    OrderingPoint(
+        "walk-rcu-acquire",
+        "what precedes a grace period being seen by the sections that begin after it did",
+        (Rule("rcu_read_lock", Rmw, relax),),
+    ),
+    OrderingPoint(
+        "walk-rcu-release",
+        "the accesses of a section taking place before its end",
+        (Rule("rcu_read_unlock", Rmw, relax),),
+    ),
+    # the promotion: vmap_try_huge_*
+    OrderingPoint(
+        "promotion-lock",
+        "the promotion's mmap_read_trylock and unlock",
+        (
+            Rule("down_read_trylock", Rmw, not_taken, inside="before_promotion"),
+            Rule("up_read", Rmw, not_released_by_reader, inside="after_promotion"),
+        ),
+    ),
+    OrderingPoint(
+        "promotion-lock-acquire",
+        "the acquire of the promotion's mmap_read_trylock",
+        (Rule("down_read_trylock", Rmw, relax, inside="before_promotion"),),
+    ),
+    OrderingPoint(
+        "promotion-unlock-release",
+        "the release of the promotion's mmap_read_unlock",
+        (Rule("up_read", Rmw, relax, inside="after_promotion"),),
     ),
     # the free: pmd_free_pte_page, pud_free_pmd_page
     OrderingPoint(
@@ -164,23 +245,51 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the clear of the entry before its table is freed",
         (Rule("pmd_free_pte_page", Store, drop), Rule("pud_free_pmd_page", Store, drop)),
     ),
-    OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", (_FLUSH_DSB_ISHST,)),
-    OrderingPoint("flush-tlbi", "TLBI of the cleared entry", (Rule(FLUSH, Tlbi, drop),)),
-    OrderingPoint("flush-dsb-ish", "DSB ISH after TLBI", (_FLUSH_DSB_ISH,)),
+    OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", (_FLUSH_DSB_ISHST,), arch="arm64"),
+    OrderingPoint(
+        "flush-tlbi",
+        "TLBI of the cleared entry (INVLPG on x86_64)",
+        # x86_64 flushes a range of one page, which arm64 never does there
+        (Rule(FLUSH, Tlbi, drop), *(Rule(RANGE_FLUSH, Tlbi, drop, inside=free) for free in FREES)),
+    ),
+    OrderingPoint("flush-dsb-ish", "DSB ISH after TLBI", (_FLUSH_DSB_ISH,), arch="arm64"),
     OrderingPoint(
         "flush-dsbs",
         "both DSBs of the flush",
         (_FLUSH_DSB_ISHST, _FLUSH_DSB_ISH),
         litmus="ptdump-no-flush-dsb",
+        arch="arm64",
     ),
     OrderingPoint(
         "flush-dsb-ish-full",
         "DSB ISH after TLBI ordering more than stores (as DSB ISHST)",
         (Rule(FLUSH, Fence, as_ishst, nth=2),),
         litmus="ptdump-flush-dsb-ishst",
+        arch="arm64",
     ),
     OrderingPoint(
-        "flush-isb", "ISB at the end of the flush", (Rule(FLUSH, Fence, drop, nth=3),), litmus="ptdump-no-flush-isb"
+        "flush-isb",
+        "ISB at the end of the flush",
+        (Rule(FLUSH, Fence, drop, nth=3),),
+        litmus="ptdump-no-flush-isb",
+        arch="arm64",
+    ),
+    OrderingPoint(
+        "flush-ipi",
+        "the IPI that flushes the TLBs",
+        (Rule("flush_tlb_kernel_range", InterruptAll, drop),),
+        arch="x86_64",
+    ),
+    # the unmap: vunmap_range, and the purge of what vfree has put off
+    OrderingPoint(
+        "unmap-flush-tlbi",
+        "TLBI of the range that vunmap_range has cleared",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="vunmap_range"),),
+    ),
+    OrderingPoint(
+        "purge-flush-tlbi",
+        "TLBI of the areas that a purge makes free again",
+        (Rule(RANGE_FLUSH, Tlbi, drop, inside="purge_vmap_area_lazy"),),
     ),
     OrderingPoint(
         "free-key-check",
@@ -192,7 +301,7 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the free's mmap_read_lock and unlock",
         (
             Rule("down_read", Rmw, not_taken, inside="mmap_read_lock"),
-            Rule("up_read", Rmw, not_released_by_reader, inside="mmap_read_unlock"),
+            Rule("up_read", Rmw, not_released_by_reader, inside="mmap_read_unlock", outside="after_promotion"),
         ),
     ),
     OrderingPoint(
@@ -206,8 +315,39 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "free-unlock-release",
         "the release of the free's mmap_read_unlock",
-        (Rule("up_read", Rmw, relax, inside="mmap_read_unlock"),),
+        (Rule("up_read", Rmw, relax, inside="mmap_read_unlock", outside="after_promotion"),),
         litmus="ptdump-plain-unlock",
+    ),
+    # call_rcu, and rcu_core with its grace period
+    OrderingPoint(
+        "call-rcu-release",
+        "call_rcu ordering the clear before the grace period",
+        (Rule("call_rcu", Rmw, relax),),
+    ),
+    OrderingPoint(
+        "grace-period",
+        "the grace period waiting for the sections that had begun",
+        (Rule("synchronize_rcu", Await, drop),),
+    ),
+    OrderingPoint(
+        "grace-period-begin-fence",
+        "the full barrier before a grace period",
+        (Rule("synchronize_rcu", Fence, drop, nth=0),),
+    ),
+    OrderingPoint(
+        "grace-period-begin-release",
+        "the barriers at the beginning of a grace period, all of them",
+        (Rule("synchronize_rcu", Fence, drop, nth=0), Rule("synchronize_rcu", Rmw, relax)),
+    ),
+    OrderingPoint(
+        "grace-period-end-fence",
+        "the full barrier after a grace period",
+        (Rule("synchronize_rcu", Fence, drop, nth=3),),
+    ),
+    OrderingPoint(
+        "grace-period-end-acquire",
+        "the barriers at the end of a grace period, all of them",
+        (Rule("synchronize_rcu", Fence, drop, nth=3), Rule("synchronize_rcu", Await, relax)),
     ),
 )
 """In the order of the algorithm."""
@@ -218,9 +358,9 @@ IPI = "patch-ipi"
 _BY_NAME = {point.name: point for point in POINTS}
 
 
-def names() -> tuple[str, ...]:
-    """Return the ids of all points, in the order of the algorithm."""
-    return tuple(_BY_NAME)
+def names(arch: str | None = None) -> tuple[str, ...]:
+    """Return the ids of all points, or of those that an architecture has, in the order of the algorithm."""
+    return tuple(point.name for point in POINTS if arch is None or point.arch in ("", arch))
 
 
 def get(names: Sequence[str]) -> tuple[OrderingPoint, ...]:
@@ -265,7 +405,8 @@ class _LeaveOut:
         for rule in self._rules.get((frame.gi_code.co_name, type(op)), ()):
             if rule.nth is not None and _nth(frame.gi_code, frame.gi_frame.f_lasti) != rule.nth:
                 continue
-            if rule.inside is None or rule.inside in functions(program):
+            around = functions(program) if rule.inside or rule.outside else ()
+            if (rule.inside is None or rule.inside in around) and rule.outside not in around:
                 self.used.add(rule)
                 return rule.effect(op)
         return op

@@ -9,12 +9,12 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, CatPageTables, SetMemoryRo, SetMemoryRox, Vmap, Vunmap, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
 MAX_CALLS = 64
-MAX_FANOUT = 512
+BYTES_PER_ENTRY = 8
 MAX_BOOT_PAGES = 1 << 14
 """Pages that all calls together may name: a small file must not be able to ask for an endless run."""
 
@@ -23,8 +23,14 @@ MAX_BOOT_PAGES = 1 << 14
 class Scenario:
     """What a run is about. `setup` is called at boot by CPU 0 alone; `cpus` holds each CPU's calls.
 
-    `fanout` is the number of entries of every table, a power of two from 2 to 512; `page_size` as the architecture
-    writes it ("4K"); `levels` counts the levels that are not folded.
+    `fanout` is the number of entries of every table, a power of two from 2 to what a page holds (512 with 4K pages);
+    `page_size` as the architecture writes it ("4K"); `levels` counts the levels that are not folded.
+
+    `cont_ptes` is the number of entries of a contiguous block, a power of two below the fan-out, 1 for a kernel without
+    such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
+    set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
+    side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
+    a walk reads an upper entry as often as the kernel's does, not once.
     """
 
     arch: str
@@ -35,6 +41,10 @@ class Scenario:
     cpus: tuple[tuple[Call, ...], ...]
     name: str = ""
     summary: str = ""
+    cont_ptes: int = 0
+    lazy_mmu: bool = False
+    tlb: bool = False
+    walk_rereads: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -51,30 +61,59 @@ class Scenario:
     def geometry(self) -> Geometry:
         """Return the geometry of its page tables."""
         arch = architectures.get(self.arch)
-        return Geometry.make(arch.page_shifts[self.page_size], self.levels, self.fanout, arch.vmalloc_start)
+        shift = arch.page_shifts[self.page_size]
+        contiguous = (self.cont_ptes, self.cont_ptes) if self.cont_ptes else arch.contiguous_entries(shift, self.fanout)
+        return Geometry.make(shift, self.levels, self.fanout, arch.vmalloc_start_of(self.levels), *contiguous)
 
     def expected(self, mitigation: type[Mitigation]) -> Verdict | None:
         """Return the verdict that a mitigation claims here, or None where it claims nothing.
 
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
-        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each.
+        race, a bug in one is a bug, and it is safe only where the mitigation claims that for each. Of a change of
+        protection beside a collapse no mitigation claims anything.
         """
-        walk = self._cpus_with(lambda call: call.walks)
-        maps = self._cpus_with(lambda call: call.maps)
-        collapse = self._cpus_with(lambda call: call.collapses)
-        claims: list[Verdict | None] = ["safe"]
-        if _race(walk, maps):
-            claims.append(mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers)
-            if any(call.walks_other_mm for calls in self.cpus for call in calls):
-                claims.append(mitigation.other_mm)
-        if _race(walk, collapse):
-            claims.append(mitigation.collapse)
+        claims = [*self._claims(mitigation), *self._further_claims(mitigation)]
         if "bug" in claims:
             return "bug"
         return None if None in claims else "safe"
 
+    def beyond(self, mitigation: type[Mitigation]) -> bool:
+        """Return whether a mitigation fails here for one reason: it is not meant for a kind of race that is here.
+
+        Such as a walk of another mm, where it knows of init_mm's lock alone.
+        """
+        return "bug" in self._further_claims(mitigation) and "bug" not in self._claims(mitigation)
+
+    def _claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
+        """Return what it claims for the race of ptdump with vmap."""
+        walk = self._cpus_with(lambda call: call.walks)
+        if not _race(walk, self._cpus_with(lambda call: call.maps)):
+            return []
+        return [mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers]
+
+    def _further_claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
+        """Return what it claims for the races of other kinds."""
+        claims: list[Verdict | None] = []
+        walk = self._cpus_with(lambda call: call.walks)
+        other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
+        if other_mm and _race(walk, self._cpus_with(lambda call: call.maps)):
+            claims.append(mitigation.other_mm)
+        if architectures.get(self.arch).collapses:
+            collapse = self._cpus_with(lambda call: call.collapses)
+            if _race(walk, collapse):
+                claims.append(mitigation.collapse)
+            if _race(self._cpus_with(lambda call: call.changes_attr), collapse):
+                claims.append(None)
+        return claims
+
     def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
         return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
+
+    @property
+    def other_mms(self) -> tuple[str, ...]:
+        """The mms beside init_mm that its calls walk, in the order of their names."""
+        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     def _check(self) -> None:
         if self.arch not in architectures.names():
@@ -83,13 +122,27 @@ class Scenario:
         if self.page_size not in arch.page_shifts:
             sizes = ", ".join(arch.page_shifts)
             raise ScenarioError(f"page_size must be one of {sizes} on {self.arch}, not {self.page_size!r}", "page_size")
-        if self.levels not in arch.levels:
-            levels = ", ".join(map(str, arch.levels))
-            raise ScenarioError(f"levels must be one of {levels} on {self.arch}, not {self.levels}", "levels")
-        if not 2 <= self.fanout <= MAX_FANOUT or self.fanout & (self.fanout - 1):
-            raise ScenarioError(f"fanout must be a power of two from 2 to {MAX_FANOUT}, not {self.fanout}", "fanout")
+        possible = arch.levels_with(self.page_size)
+        if self.levels not in possible:
+            levels = ", ".join(map(str, possible))
+            where = f"{self.arch} with {self.page_size} pages"
+            raise ScenarioError(f"levels must be one of {levels} on {where}, not {self.levels}", "levels")
+        most = (1 << arch.page_shifts[self.page_size]) // BYTES_PER_ENTRY
+        if not 2 <= self.fanout <= most or self.fanout & (self.fanout - 1):
+            raise ScenarioError(f"fanout must be a power of two from 2 to {most}, not {self.fanout}", "fanout")
+        if self.tlb and arch.tlb is None:
+            raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
+        if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
+            raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
+        # a block of a whole table would be as large as the block of the level above, and max_page_shift could not tell
+        if not 0 <= self.cont_ptes < self.fanout or self.cont_ptes & (self.cont_ptes - 1):
+            message = f"cont_ptes must be a power of two below the fanout, or 0, not {self.cont_ptes}"
+            raise ScenarioError(message, "cont_ptes")
         if not 1 <= len(self.cpus) <= MAX_CPUS:
             raise ScenarioError(f"1 to {MAX_CPUS} CPUs are possible, not {len(self.cpus)}", "cpus")
+        for mm in self.other_mms:
+            if mm not in arch.mms_sharing_kernel_tables:
+                raise ScenarioError(f"{mm} shares no page tables with the kernel on {self.arch}", "cpus")
         geometry = self.geometry()
         pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
@@ -98,7 +151,7 @@ class Scenario:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
                 asked += getattr(call, "nr_pages", 0)
-                if isinstance(call, Vmap | Vunmap) and call.page + call.nr_pages > pages:
+                if isinstance(call, Vmap | Vunmap | SetMemoryRo | SetMemoryRox) and call.page + call.nr_pages > pages:
                     raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
         if asked > MAX_BOOT_PAGES:
             raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
@@ -109,6 +162,15 @@ class Scenario:
         if self.summary:
             data["summary"] = self.summary
         data |= {"arch": self.arch, "page_size": self.page_size, "levels": self.levels, "fanout": self.fanout}
+        # what is as ever has no key, so that a scenario's text, and what it is known by, stay what they were
+        if self.cont_ptes:
+            data["cont_ptes"] = self.cont_ptes
+        if self.lazy_mmu:
+            data["lazy_mmu"] = True
+        if self.tlb:
+            data["tlb"] = True
+        if self.walk_rereads:
+            data["walk_rereads"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -117,7 +179,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        optional = {"name", "summary", "setup"}
+        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool}
+        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from fuzzvm.kernel import arch as architectures
+from fuzzvm.kernel.efi import efi_enter_virtual_mode
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.kernel import boot_kernel
-from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.kernel import Kernel, boot_kernel
+from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine, program_error
 from fuzzvm.machine.ops import Steps
 from fuzzvm.scenario import ordering_points
-from fuzzvm.scenario.calls import Areas, run_calls
+from fuzzvm.scenario.calls import run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -47,35 +50,57 @@ class System:
         self.memory = memory
         self.without = tuple(without)
         self.mitigation = mitigation
-        cpus = len(scenario.cpus)
-        model = memory_models.get(memory)(cpus)
-        model.points_to = table_pointed_to
         points = ordering_points.get(self.without)
         self.rewrite = ordering_points.rewrite(points)
         scheme = ordering_points.strip_hooks(mitigation, points)
-        self._booted = Machine(model, rewrite=self.rewrite)
+        model = memory_models.get(memory)
+        # memory must know how many CPUs there are, and only a kernel that has booted does
+        threads = len(_boot(scenario, scheme, Machine(model(1))).threads)
+        self.cpus = len(scenario.cpus) + threads
+        """CPUs of the machine: those of the scenario, then those of the kernel's own threads."""
+        shared = model(self.cpus)
+        shared.points_to = table_pointed_to
+        self._booted = Machine(shared, rewrite=self.rewrite)
+        kernel = _boot(scenario, scheme, self._booted)
+        oracles = Oracles(self._booted, kernel)
+        self._booted.observer = oracles
+        # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads
+        at_boot = replace(kernel, threads=())
         try:
-            kernel = boot_kernel(self._booted, architectures.get(scenario.arch), scenario.geometry(), scheme())
-        except Exception as error:
-            raise program_error(error) from error
-        self._booted.observer = Oracles(self._booted, kernel)
-        try:
-            self.areas = self._booted.boot(run_calls(kernel, scenario.setup, ()))
+            for mm in kernel.mms[1:]:
+                self._booted.boot(efi_enter_virtual_mode(at_boot, mm))
+            self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()))
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
+        self.remembered = Remembered(tlb=oracles.remembered.tlb)
+        """What the oracles remember when a run begins: of the boot, what TLBs may hold, and nothing else."""
         self.kernel = kernel
-        self.views = [kernel.on(cpu) for cpu in range(cpus)]
+        self.views = [kernel.on(cpu) for cpu in range(len(scenario.cpus))]
 
     def booted(self, *, tracing: bool = False) -> Machine:
         """Return a machine that has booted and runs nothing yet, watched by its oracles."""
         machine = self._booted.copy(tracing=tracing)
-        machine.observer = Oracles(machine, self.kernel)
+        oracles = Oracles(machine, self.kernel)
+        oracles.remembered = self.remembered
+        machine.observer = oracles
         return machine
 
-    def programs(self) -> list[Callable[[], Steps[Areas]]]:
+    def programs(self) -> list[Callable[[], Steps[Any]]]:
         """Return for each CPU a function that returns its program anew, at its beginning."""
         return [
-            partial(run_calls, k, calls, self.areas) for k, calls in zip(self.views, self.scenario.cpus, strict=True)
+            *[
+                partial(run_calls, k, calls, self.areas)
+                for k, calls in zip(self.views, self.scenario.cpus, strict=True)
+            ],
+            *self.threads(),
+        ]
+
+    def threads(self) -> list[Callable[[], Steps[None]]]:
+        """Return for each thread of the kernel's own a function that returns its program anew, at its beginning."""
+        first = len(self.scenario.cpus)
+        return [
+            partial(thread.function, self.kernel.on(cpu), thread.queue)
+            for cpu, thread in enumerate(self.kernel.threads, first)
         ]
 
     def machine(self, *, tracing: bool = False) -> Machine:
@@ -83,3 +108,20 @@ class System:
         machine = self.booted(tracing=tracing)
         machine.start([program() for program in self.programs()])
         return machine
+
+
+def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Kernel:
+    try:
+        return boot_kernel(
+            machine,
+            architectures.get(scenario.arch),
+            scenario.geometry(),
+            scheme(),
+            nr_cpus=len(scenario.cpus),
+            other_mms=scenario.other_mms,
+            lazy_mmu=scenario.lazy_mmu,
+            tlb=scenario.tlb,
+            walk_rereads=scenario.walk_rereads,
+        )
+    except Exception as error:
+        raise program_error(error) from error

@@ -53,7 +53,9 @@ def test_missing_peers_are_named(tmp_path: Path) -> None:
     assert "not measured: herd7: not on PATH" in shown.stdout
 
 
-@pytest.mark.parametrize("arguments", [("--only", "nix"), ("--seeds", "0"), ("extra",), ("--out", "/dev/null/x")])
+@pytest.mark.parametrize(
+    "arguments", [("--only", "nix"), ("--seeds", "0"), ("--bug", "nix"), ("extra",), ("--out", "/dev/null/x")]
+)
 def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
     done = bench(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from fuzzvm.bench import planted
-from fuzzvm.bench.planted import MITIGATIONS, PLANTED, PLANTED_ERROR, SCENARIO, Planted
+from fuzzvm.bench.depth import depth_bounds, walk_chance
+from fuzzvm.bench.planted import (
+    DEEP,
+    DRAWN,
+    MITIGATIONS,
+    PLANTED,
+    PLANTED_ERROR,
+    SCENARIO,
+    SELDOM,
+    Planted,
+    draw,
+    mitigation_of,
+)
 from fuzzvm.explore.exhaustive import Limits, verify
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
-from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
 
@@ -23,13 +35,32 @@ def test_at_least_ten_of_depths_two_to_five() -> None:
 
 
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name)
-def test_the_shortest_schedule_switches_once_a_constraint(bug: Planted) -> None:
-    found = verify(System(SCENARIO, MITIGATIONS[bug.name], "sc"))
-    assert found.complete
-    assert found.failure is not None
-    assert found.failure.error == PLANTED_ERROR
-    assert found.schedule is not None
-    assert context_switches(found.schedule) == bug.depth
+def test_as_deep_as_it_says(bug: Planted) -> None:
+    system = System(SCENARIO, MITIGATIONS[bug.name], "sc")
+    assert depth_bounds(system) == (bug.depth, bug.depth)
+    failure = verify(system).failure
+    assert failure is not None
+    assert failure.error == PLANTED_ERROR
+
+
+def test_drawn_bugs_are_what_was_drawn() -> None:
+    random = Random(2018)
+    for bug in DRAWN:
+        assert draw(random, 20, bug.depth, walker_first=bug.walker_first) == (bug.promoter, bug.walker)
+
+
+def test_deep_bugs_are_the_drawn_ones_that_the_random_walk_seldom_hits() -> None:
+    random = Random(2010)
+    drawn = 0
+    for bug in DEEP:
+        while True:
+            drawn += 1
+            promoter, walker = draw(random, 40, bug.depth, walker_first=bug.walker_first)
+            one = mitigation_of(Planted(bug.name, promoter, walker, bug.walker_first))
+            if walk_chance(System(SCENARIO, one, "sc")) < SELDOM:
+                break
+        assert (promoter, walker) == (bug.promoter, bug.walker)
+    assert drawn == 39
 
 
 @pytest.mark.parametrize("name", ["Drawn3A", "Window4B"])

@@ -50,7 +50,7 @@ def test_fuzz_saves_what_replay_reproduces(tmp_path: Path) -> None:
 
 
 def test_json_is_all_there_is_on_stdout(tmp_path: Path) -> None:
-    done = fuzzvm("fuzz", "-m", "none", "-m", "static-key", "--runs", "600", "--corpus", str(tmp_path), "--json")
+    done = fuzzvm("fuzz", "-m", "none", "-m", "mmap-lock-always", "--runs", "600", "--corpus", str(tmp_path), "--json")
     data = json.loads(done.stdout)
     assert done.stderr == ""
     assert {"verdict", "bug", "runs", "steps", "seconds", "runs_to_first_bug", "saved"} <= set(data)
@@ -62,7 +62,7 @@ def test_json_is_all_there_is_on_stdout(tmp_path: Path) -> None:
 
 def test_safe_is_status_0_and_claims_can_be_what_counts(tmp_path: Path) -> None:
     corpus = ("--corpus", str(tmp_path))
-    assert fuzzvm("fuzz", "-m", "static-key", "--runs", "300", *corpus).returncode == 0
+    assert fuzzvm("fuzz", "-m", "mmap-lock-always", "--runs", "300", *corpus).returncode == 0
     assert fuzzvm("fuzz", "-m", "none", "--runs", "5000", "--expect-claims", *corpus).returncode == 0
     # 1 run cannot be enough to find the bug that is claimed
     assert fuzzvm("fuzz", "-m", "static-key-enable", "--runs", "1", "--expect-claims", *corpus).returncode == 1
@@ -123,7 +123,7 @@ def test_a_broken_mitigation_is_one_line_with_its_place(tmp_path: Path, content:
     ("arguments", "message"),
     [
         (("fuzz", "-m", "nope"), "no mitigation 'nope'; there are config-off"),
-        (("fuzz", "-s", "nope"), "no scenario 'nope'; there are check-wx"),
+        (("fuzz", "-s", "nope"), "no scenario 'nope'; there are 16k-promotion"),
         (("fuzz", "-e", "nope"), "'nope' is not one of"),
         (("fuzz", "-m", "missing.py:X"), "missing.py: no such file"),
         (("fuzz", "--seconds", "0"), "--seconds"),
@@ -142,7 +142,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: tuple[str
 def test_a_corpus_that_cannot_be_written_is_said_before_the_search(tmp_path: Path) -> None:
     (tmp_path / "corpus").write_text("a file")
     started = time.monotonic()
-    one_line_error(fuzzvm("fuzz", "-m", "static-key", "--seconds", "60", "--corpus", str(tmp_path / "corpus")))
+    one_line_error(fuzzvm("fuzz", "-m", "mmap-lock-always", "--seconds", "60", "--corpus", str(tmp_path / "corpus")))
     assert time.monotonic() - started < 30
     if os.geteuid() != 0:
         read_only = tmp_path / "read-only"
@@ -156,7 +156,7 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, engine: str, number: signal.Signals
     if engine == "atheris":
         pytest.importorskip("atheris")
     with subprocess.Popen(
-        [sys.executable, "-m", "fuzzvm", "fuzz", "-m", "static-key", "-e", engine, "--corpus", str(tmp_path)],
+        [sys.executable, "-m", "fuzzvm", "fuzz", "-m", "mmap-lock-always", "-e", engine, "--corpus", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -166,7 +166,7 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, engine: str, number: signal.Signals
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "static-key" in out
+    assert "mmap-lock-always" in out
 
 
 ENDLESS = """

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+
+from fuzzvm.cli.necessity import _scenarios
 
 
 def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +40,33 @@ def test_json_and_saved_schedules(tmp_path: Path) -> None:
     again = fuzzvm("replay", *saved)
     assert again.returncode == 0, again.stdout
     assert "left out: free-lock, patch-ipi" in fuzzvm("explain", answers[3]["saved"]).stdout
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ctrl_c_keeps_the_answers_that_are_there(tmp_path: Path, jobs: str, as_json: bool) -> None:
+    """Points that are needed are answered in a second; the others have a minute each, and get no answer."""
+    points = ("-p", "free-lock", "-p", "walk-key", "-p", "patch-isb", "-s", "pmd-promotion", "--memory", "sc")
+    command = [sys.executable, "-m", "fuzzvm", "necessity", *points, "--ipi", "--corpus", str(tmp_path), "-j", jobs]
+    command += ["--json"] if as_json else []
+    # all in place comes first and takes its whole share: 2.5 seconds of 4 questions by 2 processes
+    command += ["--seconds", "10" if jobs == "1" else "5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*.toml"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)
+        out, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    if as_json:
+        data = json.loads(out)
+        assert data["interrupted"]
+        assert {"free-lock", "walk-key"} <= {answer["point"] for answer in data["points"]}
+        assert "patch-isb" not in {answer["point"] for answer in data["points"]}
+    else:
+        assert "free-lock" in out
+        assert "ended by Ctrl-C: 1 of 4 questions have no answer" in errors
 
 
 def test_a_point_that_a_scheme_lacks() -> None:
@@ -72,3 +105,9 @@ def test_fuzz_without_a_point(tmp_path: Path) -> None:
     assert search["expected"] is None
     assert search["findings"][0]["bug"] == "use-after-free-read"
     assert fuzzvm("replay", str(tmp_path)).returncode == 0
+
+
+def test_tlbs_are_asked_about_apart() -> None:
+    assert not any(scenario.tlb for scenario in _scenarios((), tlb=False))
+    assert all(scenario.tlb for scenario in _scenarios((), tlb=True))
+    assert [scenario.tlb for scenario in _scenarios(("tlb-promotion", "pmd-promotion"), tlb=False)] == [True, False]

@@ -35,11 +35,58 @@ def test_a_bound_is_in_the_verdict() -> None:
     assert done.returncode == 0
 
 
+def test_without_an_ordering_point_nothing_is_claimed(tmp_path: Path) -> None:
+    arguments = ("-m", "static-key", "-s", "pmd-promotion", "--memory", "sc", "--without", "walk-key")
+    done = fuzzvm("verify", *arguments, "--json", "--save", str(tmp_path))
+    assert done.returncode == 1
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["verdict"], run["expected"], run["without"]) == ("bug", None, ["walk-key"])
+    assert fuzzvm("replay", run["saved"]).returncode == 0
+    assert "left out: walk-key" in fuzzvm("explain", run["saved"]).stdout
+    still_safe = fuzzvm("verify", *arguments[:-1], "flush-isb", "--json")
+    assert still_safe.returncode == 0
+    (run,) = json.loads(still_safe.stdout)["runs"]
+    assert (run["verdict"], run["complete"]) == ("safe", True)
+
+
+def test_several_mitigations_and_scenarios_end_in_a_matrix() -> None:
+    schemes = ("-m", "none", "-m", "static-key")
+    done = fuzzvm("verify", *schemes, "-s", "pmd-promotion", "-s", "x86-pmd-promotion")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    sc, tso = lines.index("memory sc"), lines.index("memory tso")
+    assert [line.split()[:2] for line in lines[sc + 1 : sc + 4]] == [
+        ["scenario", "none"],
+        ["pmd-promotion", "bug"],
+        ["x86-pmd-promotion", "bug"],
+    ]
+    assert lines[tso + 2].split()[0] == "x86-pmd-promotion"
+    assert lines[-1].startswith("6 runs: 3 safe, 3 bug, 0 cut; all as expected; ")
+    assert "memory sc" not in fuzzvm("verify", *schemes, "-s", "pmd-promotion", "--memory", "sc").stdout.splitlines()
+
+
 def test_saved_schedules_replay(tmp_path: Path) -> None:
     arguments = ("-m", "none", "-s", "pmd-promotion", "-s", "two-walkers", "--memory", "sc")
     assert fuzzvm("verify", *arguments, "--save", str(tmp_path)).returncode == 0
     assert len(list(tmp_path.glob("*.toml"))) == 2
     assert fuzzvm("replay", str(tmp_path)).returncode == 0
+
+
+def test_tlbs_are_watched_where_asked_for(tmp_path: Path) -> None:
+    arguments = ("-m", "static-key", "-s", "pmd-promotion", "-s", "tlb-promotion", "--memory", "sc", "--json")
+    whole = fuzzvm("verify", *arguments, "--tlb")
+    assert whole.returncode == 0
+    assert [(run["verdict"], run["tlb"]) for run in json.loads(whole.stdout)["runs"]] == [("safe", True)] * 2
+    left_out = ("--without", "flush-tlbi", "--save", str(tmp_path))
+    without = fuzzvm("verify", *arguments, *left_out)
+    assert without.returncode == 1
+    runs = json.loads(without.stdout)["runs"]
+    assert [(run["tlb"], run["bug"]) for run in runs] == [(False, None), (True, "hardware-walk-of-freed-table")]
+    assert [(run["expected"], run["without"]) for run in runs] == [(None, ["flush-tlbi"])] * 2
+    assert fuzzvm("replay", str(tmp_path)).returncode == 0
+    told = fuzzvm("explain", runs[1]["saved"]).stdout
+    assert "BUG: hardware-walk-of-freed-table in free_table" in told
+    assert "Not flushed since" in told.splitlines()
 
 
 MITIGATION = """
@@ -72,7 +119,16 @@ def test_a_mitigation_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-m", "nix"), ("-s", "nix"), ("--memory", "nix"), ("--max-states", "0"), ("--jobs", "x"), ("extra",)]
+    "arguments",
+    [
+        ("-m", "nix"),
+        ("-s", "nix"),
+        ("--memory", "nix"),
+        ("--max-states", "0"),
+        ("--jobs", "x"),
+        ("--without", "x"),
+        ("extra",),
+    ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
     done = fuzzvm("verify", *arguments)

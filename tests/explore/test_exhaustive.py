@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, shortest_failure, verify
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.shortest import shortest_run
+from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.scale import scale_cells
 from fuzzvm.kernel.hooks import Mitigation
@@ -110,6 +113,35 @@ def test_preemptions_bound_forced_switches_are_free() -> None:
     assert (everything.verdict, everything.complete) == ("safe", True)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_a_schedule_is_not_looked_for_past_the_time(seconds: float) -> None:
+    """`two-promoters` under arm64 has no end of states; the bug in it is seen long before its shortest schedule."""
+    system = System(shipped.get("two-promoters"), registry.get("none"), "arm64")
+    began = time.monotonic()
+    verdict = verify(system, Limits(max_seconds=seconds))
+    assert time.monotonic() - began < seconds + 1.5
+    assert (verdict.complete, "--max-seconds" in verdict.stopped) == (False, True)
+
+
+def test_some_run_stops_at_its_limits() -> None:
+    space = Space(system_of("static-key", "two-walkers"))
+    assert some_run(space, Limits()) is None
+    failing = Space(system_of("static-key-enable", "two-walkers"))
+    schedule = some_run(failing, Limits(max_states=1))
+    assert schedule is not None
+    assert execute(system_of("static-key-enable", "two-walkers").machine(), Replay(schedule)).failure is not None
+    assert some_run(failing, Limits(max_seconds=0.0)) is None
+    assert some_run(failing, Limits(max_memory=1)) is None
+
+
+def test_a_bug_without_a_schedule_is_no_safe_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.verdict.some_run", lambda space, limits: None)
+    verdict = verify(system_of("static-key-enable", "two-walkers"), Limits(max_states=1000))
+    assert (verdict.verdict, verdict.complete, verdict.schedule) == ("bug", False, None)
+    assert verdict.failure is not None
+    assert (verdict.failure.error, verdict.failure.function) == ("use-after-free-read", "ptdump_pte_entry")
+
+
 class NestedLock(Mitigation):
     """Takes the read lock twice, which deadlocks behind a waiting writer."""
 
@@ -210,7 +242,7 @@ def test_one_cpu_and_no_race() -> None:
     assert (verdict.verdict, verdict.complete) == ("safe", True)
 
 
-@pytest.mark.parametrize("kind", ["pages", "cpus", "calls"])
+@pytest.mark.parametrize("kind", ["pages", "cpus", "walkers", "calls"])
 def test_scale_scenarios_grow_by_one_number(kind: str) -> None:
     counts = [search(Space(system_of("static-key", scenario)), Limits()).states for scenario in scale_cells(kind, 3)]
     assert counts == sorted(set(counts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,6 +51,34 @@ def both(system: System) -> None:
 @pytest.mark.parametrize(("mitigation", "scenario"), CELLS)
 def test_partial_order_reduction_keeps_verdicts_and_ends(mitigation: str, scenario: str) -> None:
     both(System(shipped.get(scenario), registry.get(mitigation), "sc"))
+
+
+TLB_CELLS = [(scenario, point) for scenario in ("two-walkers", "vmalloc-cycle", "x86-pud-promotion", "tlb-promotion")
+             for point in ("flush-tlbi", "flush-dsb-ish", "flush-isb", "flush-ipi", "purge-flush-tlbi")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scenario", "point"), TLB_CELLS)
+def test_partial_order_reduction_knows_what_tlbs_depend_on(scenario: str, point: str) -> None:
+    watched = replace(shipped.get(scenario), tlb=True)
+    both(System(watched, registry.get("static-key"), "sc"))
+    both(System(watched, registry.get("static-key"), "sc", without=(point,)))
+
+
+@pytest.mark.parametrize("without", [(), ("flush-dsb-ish",)])
+def test_symmetry_where_tlbs_are_watched(without: tuple[str, ...]) -> None:
+    # two CPUs that make the same calls, each of which flushes
+    calls = (Vmap(0, 2, "pmd"), Vunmap(0, 2))
+    setup = (Vmap(0, 2, "pte"), Vunmap(0, 2))
+    scenario = Scenario("arm64", "4K", 3, 2, setup, (calls, calls), tlb=True)
+    system = System(scenario, registry.get("static-key"), "sc", without=without)
+    space = Space(system)
+    symmetry = Symmetry(space)
+    assert symmetry.images
+    full = search(space, Limits(), first_only=False)
+    alike = search(space, Limits(), first_only=False, symmetry=symmetry)
+    assert set(alike.findings) == set(full.findings)
+    assert alike.ends == frozenset(map(symmetry.canonical, full.ends))
+    assert alike.states < full.states
 
 
 @pytest.mark.parametrize("mitigation", [name for name in registry.shipped() if name != "config-off"])
@@ -139,11 +169,14 @@ def calls() -> st.SearchStrategy[tuple[object, ...]]:
     st.sampled_from(sorted(registry.shipped())),
     st.sampled_from(["arm64", "x86_64"]),
     st.lists(calls(), min_size=2, max_size=3),
+    st.booleans(),
 )
-def test_partial_order_reduction_on_any_scenario(mitigation: str, arch: str, cpus: list[tuple[object, ...]]) -> None:
+def test_partial_order_reduction_on_any_scenario(
+    mitigation: str, arch: str, cpus: list[tuple[object, ...]], tlb: bool
+) -> None:
     # whoever maps what is mapped already fails: errors of every kind are wanted here
     setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 1, "pte"))
-    scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus))  # type: ignore[arg-type]
+    scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus), tlb=tlb)  # type: ignore[arg-type]
     system = System(scenario, registry.get(mitigation), "sc")
     if search(Space(system), Limits(max_states=20_000), first_only=False).complete:
         both(system)

@@ -11,6 +11,7 @@ from fuzzvm.explore.strategies import Strategy
 from fuzzvm.explore.strategies.pct import Pct
 from fuzzvm.explore.strategies.pos import Pos
 from fuzzvm.explore.strategies.random_walk import RandomWalk
+from fuzzvm.explore.strategies.surw import Surw
 from fuzzvm.explore.strategies.urw import Urw
 from fuzzvm.machine.execution import Execution, execute
 from fuzzvm.machine.machine import Machine
@@ -55,7 +56,7 @@ def test_pct_switches_rarely() -> None:
         assert context_switches(run(strategy, (20, 20, 20)).schedule) <= 2 + 4
 
 
-@pytest.mark.parametrize("strategy", [RandomWalk, Pct, Pos, Urw])
+@pytest.mark.parametrize("strategy", [RandomWalk, Pct, Pos, Surw, Urw])
 def test_the_same_random_numbers_make_the_same_runs(strategy: type[Strategy]) -> None:
     first, second = strategy(Random(5)), strategy(Random(5))
     assert [run(first, (5, 5)).schedule for _ in range(20)] == [run(second, (5, 5)).schedule for _ in range(20)]
@@ -91,3 +92,55 @@ def test_pos_draws_no_lots_over_places_that_nobody_races_for() -> None:
             # does CPU 1 reach the shared word before CPU 0 writes it? for the random walk, once in 2 ** 11 runs
             first[execution.schedule.index((0,)) == 11] += 1
     assert min(first[True], first[False]) > 150
+
+
+def work_then_write(private: int, events: int, work: int) -> Steps[None]:
+    """Update a word of its own for long, then the one that both write; and again."""
+    done = 0
+    while done < events:
+        yield from writes(private, work)
+        yield from writes(0, 1)
+        done += 1
+
+
+def orders(strategy: Strategy, work: tuple[int, int], runs: int) -> list[tuple[int, ...]]:
+    """Return for each run in which order two CPUs wrote the word that both write, twice each."""
+    seen = []
+    for _ in range(runs):
+        machine = Machine(SequentialConsistency(2))
+        for name in ("shared", "own of 0", "own of 1"):
+            machine.allocate(1, name)
+        machine.start([work_then_write(1, 2, work[0]), work_then_write(2, 2, work[1])])
+        strategy.begin(0, 2)
+        schedule = execute(machine, strategy).schedule
+        strategy.end(Execution(schedule, None))
+        done = [0, 0]
+        order = []
+        for (cpu,) in schedule:
+            done[cpu] += 1
+            if done[cpu] % (work[cpu] + 1) == 0:
+                order.append(cpu)
+        seen.append(tuple(order))
+    return seen
+
+
+@pytest.mark.parametrize("work", [(1, 1), (0, 30), (12, 3)])
+def test_surw_takes_every_order_of_the_events_alike_however_far_apart(work: tuple[int, int]) -> None:
+    # the random walk takes two of the six orders once in 2 ** 30 runs where one CPU works for 30 steps
+    seen = orders(Surw(Random(1)), work, 604)[4:]
+    counts = Counter(seen)
+    assert len(counts) == 6
+    assert max(counts.values()) - min(counts.values()) <= 6
+
+
+def test_surw_repeats_no_order_before_all_have_come_up() -> None:
+    for seed in range(20):
+        assert len(set(orders(Surw(Random(seed)), (5, 2), 14)[4:])) == 6
+
+
+def test_pos_is_as_likely_to_hand_over_to_a_cpu_that_is_still_at_work() -> None:
+    """A CPU that stands far from its event has no worse chances there than one that stands before it."""
+    counts = Counter(orders(Pos(Random(1)), (4, 9), 1100)[100:])
+    # as many coins as events until one CPU is done: 1/8 for the rarest, 1/4 for the others
+    assert min(counts[order] for order in counts) > 80
+    assert len(counts) == 6

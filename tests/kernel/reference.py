@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.pgtable import (
+    PTE_CONT,
     Geometry,
     Level,
     TableLabel,
@@ -40,12 +41,22 @@ class AlreadyMappedError(Exception):
     """A range was mapped over a mapping."""
 
 
+class UnseenError(Exception):
+    """A range was mapped over a mapping, and vmap_pte_range() does not see it: it looks at the first PTE of a block."""
+
+
+class CutError(Exception):
+    """Part of a contiguous block was unmapped."""
+
+
 @dataclass
 class Reference:
     """vmap_range and vunmap_range on pages numbered from the beginning of the vmalloc area."""
 
     geometry: Geometry
     huge: bool = True
+    blocks: tuple[Level, ...] = (Level.PUD, Level.PMD)
+    """Levels that may map a block, where they are."""
     pages: dict[int, Page] = field(default_factory=dict)
     tables: set[tuple[Level, int]] = field(default_factory=set)
     """Level and first page of every table but the root."""
@@ -61,8 +72,10 @@ class Reference:
 
     def level_of(self, page: int, start: int, end: int, pfn: int, max_level: Level) -> Level:
         """Return the level of the largest entry that may map a page: shift, size and both alignments."""
-        for level in (Level.PUD, Level.PMD):
-            if not self.huge or level < max_level or self.geometry.folded(level):
+        for level in self.blocks:
+            # where PMD is folded, a PMD block is an entry of the root
+            as_asked_for = Level.PMD if level is Level.PGD else level
+            if not self.huge or as_asked_for < max_level or self.geometry.folded(level):
                 continue
             span = self.span(level)
             first = page - page % span
@@ -70,13 +83,33 @@ class Reference:
                 return level
         return Level.PTE
 
-    def vmap(self, start: int, nr_pages: int, pfn: int, prot: int, max_level: Level) -> None:
+    def in_contiguous_block(self, page: int, start: int, end: int, pfn: int) -> bool:
+        """Return whether a page that a PTE maps is in a block of them: the block in the range, both alignments."""
+        block = self.geometry.cont_ptes
+        first = page - page % block
+        return block > 1 and start <= first and first + block <= end and (pfn + first - start) % block == 0
+
+    def vmap(
+        self, start: int, nr_pages: int, pfn: int, prot: int, max_level: Level, *, contiguous: bool = True
+    ) -> None:
         end = start + nr_pages
-        if any(page in self.pages for page in range(start, end)):
+        mapped = {page for page in range(start, end) if page in self.pages}
+        if mapped:
+            block = self.geometry.cont_ptes
+            runs = {
+                page
+                for page in mapped
+                if self.level_of(page, start, end, pfn, max_level) is Level.PTE
+                and contiguous
+                and self.in_contiguous_block(page, start, end, pfn)
+            }
+            if mapped == runs and not any(page % block == 0 for page in mapped):
+                raise UnseenError
             raise AlreadyMappedError
         for page in range(start, end):
             level = self.level_of(page, start, end, pfn, max_level)
-            self.pages[page] = Page(pfn + page - start, prot, level)
+            run = level is Level.PTE and contiguous and self.in_contiguous_block(page, start, end, pfn)
+            self.pages[page] = Page(pfn + page - start, prot | PTE_CONT if run else prot, level)
             first = page - page % self.span(level)
             replaced = {
                 table for table in self.tables if table[0] > level and first <= table[1] < first + self.span(level)
@@ -90,7 +123,11 @@ class Reference:
             }
 
     def vunmap(self, start: int, nr_pages: int) -> None:
-        """Unmap pages, and of a block that is touched all of it; the tables stay."""
+        """Unmap pages, and of a block that is touched all of it; the tables stay. Raises CutError."""
+        for page in (start - 1, start + nr_pages - 1):
+            inside = (page + 1) % self.geometry.cont_ptes and page in self.pages and page + 1 in self.pages
+            if inside and self.pages[page].prot & self.pages[page + 1].prot & PTE_CONT:
+                raise CutError
         for page in range(start, start + nr_pages):
             if page in self.pages:
                 span = self.span(self.pages[page].level)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.kernel.errors import UNBALANCED_STATIC_KEY
+from fuzzvm.kernel.arch.x86_64.alternative import JMP8, Poke
+from fuzzvm.kernel.errors import BROKEN_INSTRUCTION, UNBALANCED_STATIC_KEY
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import (
     BRANCH,
@@ -75,7 +76,9 @@ def key_calls(machine: Machine, k: Kernel, key: StaticKey, calls: Sequence[str])
         yield from CALLS[calls[index]](k, key)
         users += {"inc": 1, "dec": -1}.get(calls[index], 0)
         if users:
-            assert text(machine, key) == {BRANCH}, "inc returned, and a site is not patched"
+            assert text(machine, key) == {JMP8 if k.arch.name == "x86_64" else BRANCH}, (
+                "inc returned, and a site is not patched"
+            )
         index += 1
 
 
@@ -267,11 +270,83 @@ def test_patching_on_arm64_is_the_documented_sequence() -> None:
     assert sites == [address for _, address in key.sites for _ in range(2)]
 
 
-def test_patching_on_x86_64() -> None:
+def test_patching_on_x86_64_is_a_batch_with_three_ipis() -> None:
+    """text_poke_bp_batch(): breakpoints, second bytes, first bytes, of all sites each, and an IPI after each."""
     machine, kernel, key = boot_with_key("x86_64", cpus=1, tracing=True)
     run(machine, static_branch_inc(kernel, key))
-    stores = [("store", BRANCH)] * len(FUNCTIONS)
-    assert kinds(operations(machine)) == ["Load", "Rmw", "Rmw", *stores, "ipi", ("store", 1), "Rmw"]
+    breakpoints = ["Load", ("store", 0x00CC), "isb"] * len(FUNCTIONS)
+    seconds = [("store", 0x01CC), "isb"] * len(FUNCTIONS)
+    firsts = [("store", 0x01EB), "isb"] * len(FUNCTIONS)
+    batch = ["Rmw", *breakpoints, "ipi", *seconds, "ipi", *firsts, "ipi", "Rmw"]
+    assert kinds(operations(machine)) == ["Load", "Rmw", "Rmw", *batch, ("store", 1), "Rmw"]
+
+
+def test_ipis_of_a_patch_do_not_grow_with_its_sites() -> None:
+    """HAVE_JUMP_LABEL_BATCH: on and off again are two batches, of three IPIs each."""
+    machine, kernel, key = boot_with_key("x86_64", cpus=1, tracing=True)
+
+    def on_and_off(k: Kernel) -> Steps[None]:
+        yield from static_branch_inc(k, key)
+        yield from static_branch_dec(k, key)
+
+    run(machine, on_and_off(kernel))
+    assert [type(op) for op in operations(machine)].count(InterruptAll) == 6
+
+
+def test_a_breakpoint_is_the_new_instruction() -> None:
+    """From the first step of a patch on, whoever hits the breakpoint goes on as if all of it were done."""
+    seen = []
+    for steps in range(40):
+        machine, kernel, key = boot_with_key("x86_64", cpus=2, tracing=True)
+        taken: list[bool] = []
+        machine.start([static_branch_inc(kernel.on(0), key), reads(kernel.on(1), key, taken)])
+        for agent in [0] * steps + [1] * 9 + [0] * 40:
+            if agent in machine.enabled():
+                machine.step(agent, lambda ways: 0)
+        fetched = next(step.response for step in machine.trace or () if isinstance(step.op, Fetch))
+        assert machine.done
+        assert taken == [fetched != NOP]
+        if fetched not in seen:
+            seen.append(fetched)
+    assert seen == [NOP, 0x00CC, 0x01CC, 0x01EB]
+
+
+def reads(k: Kernel, key: StaticKey, taken: list[bool]) -> Steps[None]:
+    branch = yield from static_branch_unlikely(k, key, FUNCTIONS[0])
+    taken.append(branch)
+
+
+@pytest.mark.parametrize("garbage", [0x0100, 0x00EB, 0x02EB])
+def test_half_an_instruction(garbage: int) -> None:
+    machine, kernel, key = boot_with_key("x86_64", cpus=1)
+    machine.boot(iter_store(key.site(FUNCTIONS[0]), garbage))
+    failure = run(machine, static_branch_unlikely(kernel, key, FUNCTIONS[0]))
+    assert failure is not None
+    assert failure.error == BROKEN_INSTRUCTION
+
+
+def iter_store(address: int, value: int) -> Steps[None]:
+    yield Store(address, value)
+
+
+def test_an_instruction_that_arm64_never_leaves() -> None:
+    machine, kernel, key = boot_with_key("arm64", cpus=1)
+    machine.boot(iter_store(key.site(FUNCTIONS[0]), 2))
+    failure = run(machine, static_branch_unlikely(kernel, key, FUNCTIONS[0]))
+    assert failure is not None
+    assert failure.error == BROKEN_INSTRUCTION
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_a_breakpoint_of_nobody(patched: bool) -> None:
+    """The kernel dies of a breakpoint where nothing is patched, and of one that is not the patch's own."""
+    machine, kernel, key = boot_with_key("x86_64", cpus=1)
+    machine.boot(iter_store(kernel.arch_data.bp_desc, Poke(1, (key.site(FUNCTIONS[1]),), JMP8, int(patched))))
+    machine.boot(iter_store(key.site(FUNCTIONS[0]), 0xCC))
+    failure = run(machine, static_branch_unlikely(kernel, key, FUNCTIONS[0]))
+    assert failure is not None
+    assert failure.error == BROKEN_INSTRUCTION
+    assert ("at a site that is not being patched" if patched else "nothing is being patched") in failure.message
 
 
 @pytest.mark.parametrize("on", [False, True])

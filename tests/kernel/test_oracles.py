@@ -12,23 +12,30 @@ from typing import Any
 import pytest
 
 from fuzzvm.kernel.errors import (
+    BAD_TABLE_POINTER,
+    BROKEN_INSTRUCTION,
     DESCRIPTIONS,
     FREE_OF_LINKED_TABLE,
+    HARDWARE_WALK_OF_FREED_TABLE,
     INVENTED_MAPPING,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
     MAP_OVER_MAPPING,
+    PARTIAL_UNMAP,
+    STALE_TRANSLATION,
+    TLB_CONFLICT,
     UNBALANCED_STATIC_KEY,
     UNLOCK_WITHOUT_LOCK,
     WALK_WITHOUT_LOCK,
     WX_MISSED,
 )
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.jump_label import StaticKey, static_branch_dec, static_branch_inc
+from fuzzvm.kernel.jump_label import NOP, StaticKey, static_branch_dec, static_branch_inc, static_branch_unlikely
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
+from fuzzvm.kernel.pagewalk_rereads import read_pmd
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, Level, TableLabel, mk_leaf, mk_table, pxd_pgtable
 from fuzzvm.kernel.ptdump import ptdump_check_wx
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
@@ -45,7 +52,7 @@ from fuzzvm.machine.errors import (
 )
 from fuzzvm.machine.ops import Address, Alloc, Free, Load, Rmw, Steps, Store
 from fuzzvm.mitigations.none import NoMitigation
-from tests.support import boot, run
+from tests.support import boot, geometry_of, run
 
 Program = Callable[[Kernel], Steps[Any]]
 PAGE = 4096
@@ -68,6 +75,7 @@ class Case:
     setup: Program | None = None
     mitigation: type[Mitigation] = NoMitigation
     right_mitigation: type[Mitigation] = NoMitigation
+    cont_ptes: int = 1
 
 
 def sequence(*steps: Program) -> Program:
@@ -184,6 +192,38 @@ class Key(NoMitigation):
 
     def attach(self, boot: Boot) -> None:
         self.key = boot.static_key("key", ("site",))
+
+
+def put_block_over_table(pfn: int, prot: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        pgd = yield Load(k.init_mm.pgd)
+        pmd = yield Load(pxd_pgtable(pgd))
+        yield Store(pxd_pgtable(pgd), mk_leaf(pfn, prot))
+        yield Free(pxd_pgtable(pmd))
+
+    return program
+
+
+def reads_pmd(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    yield from read_pmd(k, pxd_pgtable(pgd), page(k, 0), page(k, 1), ())
+
+
+def unlink(k: Kernel) -> Steps[None]:
+    pgd = yield Load(k.init_mm.pgd)
+    pmd = yield Load(pxd_pgtable(pgd))
+    yield Store(pxd_pgtable(pgd), 0)
+    yield Store(pxd_pgtable(pgd), pmd)
+
+
+def patched_with(instruction: int) -> Program:
+    def program(k: Kernel) -> Steps[None]:
+        (key,) = k.static_keys
+        function, site = key.sites[0]
+        yield Store(site, instruction)
+        yield from static_branch_unlikely(k, key, function)
+
+    return program
 
 
 def inc(k: Kernel) -> Steps[None]:
@@ -395,6 +435,40 @@ CASES = [
     ),
     Case(
         MAP_OVER_MAPPING,
+        "a block in the place of pages that are protected otherwise",
+        [put_block_over_table(0, PAGE_KERNEL_EXEC)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
+    ),
+    Case(
+        MAP_OVER_MAPPING,
+        "a block in the place of pages of other memory",
+        [put_block_over_table(2, PAGE_KERNEL)],
+        [put_block_over_table(0, PAGE_KERNEL)],
+        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        setup=map_pages(0, 2),
+    ),
+    Case(
+        BAD_TABLE_POINTER,
+        "an entry cleared between two reads of it",
+        [reads_pmd, unlink],
+        [reads_pmd, unlink],
+        "the entry of 0xffff800000000000 is none by now and is read through",
+        agents=[0, 0, 0, 0, 1, 1, 1, 0],
+        setup=map_pages(0, 1),
+    ),
+    Case(
+        BROKEN_INSTRUCTION,
+        "an instruction that patching never leaves",
+        [patched_with(0xCC)],
+        [patched_with(NOP)],
+        "has fetched 0xcc",
+        mitigation=Key,
+        right_mitigation=Key,
+    ),
+    Case(
+        MAP_OVER_MAPPING,
         "a page in a block",
         [map_pages(1, 1)],
         [sequence(unmap_pages(0, 2), map_pages(1, 1))],
@@ -416,13 +490,30 @@ CASES = [
         [sequence(unmap_pages(0, 2), map_pages(0, 2, 13))],
         setup=map_pages(0, 2),
     ),
+    *[
+        Case(
+            PARTIAL_UNMAP,
+            name,
+            [unmap_pages(first, 1)],
+            [unmap_pages(0, 2)],
+            message,
+            setup=map_pages(0, 2, 13),
+            cont_ptes=2,
+        )
+        for name, first, message in (
+            ("the end of a block is left", 0, "the contiguous block of 0xffff800000000000 ends after"),
+            ("the beginning of a block is left", 1, "0xffff800000001000 is inside a contiguous block"),
+        )
+    ],
 ]
 
 
 def outcome(case: Case, *, right: bool) -> Failure | None:
     programs = case.right if right else case.wrong
     mitigation = case.right_mitigation if right else case.mitigation
-    machine, kernel = boot("arm64", 3, 2, mitigation, cpus=len(programs))
+    # a fan-out of 4 where there are contiguous blocks, so that two pages are a block of PTEs and not a PMD block
+    geometry = geometry_of("arm64", 3, 2 * case.cont_ptes, cont_ptes=case.cont_ptes)
+    machine, kernel = boot(mitigation=mitigation, cpus=len(programs), geometry=geometry)
     if case.setup is not None:
         machine.boot(case.setup(kernel))
     agents = case.agents if not right else case.agents[:1]
@@ -439,8 +530,12 @@ def test_an_error_is_found_and_its_twin_is_clean(case: Case) -> None:
     assert outcome(case, right=True) is None
 
 
+OF_HARDWARE = {HARDWARE_WALK_OF_FREED_TABLE, TLB_CONFLICT, STALE_TRANSLATION}
+"""The errors that are found where TLBs are watched: tests/kernel/test_tlb.py has a case of each."""
+
+
 def test_every_error_has_a_case() -> None:
-    assert {case.error for case in CASES} == set(DESCRIPTIONS)
+    assert {case.error for case in CASES} | OF_HARDWARE == set(DESCRIPTIONS)
 
 
 def test_descriptions_are_one_line_each_under_kebab_case_ids() -> None:

@@ -10,12 +10,21 @@ from hypothesis import strategies as st
 
 from fuzzvm.kernel.arch import DumpRow
 from fuzzvm.kernel.arch.x86_64 import X86
-from fuzzvm.kernel.errors import MAP_OVER_MAPPING
+from fuzzvm.kernel.errors import MAP_OVER_MAPPING, PARTIAL_UNMAP
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.mmap_lock import mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
-from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, Level, pxd_pgprot, pxd_pgtable
+from fuzzvm.kernel.pgtable import (
+    PAGE_KERNEL,
+    PAGE_KERNEL_EXEC,
+    PAGE_KERNEL_RO,
+    PTE_CONT,
+    Geometry,
+    Level,
+    pxd_pgprot,
+    pxd_pgtable,
+)
 from fuzzvm.kernel.ptdump import ptdump_walk_pgd
 from fuzzvm.kernel.ptdump_notes import WalkBegins, WalkEnds
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
@@ -25,8 +34,17 @@ from fuzzvm.machine.ops import Address, Free, Load, Steps, Store
 from fuzzvm.mitigations.config_off import ConfigOff
 from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.mitigations.static_key import StaticKeyMitigation
-from tests.kernel.reference import AlreadyMappedError, Page, Reference, Row, live_tables, translate
-from tests.support import boot, burst, executions, operations, run
+from tests.kernel.reference import (
+    AlreadyMappedError,
+    CutError,
+    Page,
+    Reference,
+    Row,
+    UnseenError,
+    live_tables,
+    translate,
+)
+from tests.support import boot, burst, executions, geometry_of, operations, run
 
 PROTS = [PAGE_KERNEL, PAGE_KERNEL_RO, PAGE_KERNEL_EXEC]
 
@@ -38,25 +56,29 @@ class Change(NamedTuple):
     """None unmaps."""
     prot: int = PAGE_KERNEL
     max_level: Level = Level.PUD
+    contiguous: bool = True
+    """Whether PTEs may form contiguous blocks, where max_level is PTE."""
 
 
 class Story(NamedTuple):
     arch: str
-    levels: int
-    fanout: int
+    geometry: Geometry
+    lazy_mmu: bool
     mitigation: type[Mitigation]
     changes: list[Change]
 
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    # no architecture has five levels yet; generic code has
-    arch, levels = draw(st.sampled_from([("arm64", 3), ("arm64", 4), ("x86_64", 4), ("x86_64", 5)]))
-    fanout = draw(st.sampled_from({3: [2, 4, 8], 4: [2, 4], 5: [2]}[levels]))
+    shapes = [("arm64", 12, 3), ("arm64", 14, 4), ("arm64", 12, 4), ("x86_64", 12, 4), ("x86_64", 12, 5)]
+    shapes += [("arm64", 12, 5), ("arm64", 16, 3), ("arm64", 14, 2), ("arm64", 16, 2)]
+    arch, page_shift, levels = draw(st.sampled_from(shapes))
+    fanout = draw(st.sampled_from({2: [4, 8], 3: [2, 4, 8], 4: [2, 4], 5: [2]}[levels]))
+    cont_ptes = min(draw(st.sampled_from([1, 2, 2, 4])), fanout // 2) if arch == "arm64" else 1
     top = fanout**levels
     changes = []
     for _ in range(draw(st.integers(1, 6))):
-        unit = draw(st.sampled_from([fanout, fanout**2, fanout, fanout**2, 1]))
+        unit = draw(st.sampled_from([fanout, fanout**2, fanout, fanout**2, 1, max(1, cont_ptes)]))
         page = draw(st.integers(0, min(top, 2 * fanout**2) // unit - 1)) * unit
         nr_pages = min(unit * draw(st.sampled_from([1, 1, 1, 2, 3])), top - page)
         if draw(st.sampled_from([False] * 5 + [True])):
@@ -64,10 +86,12 @@ def stories(draw: st.DrawFn) -> Story:
             continue
         phys = page + draw(st.sampled_from([0, 0, 0, 1, fanout, fanout**2, 7 * fanout**2]))
         level = draw(st.sampled_from([Level.PUD, Level.PTE, Level.PMD, Level.PUD]))
-        changes.append(Change(page, nr_pages, phys, draw(st.sampled_from(PROTS)), level))
+        changes.append(Change(page, nr_pages, phys, draw(st.sampled_from(PROTS)), level, draw(st.booleans())))
         if draw(st.sampled_from([True, True, True, False])):
             changes.append(Change(page, nr_pages, None))
-    return Story(arch, levels, fanout, draw(st.sampled_from([NoMitigation, ConfigOff, StaticKeyMitigation])), changes)
+    geometry = geometry_of(arch, levels, fanout, page_shift, cont_ptes)
+    mitigation = draw(st.sampled_from([NoMitigation, ConfigOff, StaticKeyMitigation]))
+    return Story(arch, geometry, draw(st.booleans()), mitigation, changes)
 
 
 def apply(machine: Machine, kernel: Kernel, change: Change) -> None:
@@ -78,6 +102,8 @@ def apply(machine: Machine, kernel: Kernel, change: Change) -> None:
         machine.boot(vunmap_range(kernel, addr, end))
     else:
         shift = geometry.shifts[change.max_level]
+        if change.contiguous:
+            shift = max(shift, geometry.cont_pte_shift)
         machine.boot(vmap_range(kernel, addr, end, change.pfn << geometry.page_shift, change.prot, shift))
 
 
@@ -85,7 +111,8 @@ def expect(reference: Reference, change: Change) -> None:
     if change.pfn is None:
         reference.vunmap(change.page, change.nr_pages)
     else:
-        reference.vmap(change.page, change.nr_pages, change.pfn, change.prot, change.max_level)
+        contiguous = change.contiguous or change.max_level < Level.PTE
+        reference.vmap(change.page, change.nr_pages, change.pfn, change.prot, change.max_level, contiguous=contiguous)
 
 
 def check(machine: Machine, kernel: Kernel, reference: Reference) -> None:
@@ -108,8 +135,10 @@ def row_of(kernel: Kernel, row: DumpRow) -> Row:
 @settings(max_examples=250, deadline=None)
 @given(stories())
 def test_every_page_is_where_the_reference_has_it(story: Story) -> None:
-    machine, kernel = boot(story.arch, story.levels, story.fanout, story.mitigation)
-    reference = Reference(kernel.geometry, huge=story.mitigation is not ConfigOff)
+    machine, kernel = boot(story.arch, geometry=story.geometry, mitigation=story.mitigation, lazy_mmu=story.lazy_mmu)
+    pud = story.geometry.page_shift == 12 and not story.geometry.folded(Level.PUD)
+    blocks = (Level.PUD, Level.PMD) if pud else (Level.PGD,) if story.geometry.folded(Level.PMD) else (Level.PMD,)
+    reference = Reference(kernel.geometry, huge=story.mitigation is not ConfigOff, blocks=blocks)
     for change in story.changes:
         try:
             expect(reference, change)
@@ -119,8 +148,19 @@ def test_every_page_is_where_the_reference_has_it(story: Story) -> None:
                 apply(machine, kernel, change)
             assert caught.value.error == MAP_OVER_MAPPING
             return
+        except UnseenError:
+            event("mapped over a mapping, unseen")
+            apply(machine, kernel, change)
+            return
+        except CutError:
+            event("cut a contiguous block")
+            with pytest.raises(ModelError) as caught:
+                apply(machine, kernel, change)
+            assert caught.value.error == PARTIAL_UNMAP
+            return
         apply(machine, kernel, change)
         check(machine, kernel, reference)
+        event(f"contiguous blocks: {any(page.prot & PTE_CONT for page in reference.pages.values())}")
         for level in {page.level for page in reference.pages.values()}:
             event(f"an entry of {level.name}")
     event(f"tables freed: {min(reference.freed, 3)}")

@@ -18,10 +18,12 @@ from fuzzvm.scenario.calls import (
     CALLS,
     MAX_PAGES,
     MAX_TEXT,
+    MMS,
     PROTS,
     SHIFTS,
     Call,
     CatKernelPageTables,
+    CatPageTables,
     CheckWxPages,
     Output,
     Vfree,
@@ -49,7 +51,7 @@ CALL_STRATEGY: st.SearchStrategy[Call] = st.one_of(
     st.builds(Vmalloc, NAMES, COUNTS, st.sampled_from(list(PROTS))),
     st.builds(VmallocHuge, NAMES, COUNTS, st.sampled_from(list(PROTS))),
     st.builds(Vfree, NAMES),
-    st.sampled_from([VmUnmapAliases(), CatKernelPageTables(), CheckWxPages()]),
+    st.sampled_from([VmUnmapAliases(), CatKernelPageTables(), CheckWxPages(), *map(CatPageTables, MMS)]),
 )
 
 
@@ -65,7 +67,13 @@ def test_text_is_the_documented_one() -> None:
     assert str(VmallocHuge("a", 3)) == "vmalloc_huge(area='a', nr_pages=3)"
     assert str(CheckWxPages()) == "check_wx_pages()"
     assert list(CALLS) == [call.name for call in CALLS.values()]
-    assert [name for name, call in CALLS.items() if call.walks] == ["cat_kernel_page_tables", "check_wx_pages"]
+    assert [name for name, call in CALLS.items() if call.walks] == [
+        "cat_kernel_page_tables",
+        "check_wx_pages",
+        "cat_page_tables",
+    ]
+    assert [mm for mm in MMS if CatPageTables(mm).walks_other_mm] == ["efi_mm"]
+    assert str(CatPageTables("efi_mm")) == "cat_page_tables(mm='efi_mm')"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,9 @@ def test_text_is_the_documented_one() -> None:
         ("vmap(page=0, nr_pages=0)", "vmap: nr_pages must be from 1 to "),
         (f"vmap(page={MAX_PAGES + 1}, nr_pages=1)", "vmap: page must be from 0 to "),
         ("vmap(page=0, nr_pages=1, prot='wx')", "vmap: prot must be one of rw, ro, rox, rwx, not 'wx'"),
-        ("vmap(page=0, nr_pages=1, max_page_shift='p4d')", "max_page_shift must be one of pte, pmd, pud, not 'p4d'"),
+        ("vmap(page=0, nr_pages=1, max_page_shift='p4d')", "must be one of pte, contpte, pmd, pud, not 'p4d'"),
+        ("cat_page_tables()", "cat_page_tables needs mm"),
+        ("cat_page_tables(mm='current')", "cat_page_tables: mm must be one of init_mm, efi_mm, not 'current'"),
         ("vfree(area='')", "vfree: area must be a name, not ''"),
         ("vfree(area='a b')", "vfree: area must be a name, not 'a b'"),
         ("vfree(area='a\\nb')", "vfree: area must be a name, not 'a\\nb'"),

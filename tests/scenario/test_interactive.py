@@ -11,7 +11,7 @@ from fuzzvm.corpus.replay import ending, replay, trace_digest
 from fuzzvm.corpus.store import to_text
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
-from fuzzvm.scenario.calls import Call, CatKernelPageTables, CheckWxPages, VmallocHuge, Vmap, Vunmap
+from fuzzvm.scenario.calls import Call, CatKernelPageTables, CatPageTables, CheckWxPages, VmallocHuge, Vmap, Vunmap
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.interactive import InteractiveSystem
 
@@ -173,3 +173,43 @@ def test_what_cannot_be_done_is_refused() -> None:
         system.call(1, CheckWxPages())
     with pytest.raises(ScenarioError):
         make(setup=(Vmap(0, 1), Vmap(0, 1)))
+
+
+@pytest.mark.parametrize("mitigation", ["rcu-free", "deferred-free"])
+def test_what_a_thread_of_the_kernels_own_has_still_to_do_is_done_before_all_idle(mitigation: str) -> None:
+    system = make(mitigation)
+    assert system.over
+    system.call(0, Vmap(0, 2, "pmd"))
+    system.step(0, 1000)
+    assert system.idle(0) and not system.over and system.enabled() == (4,)
+    system.finish()
+    assert system.over and system.failure is None
+    system.call(1, CatKernelPageTables())
+    system.finish()
+    assert replay(case_of(system)).problem == ""
+    with pytest.raises(ValueError, match="the run is over"):
+        system.call(0, Vunmap(0, 2))
+
+
+class _Forgets(registry.shipped()["deferred-free"]):  # type: ignore[misc]
+    name = "forgets"
+
+    def free_table(self, k, table, level):  # type: ignore[no-untyped-def]
+        yield from ()
+
+
+def test_a_leak_beside_a_thread_is_found_as_soon_as_every_cpu_idles() -> None:
+    system = InteractiveSystem("arm64", "4K", 4, 2, _Forgets, "sc", 2, setup=LEFTOVERS)
+    system.call(0, Vmap(0, 2, "pmd"))
+    system.step(0, 1000)
+    assert system.failure is not None and system.failure.error == "leaked-table"
+    assert replay(case_of(system), _Forgets).problem == ""
+
+
+def test_an_mm_that_was_not_there_at_boot() -> None:
+    system = InteractiveSystem("x86_64", "4K", 4, 2, registry.get("none"), "sc", 2)
+    with pytest.raises(ScenarioError, match="booted without the mm"):
+        system.call(0, CatPageTables("efi_mm"))
+    system.call(0, CatPageTables("init_mm"))
+    system.finish()
+    assert system.failure is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
+from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Barrier, CacheMaintenance, CacheOperation, Fence, InterruptAll, Operation, Order, Rmw
@@ -78,15 +80,111 @@ def test_a_patch_lacks_what_was_left_out(point: str | None, index: int | None) -
     assert patch(*([point] if point else [])) == [what for at, what in enumerate(WHOLE) if at != index]
 
 
-@pytest.mark.parametrize("point", ordering_points.names())
-def test_every_point_is_used_by_the_static_key_scheme(point: str) -> None:
+ELSEWHERE = {
+    "unmap-flush-tlbi": "check-wx",
+    "purge-flush-tlbi": "vmalloc-cycle",
+    "walk-init-lock": "x86-other-mm",
+}
+"""Points that pud-promotion has no part in, and a scenario that has."""
+
+RCU = ("walk-rcu", "call-rcu", "grace-period")
+PROMOTION = ("walk-init-lock", "promotion")
+
+
+def scheme_of(point: str) -> str:
+    """Return a scheme that has a point."""
+    if point.startswith(RCU):
+        return "rcu-free"
+    return "vmap-trylock+ptdump-locks-init-mm" if point.startswith(PROMOTION) else "static-key"
+
+
+def uses(point: str, mitigation: str, scenario: str) -> bool:
+    """Return whether a point finds something to leave out in some of 300 random runs."""
     (named,) = ordering_points.get([point])
-    systems = [System(shipped.get("pud-promotion"), STATIC_KEY, "sc", without=(point,)) for _ in range(1)]
+    scheme = registry.get(mitigation)
+    system = System(shipped.get(scenario), scheme, "sc", without=(point,))
     for seed in range(300):
-        execute(systems[0].machine(), Seeded(seed))
-        if ordering_points.used(named, STATIC_KEY, [system.rewrite for system in systems]):
-            return
-    pytest.fail("nothing was left out")
+        execute(system.machine(), Seeded(seed))
+        if ordering_points.used(named, scheme, [system.rewrite]):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("point", ordering_points.names())
+def test_every_point_is_used_by_a_scheme(point: str) -> None:
+    places = {"x86_64": "x86-pud-promotion"} if point not in ordering_points.names("arm64") else {}
+    assert uses(point, scheme_of(point), ELSEWHERE.get(point, places.get("x86_64", "pud-promotion")))
+
+
+def test_a_point_of_one_scheme_is_none_of_another() -> None:
+    for point in ordering_points.names():
+        if scheme_of(point) != "static-key":
+            assert not uses(point, "static-key", "pud-promotion"), point
+    for point in ("free-lock", "free-unlock-release", "walk-init-lock"):
+        assert not uses(point, "vmap-trylock", "pud-promotion"), point
+
+
+@pytest.mark.parametrize(
+    ("point", "mitigation", "scenario"),
+    [
+        ("walk-rcu", "rcu-free", "pmd-promotion"),
+        ("grace-period", "rcu-free", "pmd-promotion"),
+        ("grace-period", "rcu-free", "two-walkers"),
+        ("promotion-lock", "vmap-trylock", "pmd-promotion"),
+        ("walk-lock", "vmap-trylock", "pmd-promotion"),
+        ("walk-init-lock", "vmap-trylock+ptdump-locks-init-mm", "x86-other-mm"),
+    ],
+)
+def test_what_a_scheme_rests_on_is_needed_under_sc_already(point: str, mitigation: str, scenario: str) -> None:
+    found, scheme = shipped.get(scenario), registry.get(mitigation)
+    assert verify(System(found, scheme, "sc")).verdict == "safe"
+    verdict = verify(System(found, scheme, "sc", without=(point,)))
+    assert verdict.failure is not None and verdict.failure.error == USE_AFTER_FREE_READ
+
+
+@pytest.mark.parametrize(
+    ("point", "scenario"),
+    [("walk-rcu-acquire", "pud-promotion"), ("walk-rcu-release", "pmd-promotion")],
+)
+def test_what_rcu_orders_is_needed_under_arm64_alone(point: str, scenario: str) -> None:
+    found, scheme = shipped.get(scenario), registry.get("rcu-free")
+    assert verify(System(found, scheme, "sc", without=(point,))).verdict == "safe"
+    system = System(found, scheme, "arm64", without=(point,))
+    failures = (execute(system.machine(), Seeded(seed)).failure for seed in range(3000))
+    assert next((failure.error for failure in failures if failure), "") == USE_AFTER_FREE_READ
+
+
+def test_a_point_of_one_architecture_is_none_of_the_other() -> None:
+    arm64, x86 = set(ordering_points.names("arm64")), set(ordering_points.names("x86_64"))
+    assert {"patch-ic", "flush-isb"} <= arm64 - x86
+    assert {"poke-syncs", "flush-ipi"} <= x86 - arm64
+    assert {"walk-lock", "free-key-check"} <= arm64 & x86
+    assert arm64 | x86 == set(ordering_points.names())
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], None),
+        (["poke-sync-1"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-2"], "the first byte of one instruction and the second of another"),
+        (["poke-sync-3"], "hits a breakpoint, and nothing is being patched"),
+        (["poke-syncs"], "the first byte of one instruction and the second of another"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_each_ipi_of_a_patch_is_needed_where_a_fetch_may_be_stale(
+    points: list[str], message: str | None, memory: str
+) -> None:
+    verdict = verify(System(shipped.get("x86-pmd-promotion"), STATIC_KEY, memory, without=points))
+    assert verdict.complete
+    if message is None or memory == "sc":
+        assert verdict.failure is None
+    else:
+        assert verdict.failure is not None
+        assert verdict.failure.error == BROKEN_INSTRUCTION
+        assert message in verdict.failure.message
 
 
 def test_the_ipi() -> None:

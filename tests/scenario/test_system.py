@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot
+from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
@@ -16,6 +19,7 @@ from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.mitigations.registry import shipped as mitigations
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.calls import Vfree, Vmalloc
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
@@ -90,3 +94,19 @@ def test_a_mitigation_that_cannot_be_attached() -> None:
 
     with pytest.raises(ProgramError, match=r"test_system\.py:\d+: OSError: no"):
         System(PMD, Fails, "sc")
+
+
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_of_the_boot_only_what_tlbs_may_hold_is_remembered(memory: str) -> None:
+    off = System(PMD, NoMitigation, memory).remembered
+    assert off == Remembered()
+    lazy = replace(PMD, setup=(Vmalloc("small", 2), Vfree("small")), tlb=True)
+    system = System(lazy, NoMitigation, memory)
+    held = system.remembered.tlb
+    assert held is not None
+    # the translations of what was freed lazily, and the entries that lead to its table
+    assert [len(of_cpu) for of_cpu in held.held] == [5, 5]
+    assert system.remembered == Remembered(tlb=held)
+    observer = system.machine().observer
+    assert isinstance(observer, Oracles)
+    assert observer.remembered == system.remembered

@@ -110,7 +110,7 @@ def rotation(systems: Sequence[System]) -> list[System]:
     A third CPU multiplies the interleavings; a turn for each system alike would spend most runs where least is to
     be found.
     """
-    turns = [(len(system.scenario.cpus) - 1) ** 2 or 1 for system in systems]
+    turns = [(system.cpus - 1) ** 2 or 1 for system in systems]
     return [system for turn in range(max(turns)) for system, count in zip(systems, turns, strict=True) if turn < count]
 
 

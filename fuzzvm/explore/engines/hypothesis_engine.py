@@ -53,7 +53,7 @@ class HypothesisEngine:
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
         examples = st.one_of(
-            [st.tuples(st.just(system), schedules(len(system.scenario.cpus), _accesses(system))) for system in systems]
+            [st.tuples(st.just(system), schedules(system.cpus, _accesses(system))) for system in systems]
         )
         batch = 0
         while not search.over:

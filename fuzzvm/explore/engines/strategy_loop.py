@@ -32,7 +32,7 @@ class StrategyEngine:
         numbers = {id(system): number for number, system in enumerate(systems)}
         while not search.over:
             system = turns[search.runs % len(turns)]
-            strategy.begin(numbers[id(system)], len(system.scenario.cpus))
+            strategy.begin(numbers[id(system)], system.cpus)
             execution = execute(system.machine(), strategy)
             strategy.end(execution)
             search.account(system, execution)

@@ -15,7 +15,22 @@ from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.kernel.symmetry import Renaming
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import OFFSET_BITS, Address, Alloc, Await, Fetch, Free, Load, Rmw, Store, Value, object_of
+from fuzzvm.machine.ops import (
+    OFFSET_BITS,
+    Address,
+    Alloc,
+    Await,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Rmw,
+    Store,
+    Tlbi,
+    Value,
+    object_of,
+)
 from fuzzvm.scenario.system import System
 
 Cells = tuple[int, ...]
@@ -37,8 +52,11 @@ class FlatShared:
         machine = system.booted()
         self._cells: Cells = ()
         self.allocator = machine.allocator
+        self.cpus = len(automata)
         self._watched = machine.watched
         self._oracles = Oracles(self, system.kernel)
+        self._initial = system.remembered
+        self._hardware = system.kernel.tlb
         for address, value in machine.memory.state():  # type: ignore[attr-defined]
             self._cells = self._written(self._cells, address, values.number(value))
         self.nodes: list[Node] = []
@@ -56,6 +74,9 @@ class FlatShared:
 
     def watch(self, address: Address) -> None:
         self._watched |= {object_of(address)}
+
+    def report_hardware(self) -> None:
+        """Nothing to do: `step` reports what there is."""
 
     # Steps
 
@@ -84,7 +105,7 @@ class FlatShared:
                 if kind is Rmw:
                     new = self._values.number(op.update(self._values[old]))
                 cells = self._written(cells, op.address, new)
-                if remembered and object_of(op.address) in self._heaps[heap][1]:
+                if (remembered or self._hardware) and object_of(op.address) in self._heaps[heap][1]:
                     remembered = self._wrote(cpu, cells, heap, remembered, op.address, old, new)
                 if kind is Store:
                     response = self._none
@@ -95,6 +116,10 @@ class FlatShared:
                 number = self._number(cells, heap, remembered)
             else:
                 response = self._none
+                if self._hardware and isinstance(op, Fence | Tlbi | InterruptAll):
+                    self._look(cells, heap, remembered)
+                    self._oracles.maintained(cpu, op)
+                    number = self._number(cells, heap, self._remembered_number(self._oracles.remembered))
         except ModelError as error:
             return (Outcome((), shared, None, None, finding_of(error, node.stack)),)
         edge = self._automata[cpu].next(node, response)
@@ -139,7 +164,7 @@ class FlatShared:
     def _start(self) -> int | Finding:
         self._none = self._values.number(None)
         heap = self._heap_number()
-        shared = self._number(self._cells, heap, self._remembered_number(Remembered()))
+        shared = self._number(self._cells, heap, self._remembered_number(self._initial))
         for cpu, automaton in enumerate(self._automata):
             outcome = self._resumed(shared, cpu, automaton.start)
             if outcome.finding is not None:

@@ -3,7 +3,8 @@
 A footprint is one integer with two bits for each location: what a step reads and writes, or which reads and writes of
 others it would conflict with. Two steps commute where the one's accesses and the other's conflicts have no bit in
 common. Locations are cells of memory, the life of each object, the allocator's lists, and the page tables as a whole,
-as the oracles read them. Sequential consistency only: fences, TLB and cache maintenance touch nothing.
+as the oracles read them. Sequential consistency only: cache maintenance touches nothing, and fences and TLB
+maintenance touch what TLBs may hold, where that is watched.
 """
 
 from __future__ import annotations
@@ -12,21 +13,42 @@ from collections.abc import Hashable
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
-from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Fetch, Free, Load, Rmw, Store, object_of
+from fuzzvm.machine.ops import (
+    Address,
+    Alloc,
+    Annotation,
+    Await,
+    Barrier,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Rmw,
+    Store,
+    Tlbi,
+    object_of,
+)
 from fuzzvm.scenario.calls import Output
 
 _HEAP = "heap"
 _TABLES = "tables"
 """All page-table entries together, and what oracles remember of walks: every write to an entry counts as a write."""
 
+_TLB = "tlb"
+"""What all TLBs and walk caches may hold: changed by every write to an entry, by invalidations, and by what completes
+them."""
+
 
 class Footprints:
     """Footprints of the steps and futures of one system's automata.
 
     `unwatched` are the objects from boot that oracles do not watch; whatever is allocated later may be a page table.
+    `tlb` says whether TLBs are watched.
     """
 
-    def __init__(self, unwatched: frozenset[int]) -> None:
+    def __init__(self, unwatched: frozenset[int], *, tlb: bool) -> None:
+        self._tlb = tlb
         self._unwatched = unwatched
         self._places: dict[Hashable, int] = {}
         self._of_node: dict[Node, tuple[int, int]] = {}
@@ -57,11 +79,18 @@ class Footprints:
             case Alloc():
                 writes = [_HEAP]
             case Free(address):
-                reads, writes = [_TABLES], [_HEAP, ("life", object_of(address))]
+                reads, writes = [_TABLES, _TLB], [_HEAP, ("life", object_of(address))]
+            case Fence(Barrier.DSB_ISH | Barrier.ISB) if self._tlb:
+                writes = [_TLB]
+            case Tlbi() | InterruptAll() if self._tlb:
+                # what is valid then is held again at once
+                reads, writes = [_TABLES], [_TLB]
         return self._masks(reads, writes)
 
     def _written(self, address: Address) -> list[Hashable]:
-        return [address] if object_of(address) in self._unwatched else [address, _TABLES]
+        if object_of(address) in self._unwatched:
+            return [address]
+        return [address, _TABLES, _TLB] if self._tlb else [address, _TABLES]
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
         if not edge.notes:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECK_EVERY = 4096
-"""States between two looks at the clock and at the memory used."""
+"""States between two looks at the clock and at the memory used, at most."""
+FIRST_LOOK = 64
+LOOK_SECONDS = 0.1
+"""Seconds between two looks, about: where states are slow, there are fewer of them between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +37,26 @@ class Watch:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._began = time.monotonic()
-        self.next_look = CHECK_EVERY if limits.max_states is None else min(CHECK_EVERY, limits.max_states)
+        self._began = self._looked = time.monotonic()
+        self._interval = FIRST_LOOK
+        self.next_look = FIRST_LOOK if limits.max_states is None else min(FIRST_LOOK, limits.max_states)
 
     def look(self, states: int) -> None:
         """Raise StoppedError if a limit is reached; call it when there are `next_look` states."""
         limits = self._limits
+        now = time.monotonic()
         if limits.max_states is not None and states >= limits.max_states:
             raise StoppedError(f"--max-states {limits.max_states} reached")
-        if limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:
+        if limits.max_seconds is not None and now - self._began >= limits.max_seconds:
             raise StoppedError(f"--max-seconds {limits.max_seconds:g} reached after {states} states")
         if limits.max_memory is not None and resident() >= limits.max_memory:
             raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
-        self.next_look = states + CHECK_EVERY
+        if now - self._looked < LOOK_SECONDS / 2:
+            self._interval = min(CHECK_EVERY, self._interval * 2)
+        elif now - self._looked > LOOK_SECONDS * 2:
+            self._interval = max(1, self._interval // 2)
+        self._looked = now
+        self.next_look = states + self._interval
         if limits.max_states is not None:
             self.next_look = min(self.next_look, limits.max_states)
 

@@ -46,7 +46,7 @@ class _Reduced:
         self._watch = Watch(limits)
         boot = space.system.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
-        self._footprints = Footprints(unwatched)
+        self._footprints = Footprints(unwatched, tlb=space.system.kernel.tlb)
         self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)

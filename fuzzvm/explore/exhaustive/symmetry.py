@@ -113,6 +113,7 @@ class Symmetry:
 def _renamings(space: Space) -> list[tuple[int, ...]]:
     """Return every renaming among CPUs with the same calls, without the one that changes nothing."""
     calls = space.system.scenario.cpus
+    threads = range(len(calls), space.system.cpus)
     groups: dict[object, list[int]] = {}
     for cpu, its_calls in enumerate(calls):
         groups.setdefault(its_calls, []).append(cpu)
@@ -123,5 +124,6 @@ def _renamings(space: Space) -> list[tuple[int, ...]]:
             for cpu, name in zip(group, renamed, strict=True):
                 names[cpu] = name
         if names != list(range(len(calls))):
-            found.append(tuple(names))
+            # a thread of the kernel's own is like no other CPU
+            found.append((*names, *threads))
     return found if len(found) <= MAX_RENAMINGS else []

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fuzzvm.explore.automaton import UnkeyableError
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.reduced import can_reduce, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search
@@ -24,12 +24,16 @@ from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.scenario.system import System
 
+SHARE_OF_SHORTEST = 0.75
+"""Of the seconds left when a bug is found, the part for its shortest schedule; the rest is for any schedule."""
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What came of verifying a system.
 
-    `failure` and `schedule` are those of the shortest run that goes wrong, None where none does. `complete` says that
+    `failure` and `schedule` are those of the shortest run that goes wrong, None where none does; a failure without a
+    schedule is a bug that was seen when no time or memory was left to find its schedule. `complete` says that
     nothing was cut: every behaviour was explored for a safe verdict, and for a bug no run is shorter. `stopped` names
     the bound that cut it, '' if none. `states` and `transitions` are those of the search that found the verdict,
     `seconds` the time of it all.
@@ -67,11 +71,15 @@ def verify(
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         elif found.findings:
-            shortest = shortest_run(space, _left(limits, began))
+            shortest = shortest_run(space, _left(limits, began, SHARE_OF_SHORTEST))
             if shortest.schedule is None:
-                shortest = replace(shortest, schedule=some_run(space))
+                release_memory()
+                shortest = replace(shortest, schedule=some_run(space, _left(limits, began)))
     seconds = time.monotonic() - began
-    if shortest is None or shortest.schedule is None:
+    if shortest is not None and shortest.schedule is None:
+        failure = _unseen(found.findings[0])
+        return Verdict(failure, None, False, shortest.stopped, found.states, found.transitions, seconds)
+    if shortest is None:
         return Verdict(None, None, found.complete, found.stopped, found.states, found.transitions, seconds)
     failure = _replayed(system, shortest)
     stopped = shortest.stopped
@@ -104,10 +112,11 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
         bounded = shortest_run(space, limits, most_switches=preemptions, preemptions=True)
         findings = () if bounded.finding is None else (bounded.finding,)
         return Searched(bounded.states, bounded.transitions, findings, bounded.stopped)
+    began = time.monotonic()
     found = _search_reduced(space, limits) if reduce and can_reduce(space) else search(space, limits)
     if not found.findings and found.complete and may_cycle(space):
         try:
-            endless = endless_run(space, limits)
+            endless = endless_run(space, _left(limits, began))
         except StoppedError as bound:
             return replace(found, stopped=str(bound))
         if endless is not None:
@@ -116,17 +125,25 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
 
 
 def _search_reduced(space: Space, limits: Limits) -> Searched:
+    began = time.monotonic()
     try:
         return search_reduced(space, limits, symmetry=Symmetry(space))
     except AsymmetryError:
         # a mitigation tells apart CPUs that run the same calls
-        return search_reduced(Space(space.system), limits)
+        return search_reduced(Space(space.system), _left(limits, began))
 
 
-def _left(limits: Limits, began: float) -> Limits:
+def _left(limits: Limits, began: float, share: float = 1.0) -> Limits:
+    """Return the limits with that share of the seconds that are left."""
     if limits.max_seconds is None:
         return limits
-    return replace(limits, max_seconds=max(0.0, limits.max_seconds - (time.monotonic() - began)))
+    return replace(limits, max_seconds=share * max(0.0, limits.max_seconds - (time.monotonic() - began)))
+
+
+def _unseen(finding: Finding) -> Failure:
+    """Return a failure of which no run is known."""
+    message = "found, and its schedule not within the bound"
+    return Failure(finding.error, message, None, (finding.function,) if finding.function else (), 0)
 
 
 def _replayed(system: System, run: ShortestRun) -> Failure:

@@ -83,7 +83,7 @@ def main() -> None:
             progress()
         index = codec.system_of(data, len(systems))
         system = systems[index]
-        cpus = len(system.scenario.cpus)
+        cpus = system.cpus
         _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
         try:
             execution = execute(system.machine(), Covering(FollowPlan(plan, accesses=True), coverage))

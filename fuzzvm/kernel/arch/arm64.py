@@ -1,4 +1,4 @@
-"""arm64 (arch/arm64/mm/mmu.c, ptdump.c, include/asm/{vmalloc,tlbflush,pgtable}.h; Linux 6.12 and 6.18)."""
+"""arm64 (arch/arm64/mm/{mmu,ptdump,hugetlbpage}.c, include/asm/{vmalloc,tlbflush,pgtable}.h; Linux 6.12 and 6.18)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
     PROT_WRITE,
+    PTE_CONT,
+    Geometry,
     Level,
+    mk_leaf,
+    ptep_get_and_clear,
+    pxd_cont,
+    pxd_leaf,
     pxd_none,
+    pxd_pfn,
     pxd_pgprot,
     pxd_pgtable,
     pxd_table,
@@ -29,35 +36,133 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
 )
+from fuzzvm.machine.tlb import Reach, Scope, TlbRules, break_before_make
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
 
 
+LEVELS: dict[str, tuple[int, ...]] = {"4K": (3, 4, 5), "16K": (2, 3, 4), "64K": (2, 3)}
+"""CONFIG_PGTABLE_LEVELS by page size, over all CONFIG_ARM64_VA_BITS; five levels are LPA2's 52 bits of 4K pages."""
+
+CONTIGUOUS: dict[int, tuple[int, int]] = {12: (16, 16), 14: (128, 32), 16: (32, 32)}
+"""CONT_PTES and CONT_PMDS by page shift (CONFIG_ARM64_CONT_{PTE,PMD}_SHIFT)."""
+
+
 class Arm64(Architecture):
-    """AArch64 with 4K pages, three or four levels."""
+    """AArch64; the object itself is of a kernel with 4K pages, `configured` gives that of another geometry."""
 
     name = "arm64"
     memory = "arm64"
-    page_shifts: ClassVar[dict[str, int]] = {"4K": 12}
-    levels = (3, 4)
+    page_shifts: ClassVar[dict[str, int]] = {"4K": 12, "16K": 14, "64K": 16}
+    levels = LEVELS["4K"]
     vmalloc_start = 0xFFFF_8000_0000_0000
+    has_contiguous_blocks = True
+    tlb = TlbRules(
+        operations={
+            "vaae1is": Scope(Reach.COVERING, Reach.COVERING),
+            # the last level only
+            "vaale1is": Scope(Reach.COVERING, Reach.NONE),
+            "vmalle1is": Scope(Reach.ALL, Reach.ALL),
+        },
+        broadcast=True,
+        conflict=break_before_make,
+    )
+
+    def __init__(self, page_shift: int = 12) -> None:
+        self._page_shift = page_shift
+
+    def levels_with(self, page_size: str) -> tuple[int, ...]:
+        return LEVELS[page_size]
+
+    def contiguous_entries(self, page_shift: int, fanout: int) -> tuple[int, int]:
+        # a table is a page of 8-byte entries. A fan-out that is scaled down has no natural block: a sixteenth of it is
+        # less than an entry, so blocks are there only where the scenario asks for them
+        return CONTIGUOUS[page_shift] if fanout == 1 << (page_shift - 3) else (1, 1)
+
+    def configured(self, geometry: Geometry) -> Arm64:
+        return type(self)(geometry.page_shift)
+
+    # <asm/vmalloc.h>
 
     def arch_vmap_p4d_supported(self) -> bool:
         return False
 
     def arch_vmap_pud_supported(self) -> bool:
         # pud_sect_supported(): 4K pages; with three levels there is no PUD to be a block
-        return True
+        return self._page_shift == 12
 
     def arch_vmap_pmd_supported(self) -> bool:
         return True
 
+    def arch_vmap_pte_range_map_size(self, k: Kernel, addr: int, end: int, pfn: int, max_page_shift: int) -> int:
+        page_size, size = k.geometry.size(Level.PTE), k.geometry.cont_size(Level.PTE)
+        if max_page_shift < k.geometry.cont_pte_shift or end - addr < size:
+            return page_size
+        return page_size if addr % size or (pfn << k.geometry.page_shift) % size else size
+
+    def arch_vmap_pte_range_unmap_size(self, k: Kernel, addr: int, ptep: Address) -> Steps[int]:
+        if k.geometry.cont_ptes == 1:
+            return k.geometry.size(Level.PTE)
+        pte = yield Load(ptep)
+        return k.geometry.cont_size(Level.PTE) if pxd_cont(pte) else k.geometry.size(Level.PTE)
+
+    def arch_vmap_pte_supported_shift(self, k: Kernel, size: int) -> int:
+        return k.geometry.cont_pte_shift if size >= k.geometry.cont_size(Level.PTE) else k.geometry.page_shift
+
+    # <asm/pgtable.h>
+
     def set_pxd(self, k: Kernel, pxdp: Address, entry: int) -> Steps[None]:
         yield Store(pxdp, entry)
-        # a valid kernel entry must be seen by the walks that follow, with no fault to retry them
+        # emit_pte_barriers(): a valid kernel entry must be seen by the walks that follow, with no fault to retry them
         yield Fence(Barrier.DSB_ISHST)
         yield Fence(Barrier.ISB)
+
+    def set_pte_lazily(self, k: Kernel, ptep: Address, pte: int) -> Steps[None]:
+        # queue_pte_barriers(): TIF_LAZY_MMU_PENDING
+        yield Store(ptep, pte)
+
+    def arch_leave_lazy_mmu_mode(self, k: Kernel) -> Steps[None]:
+        yield from emit_pte_barriers()
+
+    # hugetlbpage.c
+
+    def arch_make_huge_pte(self, k: Kernel, pte: int, size: int) -> int:
+        _, ncontig = num_contig_ptes(k.geometry, size)
+        return pte if ncontig == 1 else pte | PTE_CONT
+
+    def set_huge_pte_at(
+        self, k: Kernel, addr: int, ptep: Address, pte: int, size: int, *, lazy: bool = False
+    ) -> Steps[None]:
+        pgsize, ncontig = num_contig_ptes(k.geometry, size)
+        if pxd_cont(pte):
+            old = yield Load(ptep)
+            if pxd_leaf(old):
+                # valid to valid: hardware must not see two sizes, or two outputs, for one address (break-before-make)
+                yield from self._clear_flush(k, addr, ptep, pgsize, ncontig)
+        yield from self._set_ptes_anysz(k, ptep, pte, ncontig, pgsize, lazy=lazy)
+
+    def huge_ptep_get_and_clear(self, k: Kernel, addr: int, ptep: Address, size: int) -> Steps[int]:
+        _, ncontig = num_contig_ptes(k.geometry, size)
+        return (yield from get_clear_contig(ptep, ncontig))
+
+    def _clear_flush(self, k: Kernel, addr: int, ptep: Address, pgsize: int, ncontig: int) -> Steps[None]:
+        yield from get_clear_contig(ptep, ncontig)
+        # mm == &init_mm: flush_tlb_range() would name an ASID, which no kernel mapping has
+        yield from self.flush_tlb_kernel_range(k, addr, addr + pgsize * ncontig)
+
+    def _set_ptes_anysz(self, k: Kernel, ptep: Address, pte: int, nr: int, pgsize: int, *, lazy: bool) -> Steps[None]:
+        prot, stride = pxd_pgprot(pte), pgsize >> k.geometry.page_shift
+        index = 0
+        while index < nr:
+            # __set_pte_nosync()
+            yield Store(ptep + index, mk_leaf(pxd_pfn(pte) + index * stride, prot))
+            index += 1
+        # __set_pte_complete(), hoisted out of the loop
+        if not lazy:
+            yield from emit_pte_barriers()
+
+    # mmu.c
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
         pmd = yield Load(pmdp)
@@ -125,7 +230,15 @@ class Arm64(Architecture):
         yield Fence(Barrier.DSB_ISH)
         yield Fence(Barrier.ISB)
 
+    def arch_jump_label_transform(self, k: Kernel, sites: tuple[Address, ...], instruction: int) -> Steps[None]:
+        index = 0
+        while index < len(sites):
+            yield from self.patch_text(k, sites[index], instruction)
+            index += 1
+        yield from self.patch_text_sync(k)
+
     def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
+        """Replace the instruction at a code location (arch_jump_label_transform_queue)."""
         # aarch64_insn_patch_text_nosync: write, then caches_clean_inval_pou
         yield Store(site, instruction)
         yield CacheMaintenance(CacheOperation.DC_CVAU, site)
@@ -135,11 +248,36 @@ class Arm64(Architecture):
         yield Fence(Barrier.ISB)
 
     def patch_text_sync(self, k: Kernel) -> Steps[None]:
+        """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
         # kick_all_cpus_sync()
         yield InterruptAll()
 
     def format_dump(self, rows: Sequence[DumpRow]) -> str:
         return dump_text(rows, units="KMGTPE", markers=("vmalloc() area", "vmalloc() end"), describe=_describe)
+
+
+def emit_pte_barriers() -> Steps[None]:
+    """Make the entries written so far visible to the table walker, and drop what was fetched before."""
+    yield Fence(Barrier.DSB_ISHST)
+    yield Fence(Barrier.ISB)
+
+
+def num_contig_ptes(geometry: Geometry, size: int) -> tuple[int, int]:
+    """Return the bytes that each entry of a mapping of `size` bytes maps, and how many entries it has."""
+    for level in (Level.PMD, Level.PTE):
+        if geometry.cont(level) > 1 and size == geometry.cont_size(level):
+            return geometry.size(level), geometry.cont(level)
+    return size, 1
+
+
+def get_clear_contig(ptep: Address, ncontig: int) -> Steps[int]:
+    """Clear the entries of a block one by one, with no flush; return what the first one was."""
+    pte = yield ptep_get_and_clear(ptep)
+    index = 1
+    while index < ncontig:
+        yield ptep_get_and_clear(ptep + index)
+        index += 1
+    return int(pte)
 
 
 def flush_tlb_kernel_pgtable(k: Kernel, addr: int) -> Steps[None]:
@@ -163,7 +301,7 @@ def _describe(row: DumpRow) -> str:
         "SHD",
         "AF",
         "  ",
-        "   ",
+        "CON" if pxd_cont(row.entry) else "   ",
         "   " if row.level == Level.PTE else "BLK",
         "UXN",
         "  ",

@@ -59,6 +59,12 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
+    delays_stores: ClassVar[bool] = False
+    """Whether others may see a store later than it is executed; then `on_visible` is told when they do."""
+
+    on_visible: Callable[[Address, Value, Value], None] | None = None
+    """Called with location, old and new value when every CPU can see a store. No part of the state; not copied."""
+
     def __init__(self, cpus: int) -> None:
         """Make the memory of a machine with that many CPUs; every location holds 0."""
         self.cpus = cpus
@@ -86,9 +92,16 @@ class MemoryModel(ABC):
         """Return every value that a plain load by a CPU may return now: for oracles of what a CPU may still see."""
         return (self.visible(cpu, address),)
 
+    def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
+        """Return the stores of a CPU that are not in memory yet, location and value of each, the oldest first."""
+        return ()
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
         """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
         return ()
+
+    def hold_code(self, address: Address) -> None:  # noqa: B027 - most models fetch from any location alike
+        """Be told, before anything runs, that a location holds an instruction that is patched at run time."""
 
     @abstractmethod
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
@@ -125,6 +138,9 @@ class MemoryModel(ABC):
     def owner(self, agent: int) -> int:
         """Return the CPU that one of the model's own agents works for."""
         raise NotImplementedError(f"memory model {self.name} has no agent {agent}")
+
+    def forget(self, address: Address, size: int) -> None:  # noqa: B027 - what a model keeps, it keeps
+        """Drop what is in the `size` locations from `address`, which no CPU will access again: for runs without end."""
 
     def synchronise(self) -> None:  # noqa: B027 - a model with nothing pending has nothing to do
         """Make all that was done so far visible to every CPU: the end of boot."""

@@ -61,5 +61,9 @@ class SequentialConsistency(MemoryModel):
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         pass
 
+    def forget(self, address: Address, size: int) -> None:
+        for location in range(address, address + size):
+            self.cells.pop(location, None)
+
 
 MODEL = SequentialConsistency

@@ -5,13 +5,17 @@ locked instruction and MFENCE wait until the buffer is empty. Acquire and releas
 anyway (Linux's smp_load_acquire and smp_store_release are MOVs on x86). A store drains at once (way 0) or is buffered
 (way 1) until the agent of its CPU drains it.
 
-Instruction fetch is coherent (Intel SDM vol. 3A 8.1.3 asks patching code to serialise all the same); DC and IC do
-nothing. An interrupt of all CPUs drains every buffer, since taking one is a serialising event.
+Instruction fetch is not coherent: code that is changed by one CPU and executed by another asks that one to serialise
+first (Intel SDM vol. 3A 8.1.3). Until it does, a CPU may fetch what a location held at any time since it last
+serialised, and each byte from another time. That concerns the locations that the machine says are patched, and only
+those patched since; an instruction's bytes are those of an integer, the low one first. DC and IC do nothing. An
+interrupt of all CPUs drains every buffer and serialises every CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import product
 
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
@@ -28,7 +32,7 @@ from fuzzvm.machine.ops import (
     Tlbi,
     Value,
 )
-from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded
+from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch
 
 DRAINING = frozenset({Barrier.DMB_ISH, Barrier.DSB_ISH, Barrier.DSB_ISHST, Barrier.ISB})
 """Barriers that wait for the buffer: MFENCE, and the serialising instructions. The others are no-ops on x86."""
@@ -38,20 +42,29 @@ class TotalStoreOrder(MemoryModel):
     """Memory and one store buffer a CPU."""
 
     name = "tso"
+    delays_stores = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
         self._cells: dict[Address, Value] = {}
         self._buffers: list[tuple[tuple[Address, Value], ...]] = [()] * cpus
+        self._code: frozenset[Address] = frozenset()
+        self._replaced: list[frozenset[tuple[Address, Value]]] = [frozenset()] * cpus
+        """For each CPU, what code locations have held since it last serialised and hold no more."""
 
     def copy(self) -> TotalStoreOrder:
         other = TotalStoreOrder(self.cpus)
         other._cells = dict(self._cells)
         other._buffers = list(self._buffers)
+        other._code = self._code
+        other._replaced = list(self._replaced)
         return other
 
     def state(self) -> Hashable:
-        return (frozenset(self._cells.items()), tuple(self._buffers))
+        return (frozenset(self._cells.items()), tuple(self._buffers), tuple(self._replaced))
+
+    def hold_code(self, address: Address) -> None:
+        self._code |= {address}
 
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
@@ -61,6 +74,9 @@ class TotalStoreOrder(MemoryModel):
             if buffered == address:
                 return value
         return self._cells.get(address, 0)
+
+    def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
+        return self._buffers[cpu]
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
         if any(buffered == op.address for buffered, _ in self._buffers[cpu]):
@@ -77,27 +93,41 @@ class TotalStoreOrder(MemoryModel):
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
         self._drain(cpu)
         old = self._cells.get(op.address, 0)
-        self._cells[op.address] = op.update(old)
+        self._write(op.address, op.update(old))
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
         if op.kind in DRAINING:
             self._drain(cpu)
+        if op.kind is Barrier.ISB:
+            self._replaced[cpu] = frozenset()
 
     def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
-        return self._cells.get(op.address, 0)
+        newest = self._cells.get(op.address, 0)
+        replaced = [value for address, value in self._replaced[cpu] if address == op.address]
+        if not replaced:
+            return newest
+        possible = _byte_by_byte(newest, replaced)
+        fetched = possible[choose(len(possible)) if len(possible) > 1 else 0]
+        if fetched != newest:
+            self.remark = StaleFetch(newest)
+        return fetched
 
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
         if isinstance(op, InterruptAll):
             self.synchronise()
+        elif isinstance(op, Tlbi):
+            # INVLPG and MOV to a control register are serialising (Intel SDM vol. 3A 9.3)
+            self._drain(cpu)
+            self._replaced[cpu] = frozenset()
 
     def agents(self) -> Sequence[int]:
         return [self.cpus + cpu for cpu, buffer in enumerate(self._buffers) if buffer]
 
     def step(self, agent: int, choose: Choose) -> None:
         address, value = self._buffers[agent - self.cpus][0]
-        self._drain_oldest(agent - self.cpus)
         self.remark = BecameVisible("store", address, value)
+        self._drain_oldest(agent - self.cpus)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus
@@ -105,15 +135,35 @@ class TotalStoreOrder(MemoryModel):
     def synchronise(self) -> None:
         for cpu in range(self.cpus):
             self._drain(cpu)
+        self._replaced = [frozenset()] * self.cpus
 
     def _drain_oldest(self, cpu: int) -> None:
         (address, value), *rest = self._buffers[cpu]
-        self._cells[address] = value
         self._buffers[cpu] = tuple(rest)
+        self._write(address, value)
+
+    def _write(self, address: Address, value: Value) -> None:
+        old = self._cells.get(address, 0)
+        if address in self._code:
+            self._replaced = [(replaced | {(address, old)}) - {(address, value)} for replaced in self._replaced]
+        self._cells[address] = value
+        if self.on_visible is not None:
+            self.on_visible(address, old, value)
 
     def _drain(self, cpu: int) -> None:
         while self._buffers[cpu]:
             self._drain_oldest(cpu)
+
+
+def _byte_by_byte(newest: Value, replaced: Sequence[Value]) -> list[Value]:
+    """Return what may be fetched where each byte is that of one of these values, the newest value first."""
+    values = [newest, *replaced]
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        raise TypeError(f"an instruction is an integer from 0, not all of {values!r} are")
+    length = max((value.bit_length() + 7) // 8 for value in values)  # type: ignore[attr-defined]
+    encoded = [value.to_bytes(length, "little") for value in values]  # type: ignore[attr-defined]
+    held = [[column[0], *sorted(set(column[1:]) - {column[0]})] for column in zip(*encoded, strict=True)]
+    return [int.from_bytes(bytes(chosen), "little") for chosen in product(*held)]
 
 
 MODEL = TotalStoreOrder

@@ -32,14 +32,14 @@ def story_page(case: TestCase, mitigation: type[Mitigation], replay_command: str
         story=story,
         case=case,
         scenario=scenario,
-        lanes=_lanes(story),
+        lanes=story.cpu_names,
         switches=story.switches,
         schedule=format_schedule(case.schedule),
         order=_order(story, causality),
         edge_kinds=KINDS,
         replay_command=replay_command,
         data={
-            "lanes": _lanes(story),
+            "lanes": story.cpu_names,
             "steps": [{"n": step.number, "cpu": step.cpu, "text": step.text} for step in story.steps],
             "guilty": [step.number for step in story.steps if step.guilty],
             "edges": [asdict(edge) for edge in causality.edges],
@@ -47,11 +47,6 @@ def story_page(case: TestCase, mitigation: type[Mitigation], replay_command: str
             **_memory(machine, states),
         },
     )
-
-
-def _lanes(story: Story) -> list[str]:
-    last = max([len(story.case.scenario.cpus) - 1, *(step.cpu for step in story.steps)])
-    return [f"CPU {cpu}" for cpu in range(last + 1)]
 
 
 def _order(story: Story, causality: Causality) -> str:

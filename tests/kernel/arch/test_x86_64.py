@@ -7,6 +7,7 @@ import pytest
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.arch import DumpRow
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING
+from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PAGE_KERNEL,
     PAGE_KERNEL_EXEC,
@@ -14,6 +15,7 @@ from fuzzvm.kernel.pgtable import (
     PAGE_KERNEL_ROX,
     PROT_DEVICE,
     Level,
+    TableLabel,
     mk_leaf,
 )
 from fuzzvm.kernel.vmap import vmap_range
@@ -31,9 +33,30 @@ def test_blocks_are_possible_at_pud_and_pmd() -> None:
     assert X86.memory == "tso"
 
 
-def test_a_p4d_has_no_table_to_free() -> None:
-    machine, kernel = boot("x86_64")
-    assert machine.boot(X86.p4d_free_pud_page(kernel, kernel.init_mm.pgd, BASE)) is False
+@pytest.mark.parametrize("levels", [4, 5])
+def test_a_p4d_has_no_table_to_free(levels: int) -> None:
+    machine, kernel = boot("x86_64", levels)
+    assert machine.boot(X86.p4d_free_pud_page(kernel, kernel.init_mm.pgd, kernel.geometry.base)) is False
+
+
+def test_where_vmalloc_begins() -> None:
+    """__VMALLOC_BASE_L4 and _L5 (Documentation/arch/x86/x86_64/mm.rst)."""
+    assert X86.vmalloc_start_of(4) == BASE == 0xFFFFC90000000000
+    assert X86.vmalloc_start_of(5) == 0xFFA0000000000000
+
+
+def test_five_levels_have_a_p4d_of_their_own() -> None:
+    machine, kernel = boot("x86_64", 5, 2, cpus=1)
+    base = kernel.geometry.base
+    assert base == 0xFFA0000000000000
+    assert not kernel.geometry.folded(Level.P4D)
+    # as large as a P4D entry, which is no block all the same
+    size = kernel.geometry.size(Level.P4D)
+    machine.boot(vmap_range(kernel, base, base + size, 0, PAGE_KERNEL, kernel.geometry.shifts[Level.P4D]))
+    levels = [mapping.level for mapping in Oracles(machine, kernel).mappings()]
+    assert levels == [Level.PUD] * kernel.geometry.ptrs[Level.PUD]
+    tables = [a.label.level for a in machine.allocator.allocations if isinstance(a.label, TableLabel)]
+    assert tables == [Level.PGD, Level.P4D, Level.PUD]
 
 
 def test_an_entry_is_set_by_a_store() -> None:

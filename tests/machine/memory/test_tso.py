@@ -8,7 +8,8 @@ import pytest
 
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory.tso import TotalStoreOrder
-from fuzzvm.machine.ops import Barrier, Fence, InterruptAll, Load, Rmw, Store
+from fuzzvm.machine.ops import Barrier, Fence, Fetch, InterruptAll, Load, Rmw, Store
+from fuzzvm.machine.remarks import StaleFetch
 
 
 def writer_then_reader(x: int, y: int, between: list[Any]) -> Any:
@@ -86,3 +87,98 @@ def test_a_copy_goes_its_own_way() -> None:
     other.synchronise()
     assert (memory.peek(8), other.peek(8)) == (0, 1)
     assert other.state() != memory.state()
+
+
+# Instruction fetch
+
+
+def code(cpus: int, *values: int) -> TotalStoreOrder:
+    """Return memory whose code location 8 has been written, by CPU 0 and at once, with each of these values."""
+    memory = TotalStoreOrder(cpus)
+    memory.hold_code(8)
+    for value in values:
+        memory.store(0, Store(8, value), lambda ways: 0)
+    return memory
+
+
+def fetched(memory: TotalStoreOrder, cpu: int, address: int = 8) -> set[Any]:
+    """Return what a CPU may fetch."""
+    offered = [1]
+
+    def count(ways: int) -> int:
+        offered[0] = ways
+        return 0
+
+    newest = memory.fetch(cpu, Fetch(address), count)
+    assert newest == memory.peek(address), "way 0 is what sc would do"
+    return {memory.fetch(cpu, Fetch(address), lambda ways, way=way: way) for way in range(offered[0])}  # type: ignore[misc]
+
+
+def test_a_fetch_may_be_of_what_was_there() -> None:
+    memory = code(2, 1, 2)
+    assert fetched(memory, 0) == fetched(memory, 1) == {0, 1, 2}
+    memory.fetch(1, Fetch(8), lambda ways: 1)
+    assert memory.remark == StaleFetch(2)
+
+
+def test_each_byte_may_be_of_another_time() -> None:
+    """A NOP, a breakpoint over its first byte, the second byte of a jump, and its first one."""
+    assert fetched(code(1, 0x00CC), 0) == {0x0000, 0x00CC}
+    assert fetched(code(1, 0x01EB), 0) == {0x0000, 0x00EB, 0x0100, 0x01EB}
+    assert fetched(code(1, 0x00CC, 0x01CC, 0x01EB), 0) == {b << 8 | a for a in (0, 0xCC, 0xEB) for b in (0, 1)}
+
+
+@pytest.mark.parametrize("who", ["this", "all", "another", "nobody"])
+def test_a_serialised_cpu_fetches_what_is_there(who: str) -> None:
+    memory = code(2, 1)
+    if who == "this":
+        memory.fence(1, Fence(Barrier.ISB), lambda ways: 0)
+    elif who == "all":
+        memory.maintain(0, InterruptAll(), lambda ways: 0)
+    elif who == "another":
+        memory.fence(0, Fence(Barrier.ISB), lambda ways: 0)
+    assert fetched(memory, 1) == ({1} if who in ("this", "all") else {0, 1})
+    assert fetched(memory, 0) == ({1} if who in ("another", "all") else {0, 1})
+
+
+def test_mfence_serialises_no_fetch() -> None:
+    memory = code(1, 1)
+    memory.fence(0, Fence(Barrier.DMB_ISH), lambda ways: 0)
+    assert fetched(memory, 0) == {0, 1}
+
+
+def test_what_is_buffered_is_not_fetched() -> None:
+    memory = code(2)
+    memory.store(0, Store(8, 1), lambda ways: 1)
+    assert fetched(memory, 0) == fetched(memory, 1) == {0}
+    memory.synchronise()
+    assert fetched(memory, 1) == {1}
+
+
+def test_a_location_that_is_no_code_is_coherent() -> None:
+    memory = code(1)
+    memory.store(0, Store(9, 1), lambda ways: 0)
+    assert fetched(memory, 0, 9) == {1}
+    assert memory.state() == (frozenset({(9, 1)}), ((),), (frozenset(),))
+
+
+def test_only_what_was_replaced_makes_states_differ() -> None:
+    """Code that is back to what it was, and CPUs that have serialised since, are where they began."""
+    memory = code(2, 1, 0)
+    assert memory.copy().state() == memory.state() != code(2, 0).state()
+    memory.maintain(0, InterruptAll(), lambda ways: 0)
+    assert memory.state() == code(2, 0).state()
+    assert fetched(memory.copy(), 0) == {0}
+
+
+def test_a_locked_instruction_may_patch_code() -> None:
+    memory = code(1)
+    memory.rmw(0, Rmw(8, lambda old: 7), lambda ways: 0)
+    assert fetched(memory, 0) == {0, 7}
+
+
+def test_code_is_integers() -> None:
+    memory = code(1)
+    memory.store(0, Store(8, "nop"), lambda ways: 0)
+    with pytest.raises(TypeError, match="an instruction is an integer"):
+        memory.fetch(0, Fetch(8), lambda ways: 0)

@@ -89,6 +89,7 @@ class Arm64(MemoryModel):
 
     name = "arm64"
     stale_reads = True
+    delays_stores = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -207,6 +208,8 @@ class Arm64(MemoryModel):
         )  # fmt: skip
         if op.order is Order.ACQUIRE_RELEASE:
             views.after_atomic(timestamp)
+        if self.on_visible is not None:
+            self.on_visible(address, old, new)
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
@@ -260,8 +263,8 @@ class Arm64(MemoryModel):
         ]
         index = ready[choose(len(ready)) if len(ready) > 1 else 0]
         entry = pending[index]
-        self._take(cpu, index)
         self.remark = BecameVisible(_KINDS[entry.kind], entry.address, entry.value)
+        self._take(cpu, index)
 
     def owner(self, agent: int) -> int:
         return agent - self.cpus
@@ -299,6 +302,7 @@ class Arm64(MemoryModel):
         entry = pending[index]
         self._pending[cpu] = (*pending[:index], *pending[index + 1 :])
         address = None if entry.kind == COMPLETE else entry.address
+        old = self._timeline.latest(entry.address) if self.on_visible is not None else None
         self._timeline = self._timeline.extend(Message(entry.kind, cpu, address, entry.value))
         timestamp = len(self._timeline)
         views = self._views[cpu]
@@ -312,6 +316,8 @@ class Arm64(MemoryModel):
             views.cleaned(entry.address, timestamp)
         else:
             views.invalidated(timestamp)
+        if self.on_visible is not None and entry.kind == STORE:
+            self.on_visible(entry.address, old, entry.value)
 
     def _put(self, cpu: int, kinds: frozenset[int]) -> None:
         """Put the pending messages of some kinds on the timeline, oldest first, with what must precede them."""
