@@ -82,6 +82,16 @@ class _Thread:
         self._question = question
         self._results: dict[int, int] = {}
         """The register that each read of the thread leaves its value in."""
+        self._shared = {
+            action.place
+            for other, thread in enumerate(question.threads)
+            for action in thread
+            if other != number and not isinstance(action, Ordering)
+        }
+        self._unasked: int | None = None
+        """The register for what nobody asks: an atomic on a place of this thread alone finds what it left there."""
+        self._offset: int | None = None
+        """The register for offsets that are always 0, and depend on what was read."""
         self._next = 0
         self._scratch = self._register()
         for index, action in enumerate(actions):
@@ -105,6 +115,16 @@ class _Thread:
             raise ExportError(f"thread P{self.number} needs more than {LAST_REGISTER} registers")
         self._next += 1
         return self._next - 1
+
+    def _found(self, place: str, value: int) -> int:
+        """Return the register for what an atomic finds, which must be that value."""
+        if place in self._shared:
+            register = self._register()
+            self._expect(register, value)
+            return register
+        if self._unasked is None:
+            self._unasked = self._register()
+        return self._unasked
 
     def _address(self, place: str) -> int:
         if place not in self._addresses:
@@ -132,16 +152,13 @@ class _Thread:
                     where = self._added(place)
                 self.code.append(f"{_STORES[order]} {self._constant(value)},{where}")
             case Update(place, old, new, order):
-                register = self._register()
+                register = self._found(place, old)
                 self.code.append(f"MOV W{register},#{old}")
                 self.code.append(f"{_ATOMICS[order]} W{register},{self._constant(new)},[X{self._address(place)}]")
-                self._expect(register, old)
             case Lock(place, order):
-                register = self._register()
-                self.code.append(
-                    f"{'SWP' if order is Order.PLAIN else 'SWPA'} {self._constant(1)},W{register},[X{self._address(place)}]"
-                )
-                self._expect(register, 0)
+                register = self._found(place, 0)
+                swap = "SWP" if order is Order.PLAIN else "SWPA"
+                self.code.append(f"{swap} {self._constant(1)},W{register},[X{self._address(place)}]")
             case Unlock(place, order):
                 self.code.append(f"{_STORES[order]} WZR,[X{self._address(place)}]")
             case Ordering(kind):
@@ -182,15 +199,15 @@ class _Thread:
         if depends is None or depends not in self._results:
             return f"[X{address}]"
         source = self._results[depends]
-        offset = self._register()
-        self.code.append(f"EOR X{offset},X{source},X{source}")
-        return f"[X{address},X{offset}]"
+        if self._offset is None:
+            self._offset = self._register()
+        self.code.append(f"EOR X{self._offset},X{source},X{source}")
+        return f"[X{address},X{self._offset}]"
 
     def _added(self, place: str) -> str:
         """Make the sum of an address and the offset computed last; return the operand."""
-        total = self._register()
-        self.code.append(f"ADD X{total},X{self._address(place)},X{total - 1}")
-        return f"[X{total}]"
+        self.code.append(f"ADD X{self._offset},X{self._address(place)},X{self._offset}")
+        return f"[X{self._offset}]"
 
 
 def _instruction(taken: bool) -> str:

@@ -216,7 +216,7 @@ class _Builder:
             if step.cpu == self._free.cpu and step.number > self._free.number:
                 continue
             self._take(thread, step)
-        threads = _sliced([self._threads[cpu].actions for cpu in sorted(self._threads)])
+        threads = _sliced([_merged(self._threads[cpu].actions) for cpu in sorted(self._threads)])
         kept = {action.place for thread in threads for action in thread if not isinstance(action, Ordering)}
         cpus = [cpu for cpu, thread in zip(sorted(self._threads), threads, strict=True) if thread]
         return Question(
@@ -224,7 +224,7 @@ class _Builder:
             case=self._case,
             threads=tuple(tuple(thread) for thread in threads if thread),
             cpus=tuple(cpus),
-            initial={place: value for place, value in self._initial.items() if place in kept},
+            initial={place: value for place, value in self._initial.items() if place in kept} | _own_initial(threads),
             sites={place: taken for place, taken in self._sites.items() if place in kept},
             meanings={place: self._meaning(place) for place in sorted(kept)},
             left_out=tuple(self._left_out),
@@ -331,10 +331,40 @@ class _Builder:
         return self._meanings[place] + (f"; {values}" if values else "")
 
 
+def _merged(thread: list[Action]) -> list[Action]:
+    """Return a thread without plain reads that say nothing that the read of the place before them does not say.
+
+    That is so where both return the same through the same pointer, and nothing between them is a barrier, an acquire,
+    or a write to the place: whatever the first may read, the second may read too, and what is ordered before the
+    second is ordered before the first.
+    """
+    kept: list[Action] = []
+    moved: dict[int, int] = {}
+    standing: dict[str, tuple[Read, int]] = {}
+    for index, action in enumerate(thread):
+        if isinstance(action, Read | Write) and action.depends is not None:
+            action = replace(action, depends=moved[action.depends])
+        plain = isinstance(action, Read | Write) and action.order in (Order.PLAIN, Order.RELEASE)
+        if isinstance(action, Read) and plain:
+            first, place = standing.get(action.place, (None, 0))
+            if first == action:
+                moved[index] = place
+                continue
+            standing[action.place] = action, len(kept)
+        elif isinstance(action, Write) and plain:
+            standing.pop(action.place, None)
+        else:
+            standing.clear()
+        moved[index] = len(kept)
+        kept.append(action)
+    return kept
+
+
 def _sliced(threads: list[list[Action]]) -> list[list[Action]]:
     """Return the threads without what only one of them touches, or all of them only read, and without idle barriers.
 
-    `depends` is kept right. Taking something out can make something else idle, so it goes on until nothing changes.
+    An acquire or a release stays as a barrier does, whatever its place: it orders what is around it. `depends` is kept
+    right. Taking something out can make something else idle, so it goes on until nothing changes.
     """
     while True:
         places = [{_place_of(action) for action in thread} - {None} for thread in threads]
@@ -356,14 +386,40 @@ def _kept(thread: list[Action], shared: set[str | None]) -> list[Action]:
     accesses = [index for index, action in enumerate(thread) if _place_of(action) in shared]
     if not accesses:
         return []
+    first, last = accesses[0], accesses[-1]
+    # what is ordered by an access is kept with all accesses of its place in between, so that its values stay right
+    staying = shared | {_place_of(action) for action in thread[first:last] if _orders(action)}
     kept: list[Action] = []
     moved: dict[int, int] = {}
-    for index, action in enumerate(thread[: accesses[-1] + 1]):
+    for index, action in enumerate(thread[: last + 1]):
         # a barrier orders nothing before the first access, and one after the same one nothing more
-        idle = index < accesses[0] or (kept and kept[-1] == action)
-        if (isinstance(action, Ordering) and not idle) or _place_of(action) in shared:
+        idle = index < first or (kept and kept[-1] == action)
+        if (isinstance(action, Ordering) and not idle) or (_place_of(action) in staying and index >= first):
             moved[index] = len(kept)
             if isinstance(action, Read | Write) and action.depends is not None:
                 action = replace(action, depends=moved.get(action.depends))
             kept.append(action)
     return kept
+
+
+def _orders(action: Action) -> bool:
+    return isinstance(action, Read | Write | Update | Lock | Unlock) and action.order is not Order.PLAIN
+
+
+def _own_initial(threads: list[list[Action]]) -> dict[str, int]:
+    """Return what the places of one thread alone hold where its first access that was kept finds them."""
+    found: dict[str, int] = {}
+    owners: dict[str, set[int]] = {}
+    for number, thread in enumerate(threads):
+        for action in thread:
+            if isinstance(action, Ordering):
+                continue
+            owners.setdefault(action.place, set()).add(number)
+            match action:
+                case Read(place, value):
+                    found.setdefault(place, value)
+                case Update(place, old, _):
+                    found.setdefault(place, old)
+                case Lock(place) | Unlock(place):
+                    found.setdefault(place, int(isinstance(action, Unlock)))
+    return {place: value for place, value in found.items() if len(owners[place]) == 1}
