@@ -11,6 +11,7 @@ from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.corpus.store import write_text
 from fuzzvm.export.aarch64 import aarch64
+from fuzzvm.export.lkmm import lkmm
 from fuzzvm.export.promela import MAX_STATES, promela
 from fuzzvm.export.question import question_of
 from fuzzvm.kernel.hooks import Mitigation
@@ -22,7 +23,11 @@ def _litmus(case: TestCase, mitigation: type[Mitigation], max_states: int) -> st
     return aarch64(question_of(case, mitigation))
 
 
-_FORMATS = {"litmus": _litmus, "promela": promela}
+def _lkmm(case: TestCase, mitigation: type[Mitigation], max_states: int) -> str:
+    return lkmm(question_of(case, mitigation))
+
+
+_FORMATS = {"litmus": _litmus, "lkmm": _lkmm, "promela": promela}
 
 
 @click.command()
@@ -44,6 +49,7 @@ def export(file: Path, form: str, out: Path | None, mitigation_name: str | None,
 
     \b
     litmus   what the run asks, as an AArch64 litmus test for herd7 or fuzzvm litmus
+    lkmm     the same as a C litmus test for the kernel's memory model
     promela  the whole scenario, whatever its schedule, as a model for Spin
     """
     case = read(file)

@@ -41,7 +41,7 @@ def aarch64(question: Question) -> str:
     lines = [f"AArch64 {question.name}"]
     if question.sites:
         lines.append("Variant=Ifetch")
-    lines += [*_comment(question), "{"]
+    lines += [*told(question), "{"]
     lines += [f"{place}={value};" for place, value in question.initial.items() if value]
     for thread in threads:
         lines += thread.initial(labels, question)
@@ -55,9 +55,10 @@ def aarch64(question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _comment(question: Question) -> list[str]:
+def told(question: Question) -> list[str]:
+    """Return the comment that says what a question is about, as lines."""
     case = question.case
-    told = [
+    lines = [
         f"{case.mitigation}, memory {case.memory}, {case.expect}",
         f"schedule: {format_schedule(case.schedule)}",
         *(f"P{number} is CPU {cpu}" for number, cpu in enumerate(question.cpus)),
@@ -65,7 +66,7 @@ def _comment(question: Question) -> list[str]:
         *(f"left out: {what}" for what in question.left_out),
     ]
     # herd7 has no way to say *) within a comment
-    return [f"(* {line.replace('*)', '* )')} *)" for line in told]
+    return [f"(* {line.replace('*)', '* )')} *)" for line in lines]
 
 
 class _Thread:

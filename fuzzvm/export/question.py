@@ -134,6 +134,8 @@ class Question:
 
 
 FREED = 1
+FREED_PLACE = "freed"
+"""The word that the free of the table writes, and its use reads."""
 
 
 def question_of(case: TestCase, mitigation: type[Mitigation]) -> Question:
@@ -294,7 +296,7 @@ class _Builder:
         return thread.pointers.get(object_of(address))
 
     def _freed(self) -> str:
-        place = "freed"
+        place = FREED_PLACE
         label = self._machine.allocator.allocations[self._table].label
         self._meanings[place] = f"1 once {label} is freed"
         return place
