@@ -85,5 +85,6 @@ def _first_bug(rows: list[Row], path: Path) -> None:
         axes.errorbar(across, medians, yerr=[[0] * len(own), above], fmt="o", markersize=4, label=engine)
     axes.set(yscale="log", ylabel="runs to the first bug: median, 95th percentile")
     axes.set_xticks(range(len(bugs)), [f"{bug} ({depth})" if depth else bug for depth, bug in bugs], rotation=90)
-    axes.legend()
+    axes.set_xlim(-1, len(bugs))
+    figure.legend(loc="outside upper center", ncols=len(engines))
     _save(figure, path)

@@ -15,7 +15,7 @@ import click
 import fuzzvm
 import fuzzvm.cli
 
-NOT_COMMANDS = frozenset({"main", "common", "options", "output", "starting_file"})
+NOT_COMMANDS = frozenset({"common", "main", "matrix_html", "matrix_table", "output", "starting_file"})
 
 
 class Commands(click.Group):

@@ -61,6 +61,13 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     metavar="DIR",
     help="Save the shortest schedule of each bug in this folder.",
 )
+@click.option(
+    "--html",
+    "html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT",
+    help="Write the matrix as a page, too, and the story of each failing run to OUT's folder.",
+)
 @json_option
 def verify(
     mitigation_names: tuple[str, ...],
@@ -75,15 +82,16 @@ def verify(
     jobs: int | None,
     no_reduction: bool,
     save: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Explore every schedule: is there one that goes wrong?
 
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
-    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under sc, and under the
-    memory model of its architecture as well, except arm64: its states hardly merge, so it is searched only where
-    --memory names it. Several mitigations and scenarios end in a table of them all. Exit status 0 when every verdict
-    is the documented one; a mitigation that documents none, or lacks an ordering point, must be safe.
+    steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory model of
+    its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Several mitigations and
+    scenarios end in a table of them all. Exit status 0 when every verdict is the documented one; a mitigation that
+    documents none, or lacks an ordering point, must be safe.
 
     \b
     fuzzvm verify --mitigation static-key
@@ -101,6 +109,11 @@ def verify(
     saved: dict[int, Path] = {}
     if save is not None:
         saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.schedule is not None}
+    if html is not None:
+        # imported here: templates are needed for nothing else
+        from fuzzvm.cli.matrix_html import write_matrix
+
+        write_matrix([(run, None if run.verdict.schedule is None else _case(run)) for run in runs], html)
     if as_json:
         print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from fuzzvm.kernel.arch import DumpRow
 
@@ -16,6 +17,12 @@ def dump_text(
 
     `units` are the letters of the sizes, the first one for bytes ("B…") or kilobytes ("K…").
     """
+    return _text(tuple(rows), units, markers, describe)
+
+
+@lru_cache(maxsize=256)
+def _text(rows: tuple[DumpRow, ...], units: str, markers: tuple[str, str], describe: Callable[[DumpRow], str]) -> str:
+    """Return the text; kept, since the walks of a campaign find the same few tables over and over."""
     lines = [f"---[ {markers[0]} ]---"]
     for row in rows:
         size, unit = row.end - row.start, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
@@ -40,17 +41,22 @@ class _SetOwner:
         return self.owner
 
 
+# one object for each owner: making them anew takes longer than what they do
+_set_owner = cache(_SetOwner)
+_UNLOCKED = _Unlocked()
+
+
 def sets_owner(update: object) -> bool | None:
     """Return whether the update of an Rmw takes a lock (True) or releases it (False); None where it does neither."""
     return update.owner != UNLOCKED if isinstance(update, _SetOwner) else None
 
 
 def _lock(k: Kernel, lock: ExclusiveLock) -> Steps[None]:
-    yield Rmw(lock.address, _SetOwner(k.cpu + 1), Order.ACQUIRE, when=_Unlocked())
+    yield Rmw(lock.address, _set_owner(k.cpu + 1), Order.ACQUIRE, _UNLOCKED)
 
 
 def _unlock(k: Kernel, lock: ExclusiveLock) -> Steps[None]:
-    owner = yield Rmw(lock.address, _SetOwner(UNLOCKED), Order.RELEASE)
+    owner = yield Rmw(lock.address, _set_owner(UNLOCKED), Order.RELEASE)
     if owner != k.cpu + 1:
         raise ModelError(UNLOCK_WITHOUT_LOCK, f"{lock.name} is not held by CPU {k.cpu}", address=lock.address)
 

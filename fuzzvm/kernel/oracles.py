@@ -44,6 +44,8 @@ from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, Value, offset_of
 from fuzzvm.machine.tlb import TlbState
 
+_LEVELS = tuple(Level)
+
 
 class Mapping(NamedTuple):
     """A leaf entry: its level, the first address that it maps, its value."""
@@ -306,10 +308,12 @@ class Oracles:
         return entry if isinstance(entry, int) else 0
 
     def _next_level(self, level: int) -> Level:
+        ptrs = self._kernel.geometry.ptrs
         level += 1
-        while self._kernel.geometry.folded(level):
+        # folded
+        while ptrs[level] == 1:
             level += 1
-        return Level(level)
+        return _LEVELS[level]
 
     def _mappings(self, level: Level, va: int, entry: int, read: Read) -> Iterator[Mapping]:
         """Yield the mappings that an entry leads to, an entry of that level that maps from va on."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def walk_page_range(k: Kernel, mm: Mm, start: int, end: int) -> Steps[Rows]:
     """Walk a range of mm's page tables; return the rows noted."""
     yield AssertWriteLocked(mm.mmap_lock)
-    rows: Rows = ()
+    rows = Rows()
     return (yield from walk_pgd_range(k, mm.pgd, start, end, rows))
 
 

@@ -73,7 +73,7 @@ def read_pmd(k: Kernel, pmdp: Address, addr: int, end: int, rows: Rows) -> Steps
 
 def _nothing_noted(rows: Rows, end: int) -> Rows:
     """Return the rows as they come out where an entry is passed over: the last one reaches to the next one noted."""
-    return (*rows[:-1], rows[-1]._replace(end=end)) if rows else rows
+    return Rows((*rows[:-1], rows[-1]._replace(end=end))) if rows else rows
 
 
 def pmd_offset(pud: int, addr: int, pudp: Address) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from fuzzvm.kernel.arch import DumpRow
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_pgprot
 from fuzzvm.machine.ops import Annotation, Steps
 
-Rows: TypeAlias = tuple[DumpRow, ...]
+
+class Rows(tuple[DumpRow, ...]):
+    """What a walk has noted, in the order of addresses. Nothing but the text that user space reads is made of it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +41,5 @@ def note_page(rows: Rows, addr: int, end: int, level: Level, entry: int) -> Step
     if rows:
         last = rows[-1]
         if last.level == level and pxd_pgprot(last.entry) == pxd_pgprot(entry) and pxd_leaf(last.entry) == bool(entry):
-            return (*rows[:-1], last._replace(end=end))
-    return (*rows, DumpRow(addr, end, level, entry))
+            return Rows((*rows[:-1], DumpRow(last.start, end, last.level, last.entry)))
+    return Rows((*rows, DumpRow(addr, end, level, entry)))

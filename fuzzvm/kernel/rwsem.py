@@ -10,6 +10,7 @@ optimistic spinning are left out; they change only who comes first among waiters
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
@@ -79,11 +80,12 @@ class _Down:
 
     def __call__(self, value: object) -> RwsemState:
         sem = rwsem_state(value)
+        writer, readers, waiters = sem
         if self.write and _can_write(sem):
-            return RwsemState(writer=self.cpu)
+            return RwsemState(self.cpu, (), ())
         if not self.write and _can_read(sem):
-            return sem._replace(readers=(*sem.readers, self.cpu))
-        return sem if self.trylock else sem._replace(waiters=(*sem.waiters, (self.cpu, self.write)))
+            return RwsemState(writer, (*readers, self.cpu), waiters)
+        return sem if self.trylock else RwsemState(writer, readers, (*waiters, (self.cpu, self.write)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,11 @@ class _Up:
     def __call__(self, value: object) -> RwsemState:
         sem = rwsem_state(value)
         if self.write:
-            return _grant(sem._replace(writer=None)) if sem.writer == self.cpu else sem
+            return _grant(RwsemState(None, sem.readers, sem.waiters)) if sem.writer == self.cpu else sem
         if self.cpu not in sem.readers:
             return sem
         place = sem.readers.index(self.cpu)
-        return _grant(sem._replace(readers=sem.readers[:place] + sem.readers[place + 1 :]))
+        return _grant(RwsemState(sem.writer, sem.readers[:place] + sem.readers[place + 1 :], sem.waiters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,10 @@ class _Granted:
         if sem.writer is not None:
             return (sem.writer, *ahead)
         return (*ahead, *sem.readers) if sem.waiters[place][1] else ahead
+
+
+# one object each for a CPU: making them anew takes longer than what they do
+_down, _up, _granted = cache(_Down), cache(_Up), cache(_Granted)
 
 
 class RwsemUpdate(NamedTuple):
@@ -157,33 +163,33 @@ def granted_to_write(condition: object, value: object) -> bool:
 
 def down_read(k: Kernel, sem: RwSemaphore) -> Steps[None]:
     """Take the lock for reading, after whoever writes or waits."""
-    old = yield Rmw(sem.address, _Down(k.cpu, write=False), Order.ACQUIRE)
+    old = yield Rmw(sem.address, _down(k.cpu, False), Order.ACQUIRE)
     if not _can_read(rwsem_state(old)):
-        yield Await(sem.address, _Granted(k.cpu), Order.ACQUIRE)
+        yield Await(sem.address, _granted(k.cpu), Order.ACQUIRE)
 
 
 def down_read_trylock(k: Kernel, sem: RwSemaphore) -> Steps[bool]:
     """Take the lock for reading if that is possible at once; return whether it was."""
-    old = yield Rmw(sem.address, _Down(k.cpu, write=False, trylock=True), Order.ACQUIRE)
+    old = yield Rmw(sem.address, _down(k.cpu, False, True), Order.ACQUIRE)
     return _can_read(rwsem_state(old))
 
 
 def up_read(k: Kernel, sem: RwSemaphore) -> Steps[None]:
     """Release a lock taken for reading. Raises ModelError unlock-without-lock."""
-    old = yield Rmw(sem.address, _Up(k.cpu, write=False), Order.RELEASE)
+    old = yield Rmw(sem.address, _up(k.cpu, False), Order.RELEASE)
     if k.cpu not in rwsem_state(old).readers:
         raise ModelError(UNLOCK_WITHOUT_LOCK, f"CPU {k.cpu} does not hold {sem.name} for reading", address=sem.address)
 
 
 def down_write(k: Kernel, sem: RwSemaphore) -> Steps[None]:
     """Take the lock for writing, after whoever holds it or waits."""
-    old = yield Rmw(sem.address, _Down(k.cpu, write=True), Order.ACQUIRE)
+    old = yield Rmw(sem.address, _down(k.cpu, True), Order.ACQUIRE)
     if not _can_write(rwsem_state(old)):
-        yield Await(sem.address, _Granted(k.cpu), Order.ACQUIRE)
+        yield Await(sem.address, _granted(k.cpu), Order.ACQUIRE)
 
 
 def up_write(k: Kernel, sem: RwSemaphore) -> Steps[None]:
     """Release a lock taken for writing. Raises ModelError unlock-without-lock."""
-    old = yield Rmw(sem.address, _Up(k.cpu, write=True), Order.RELEASE)
+    old = yield Rmw(sem.address, _up(k.cpu, True), Order.RELEASE)
     if rwsem_state(old).writer != k.cpu:
         raise ModelError(UNLOCK_WITHOUT_LOCK, f"CPU {k.cpu} does not hold {sem.name} for writing", address=sem.address)

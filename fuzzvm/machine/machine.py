@@ -459,6 +459,9 @@ EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
 }
 """What executes each kind of operation: takes machine, CPU, operation and choose, returns the response."""
 
+MEMORY_ALONE = frozenset({Fence, Fetch, CacheMaintenance, Tlbi, InterruptAll})
+"""Operations that memory executes by itself, with nothing for objects and observers to do."""
+
 
 def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
     """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""

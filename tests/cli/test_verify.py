@@ -135,3 +135,25 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+def test_html_is_a_matrix_with_the_story_of_each_failing_cell(tmp_path: Path) -> None:
+    out = tmp_path / "out" / "matrix.html"
+    ran = fuzzvm(
+        "verify", "-m", "none", "-m", "static-key", "-s", "pmd-promotion", "--memory", "sc", "--html", str(out)
+    )
+    assert ran.returncode == 0, ran.stderr
+    page = out.read_text(encoding="utf-8")
+    (story,) = (out.parent / "matrix-stories").glob("*.html")
+    assert f'href="matrix-stories/{story.name}"' in page
+    assert "use-after-free-read" in page and "safe" in page
+    assert "use-after-free-read" in story.read_text(encoding="utf-8")
+    replayed = fuzzvm("replay", str(story.with_suffix(".toml")))
+    assert replayed.returncode == 0, replayed.stdout
+
+
+def test_html_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "matrix.html"
+    ran = fuzzvm("verify", "-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--html", str(out))
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and str(out.parent) in ran.stderr

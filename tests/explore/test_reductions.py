@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuzzvm.explore import scale
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import search_reduced
 from fuzzvm.explore.exhaustive.savings import savings
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space

@@ -20,7 +20,7 @@ ENTRIES = st.tuples(
 
 
 def note_all(entries: list[tuple[Level, int]]) -> tuple[Rows, list[MappingNoted]]:
-    rows: Rows = ()
+    rows = Rows()
     told = []
     for addr, (level, entry) in enumerate(entries):
         steps = note_page(rows, addr, addr + 1, level, entry)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.ptdump_notes import Rows
 from fuzzvm.machine.ops import Operation
 
 CONSTANTS = (Kernel, Mitigation, Architecture)
@@ -45,9 +46,14 @@ class _Same:
 
 
 class Keys:
-    """Makes keys. Remembers those of frozen objects, which are many and long-lived, by identity."""
+    """Makes keys. Remembers those of frozen objects, which are many and long-lived, by identity.
 
-    def __init__(self) -> None:
+    With `without_text`, what a walk has noted is no part of any key: all that is made of it is the text that user space
+    reads, which no oracle looks at, so that the steps, responses and errors of a program do not depend on it.
+    """
+
+    def __init__(self, *, without_text: bool = False) -> None:
+        self._without_text = without_text
         self._known: dict[int, tuple[object, Hashable]] = {}
         self._fields: dict[type, tuple[str, ...]] = {}
 
@@ -56,6 +62,8 @@ class Keys:
         kind = type(value)
         if kind is int or kind is str or value is None:
             return value  # type: ignore[no-any-return]
+        if kind is Rows:
+            return Rows if self._without_text else (Rows, *[self.of(v) for v in value])
         if kind is tuple:
             return (tuple, *[v if type(v) is int else self.of(v) for v in value])
         known = self._known.get(id(value))
@@ -105,8 +113,8 @@ class Keys:
 class Values:
     """Numbers the values that memory and responses hold, exactly: equal numbers, equal keys. 0 is the integer 0."""
 
-    def __init__(self) -> None:
-        self.keys = Keys()
+    def __init__(self, *, without_text: bool = False) -> None:
+        self.keys = Keys(without_text=without_text)
         self._numbers: dict[Hashable, int] = {0: 0}
         self._values: list[Any] = [0]
 

@@ -2,10 +2,13 @@
 
     verdict      the way in: verify() and shortest_failure()
     space        states as integers, steps as tables; shared, flat and stepped are what CPUs share
-    search       is there a run that goes wrong? reduced asks the same with partial-order reduction
+    needs        what CPUs may still do, so that memory may forget the rest
+    search       is there a run that goes wrong? reduced_search asks the same with partial-order reduction: reduced
+                 and footprint under sc, reduced_weakly and weak_footprint under the other memory models
     shortest     the shortest such run; some_run any, where there is no room for that; progress one that never ends
 
-Tests: tests/explore/test_exhaustive.py, test_reductions.py.
+Tests: tests/explore/test_exhaustive.py, test_reductions.py, test_weak_reductions.py,
+test_normal_form.py.
 """
 
 from fuzzvm.explore.exhaustive.limits import Limits

@@ -10,6 +10,7 @@ maintenance touch what TLBs may hold, where that is watched.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Protocol
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
@@ -120,16 +121,26 @@ class Footprints:
         return self._notes(edge)[1]
 
 
+class Facts(Protocol):
+    """Says what steps do, as bits."""
+
+    def of_operation(self, node: Node) -> int:
+        """Return what the operation of a local state does."""
+
+    def of_notes(self, edge: Edge) -> int:
+        """Return what is done where a program says something."""
+
+
 class Futures:
-    """What a CPU may still conflict with, from each place of its automaton, as far as the automaton is known.
+    """What a CPU may still do, by the bits of `facts`, from each place of its automaton, as far as that is known.
 
     `of` is indexed by place, not by local state: local states of one place nearly always have the same future, and a
     new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.
     """
 
-    def __init__(self, automaton: Automaton, footprints: Footprints) -> None:
+    def __init__(self, automaton: Automaton, facts: Facts) -> None:
         self._automaton = automaton
-        self._footprints = footprints
+        self._facts = facts
         self.of: list[int] = []
         self.places: list[int] = []
         """The place of each local state."""
@@ -144,7 +155,7 @@ class Futures:
             self.places.append(node.place)
             self._seen.append(0)
             if node.place == len(self.of):
-                self.of.append(self._footprints.of_operation(node))
+                self.of.append(self._facts.of_operation(node))
                 self._predecessors.append(set())
 
     def learn(self, node: Node) -> bool:
@@ -158,7 +169,7 @@ class Futures:
         self._grow()
         conflicts = 0
         for edge in node.edges.values():
-            conflicts |= self._footprints.of_notes(edge)
+            conflicts |= self._facts.of_notes(edge)
             if edge.target is not None:
                 conflicts |= self.of[edge.target.place]
                 self._predecessors[edge.target.place].add(node.place)

@@ -60,6 +60,12 @@ class Watch:
         if limits.max_states is not None:
             self.next_look = min(self.next_look, limits.max_states)
 
+    def room(self, size: int) -> None:
+        """Raise StoppedError if that many bytes more, about to be taken at once, would be past the limit."""
+        most = self._limits.max_memory
+        if most is not None and resident() + size >= most:
+            raise StoppedError(f"memory limit of {most >> 20} MiB reached")
+
 
 def resident() -> int:
     """Return the bytes of memory that this process has now; its peak, where the system does not say."""

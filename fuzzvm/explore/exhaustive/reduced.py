@@ -17,18 +17,17 @@ in such a cycle goes around a cycle of its automaton, so local states that lie o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice, permutations
 
 from fuzzvm.explore.automaton import Node
 from fuzzvm.explore.exhaustive.cycles import on_cycle
-from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
-from fuzzvm.explore.exhaustive.search import Searched
+from fuzzvm.explore.exhaustive.limits import Limits, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, StateBoundError
+from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
+from fuzzvm.explore.exhaustive.worth import TRIAL, judge
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -37,16 +36,17 @@ ORDERS_AHEAD = 6
 WALKS_AHEAD = 10
 
 
-class _Reduced:
+class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None, *, on_trial: bool = False) -> None:
         self._space = space
+        self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
         boot = space.system.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
-        self._footprints = Footprints(unwatched, tlb=space.system.kernel.tlb)
+        self._footprints = self._make_footprints(unwatched)
         self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
@@ -59,6 +59,9 @@ class _Reduced:
         """States in which steps were left out, oldest first."""
         self._outdated = 0
         """How many of them, from the first, were visited before a future grew."""
+
+    def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
+        return Footprints(unwatched, tlb=self._space.system.kernel.tlb)
 
     def walk_ahead(self) -> None:
         """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""
@@ -132,7 +135,7 @@ class _Reduced:
                     if accesses is None:
                         accesses = compute(key)
                     moves.append((table[key], accesses, future[places[local]], local in cyclic))
-            chosen = persistent(moves)
+            chosen = [moves[index][0] for index in persistent(moves)]
             if len(chosen) < len(moves):
                 reduced.append(state)
             before = transitions
@@ -165,6 +168,9 @@ class _Reduced:
             if len(visited) >= look:
                 self._watch.look(len(visited))
                 look = self._watch.next_look
+                if self._on_trial and len(visited) >= TRIAL:
+                    self._on_trial = False
+                    judge(visited, len(reduced), self._symmetry)
         self.transitions += transitions
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
@@ -193,57 +199,27 @@ class _Reduced:
         return compute
 
 
-def can_reduce(space: Space) -> bool:
-    """Return whether the footprints describe the memory model of a space."""
-    return isinstance(space.shared, FlatShared)
-
-
-def search_reduced(
-    space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None
-) -> Searched:
-    """As `search`, with fewer states: the same verdict, and the same `ends`.
-
-    Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as `search` does.
-    """
-    if isinstance(space.start, Finding):
-        return Searched(1, 0, (space.start,))
-    if not can_reduce(space):
-        raise ValueError("partial-order reduction knows sequential consistency only")
-    search = _Reduced(space, limits, symmetry)
-    stopped, rounds = "", 0
-    try:
-        rounds = search.run(first_only=first_only)
-    except (StoppedError, StateBoundError) as bound:
-        stopped = str(bound)
-    except MemoryError:
-        count = len(search.visited)
-        search.visited.clear()
-        return Searched(count, search.transitions, tuple(search.findings), f"out of memory after {count} states")
-    found = tuple(search.findings)
-    return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
-
-
-def persistent(moves: list[Move]) -> list[Entry]:
-    """Return the steps of a persistent set: what they touch, no CPU outside may ever touch in conflict."""
+def persistent(moves: Sequence[Move]) -> list[int]:
+    """Return which moves are a persistent set: what they touch, no CPU outside may ever touch in conflict."""
     if len(moves) < 2:
-        return [move[0] for move in moves]
+        return list(range(len(moves)))
     for index, (entry, accesses, _, cyclic) in enumerate(moves):
         if entry and not cyclic:
             for other, move in enumerate(moves):
                 if accesses & move[2] and other != index:
                     break
             else:
-                return [entry]
+                return [index]
     if len(moves) > 2:
         for index, move in enumerate(moves):
             if move[0]:
                 members = _closure(index, moves)
                 if len(members) < len(moves) and not any(moves[member][3] for member in members):
-                    return [moves[member][0] for member in members]
-    return [move[0] for move in moves]
+                    return members
+    return list(range(len(moves)))
 
 
-def _closure(first: int, moves: list[Move]) -> list[int]:
+def _closure(first: int, moves: Sequence[Move]) -> list[int]:
     """Return the smallest set of CPUs with `first` in it such that no future outside conflicts with a step inside.
 
     A blocked member's step counts as well: who may unblock it conflicts with it, and so is a member.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.reduced import search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import search_reduced
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry

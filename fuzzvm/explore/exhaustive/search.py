@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.explore.exhaustive.seen import Seen
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
@@ -33,25 +37,77 @@ class Searched:
         return not self.stopped
 
 
-def search(space: Space, limits: Limits, *, first_only: bool = True, symmetry: Symmetry | None = None) -> Searched:
+HAND_OVER = 200_000
+"""States after which compiled code goes on, where it is installed: below, starting it takes longer than it saves."""
+
+
+def search(
+    space: Space,
+    limits: Limits,
+    *,
+    first_only: bool = True,
+    symmetry: Symmetry | None = None,
+    hand_over: int | None = HAND_OVER,
+) -> Searched:
     """Visit every state that can be reached, depth first; stop at the first error unless `first_only` is False.
 
     With `symmetry`, states that differ in the names of CPUs alone are one. Raises AsymmetryError where they are not.
+    Compiled code takes over after `hand_over` states, None for never; it knows neither symmetry nor memory models with
+    choices. That changes nothing in what a search without errors returns, nor in one that does not stop at the first.
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     watch = Watch(limits)
-    look = watch.next_look
-    lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
     canonical = symmetry.canonical if symmetry is not None and symmetry.images else None
     start = space.start if canonical is None else canonical(space.start)
-    visited = {start}
-    stack = [start]
-    findings: dict[Finding, None] = {}
-    ends = set()
-    transitions = 0
+    seen = Seen({start}, [start])
+    if canonical is not None or space.has_agents or not has_compiled():
+        hand_over = None
     stopped = ""
+    try:
+        done = _visit(space, seen, watch, canonical, hand_over, first_only=first_only)
+        if not done and not _go_on(space, seen, watch, first_only=first_only):
+            _visit(space, seen, watch, canonical, None, first_only=first_only)
+    except (StoppedError, StateBoundError) as bound:
+        stopped = str(bound)
+    except MemoryError:
+        seen.visited.clear()
+        seen.ends.clear()
+        stopped = f"out of memory after {seen.states} states"
+    return Searched(seen.states, seen.transitions, tuple(seen.findings), stopped, frozenset(seen.ends))
+
+
+@cache
+def has_compiled() -> bool:
+    """Return whether there is what compiled code needs: the extra `fast`."""
+    return all(find_spec(name) is not None for name in ("numpy", "numba"))
+
+
+def _go_on(space: Space, seen: Seen, watch: Watch, *, first_only: bool) -> bool:
+    """Go on in compiled code; return whether that did all there is to do. Raises as `packed.go_on` does."""
+    try:
+        from fuzzvm.explore.exhaustive import packed
+    except ImportError:
+        # it is installed and cannot be used, most often for a version of numpy that numba does not know
+        return False
+    return packed.go_on(space, seen, watch, first_only=first_only)
+
+
+def _visit(
+    space: Space,
+    seen: Seen,
+    watch: Watch,
+    canonical: Callable[[int], int] | None,
+    until: int | None,
+    *,
+    first_only: bool,
+) -> bool:
+    """Visit states until none is left, or there are `until`; return whether none is, or an error ended it."""
+    visited, stack, findings = seen.visited, seen.stack, seen.findings
+    lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
+    transitions = seen.transitions
     has_agents = space.has_agents
+    look = watch.next_look if until is None else min(watch.next_look, until)
     try:
         while stack and not (findings and first_only):
             state = stack.pop()
@@ -90,19 +146,13 @@ def search(space: Space, limits: Limits, *, first_only: bool = True, symmetry: S
                             visited.add(following)
                             stack.append(following)
             if transitions == before:
-                finding = space.ended(state)
-                if finding is not None:
-                    findings[finding] = None
-                else:
-                    ends.add(state)
+                seen.end(state, space.ended(state))
             if len(visited) >= look:
-                watch.look(len(visited))
-                look = watch.next_look
-    except (StoppedError, StateBoundError) as bound:
-        stopped = str(bound)
-    except MemoryError:
-        count = len(visited)
-        visited.clear()
-        stopped = f"out of memory after {count} states"
-        return Searched(count, transitions, tuple(findings), stopped)
-    return Searched(len(visited), transitions, tuple(findings), stopped, frozenset(ends))
+                if len(visited) >= watch.next_look:
+                    watch.look(len(visited))
+                if until is not None and len(visited) >= until:
+                    return not stack or bool(findings and first_only)
+                look = watch.next_look if until is None else min(watch.next_look, until)
+    finally:
+        seen.states, seen.transitions = len(visited), transitions
+    return True

@@ -7,14 +7,17 @@ as the difference that it makes to the integer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Values
 from fuzzvm.explore.exhaustive.flat import FlatShared
+from fuzzvm.explore.exhaustive.needs import Assumed, OutdatedError
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.scenario.system import System
+
+T = TypeVar("T")
 
 SHARED_BITS = 32
 LOCAL_BITS = 20
@@ -49,6 +52,7 @@ class Lane:
         self.edge: Edge | None = None
         """What the CPU's program did in the step that was computed last."""
         self._space = space
+        self._nodes = space.automata[cpu].nodes
 
     def local(self, state: int) -> int:
         """Return the number of the CPU's local state."""
@@ -60,14 +64,20 @@ class Lane:
         entry: Entry = 0
         self.edge = None
         if local:
-            node = self._space.automata[self.cpu].nodes[local]
-            outcomes = self._space.shared.step(number, self.cpu, node)
+            outcomes = self._space.shared.step(number, self.cpu, self._nodes[local])
             entry = self._entry(number, local, outcomes)
             self.edge = outcomes[-1].edge if outcomes else None
         self.table[key] = entry
         return entry
 
     def _entry(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
+        if len(outcomes) == 1:
+            # nearly all steps have one way, to another state
+            choices, shared, target, _, finding = outcomes[0]
+            if not choices and finding is None and target is not None and target.number <= LOCAL_MASK:
+                delta = shared - number + (target.number - local << self.shift)
+                if delta:
+                    return delta
         ways = []
         for outcome in outcomes:
             delta = 0
@@ -86,26 +96,72 @@ class Space:
     """The state space of a system. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
-    states that differ in dead variables alone.
+    states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the
+    memory model is not sc, unless it is said otherwise. With `strong_twin_of`, the memory is sequentially consistent
+    whatever the system has, and the automata are those of that space: what one learns, the other knows.
     """
 
-    def __init__(self, system: System, *, fast: bool = True, live_only: bool = True) -> None:
+    def __init__(
+        self,
+        system: System,
+        *,
+        fast: bool = True,
+        live_only: bool = True,
+        without_text: bool | None = None,
+        strong_twin_of: Space | None = None,
+    ) -> None:
         self.system = system
-        self.values = Values()
-        self.automata = [
-            Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
-            for program in system.programs()
-        ]
-        kind = FlatShared if fast and system.memory == "sc" else SteppedShared
-        self.shared: Shared = kind(system, self.automata, self.values)
+        weak = strong_twin_of is None and not (fast and system.memory == "sc")
+        if without_text is None:
+            without_text = weak
+        if strong_twin_of is None:
+            self.values = Values(without_text=without_text)
+            self.automata = [
+                Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
+                for program in system.programs()
+            ]
+        else:
+            self.values, self.automata = strong_twin_of.values, strong_twin_of.automata
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
         self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
-        self.has_agents = isinstance(self.shared, SteppedShared)
+        self.has_agents = weak
         """Whether the memory model may have agents of its own."""
-        self.start: int | Finding = self.shared.start
+        self.shared: Shared
+        self.start: int | Finding
+        self._assumed: Assumed | None = None
+        if self.has_agents:
+            boot = system.booted()
+            self._assumed = Assumed(self.automata, frozenset(range(len(boot.allocator.allocations))) - boot.watched)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Number states from the first one on."""
+        system, automata = self.system, self.automata
+        if self._assumed is None:
+            self.shared = FlatShared(system, automata, self.values)
+        else:
+            self.shared = SteppedShared(system, automata, self.values, self._assumed)
+        self.start = self.shared.start
         if isinstance(self.start, int):
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
                 self.start += node.number << lane.shift
+
+    def renew(self) -> None:
+        """Begin again, with what is known by now of what CPUs do; states have other numbers afterwards."""
+        if self._assumed is not None:
+            self._assumed.renew()
+            self._agents.clear()
+            for lane in self.lanes:
+                lane.table.clear()
+            self._begin()
+
+    def settled(self, search: Callable[[], T]) -> T:
+        """Return what a search of this space returns, done again where it found out that CPUs do more than assumed."""
+        while True:
+            try:
+                return search()
+            except OutdatedError:
+                self.renew()
 
     def agent_steps(self, state: int) -> dict[int, tuple[Way, ...]]:
         """Return the ways of each of the memory model's own agents that can step."""

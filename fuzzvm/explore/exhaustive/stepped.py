@@ -1,127 +1,374 @@
-"""Shared state under any memory model: a machine without programs for each state, copied for each step.
+"""Shared state under any memory model: what a step does is what a Machine does.
 
-Slower than `flat`, and the same code that runs schedules: what a step does is what Machine does. A memory model takes
-part by its `state()`, the immutable value that its states are compared by; its choices are found by trying them all.
+A state is made of three parts, each numbered by its value: memory, objects, what the oracles remember. A memory model
+takes part by its `state()`, the immutable value that its states are compared by, and by `normalise`, which brings those
+of one future to one form; its choices are found by trying them all. The memory of each number is kept as an object
+that is never stepped, only copied, and what an operation of a CPU makes of it is worked out once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
+from fuzzvm.explore.exhaustive.needs import Assumed
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
-from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.oracles import Oracles, Remembered
+from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.memory import Choose
+from fuzzvm.machine.machine import MEMORY_ALONE, Machine
+from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
+from fuzzvm.machine.ops import (
+    OFFSET_BITS,
+    Alloc,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Operation,
+    Rmw,
+    Store,
+    Tlbi,
+    address_of,
+)
 from fuzzvm.scenario.system import System
+
+_ACCESSES = (Load, Await, Store, Rmw)
+Masks = tuple[int, ...]
+"""What each CPU is assumed to do from here on, as bits of `Assumed`."""
+
+
+_METHODS: dict[type, str] = {
+    Load: "load",
+    Await: "load",
+    Store: "store",
+    Rmw: "rmw",
+    Fence: "fence",
+    Fetch: "fetch",
+    CacheMaintenance: "maintain",
+    Tlbi: "maintain",
+    InterruptAll: "maintain",
+}
+"""What a memory model executes each operation by."""
+
+T = TypeVar("T")
+
+
+class _Performed(NamedTuple):
+    """One way of an operation: its choices, the memory after it, objects and oracles after it, response, or error."""
+
+    choices: tuple[int, ...]
+    memory: int
+    heap: int
+    remembered: int
+    response: int
+    error: ModelError | None = None
 
 
 class SteppedShared:
-    """See `Shared`. Machines in `_machines` are never stepped, only copied."""
+    """See `Shared`. Raises OutdatedError from steps that `assumed` does not know of; a new one is to be made then."""
 
-    def __init__(self, system: System, automata: Sequence[Automaton], values: Values) -> None:
+    def __init__(self, system: System, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
         self._kernel = system.kernel
+        self._initial = system.remembered
+        self._hardware = system.kernel.tlb
+        """Whether oracles hear of all that TLBs depend on: every operation but loads with nothing buffered."""
         self._automata = automata
         self._values = values
-        self._numbers: dict[Hashable, int] = {}
-        self._machines: list[Machine] = []
+        self._assumed = assumed
+        self._numbers: dict[tuple[int, int, int], int] = {}
+        self._states: list[tuple[int, int, int]] = []
+        self._memory_numbers: dict[tuple[Hashable, Masks], int] = {}
+        self._memories: list[tuple[MemoryModel, Masks]] = []
+        self._heap_numbers: dict[Hashable, int] = {}
+        self._heaps: list[tuple[Allocator, frozenset[int]]] = []
+        self._remembered_numbers: dict[Remembered, int] = {}
+        self._remembered: list[Remembered] = []
+        self._op_numbers: dict[Hashable, int] = {}
+        self._ops: dict[Node, int] = {}
+        self._performed: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
+        self._performed_at: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
+        self._forgotten: dict[tuple[int, int, int], int] = {}
+        self._agent_steps: dict[tuple[int, int], tuple[_Performed, ...]] = {}
+        self._unfinished: dict[int, tuple[Unfinished, ...]] = {}
         self.nodes: list[Node] = []
         machine = system.booted()
+        self.model = type(machine.memory)
+        """The memory model."""
+        machine.memory.key_of = values.number
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
+        memory, heap, _ = self._states[shared]
         op = node.op
-        if op is None or self._machines[shared].blocked(cpu, op):
+        if op is None:
             return ()
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            visible = self._memories[memory][0].visible(cpu, op.address)
+            if not op.when(visible):
+                return ()
         outcomes = []
-
-        def perform(choose: Choose, machine: Machine) -> Any:
-            return machine.perform(cpu, op, choose)
-
-        for choices, machine, response, error in _ways(perform, self._copy, shared):
-            if error is not None:
-                outcomes.append(Outcome(choices, shared, None, None, finding_of(error, node.stack)))
+        for way in self._ways_of(shared, memory, heap, cpu, node, op):
+            if way.error is not None:
+                outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, node.stack)))
                 continue
-            edge = self._automata[cpu].next(node, self._values.number(response))
-            outcomes.append(self._resumed(machine, cpu, edge, choices))
+            edge = self._automata[cpu].next(node, way.response)
+            self._assumed.learn(cpu, node)
+            outcomes.append(self._resumed(way, cpu, edge))
         return outcomes
 
     def agents(self, shared: int) -> Sequence[int]:
-        return self._machines[shared].memory.agents()
+        return self._memories[self._states[shared][0]][0].agents()
 
     def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
+        memory, heap, remembered = self._states[shared]
+        key = (shared if self._hardware else memory, agent)
+        ways = self._agent_steps.get(key)
+        if ways is None:
+
+            def perform(choose: Choose, machine: Machine) -> None:
+                machine.perform_agent(agent, choose)
+
+            ways = self._agent_steps[key] = tuple(self._perform(perform, memory, heap, remembered, ()))
         outcomes = []
-
-        def perform(choose: Choose, machine: Machine) -> None:
-            machine.perform_agent(agent, choose)
-
-        for choices, machine, _, error in _ways(perform, self._copy, shared):
-            if error is not None:
-                outcomes.append(Outcome(choices, shared, None, None, finding_of(error, ())))
+        for way in ways:
+            if way.error is not None:
+                outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, ())))
             else:
-                outcomes.append(Outcome(choices, self._number(machine), None))
+                after = way.remembered if self._hardware else remembered
+                outcomes.append(Outcome(way.choices, self._number(way.memory, heap, after), None))
         return outcomes
 
+    def unfinished(self, shared: int) -> tuple[Unfinished, ...]:
+        """Return what each CPU has begun and not finished; nothing at all where no CPU has begun anything."""
+        number = self._states[shared][0]
+        found = self._unfinished.get(number)
+        if found is None:
+            memory = self._memories[number][0]
+            found = tuple(memory.unfinished(cpu) for cpu in range(memory.cpus))
+            if all(begun == NOTHING for begun in found):
+                found = ()
+            self._unfinished[number] = found
+        return found
+
+    def covered(self, shared: int, cpu: int, node: Node, targets: Sequence[tuple[int, int]]) -> list[int]:
+        """Return which ways of a plain load others stand for; `targets` are the shared and local states after them.
+
+        A way is covered by one that reads an older store, if the program goes on alike, with objects and oracles alike
+        and a value that points to the same object or to none: the CPU's views are no greater after that one, so that
+        it can do whatever it could after the other.
+        """
+        memory, heap, _ = self._states[shared]
+        assert node.op is not None
+        points_to = self._memories[memory][0].points_to
+        older = set()
+        found = []
+        ways = self._ways_of(shared, memory, heap, cpu, node, node.op)
+        for index in range(len(targets) - 1, -1, -1):
+            number, local = targets[index]
+            alike = (local, self._states[number][1:], points_to(self._values[ways[index].response]))
+            if alike in older:
+                found.append(index)
+            older.add(alike)
+        return found
+
     def finished(self, shared: int) -> Finding | None:
-        observer = self._machines[shared].observer
-        assert observer is not None
+        memory, heap, remembered = self._states[shared]
+        machine = self._machine(self._memories[memory][0], heap, remembered)
+        assert machine.observer is not None
         try:
-            observer.finished()
+            machine.observer.finished()
         except ModelError as error:
             return finding_of(error, ())
         return None
 
     def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
-        return self._machines[shared].blockers(node.op)
+        op = node.op
+        if isinstance(op, Await | Rmw) and op.when is not None:
+            return op.when.blocked_by(self._memories[self._states[shared][0]][0].peek(op.address))
+        return ()
+
+    # Parts of a step
 
     def _start(self, machine: Machine) -> int | Finding:
-        shared = self._number(machine)
+        masks: Masks = ()
         for cpu, automaton in enumerate(self._automata):
-            outcome = self._resumed(self._copy(shared), cpu, automaton.start, ())
+            target = automaton.start.target
+            masks = (*masks, 0 if target is None else self._assumed.at(cpu, target, 0))
+        memory = self._memory_number(machine.memory, masks)
+        way = _Performed((), memory, self._heap_number(machine), self._remembered_number(self._initial), 0)
+        for cpu, automaton in enumerate(self._automata):
+            outcome = self._resumed(way, cpu, automaton.start)
             if outcome.finding is not None:
                 return outcome.finding
-            shared = outcome.shared
+            memory, heap, remembered = self._states[outcome.shared]
+            way = _Performed((), memory, heap, remembered, 0)
             assert outcome.node is not None
             self.nodes.append(outcome.node)
-        return shared
+        return outcome.shared
 
-    def _copy(self, shared: int) -> Machine:
-        machine = self._machines[shared]
-        copy = machine.copy()
-        oracles = Oracles(copy, self._kernel)
-        assert isinstance(machine.observer, Oracles)
-        oracles.remembered = machine.observer.remembered
-        copy.observer = oracles
-        return copy
+    def _ways_of(
+        self, shared: int, memory: int, heap: int, cpu: int, node: Node, op: Operation
+    ) -> Sequence[_Performed]:
+        """Return what an operation that is not blocked can do; memory then is what it is by the assumptions before."""
+        number = self._op_number(node, op)
+        allocator, watched = self._heaps[heap]
+        alone = type(op) in MEMORY_ALONE and not self._hardware
+        if isinstance(op, _ACCESSES):
+            # a machine asks if the object lives, and tells oracles of writes to what they watch
+            place = op.address >> OFFSET_BITS
+            alone = isinstance(op, Load | Await) or place not in watched
+            if self._hardware:
+                alone = isinstance(op, Load | Await) and not self._memories[memory][0].unfinished(cpu).locations
+            if place in allocator.dead:
+                write = isinstance(op, Store | Rmw)
+                return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
+        remembered = self._states[shared][2]
+        key = (memory, cpu, number)
+        known = self._performed.get(key) if alone else self._performed_at.get((shared, cpu, number))
+        if known is None:
+            if alone:
+                known = self._performed[key] = tuple(self._perform_alone(memory, cpu, op))
+            else:
 
-    def _resumed(self, machine: Machine, cpu: int, edge: Edge, choices: tuple[int, ...]) -> Outcome:
-        assert machine.observer is not None
-        for annotation, stack in edge.notes:
+                def perform(choose: Choose, machine: Machine) -> Any:
+                    return machine.perform(cpu, op, choose)
+
+                known = tuple(self._perform(perform, memory, heap, remembered, op))
+                self._performed_at[shared, cpu, number] = known
+        if alone:
+            return [way._replace(heap=heap, remembered=remembered) for way in known]
+        return known
+
+    def _perform_alone(self, memory: int, cpu: int, op: Operation) -> Iterator[_Performed]:
+        """Yield every way of an operation that concerns memory alone."""
+        before, masks = self._memories[memory]
+        name = _METHODS[type(op)]
+        for choices, after, response in _ways(lambda choose, copy: getattr(copy, name)(cpu, op, choose), before.copy):
+            number = self._memory_number(after, masks)
+            yield _Performed(choices, number, 0, 0, self._values.number(response))
+
+    def _perform(
+        self, run: Callable[[Choose, Machine], Any], memory: int, heap: int, remembered: int, op: object
+    ) -> Iterator[_Performed]:
+        """Yield every way that a step of a machine can go."""
+        before, masks = self._memories[memory]
+
+        def copy() -> Machine:
+            machine = self._machine(before.copy(), heap, remembered)
+            if isinstance(op, Alloc | Free):
+                machine.allocator = machine.allocator.copy()
+            return machine
+
+        def caught(choose: Choose, machine: Machine) -> Any:
             try:
-                machine.observer.annotated(cpu, annotation)
+                return run(choose, machine)
             except ModelError as error:
-                return Outcome(choices, 0, None, edge, finding_of(error, stack))
-        if edge.error is not None:
-            return Outcome(choices, 0, None, edge, finding_of(edge.error, edge.stack))
-        return Outcome(choices, self._number(machine), edge.target, edge)
+                return error
 
-    def _number(self, machine: Machine) -> int:
-        assert isinstance(machine.observer, Oracles)
-        memory = self._values.keys.of(machine.memory.state())
-        key = (memory, machine.allocator.state(), machine.watched, machine.observer.remembered)
+        for choices, machine, response in _ways(caught, copy):
+            if isinstance(response, ModelError):
+                yield _Performed(choices, memory, heap, remembered, 0, response)
+            else:
+                assert isinstance(machine.observer, Oracles)
+                yield _Performed(
+                    choices,
+                    self._memory_number(machine.memory, masks),
+                    self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
+                    self._remembered_number(machine.observer.remembered),
+                    self._values.number(response),
+                )
+
+    def _resumed(self, way: _Performed, cpu: int, edge: Edge) -> Outcome:
+        """Return the outcome of a step whose effect is done: oracles hear what the program says."""
+        remembered = way.remembered
+        if edge.notes:
+            machine = self._machine(self._memories[way.memory][0], way.heap, remembered)
+            assert isinstance(machine.observer, Oracles)
+            for annotation, stack in edge.notes:
+                try:
+                    machine.observer.annotated(cpu, annotation)
+                except ModelError as error:
+                    return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
+            remembered = self._remembered_number(machine.observer.remembered)
+        if edge.error is not None:
+            return Outcome(way.choices, 0, None, edge, finding_of(edge.error, edge.stack))
+        assert edge.target is not None
+        memory = self._forget(way.memory, cpu, edge.target)
+        return Outcome(way.choices, self._number(memory, way.heap, remembered), edge.target, edge)
+
+    def _forget(self, memory: int, cpu: int, node: Node) -> int:
+        """Return what memory is once a CPU has got to a local state, and may do less than before."""
+        key = (memory, cpu, node.place)
+        found = self._forgotten.get(key)
+        if found is None:
+            before, masks = self._memories[memory]
+            after = self._assumed.at(cpu, node, masks[cpu])
+            found = memory
+            if after != masks[cpu]:
+                found = self._memory_number(before.copy(), (*masks[:cpu], after, *masks[cpu + 1 :]))
+            self._forgotten[key] = found
+        return found
+
+    def _machine(self, memory: MemoryModel, heap: int, remembered: int) -> Machine:
+        machine = Machine(memory)
+        machine.allocator, watched = self._heaps[heap]
+        for number in watched:
+            machine.watch(address_of(number))
+        oracles = Oracles(machine, self._kernel)
+        oracles.remembered = self._remembered[remembered]
+        machine.observer = oracles
+        return machine
+
+    # Numbers of states and their parts
+
+    def _number(self, memory: int, heap: int, remembered: int) -> int:
+        key = (memory, heap, remembered)
         number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._machines)
-            self._machines.append(machine)
+            number = self._numbers[key] = len(self._states)
+            self._states.append(key)
+        return number
+
+    def _memory_number(self, memory: MemoryModel, masks: Masks) -> int:
+        """Return the number of a memory, which is brought to its normal form."""
+        memory.normalise([self._assumed.needs(mask) for mask in masks])
+        key = (memory.state(), masks)
+        number = self._memory_numbers.get(key)
+        if number is None:
+            number = self._memory_numbers[key] = len(self._memories)
+            self._memories.append((memory, masks))
+        return number
+
+    def _heap_number(self, machine: Machine) -> int:
+        key = (machine.allocator.state(), machine.watched)
+        number = self._heap_numbers.get(key)
+        if number is None:
+            number = self._heap_numbers[key] = len(self._heaps)
+            self._heaps.append((machine.allocator, machine.watched))
+        return number
+
+    def _remembered_number(self, remembered: Remembered) -> int:
+        number = self._remembered_numbers.get(remembered)
+        if number is None:
+            number = self._remembered_numbers[remembered] = len(self._remembered)
+            self._remembered.append(remembered)
+        return number
+
+    def _op_number(self, node: Node, op: Operation) -> int:
+        number = self._ops.get(node)
+        if number is None:
+            key = self._values.keys.of_temporary(op)
+            number = self._ops[node] = self._op_numbers.setdefault(key, len(self._op_numbers))
         return number
 
 
-def _ways(
-    run: Callable[[Choose, Machine], Any], copy: Callable[[int], Machine], shared: int
-) -> Iterator[tuple[tuple[int, ...], Machine, Any, ModelError | None]]:
-    """Yield (choices, machine after it, response, error) for every way that a step can go.
+def _ways(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:
+    """Yield (choices, what was stepped, response) for every way that a step can go.
 
     A step is run again for each way; the choices that it asks for are counted up like the digits of a number.
     """
@@ -134,13 +381,9 @@ def _ways(
             asked.append((way, ways))
             return way
 
-        machine = copy(shared)
-        response, failed = None, None
-        try:
-            response = run(choose, machine)
-        except ModelError as error:
-            failed = error
-        yield tuple(way for way, _ in asked), machine, response, failed
+        stepped = copy()
+        response = run(choose, stepped)
+        yield tuple([way for way, _ in asked]), stepped, response
         while asked and asked[-1][0] == asked[-1][1] - 1:
             asked.pop()
         if not asked:

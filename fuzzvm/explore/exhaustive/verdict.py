@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
-from fuzzvm.explore.exhaustive.reduced import can_reduce, search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import can_reduce, foresee, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
+from fuzzvm.explore.exhaustive.worth import NotWorthItError
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
@@ -66,15 +67,17 @@ def verify(
     began = time.monotonic()
     with _no_collection(), _unchanged_mitigation(system):
         space = Space(system)
-        found = _search(space, limits, preemptions, reduce=reduce)
+        foresee(space)
+        found = space.settled(lambda: _search(space, limits, preemptions, reduce=reduce))
         shortest: ShortestRun | None = None
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         elif found.findings:
-            shortest = shortest_run(space, _left(limits, began, SHARE_OF_SHORTEST))
+            shortest = space.settled(lambda: shortest_run(space, _left(limits, began, SHARE_OF_SHORTEST)))
             if shortest.schedule is None:
                 release_memory()
-                shortest = replace(shortest, schedule=some_run(space, _left(limits, began)))
+                schedule = space.settled(lambda: some_run(space, _left(limits, began)))
+                shortest = replace(shortest, schedule=schedule)
     seconds = time.monotonic() - began
     if shortest is not None and shortest.schedule is None:
         failure = _unseen(found.findings[0])
@@ -101,7 +104,10 @@ def shortest_failure(
     is no such run at all. With a schedule, True means that none is shorter. Raises UnkeyableError and ProgramError.
     """
     with _no_collection(), _unchanged_mitigation(system):
-        found = shortest_run(Space(system), Limits(max_states, max_seconds), wanted=Wanted(error, function))
+        space = Space(system)
+        foresee(space)
+        limits = Limits(max_states, max_seconds)
+        found = space.settled(lambda: shortest_run(space, limits, wanted=Wanted(error, function)))
     if found.schedule is not None:
         _replayed(system, found)
     return found.schedule, found.complete
@@ -127,10 +133,13 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
 def _search_reduced(space: Space, limits: Limits) -> Searched:
     began = time.monotonic()
     try:
-        return search_reduced(space, limits, symmetry=Symmetry(space))
-    except AsymmetryError:
-        # a mitigation tells apart CPUs that run the same calls
-        return search_reduced(Space(space.system), _left(limits, began))
+        try:
+            return search_reduced(space, limits, symmetry=Symmetry(space), on_trial=True)
+        except AsymmetryError:
+            # a mitigation tells apart CPUs that run the same calls
+            return search_reduced(Space(space.system), _left(limits, began), on_trial=True)
+    except NotWorthItError:
+        return search(space, _left(limits, began))
 
 
 def _left(limits: Limits, began: float, share: float = 1.0) -> Limits:

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from fuzzvm.machine.ops import (
     Address,
@@ -19,6 +19,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Rmw,
     Store,
     Tlbi,
@@ -36,6 +37,36 @@ def object_of_value(value: Value) -> int:
     return object_of(value) if isinstance(value, int) and value > 0 else 0
 
 
+def _itself(value: Value) -> Hashable:
+    return value
+
+
+class Needs(NamedTuple):
+    """What one CPU may still do with memory, by location. What it says too much costs states, and never is wrong.
+
+    `loads` are locations of plain loads, which may be stale, `reads` those of loads, waits and atomics, `fetches` those
+    of instructions; `frees` are numbers of objects that it may free.
+    """
+
+    loads: frozenset[Address]
+    reads: frozenset[Address]
+    fetches: frozenset[Address]
+    frees: frozenset[int]
+
+
+class Unfinished(NamedTuple):
+    """What a CPU has begun: `locations` whose writes, DC or IC have yet to take effect, `objects` in flight.
+
+    Objects in flight are those whose free by another CPU is, or may become with the CPU's next store, a race.
+    """
+
+    locations: frozenset[Address] = frozenset()
+    objects: frozenset[int] = frozenset()
+
+
+NOTHING = Unfinished()
+
+
 class MemoryModel(ABC):
     """Memory, as the CPUs of one machine see it.
 
@@ -46,6 +77,9 @@ class MemoryModel(ABC):
     name: ClassVar[str]
     stale_reads: ClassVar[bool] = False
     """Whether a load may return what was overwritten before it, in the order in which the machine steps."""
+
+    reducible: ClassVar[bool] = False
+    """Whether `unfinished` and `settles` say all there is to say, so that orders of steps can be left out."""
 
     remark: Remark | None = None
     """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
@@ -59,6 +93,8 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
+    key_of: Callable[[Value], Hashable] = staticmethod(_itself)
+    """What stands for a value in `state()`: for searches, where values that are equal may still differ in type."""
     delays_stores: ClassVar[bool] = False
     """Whether others may see a store later than it is executed; then `on_visible` is told when they do."""
 
@@ -76,9 +112,17 @@ class MemoryModel(ABC):
     def state(self) -> Hashable:
         """Return all that the future depends on as an immutable value: equal values, equal futures.
 
+        What memory holds is in it as `key_of` has it.
+
         Exhaustive search needs it. Raises NotImplementedError where a model has none.
         """
         raise NotImplementedError(f"memory model {self.name} cannot be searched exhaustively")
+
+    def normalise(self, needs: Sequence[Needs]) -> None:  # noqa: B027 - a model may remember nothing that can be forgotten
+        """Take the normal form of states with the same future, given what each CPU may still do.
+
+        A state and its normal form have the same steps, with the same ways in the same order.
+        """
 
     @abstractmethod
     def peek(self, address: Address) -> Value:
@@ -99,6 +143,15 @@ class MemoryModel(ABC):
     def in_flight(self, address: Address) -> tuple[int, ...]:
         """Return the CPUs that stored after loading from the object at `address`, with nothing to order the two."""
         return ()
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        """Return what a CPU has begun and not finished."""
+        return NOTHING
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        """Return whether an operation is executed only once an earlier store, DC or IC of its CPU is in place."""
+        return False
 
     def hold_code(self, address: Address) -> None:  # noqa: B027 - most models fetch from any location alike
         """Be told, before anything runs, that a location holds an instruction that is patched at run time."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import product
 
-from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
 from fuzzvm.machine.ops import (
     Address,
     Await,
@@ -27,6 +27,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Rmw,
     Store,
     Tlbi,
@@ -42,6 +43,7 @@ class TotalStoreOrder(MemoryModel):
     """Memory and one store buffer a CPU."""
 
     name = "tso"
+    reducible = True
     delays_stores = True
 
     def __init__(self, cpus: int) -> None:
@@ -54,6 +56,7 @@ class TotalStoreOrder(MemoryModel):
 
     def copy(self) -> TotalStoreOrder:
         other = TotalStoreOrder(self.cpus)
+        other.key_of = self.key_of
         other._cells = dict(self._cells)
         other._buffers = list(self._buffers)
         other._code = self._code
@@ -61,7 +64,21 @@ class TotalStoreOrder(MemoryModel):
         return other
 
     def state(self) -> Hashable:
-        return (frozenset(self._cells.items()), tuple(self._buffers), tuple(self._replaced))
+        # a location that holds 0 again is as good as one never written
+        key_of = self.key_of
+        return (
+            frozenset([(address, key_of(value)) for address, value in self._cells.items() if value != 0]),
+            tuple([tuple([(address, key_of(value)) for address, value in buffer]) for buffer in self._buffers]),
+            tuple([frozenset([(address, key_of(value)) for address, value in gone]) for gone in self._replaced])
+            if any(self._replaced)
+            else (),
+        )
+
+    def normalise(self, needs: Sequence[Needs]) -> None:
+        # what can no longer be fetched, and no longer come back, need not be known
+        for cpu, need in enumerate(needs):
+            if self._replaced[cpu]:
+                self._replaced[cpu] = frozenset(entry for entry in self._replaced[cpu] if entry[0] in need.fetches)
 
     def hold_code(self, address: Address) -> None:
         self._code |= {address}
@@ -74,6 +91,13 @@ class TotalStoreOrder(MemoryModel):
             if buffered == address:
                 return value
         return self._cells.get(address, 0)
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        return Unfinished(frozenset(address for address, _ in self._buffers[cpu]))
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        return isinstance(op, Rmw | InterruptAll | Tlbi) or (isinstance(op, Fence) and op.kind in DRAINING)
 
     def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
         return self._buffers[cpu]

@@ -24,9 +24,10 @@ What is left out, and in which direction it errs:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fuzzvm.machine.memory import Choose, MemoryModel
+from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
+from fuzzvm.machine.memory.arm64.normal_form import normal_form
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
 from fuzzvm.machine.ops import (
@@ -39,6 +40,7 @@ from fuzzvm.machine.ops import (
     Fetch,
     InterruptAll,
     Load,
+    Operation,
     Order,
     Rmw,
     Store,
@@ -62,6 +64,10 @@ class Pending:
     order: Order
     epoch: int
     dependency: int
+
+    def key(self, key_of: Callable[[Value], Hashable]) -> tuple[Hashable, ...]:
+        """Return a value that is equal for equal entries."""
+        return self.kind, self.address, key_of(self.value), self.order, self.epoch, self.dependency
 
     def after(self, earlier: Pending) -> bool:
         """Return whether this must follow a message of the same CPU that was executed before it."""
@@ -89,6 +95,7 @@ class Arm64(MemoryModel):
 
     name = "arm64"
     stale_reads = True
+    reducible = True
     delays_stores = True
 
     def __init__(self, cpus: int) -> None:
@@ -106,6 +113,7 @@ class Arm64(MemoryModel):
     def copy(self) -> Arm64:
         other = Arm64(self.cpus)
         other.points_to = self.points_to
+        other.key_of = self.key_of
         other._timeline = self._timeline.copy()
         other._views = [views.copy() for views in self._views]
         other._pending = list(self._pending)
@@ -116,16 +124,41 @@ class Arm64(MemoryModel):
         return other
 
     def state(self) -> Hashable:
+        key_of = self.key_of
+        pending = self._pending
         return (
-            frozenset(self._timeline.initial.items()),
-            self._timeline.messages,
-            tuple(views.key() for views in self._views),
-            tuple(self._pending),
+            self._timeline.key(key_of),
+            tuple([views.key() for views in self._views]),
+            tuple([tuple([entry.key(key_of) for entry in entries]) for entries in pending]) if any(pending) else (),
             tuple(self._epochs),
-            tuple(frozenset(learned.items()) for learned in self._learned),
+            tuple([frozenset(learned.items()) for learned in self._learned]) if any(self._learned) else (),
             tuple(self._loads),
             tuple(self._overtaken),
         )
+
+    def normalise(self, needs: Sequence[Needs]) -> None:
+        normal = normal_form(self._timeline, self._views, needs)
+        self._timeline = normal.timeline
+        self._views = normal.views
+        for cpu, points in enumerate(normal.points):
+            if self._learned[cpu]:
+                rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
+                self._learned[cpu] = {number: view for number, view in rounded.items() if view}
+            if self._pending[cpu]:
+                # epochs of what is pending count from the one that a store would have now
+                epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
+                self._pending[cpu] = tuple(
+                    replace(entry, epoch=epochs.index(entry.epoch), dependency=points.round(entry.dependency))
+                    for entry in self._pending[cpu]
+                )
+                self._epochs[cpu] = len(epochs) - 1
+            else:
+                self._epochs[cpu] = 0
+            if self._loads[cpu] or self._overtaken[cpu]:
+                # only a free by another CPU asks for them
+                freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
+                self._loads[cpu] &= freed
+                self._overtaken[cpu] &= freed
 
     def peek(self, address: Address) -> Value:
         return self._timeline.latest(address)
@@ -145,6 +178,25 @@ class Arm64(MemoryModel):
     def in_flight(self, address: Address) -> tuple[int, ...]:
         number = object_of(address)
         return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
+
+    def unfinished(self, cpu: int) -> Unfinished:
+        locations = {entry.address for entry in self._pending[cpu]}
+        for at in self._views[cpu].invalidations:
+            address = self._timeline.messages[at - 1].address
+            assert isinstance(address, int)
+            locations.add(address)
+        return Unfinished(frozenset(locations), self._loads[cpu] | self._overtaken[cpu])
+
+    @classmethod
+    def settles(cls, op: Operation, earlier: Operation) -> bool:
+        if isinstance(op, InterruptAll):
+            return True
+        kind = STORE
+        if isinstance(earlier, CacheMaintenance):
+            kind = CLEAN if earlier.operation is CacheOperation.DC_CVAU else INVALIDATE
+        if isinstance(op, Fence):
+            return kind in _ORDERED.get(op.kind, ())
+        return isinstance(op, Rmw) and op.order in RELEASES and kind == STORE
 
     # Operations
 

@@ -10,7 +10,7 @@ A message's timestamp is its position, counted from 1; timestamp 0 stands for th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 STORE = 0
@@ -34,16 +34,31 @@ class Message(NamedTuple):
 class Timeline:
     """A list of messages over initial contents (0 where none are given). Immutable."""
 
-    __slots__ = ("_maintenance", "_stores", "initial", "messages")
+    __slots__ = ("_key", "_maintenance", "_stores", "initial", "messages")
 
     def __init__(self, initial: Mapping[Hashable, Hashable]) -> None:
         self.initial = initial
         self.messages: tuple[Message, ...] = ()
         self._stores: dict[Hashable, tuple[int, ...]] = {}
         self._maintenance: tuple[tuple[int, Message], ...] = ()
+        self._key: Hashable = None
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    @classmethod
+    def of(cls, initial: Mapping[Hashable, Hashable], messages: Sequence[Message]) -> Timeline:
+        """Return the timeline of these messages."""
+        made = cls(initial)
+        made.messages = tuple(messages)
+        stores: dict[Hashable, tuple[int, ...]] = {}
+        for timestamp, message in enumerate(made.messages, 1):
+            if message.kind == STORE:
+                stores[message.address] = (*stores.get(message.address, ()), timestamp)
+            else:
+                made._maintenance = (*made._maintenance, (timestamp, message))
+        made._stores = stores
+        return made
 
     def copy(self) -> Timeline:
         """Return an equal timeline that goes its own way."""
@@ -52,7 +67,19 @@ class Timeline:
         other.messages = self.messages
         other._stores = self._stores
         other._maintenance = self._maintenance
+        other._key = None
         return other
+
+    def key(self, key_of: Callable[[Hashable], Hashable]) -> Hashable:
+        """Return a value that is equal for equal timelines, with `key_of(value)` for values; worked out once."""
+        if self._key is None:
+            messages = [
+                (kind, address, key_of(value) if kind == STORE else value) for kind, _, address, value in self.messages
+            ]
+            # a location that holds 0 is as good as one never written
+            initial = frozenset([(address, key_of(value)) for address, value in self.initial.items() if value != 0])
+            self._key = (initial, tuple(messages))
+        return self._key
 
     def extend(self, message: Message) -> Timeline:
         """Return the timeline with one message more."""
@@ -69,6 +96,13 @@ class Timeline:
     def stores(self, address: Hashable) -> tuple[int, ...]:
         """Return the timestamps of the stores to a location, ascending; the initial contents are not among them."""
         return self._stores.get(address, ())
+
+    def locations(self) -> Iterator[tuple[Hashable, tuple[int, ...]]]:
+        """Yield each location that messages name, with the timestamps of its stores, ascending."""
+        yield from self._stores.items()
+        if self._maintenance:
+            maintained = {message.address for _, message in self._maintenance if message.address is not None}
+            yield from ((address, ()) for address in maintained if address not in self._stores)
 
     def value(self, address: Hashable, timestamp: int) -> Hashable:
         """Return what a location held right after its store at `timestamp` (0: initially)."""

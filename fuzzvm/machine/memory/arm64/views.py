@@ -138,7 +138,13 @@ class Views:
 
     def key(self) -> tuple[object, ...]:
         """Return a value that is equal for equal views."""
-        scalars = tuple(getattr(self, name) for name in Views.__slots__ if name != "cells")
+        scalars = (
+            self.loads, self.loads_pick, self.quiet, self.quiet_pick, self.stores, self.cleans, self.invalidations,
+            self.read_floor, self.read_floor_pick, self.write_floor, self.clean_floor, self.invalidate_floor,
+            self.fetch_floor, self.synchronised, self.control, self.address, self.released, self.fetched,
+        )  # fmt: skip
+        if not any(scalars) and not self.cells:
+            return ()
         return (*scalars, frozenset(self.cells.items()))
 
     # Loads

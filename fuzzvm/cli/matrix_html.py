@@ -1,0 +1,47 @@
+"""The matrix of `fuzzvm verify` as a page, with a page for the story of each failing cell beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.corpus.store import to_text, write_text
+from fuzzvm.explore.matrix import Run
+from fuzzvm.mitigations import registry
+from fuzzvm.report.html.matrix_page import MatrixCell, matrix_page
+from fuzzvm.report.html.story_page import story_page
+
+
+def write_matrix(runs: Sequence[tuple[Run, TestCase | None]], path: Path) -> None:
+    """Write the page of these runs to `path`, and the stories of those with a case to the folder `<stem>-stories`.
+
+    Each story has its corpus file beside it. Raises CorpusError where a file cannot be written.
+    """
+    folder = path.with_name(f"{path.stem}-stories")
+    cells = []
+    for run, case in runs:
+        verdict, cell = run.verdict, run.cell
+        story = ""
+        if case is not None:
+            own = f" --mitigation {case.mitigation}" if registry.is_path(case.mitigation) else ""
+            file = folder / case.file_name()
+            write_text(file, to_text(case))
+            page = story_page(case, registry.get(case.mitigation), f"fuzzvm replay {file.name}{own}")
+            write_text(file.with_suffix(".html"), page)
+            story = quote(f"{folder.name}/{file.stem}.html")
+        cells.append(
+            MatrixCell(
+                mitigation=cell.mitigation,
+                scenario=cell.scenario.name,
+                memory=cell.memory,
+                bug="" if verdict.failure is None else verdict.failure.error,
+                stopped="" if verdict.complete else verdict.stopped or "not searched to the end",
+                states=verdict.states,
+                seconds=verdict.seconds,
+                as_expected=run.as_expected,
+                story=story,
+            )
+        )
+    write_text(path, matrix_page(cells))

@@ -1,0 +1,70 @@
+"""The search with partial-order reduction, whichever the memory model."""
+
+from __future__ import annotations
+
+from fuzzvm.explore.exhaustive.flat import FlatShared
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
+from fuzzvm.explore.exhaustive.reduced import Reduction
+from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
+from fuzzvm.explore.exhaustive.search import Searched
+from fuzzvm.explore.exhaustive.shared import Finding
+from fuzzvm.explore.exhaustive.space import Space, StateBoundError
+from fuzzvm.explore.exhaustive.stepped import SteppedShared
+from fuzzvm.explore.exhaustive.symmetry import Symmetry
+
+
+def can_reduce(space: Space) -> bool:
+    """Return whether the footprints describe the memory model of a space."""
+    shared = space.shared
+    if isinstance(shared, SteppedShared) and space.system.kernel.tlb:
+        # hardware walks the tables as well, and what it does there is no step of any CPU
+        return False
+    return isinstance(shared, FlatShared) or (isinstance(shared, SteppedShared) and shared.model.reducible)
+
+
+def search_reduced(
+    space: Space,
+    limits: Limits,
+    *,
+    first_only: bool = True,
+    symmetry: Symmetry | None = None,
+    on_trial: bool = False,
+) -> Searched:
+    """As `search`, with fewer states: the same verdict, and the same `ends`.
+
+    With `on_trial`, raises NotWorthItError where the first states of sequential consistency say that it takes longer
+    than `search` would. Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as
+    `search` does.
+    """
+    if isinstance(space.start, Finding):
+        return Searched(1, 0, (space.start,))
+    if not can_reduce(space):
+        raise ValueError(f"memory model {space.system.memory} does not say what its steps touch")
+    kind = Reduction if isinstance(space.shared, FlatShared) else WeakReduction
+    search = kind(space, limits, symmetry, on_trial=on_trial)
+    stopped, rounds = "", 0
+    try:
+        rounds = search.run(first_only=first_only)
+    except (StoppedError, StateBoundError) as bound:
+        stopped = str(bound)
+    except MemoryError:
+        count = len(search.visited)
+        search.visited.clear()
+        return Searched(count, search.transitions, tuple(search.findings), f"out of memory after {count} states")
+    found = tuple(search.findings)
+    return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
+
+
+FORESEEN_STATES = 200_000
+
+
+def foresee(space: Space) -> None:
+    """Let the automata of a space learn what CPUs do under sequential consistency, which is nearly all that they do.
+
+    Under a weak memory model a search begins again wherever CPUs turn out to do more than was known.
+    """
+    if space.has_agents:
+        twin = Space(space.system, strong_twin_of=space)
+        if isinstance(twin.start, int):
+            search_reduced(twin, Limits(max_states=FORESEEN_STATES), first_only=False)
+        space.renew()

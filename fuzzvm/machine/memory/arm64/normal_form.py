@@ -1,0 +1,252 @@
+"""The normal form of AArch64 memory under a machine: of states with the same future, one.
+
+The timeline of a run holds all that was ever stored, and views hold places on it, so that two runs which stored the
+same in another order never come to the same state. Next to all of that is out of reach for good. Given what each CPU
+may still do (`Needs`: more than it does is never wrong), `normal_form` keeps what some CPU could still tell apart, and
+numbers it anew. Each rule with why it changes nothing, by which is meant: the same steps are possible afterwards, with
+the same number of ways in the same order, the same responses, and states after them that are alike again.
+
+Stores. A CPU that may load from a location reads the last store at or before its bound (the floors, its own last
+store, what it has seen), or a later one. Bounds only grow. So stores before the smallest bound of the CPUs that may
+load from there are never read again, and the oldest one kept takes the place of the initial contents. Atomics and
+waits read the latest store, which is always kept. What oracles see is the latest store as well.
+
+Points. Places on the timeline are only ever compared with the timestamps of stores that follow another one kept for
+the same location: whether such a store, a *point*, is at or before a view decides whether what it overwrote can be
+read. A point counts for a CPU if the CPU may load from that location and its bound there is before it. (Code: what is
+kept of a site that a CPU may still fetch from, stores, DC, IC and their completion, are all points for it.) Of a view
+it is enough to know the last of the CPU's points at or before it, as max() of views goes with that, and as every
+message to come is later than all views there are. Where a CPU has no points, all its views are 0.
+
+Messages. A message that is no point matters by the view that reading it gives: it is as good right after the last
+point, of the CPUs that may read it, that is before it; among messages in the same place the order is by address. One
+with no such point becomes initial contents. The store that a CPU may forward from (`own`) is as good as any other for
+that CPU's view, so this CPU does not count there. A fetch takes place no earlier than what put the stores before the
+oldest one kept out of reach, and so after that one in any case.
+
+Bounds. As views are rounded down, the bound at a location of which several stores are kept, or one that has a place,
+is written into what the CPU has `seen` there, which is used for nothing else.
+
+What the adapter never reads is 0: floors of stores and of cache maintenance, which are put at the end of the timeline
+and so past any floor, and pick views, which are for stores only.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+from fuzzvm.machine.memory import Needs
+from fuzzvm.machine.memory.arm64.timeline import COMPLETE, Message, Timeline
+from fuzzvm.machine.memory.arm64.views import Cell, Views
+
+_EMPTY = Cell()
+
+
+class Normal(NamedTuple):
+    """A timeline and the views of all CPUs in normal form, with each CPU's points by their old and new timestamps."""
+
+    timeline: Timeline
+    views: list[Views]
+    points: list[Points]
+
+
+class Points:
+    """The points that count for one CPU: `old` timestamps, ascending, and the `new` ones."""
+
+    __slots__ = ("new", "old")
+
+    def __init__(self) -> None:
+        self.old: list[int] = []
+        self.new: list[int] = [0]
+
+    def before(self, view: int) -> int:
+        """Return the old timestamp of the last point at or before a view, 0 if there is none."""
+        place = bisect_right(self.old, view)
+        return self.old[place - 1] if place else 0
+
+    def round(self, view: int) -> int:
+        """Return the new timestamp of the last point at or before a view, 0 if there is none."""
+        return self.new[bisect_right(self.old, view)] if view and self.old else 0
+
+
+class _Kept:
+    """What is kept of a timeline while its normal form is made."""
+
+    def __init__(self, timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> None:
+        self.timeline = timeline
+        self.views = views
+        self.needs = needs
+        self.points: set[int] = set()
+        self.of_cpu: list[set[int]] = [set() for _ in views]
+        self.bases: list[tuple[int, Hashable]] = []
+        """The oldest store kept of each location, by timestamp."""
+        self.bounds: list[tuple[int, Hashable, int]] = []
+        """(CPU, location, timestamp of the oldest store that the CPU may read) for all that is loaded."""
+        self.open: set[int] = {at for view in views for at in view.invalidations}
+        self.completed: dict[int, int] = {}
+        """Each IC kept that is complete, and when it was."""
+
+    def location(self, address: Hashable, stores: tuple[int, ...]) -> None:
+        """Decide what is kept of the stores to a location, and for whom they count."""
+        first = len(stores) - 1
+        bounds = []
+        for cpu, needs in enumerate(self.needs):
+            if address in needs.loads:
+                bound = self._bound(cpu, address)
+                oldest = bisect_right(stores, bound) - 1
+                bounds.append((cpu, bound, oldest))
+                first = min(first, oldest)
+        fetchers = [cpu for cpu, needs in enumerate(self.needs) if address in needs.fetches]
+        if fetchers:
+            oldest_fetched = min(self._oldest_fetched(cpu, address, stores) for cpu in fetchers)
+            # what is fetched and read as well is kept whole, as a base with a place is no way for fetches to go back to
+            first = -1 if any(address in needs.reads for needs in self.needs) else min(first, oldest_fetched)
+        base = stores[first] if first >= 0 else 0
+        later = stores[first + 1 :]
+        if base:
+            self.bases.append((base, address))
+        self.points.update(later)
+        for cpu, bound, oldest in bounds:
+            self.of_cpu[cpu].update(at for at in later if at > bound)
+            self.bounds.append((cpu, address, stores[oldest] if oldest >= 0 else 0))
+        if fetchers:
+            self._maintenance(address, fetchers, base, later)
+
+    def _bound(self, cpu: int, address: Hashable) -> int:
+        view = self.views[cpu]
+        cell = view.cells.get(address, _EMPTY)
+        return max(view.read_floor, cell.own, cell.seen, cell.cleaned)
+
+    def _oldest_fetched(self, cpu: int, address: Hashable, stores: tuple[int, ...]) -> int:
+        """Return the index of the oldest store that a CPU may still fetch, -1 for the initial contents.
+
+        A store is out of reach once an IC that every fetch to come must follow came after a DC after a newer store.
+        """
+        view = self.views[cpu]
+        cleans = self.timeline.cleans(address)
+        for at, complete in reversed(self.timeline.invalidations(address)):
+            if at <= view.fetch_floor or complete <= view.fetched:
+                clean = bisect_right(cleans, at) - 1
+                newer = bisect_right(stores, cleans[clean]) - 1 if clean >= 0 else -1
+                if newer >= 0:
+                    return newer
+        return -1
+
+    def _maintenance(self, address: Hashable, fetchers: list[int], base: int, later: tuple[int, ...]) -> None:
+        """Decide what is kept of the cache maintenance of a site, given what is kept of its stores.
+
+        A DC counts only after a store that overwrote one kept. An IC that is complete counts as long as something
+        can be fetched from before it, or it may take a store out of reach.
+        """
+        points = set(later)
+        if later:
+            points.update(at for at in self.timeline.cleans(address) if at > later[0])
+        earliest = min(self.views[cpu].fetch_floor for cpu in fetchers)
+        for at, complete in self.timeline.invalidations(address):
+            if at > base and (later or at > earliest):
+                points.update((at, complete))
+                self.completed[at] = complete
+        points.update(at for at in self.open if self.timeline.messages[at - 1].address == address)
+        self.points |= points
+        for cpu in fetchers:
+            self.of_cpu[cpu] |= points
+
+
+def normal_form(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> Normal:
+    """Return the normal form of a timeline and the views on it, given what each CPU may still do."""
+    if not timeline.messages:
+        return Normal(timeline, [Views() for _ in views], [Points() for _ in views])
+    kept = _Kept(timeline, views, needs)
+    for address, stores in timeline.locations():
+        kept.location(address, stores)
+    points = [Points() for _ in views]
+    for cpu, own in enumerate(kept.of_cpu):
+        points[cpu].old = sorted(own)
+    new_timeline, moved = _renumbered(kept, points)
+    for cpu_points in points:
+        cpu_points.new = [0, *[moved[at] for at in cpu_points.old]]
+    seen: list[dict[Hashable, int]] = [{} for _ in views]
+    for cpu, address, oldest in kept.bounds:
+        seen[cpu][address] = oldest
+    new_views = [_views(view, points[cpu], moved, seen[cpu], needs[cpu], timeline) for cpu, view in enumerate(views)]
+    return Normal(new_timeline, new_views, points)
+
+
+def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[int, int]]:
+    """Return the timeline of what is kept, and the new timestamp of each message on it; 0 is initial contents."""
+    timeline = kept.timeline
+    messages = timeline.messages
+    initial = {address: value for address, value in timeline.initial.items() if value != 0}
+    # by place; in one place the point first, then what follows it, by address
+    placed: list[tuple[int, bool, tuple[Any, ...], int]] = [(at, False, (), at) for at in kept.points]
+    for base, address in kept.bases:
+        place = 0
+        for cpu, needs in enumerate(kept.needs):
+            if address in needs.reads and points[cpu].old:
+                cell = kept.views[cpu].cells.get(address)
+                if cell is None or cell.own != base:
+                    place = max(place, points[cpu].before(base))
+        if place:
+            placed.append((place, True, (address,), base))
+            initial.pop(address, None)
+        elif (value := messages[base - 1].value) != 0:
+            initial[address] = value
+        else:
+            initial.pop(address, None)
+    # an IC that nobody fetches after matters by being there, until a DSB of its CPU
+    placed += [(0, True, (messages[at - 1].address,), at) for at in kept.open if at not in kept.points]
+    placed.sort()
+    moved = {old: number for number, (_, _, _, old) in enumerate(placed, 1)}
+    found = []
+    for _, _, _, old in placed:
+        kind, _, address, value = messages[old - 1]
+        if kind == COMPLETE:
+            assert isinstance(value, tuple)
+            value = tuple(moved[at] for at in value if kept.completed.get(at) == old)
+        found.append(Message(kind, 0, address, value))
+    for base, _ in kept.bases:
+        moved.setdefault(base, 0)
+    if initial == timeline.initial and tuple(found) == messages:
+        return timeline, moved
+    return Timeline.of(initial, found), moved
+
+
+def _views(
+    view: Views, points: Points, moved: dict[int, int], seen: dict[Hashable, int], needs: Needs, timeline: Timeline
+) -> Views:
+    new = Views()
+    new.invalidations = tuple(sorted(moved[at] for at in view.invalidations))
+    rounded = points.round
+    if points.old:
+        new.loads = rounded(view.loads)
+        new.quiet = rounded(view.quiet)
+        new.stores = rounded(view.stores)
+        new.cleans = rounded(view.cleans)
+        new.read_floor = rounded(view.read_floor)
+        new.fetch_floor = rounded(view.fetch_floor)
+        new.synchronised = rounded(view.synchronised)
+        new.control = rounded(view.control)
+        new.address = rounded(view.address)
+        new.released = rounded(view.released)
+        new.fetched = rounded(view.fetched)
+        for address, cell in view.cells.items():
+            if address not in needs.reads:
+                continue
+            stores = timeline.stores(address)
+            readable = seen.get(address, stores[-1] if stores else 0)
+            made = Cell(
+                own=moved.get(cell.own, 0) if cell.own == readable else 0,
+                cleaned=rounded(cell.cleaned),
+                dependency=rounded(cell.dependency),
+                chain=rounded(cell.chain),
+                exclusive=rounded(cell.exclusive),
+            )
+            if made != _EMPTY:
+                new.cells[address] = made
+    for address, oldest in seen.items():
+        at = moved.get(oldest, 0)
+        if at:
+            new.cells[address] = new.cells.get(address, _EMPTY)._replace(seen=at)
+    return new

@@ -1,0 +1,156 @@
+"""Under tso and arm64 reductions lose nothing: the same verdicts, and the same states in which runs end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzzvm.explore.exhaustive import verify
+from fuzzvm.explore.exhaustive.limits import Limits
+from fuzzvm.explore.exhaustive.reduced_search import foresee, search_reduced
+from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
+from fuzzvm.explore.exhaustive.search import search
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints
+from fuzzvm.machine.execution import Replay, execute
+from fuzzvm.machine.memory.arm64.adapter import Arm64
+from fuzzvm.machine.ops import Barrier, Order
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_system
+
+SMALL = ["pmd-promotion", "pud-promotion", "three-levels", "check-wx", "x86-pmd-promotion", "x86-pud-promotion"]
+CELLS = [
+    (mitigation, scenario, memory)
+    for mitigation in registry.shipped()
+    for scenario in SMALL
+    for memory in (("tso",) if scenario.startswith("x86") else ("tso", "arm64"))
+]
+MOST = 3000
+
+
+def both(system: System, most: int) -> bool:
+    """Compare the search with reductions and without, on one space; return whether the space is that small."""
+    space = Space(system)
+    foresee(space)
+    full = space.settled(lambda: search(space, Limits(max_states=most), first_only=False))
+    if not full.complete:
+        return False
+    reduced = space.settled(lambda: search_reduced(space, Limits(), first_only=False))
+    assert reduced.complete
+    assert bool(reduced.findings) == bool(full.findings)
+    assert set(reduced.findings) <= set(full.findings)
+    assert reduced.ends == full.ends
+    assert reduced.states <= full.states
+    return True
+
+
+@pytest.mark.parametrize(("mitigation", "scenario", "memory"), CELLS)
+def test_kernel_code(mitigation: str, scenario: str, memory: str) -> None:
+    both(System(shipped.get(scenario), registry.get(mitigation), memory), MOST)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["tso", "arm64"]), programs(RECIPES, 9))
+def test_small_programs(memory: str, lists: list[list[Recipe]]) -> None:
+    both(small_system(memory, lists), MOST)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["tso", "arm64"]), programs(PATCHES, 9))
+def test_small_programs_that_patch_code(memory: str, lists: list[list[Recipe]]) -> None:
+    both(small_system(memory, lists), MOST)
+
+
+def calls() -> st.SearchStrategy[tuple[object, ...]]:
+    page = st.sampled_from([0, 2])
+    vmap = st.builds(Vmap, page, st.sampled_from([1, 2]), st.sampled_from(["pte", "pmd"]))
+    walk = st.sampled_from([CatKernelPageTables(), CheckWxPages()])
+    return st.lists(st.one_of(vmap, st.builds(Vunmap, page, st.just(2)), walk), min_size=1, max_size=2).map(tuple)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(sorted(registry.shipped())),
+    st.sampled_from([("arm64", "arm64"), ("arm64", "tso"), ("x86_64", "tso")]),
+    st.lists(calls(), min_size=2, max_size=2),
+)
+def test_any_scenario(mitigation: str, machine: tuple[str, str], cpus: list[tuple[object, ...]]) -> None:
+    arch, memory = machine
+    setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 1, "pte"))
+    scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus))  # type: ignore[arg-type]
+    both(System(scenario, registry.get(mitigation), memory), MOST)
+
+
+STORES_IN_ANY_ORDER: list[list[Recipe]] = [
+    [("store", 0, 1, None), ("store", 1, 1, None)],
+    [("load", 1, None, Order.ACQUIRE), ("load", 0, None, None)],
+]
+STALE_UNTIL_INTERRUPTED: list[list[Recipe]] = [
+    [("store", 0, 1, None), ("fence", 0, Barrier.DMB_ISHST, None), ("store", 1, 1, None), ("kick", 0, None, None)],
+    [("load", 1, None, None), ("load", 0, None, None)],
+]
+
+
+def loses(lists: list[list[Recipe]]) -> None:
+    """Assert that reductions lose an end of these programs."""
+    with pytest.raises(AssertionError):
+        both(small_system("arm64", lists), MOST)
+
+
+def test_it_is_noticed_if_stores_are_never_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert both(small_system("arm64", STORES_IN_ANY_ORDER), MOST)
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.reduced_weakly.idle", lambda model, node: True)
+    loses(STORES_IN_ANY_ORDER)
+
+
+def test_it_is_noticed_if_interrupts_conflict_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert both(small_system("arm64", STALE_UNTIL_INTERRUPTED), MOST)
+    monkeypatch.setattr(WeakFootprints, "_stale", lambda self: [])
+    monkeypatch.setattr(WeakFootprints, "branches", (0, 0))
+    loses(STALE_UNTIL_INTERRUPTED)
+
+
+def test_it_is_noticed_if_what_is_kept_back_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WeakReduction, "_begun_at", lambda self, number: ())
+    with pytest.raises(AssertionError):
+        both(small_system("arm64", STORES_IN_ANY_ORDER), MOST)
+
+
+@pytest.mark.parametrize("mitigation", ["none", "deferred-free"])
+@pytest.mark.parametrize("memory", ["tso", "arm64"])
+def test_schedules_replay_on_a_machine(mitigation: str, memory: str) -> None:
+    system = System(shipped.get("pmd-promotion"), registry.get(mitigation), memory)
+    verdict = verify(system)
+    assert (verdict.verdict, verdict.complete) == ("bug", True)
+    assert verdict.schedule is not None
+    chooser = Replay(verdict.schedule)
+    assert execute(system.machine(), chooser).failure == verdict.failure
+    chooser.finish()
+
+
+def test_a_scheme_proven_under_arm64_is_so_without_reductions() -> None:
+    for scenario in ("pmd-promotion", "three-levels"):
+        system = System(shipped.get(scenario), registry.get("static-key"), "arm64")
+        for reduce in (True, False):
+            verdict = verify(system, reduce=reduce)
+            assert (verdict.verdict, verdict.complete) == ("safe", True)
+
+
+def test_what_walks_have_noted_changes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    system: Any = System(shipped.get("check-wx"), registry.get("static-key"), "arm64")
+    found = []
+    for without_text in (True, False):
+        space = Space(system, without_text=without_text)
+        foresee(space)
+        whole = space.settled(lambda space=space: search(space, Limits(), first_only=False))  # type: ignore[misc]
+        memories = [space.shared._memories[space.shared._states[end & 0xFFFFFFFF][0]][0] for end in whole.ends]  # type: ignore[attr-defined]
+        assert all(isinstance(memory, Arm64) for memory in memories)
+        found.append((set(whole.findings), {memory.state()[0][0] for memory in memories}))  # type: ignore[index]
+    assert found[0] == found[1]
