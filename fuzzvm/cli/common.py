@@ -15,6 +15,7 @@ from rich.console import Console
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.explore.campaign import NotReproducibleError
 from fuzzvm.explore.engines import EngineError
+from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, ScheduleError
@@ -26,6 +27,7 @@ from fuzzvm.scenario.scenario import Scenario
 INPUT_ERRORS: tuple[type[Exception], ...] = (
     CorpusError,
     EngineError,
+    ExportError,
     NotReproducibleError,
     ProgramError,
     ScenarioError,

@@ -46,6 +46,11 @@ _set_owner = cache(_SetOwner)
 _UNLOCKED = _Unlocked()
 
 
+def sets_owner(update: object) -> bool | None:
+    """Return whether the update of an Rmw takes a lock (True) or releases it (False); None where it does neither."""
+    return update.owner != UNLOCKED if isinstance(update, _SetOwner) else None
+
+
 def _lock(k: Kernel, lock: ExclusiveLock) -> Steps[None]:
     yield Rmw(lock.address, _set_owner(k.cpu + 1), Order.ACQUIRE, _UNLOCKED)
 

@@ -131,6 +131,36 @@ class _Granted:
 _down, _up, _granted = cache(_Down), cache(_Up), cache(_Granted)
 
 
+class RwsemUpdate(NamedTuple):
+    """What an update does: releases the semaphore or takes it, to write or to read, waiting for it or not."""
+
+    release: bool
+    write: bool
+    trylock: bool = False
+
+
+def kind_of(update: object) -> RwsemUpdate | None:
+    """Return what the update of an Rmw does to a semaphore, or None where it is no update of one."""
+    if isinstance(update, _Down):
+        return RwsemUpdate(False, update.write, update.trylock)
+    return RwsemUpdate(True, update.write) if isinstance(update, _Up) else None
+
+
+def is_free_for(value: object, *, write: bool) -> bool:
+    """Return whether who finds the word so has the semaphore at once."""
+    return _can_write(rwsem_state(value)) if write else _can_read(rwsem_state(value))
+
+
+def is_grant(condition: object) -> bool:
+    """Return whether a wait is for a semaphore to be granted."""
+    return isinstance(condition, _Granted)
+
+
+def granted_to_write(condition: object, value: object) -> bool:
+    """Return whether the wait that the word's value ends was one to write."""
+    return isinstance(condition, _Granted) and rwsem_state(value).writer == condition.cpu
+
+
 def down_read(k: Kernel, sem: RwSemaphore) -> Steps[None]:
     """Take the lock for reading, after whoever writes or waits."""
     old = yield Rmw(sem.address, _down(k.cpu, False), Order.ACQUIRE)

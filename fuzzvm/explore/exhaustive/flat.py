@@ -168,6 +168,26 @@ class FlatShared:
         )
         return self._number(cells, heap, self._remembered_number(self._remembered[remembered].renamed(renaming.names)))
 
+    # For those who write the state space down
+
+    @property
+    def count(self) -> int:
+        """How many shared states there are so far; they are numbered from 0."""
+        return len(self._states)
+
+    def parts(self, shared: int) -> tuple[Cells, int]:
+        """Return the cells and the number of the heap of a shared state: all that programs can see of it."""
+        cells, heap, _ = self._states[shared]
+        return cells, heap
+
+    def read(self, shared: int, address: Address) -> int:
+        """Return the number of the value that a location has in a shared state."""
+        return self._read(self._states[shared][0], address)
+
+    def heap(self, number: int) -> Allocator:
+        """Return the objects of a heap."""
+        return self._heaps[number][0]
+
     # Parts of a step
 
     def _start(self) -> int | Finding:
