@@ -84,7 +84,7 @@ def test_symmetry_where_tlbs_are_watched(without: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("mitigation", [name for name in registry.shipped() if name != "config-off"])
 @pytest.mark.parametrize("walkers", [2, 3])
 def test_symmetry_keeps_findings_and_ends(mitigation: str, walkers: int) -> None:
-    system = System(scale.cpus(walkers), registry.get(mitigation), "sc")
+    system = System(scale.walkers(walkers), registry.get(mitigation), "sc")
     space = Space(system)
     symmetry = Symmetry(space)
     limits = Limits(max_states=100_000)
@@ -102,7 +102,7 @@ def test_symmetry_keeps_findings_and_ends(mitigation: str, walkers: int) -> None
 
 
 def test_symmetry_visits_one_of_each_class_of_states() -> None:
-    space = Space(System(scale.cpus(2), registry.get("static-key"), "sc"))
+    space = Space(System(scale.walkers(2), registry.get("static-key"), "sc"))
     symmetry = Symmetry(space)
     alike = search(space, Limits(), symmetry=symmetry)
     seen = set()
@@ -128,7 +128,7 @@ class FirstWalkerSkipsLock(Mitigation):
 
 
 def test_cpus_that_a_mitigation_tells_apart_are_found_out() -> None:
-    system = System(scale.cpus(2), FirstWalkerSkipsLock, "sc")
+    system = System(scale.walkers(2), FirstWalkerSkipsLock, "sc")
     space = Space(system)
     with pytest.raises(AsymmetryError):
         search(space, Limits(), first_only=False, symmetry=Symmetry(space))
@@ -145,11 +145,11 @@ class OwnWord(Mitigation):
 
 
 def test_no_symmetry_where_a_word_may_hold_the_name_of_a_cpu() -> None:
-    assert not Symmetry(Space(System(scale.cpus(2), OwnWord, "sc"))).images
+    assert not Symmetry(Space(System(scale.walkers(2), OwnWord, "sc"))).images
 
 
 def test_what_each_reduction_saves() -> None:
-    saved = savings(System(scale.cpus(2), registry.get("static-key"), "sc"), Limits())
+    saved = savings(System(scale.walkers(2), registry.get("static-key"), "sc"), Limits())
     assert saved.all_variables >= saved.live_variables > saved.symmetry > saved.both
     assert saved.live_variables > saved.partial_order > saved.both
 

@@ -21,11 +21,15 @@ LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a search; None is no bound. `max_memory` is in bytes of resident memory of the whole process."""
+    """Bounds of a search; None is no bound. `max_memory` is in bytes of resident memory of the whole process.
+
+    `asked_seconds` is what a message calls the bound on time, where `max_seconds` is a part of it.
+    """
 
     max_states: int | None = None
     max_seconds: float | None = None
     max_memory: int | None = None
+    asked_seconds: float | None = None
 
 
 class StoppedError(Exception):
@@ -48,7 +52,7 @@ class Watch:
         if limits.max_states is not None and states >= limits.max_states:
             raise StoppedError(f"--max-states {limits.max_states} reached")
         if limits.max_seconds is not None and now - self._began >= limits.max_seconds:
-            raise StoppedError(f"--max-seconds {limits.max_seconds:g} reached after {states} states")
+            raise StoppedError(f"--max-seconds {limits.asked_seconds or limits.max_seconds:g} reached after {states} states")
         if limits.max_memory is not None and resident() >= limits.max_memory:
             raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
         if now - self._looked < LOOK_SECONDS / 2:

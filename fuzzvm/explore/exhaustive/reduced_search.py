@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.reduced import Reduction
@@ -58,13 +60,14 @@ def search_reduced(
 FORESEEN_STATES = 200_000
 
 
-def foresee(space: Space) -> None:
+def foresee(space: Space, limits: Limits) -> None:
     """Let the automata of a space learn what CPUs do under sequential consistency, which is nearly all that they do.
 
-    Under a weak memory model a search begins again wherever CPUs turn out to do more than was known.
+    Under a weak memory model a search begins again wherever CPUs turn out to do more than was known, so that it may be
+    cut short: by its own bound on states, and by the time and memory of `limits`.
     """
     if space.has_agents:
         twin = Space(space.system, strong_twin_of=space)
         if isinstance(twin.start, int):
-            search_reduced(twin, Limits(max_states=FORESEEN_STATES), first_only=False)
+            search_reduced(twin, replace(limits, max_states=FORESEEN_STATES), first_only=False)
         space.renew()

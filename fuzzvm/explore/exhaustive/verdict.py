@@ -25,6 +25,8 @@ from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.scenario.system import System
 
+SHARE_FORESEEN = 0.25
+"""Part of the time that is spent on learning what CPUs do, where memory is weak."""
 SHARE_OF_SHORTEST = 0.75
 """Of the seconds left when a bug is found, the part for its shortest schedule; the rest is for any schedule."""
 
@@ -67,8 +69,8 @@ def verify(
     began = time.monotonic()
     with _no_collection(), _unchanged_mitigation(system):
         space = Space(system)
-        foresee(space)
-        found = space.settled(lambda: _search(space, limits, preemptions, reduce=reduce))
+        foresee(space, _left(limits, began, SHARE_FORESEEN))
+        found = space.settled(lambda: _search(space, _left(limits, began), preemptions, reduce=reduce))
         shortest: ShortestRun | None = None
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
@@ -105,8 +107,8 @@ def shortest_failure(
     """
     with _no_collection(), _unchanged_mitigation(system):
         space = Space(system)
-        foresee(space)
         limits = Limits(max_states, max_seconds)
+        foresee(space, _left(limits, time.monotonic(), SHARE_FORESEEN))
         found = space.settled(lambda: shortest_run(space, limits, wanted=Wanted(error, function)))
     if found.schedule is not None:
         _replayed(system, found)
@@ -146,7 +148,8 @@ def _left(limits: Limits, began: float, share: float = 1.0) -> Limits:
     """Return the limits with that share of the seconds that are left."""
     if limits.max_seconds is None:
         return limits
-    return replace(limits, max_seconds=share * max(0.0, limits.max_seconds - (time.monotonic() - began)))
+    left = share * max(0.0, limits.max_seconds - (time.monotonic() - began))
+    return replace(limits, max_seconds=left, asked_seconds=limits.asked_seconds or limits.max_seconds)
 
 
 def _unseen(finding: Finding) -> Failure:
