@@ -52,7 +52,8 @@ class Watch:
         if limits.max_states is not None and states >= limits.max_states:
             raise StoppedError(f"--max-states {limits.max_states} reached")
         if limits.max_seconds is not None and now - self._began >= limits.max_seconds:
-            raise StoppedError(f"--max-seconds {limits.asked_seconds or limits.max_seconds:g} reached after {states} states")
+            asked = limits.asked_seconds or limits.max_seconds
+            raise StoppedError(f"--max-seconds {asked:g} reached after {states} states")
         if limits.max_memory is not None and resident() >= limits.max_memory:
             raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
         if now - self._looked < LOOK_SECONDS / 2:
