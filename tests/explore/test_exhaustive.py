@@ -28,8 +28,15 @@ from fuzzvm.scenario.system import System
 from tests.explore.context_bounded import Budget
 from tests.explore.context_bounded import shortest_failure as shortest_by_execution
 
-CELLS = [(mitigation, scenario) for mitigation in registry.shipped() for scenario in shipped.shipped()]
-LARGE = {("config-off", "two-promoters")}
+LARGEST = ("rcu-free", "two-promoters")
+"""A million and a half states: longer than all the other cells together; `fuzzvm verify` has it."""
+CELLS = [
+    (mitigation, scenario)
+    for mitigation in registry.shipped()
+    for scenario in shipped.shipped()
+    if (mitigation, scenario) != LARGEST
+]
+LARGE = {("config-off", "two-promoters"), LARGEST}
 """Cells that take seconds; the others take a tenth of one."""
 SMALL = ["pmd-promotion", "x86-pmd-promotion", "three-levels"]
 
