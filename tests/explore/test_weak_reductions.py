@@ -38,7 +38,7 @@ MOST = 3000
 def both(system: System, most: int) -> bool:
     """Compare the search with reductions and without, on one space; return whether the space is that small."""
     space = Space(system)
-    foresee(space)
+    foresee(space, Limits())
     full = space.settled(lambda: search(space, Limits(max_states=most), first_only=False))
     if not full.complete:
         return False
@@ -156,7 +156,7 @@ def test_what_walks_have_noted_changes_no_step(monkeypatch: pytest.MonkeyPatch) 
     found = []
     for without_text in (True, False):
         space = Space(system, without_text=without_text)
-        foresee(space)
+        foresee(space, Limits())
         whole = space.settled(lambda space=space: search(space, Limits(), first_only=False))  # type: ignore[misc]
         memories = [space.shared._memories[space.shared._states[end & 0xFFFFFFFF][0]][0] for end in whole.ends]  # type: ignore[attr-defined]
         assert all(isinstance(memory, Arm64) for memory in memories)
