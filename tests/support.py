@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, TypeVar
@@ -150,3 +151,8 @@ def agents_until(start: Callable[[], Machine], agent: int, reached: Callable[[Ma
             return steps
         machine.step(agent, lambda ways: 0)
     raise AssertionError
+
+
+def heed_sigint() -> None:
+    """Let a child process die of Ctrl-C, though whoever started the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -15,7 +15,15 @@ from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
-from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, Failure, ModelError, ProgramError
+from fuzzvm.machine.errors import (
+    DEADLOCK,
+    NO_PROGRESS,
+    USE_AFTER_FREE_READ,
+    USE_AFTER_FREE_WRITE,
+    Failure,
+    ModelError,
+    ProgramError,
+)
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -337,10 +345,22 @@ class Machine:
         if self.observer is not None and allocation is not None and allocation.number not in self.allocator.dead:
             self.observer.freeing(cpu, allocation)
         freed = self.allocator.free(op.address, self.steps)
-        for other in self.memory.in_flight(op.address):
-            if other != cpu:
+        if self._has_agents:
+            self._check_unordered(cpu, freed)
+
+    def _check_unordered(self, cpu: int, freed: Allocation) -> None:
+        """Raise ModelError where another CPU's access to an object may take place after this free of it."""
+        in_flight = self.memory.in_flight(freed.address)
+        for other in range(self.memory.cpus):
+            if other == cpu:
+                # what its own CPU stores, the allocator orders before whoever gets the object next
+                continue
+            if other in in_flight:
                 message = f"read of {freed.label} by CPU {other}, which may take place after this free of it"
-                raise ModelError(USE_AFTER_FREE_READ, message, address=op.address)
+                raise ModelError(USE_AFTER_FREE_READ, message, address=freed.address)
+            if any(object_of(address) == freed.number for address, _ in self.memory.buffered(other)):
+                message = f"write to {freed.label} by CPU {other}, which may take effect after this free of it"
+                raise ModelError(USE_AFTER_FREE_WRITE, message, address=freed.address)
 
     # Inner parts
 

@@ -14,11 +14,14 @@ import pytest
 from fuzzvm.bench import first_bug, planted
 from fuzzvm.bench.first_bug import Case, cases, failing, first_failing_run, known, percentile
 from fuzzvm.bench.records import Records, RecordsError
+from tests.support import heed_sigint
 
 
 def quick(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "fuzzvm", "bench", "--quick", "--only", "first-bug", "--out", str(out), "--json"]
-    return subprocess.Popen([*command, "-j", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, "-j", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+    )
 
 
 def lines_of(path: Path) -> list[str]:

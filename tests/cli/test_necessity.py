@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.cli.necessity import _scenarios
+from tests.support import heed_sigint
 
 
 def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +52,9 @@ def test_ctrl_c_keeps_the_answers_that_are_there(tmp_path: Path, jobs: str, as_j
     command += ["--json"] if as_json else []
     # all in place comes first and takes its whole share: 2.5 seconds of 4 questions by 2 processes
     command += ["--seconds", "10" if jobs == "1" else "5"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+    ) as running:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("*.toml"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import heed_sigint
+
 COMMAND = [sys.executable, "-m", "fuzzvm", "workload", "test_vmalloc"]
 
 TRYLOCK = """
@@ -200,6 +202,7 @@ def test_ctrl_c_prints_what_there_is_and_ends_with_130() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_sigint,
     )
     time.sleep(3)
     process.send_signal(signal.SIGINT)

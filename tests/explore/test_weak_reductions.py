@@ -32,11 +32,15 @@ CELLS = [
     for scenario in SMALL
     for memory in (("tso",) if scenario.startswith("x86") else ("tso", "arm64"))
 ]
-MOST = 3000
+MOST = 5000
 
 
 def both(system: System, most: int) -> bool:
-    """Compare the search with reductions and without, on one space; return whether the space is that small."""
+    """Compare the search with reductions and without, on one space; return whether the space is that small.
+
+    Where a run goes wrong, ends may be missing: a store that is not kept back meets an error that it would have met
+    had it been executed later, while the run that kept it back goes on to its end.
+    """
     space = Space(system)
     foresee(space, Limits())
     full = space.settled(lambda: search(space, Limits(max_states=most), first_only=False))
@@ -46,7 +50,8 @@ def both(system: System, most: int) -> bool:
     assert reduced.complete
     assert bool(reduced.findings) == bool(full.findings)
     assert set(reduced.findings) <= set(full.findings)
-    assert reduced.ends == full.ends
+    assert reduced.ends <= full.ends
+    assert full.findings or reduced.ends == full.ends
     assert reduced.states <= full.states
     return True
 
@@ -85,6 +90,33 @@ def test_any_scenario(mitigation: str, machine: tuple[str, str], cpus: list[tupl
     arch, memory = machine
     setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 1, "pte"))
     scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus))  # type: ignore[arg-type]
+    both(System(scenario, registry.get(mitigation), memory), MOST)
+
+
+@st.composite
+def own_ranges(draw: st.DrawFn) -> tuple[tuple[object, ...], ...]:
+    """Calls that a kernel makes: each CPU maps and unmaps a range of its own, in turn, or dumps."""
+    cpus = []
+    for page in (0, 2):
+        pages, level = draw(st.sampled_from([(2, "pte"), (2, "pmd"), (1, "pte")]))
+        uses = (Vmap(page, pages, level), Vunmap(page, pages))
+        walks = (draw(st.sampled_from([CatKernelPageTables(), CheckWxPages()])),)
+        cpus.append(draw(st.sampled_from([uses, uses[:1], walks, (*walks, *uses[:1])])))
+    return tuple(cpus)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(sorted(registry.shipped())),
+    st.sampled_from([("arm64", "arm64"), ("arm64", "tso"), ("x86_64", "tso")]),
+    own_ranges(),
+)
+def test_any_scenario_of_ranges_apart(
+    mitigation: str, machine: tuple[str, str], cpus: tuple[tuple[object, ...], ...]
+) -> None:
+    arch, memory = machine
+    setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 2, "pte"), Vunmap(2, 2))
+    scenario = Scenario(arch, "4K", 4, 2, setup, cpus)  # type: ignore[arg-type]
     both(System(scenario, registry.get(mitigation), memory), MOST)
 
 

@@ -19,8 +19,11 @@ For the same reason a store that no other CPU may see any more is not kept back:
 
 A store is not kept back either if the CPU's next step puts it in place anyway (`idle`): between the two, nothing but
 the steps of others takes place, and they do not see what is kept back, so the store might as well have been executed
-as late as it was put in place. (But for one thing: from its execution on, a free is seen to race with loads that the
-store has overtaken. Where there are such loads, it is kept back as well.)
+as late as it was put in place. Executed then, it may meet an error: its object has been freed, or an entry that another
+CPU has set is overwritten. The run that kept it back has gone past that, to an end that is not visited then, or to the
+free, which is seen to race with what is pending. So ends are all there where no run goes wrong, and where one does,
+some run does here. (Where a store has overtaken loads, a free is seen to race with those from its execution on. There
+it is kept back as well.)
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from fuzzvm.machine.ops import (
     Rmw,
     Store,
     Tlbi,
+    object_of,
 )
 
 _KICK = "kick"
@@ -108,7 +112,8 @@ class WeakFootprints(Footprints):
         """Return (accesses, conflicts) of what a CPU has begun."""
         if not begun.locations and not begun.objects:
             return 0, 0
-        reads: list[Hashable] = [("life", number) for number in begun.objects]
+        objects = begun.objects.union(map(object_of, begun.locations))
+        reads: list[Hashable] = [("life", number) for number in objects]
         writes = [place for address in begun.locations for place in (*self._written(address), ("code", address))]
         return self._masks([*reads, _KICK], writes)
 

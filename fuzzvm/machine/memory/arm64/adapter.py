@@ -175,6 +175,9 @@ class Arm64(MemoryModel):
         sources = self._views[cpu].sources(self._timeline, address, floor)
         return tuple(self._timeline.value(address, source) for source in sources)
 
+    def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
+        return [(entry.address, entry.value) for entry in self._pending[cpu] if entry.kind == STORE]
+
     def in_flight(self, address: Address) -> tuple[int, ...]:
         number = object_of(address)
         return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
