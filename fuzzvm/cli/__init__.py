@@ -1,4 +1,4 @@
-"""The command line: one file a command, named as the command is.
+"""The command line, and what its commands share.
 
 Layer: the highest.
 Tests: tests/cli/, in a subprocess.

@@ -13,26 +13,20 @@ import sys
 import click
 
 import fuzzvm
-import fuzzvm.cli
-
-NOT_COMMANDS = frozenset({"common", "main", "matrix_html", "matrix_table", "output", "starting_file"})
+from fuzzvm.cli import commands
 
 
 class Commands(click.Group):
-    """The commands of this package, imported when they are used."""
+    """The commands of the package `commands`, imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(
-            module.name.replace("_", "-")
-            for module in pkgutil.iter_modules(fuzzvm.cli.__path__)
-            if module.name not in NOT_COMMANDS
-        )
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"fuzzvm.cli.{name}"), name)
+        command: click.Command = getattr(importlib.import_module(f"{commands.__name__}.{name}"), name)
         return command
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fuzzvm.cli.litmus import litmus
+from fuzzvm.cli.commands.litmus import litmus
 
 CORPUS = Path(__file__).parents[2] / "corpus" / "litmus"
 PTDUMP = str(CORPUS / "ptdump" / "ptdump.litmus")

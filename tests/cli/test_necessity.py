@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.cli.necessity import _scenarios
+from fuzzvm.cli.commands.necessity import _scenarios
 from tests.support import heed_sigint
 
 
