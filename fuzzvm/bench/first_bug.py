@@ -9,13 +9,8 @@ by the random walk, both computed (see `depth`).
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +22,7 @@ from fuzzvm.bench.records import Records
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.explore import engines
 from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.explore.processes import call_all, cores
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.scenario import Scenario
@@ -153,7 +149,7 @@ def run(
                 found[case, seed] = first if first is not None and first <= case.limit else None
     todo = [task for task in sorted(wanted, key=lambda task: (task[0].engine in SLOW, task[1])) if task not in found]
     try:
-        for number, (case, seed, first) in enumerate(_measured(todo, jobs or _cores()), 1):
+        for number, (case, seed, first) in enumerate(_measured(todo, jobs or cores()), 1):
             found[case, seed] = first
             kept.add({"bug": case.bug, "engine": case.engine, "limit": case.limit, "seed": seed, "run": first})
             note(f"first-bug: {number} of {len(todo)}, {case.bug} by {case.engine}, seed {seed}")
@@ -171,32 +167,10 @@ def run(
 
 def _measured(todo: Sequence[tuple[Case, int]], jobs: int) -> Iterator[tuple[Case, int, int | None]]:
     """Yield each case and seed with its result when it is there; closing it, or an exception, ends the processes."""
-    if not todo:
-        return
     # counts of runs do not depend on how busy the machine is, so the cases may run beside each other; forked workers
     # have what `known` compiled, and all engines, whose files may change meanwhile
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_leave_signals_alone)
-    done = False
-    try:
-        futures = {pool.submit(first_failing_run, case, seed): (case, seed) for case, seed in todo}
-        for future in as_completed(futures):
-            yield *futures[future], future.result()
-        done = True
-    finally:
-        pool.shutdown(wait=done, cancel_futures=True)
-        if not done:
-            for process in multiprocessing.active_children():
-                process.terminate()
-
-
-def _leave_signals_alone() -> None:
-    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for index, first in call_all(first_failing_run, todo, jobs):
+        yield *todo[index], first
 
 
 def _row(case: Case, runs: Sequence[int | None]) -> dict[str, Any]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.limits import release_memory
+from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
@@ -94,12 +90,17 @@ def cells(
     ]
 
 
+LARGE = 100_000
+"""States after which a search leaves memory behind that is worth giving back: that takes as long as a small search."""
+
+
 def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
     """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
     scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
     system = System(cell.scenario, scheme, cell.memory, cell.mitigation, cell.without)
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
-    release_memory()
+    if verdict.states >= LARGE:
+        release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
     return Run(cell, verdict, None if cell.without else cell.scenario.expected(scheme), bounded)
@@ -111,34 +112,8 @@ def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tup
     Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
     """
     order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
-    if jobs < 2 or len(cells) < 2:
-        for index in order:
-            yield index, verify_cell(cells[index], bounds)
-        return
-    # forking starts a worker in milliseconds, with all modules loaded; nothing here has threads yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_signals_alone)
-    done = False
-    try:
-        futures = {pool.submit(verify_cell, cells[index], bounds): index for index in order}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-        done = True
-    finally:
-        pool.shutdown(wait=done, cancel_futures=True)
-        if not done:
-            for process in multiprocessing.active_children():
-                process.terminate()
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _leave_signals_alone() -> None:
-    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for place, run in call_all(verify_cell, [(cells[index], bounds) for index in order], jobs):
+        yield order[place], run
 
 
 def _size(cell: Cell) -> tuple[int, int]:

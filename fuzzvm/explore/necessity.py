@@ -6,18 +6,15 @@ result says how many runs there were, and no more.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import sys
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, Finding, settle
 from fuzzvm.explore.engines import Budget, Found, Search
+from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
@@ -165,26 +162,4 @@ def answer_all(
 
     `budget` is for each question. Closing the iterator, or an exception in it, ends the processes. Raises as `answer`.
     """
-    if jobs < 2 or len(asked) < 2:
-        for index, question in enumerate(asked):
-            yield index, answer(question, budget, seed, corpus)
-        return
-    # forking starts a worker in milliseconds, with all modules loaded; nothing here has threads yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(asked)), mp_context=context, initializer=_leave_signals_alone)
-    done = False
-    try:
-        futures = {pool.submit(answer, question, budget, seed, corpus): i for i, question in enumerate(asked)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-        done = True
-    finally:
-        pool.shutdown(wait=done, cancel_futures=True)
-        if not done:
-            for process in multiprocessing.active_children():
-                process.terminate()
-
-
-def _leave_signals_alone() -> None:
-    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return call_all(answer, [(question, budget, seed, corpus) for question in asked], jobs)

@@ -20,8 +20,8 @@ from fuzzvm.cli.common import (
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
 from fuzzvm.explore.engines import Budget
-from fuzzvm.explore.matrix import cores
 from fuzzvm.explore.necessity import Answer, Question, answer_all, questions
+from fuzzvm.explore.processes import cores
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry

@@ -12,7 +12,6 @@ import click
 
 from fuzzvm.cli.common import (
     json_option,
-    memory_option,
     mitigation_options,
     mitigations,
     print_json,
@@ -28,14 +27,20 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.limits import available_memory
-from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, cores, searchable, verify_all
+from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable, verify_all
+from fuzzvm.explore.processes import cores
+from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 
 
 @click.command()
 @mitigation_options
 @scenario_options
-@memory_option
+@click.option(
+    "--memory",
+    type=click.Choice(memory_models.names()),
+    help="Memory model. Default: that of the scenario's architecture, and all that are stronger.",
+)
 @tlb_option
 @without_option
 @click.option("--max-states", type=click.IntRange(min=1), help="Stop each run after that many states.")
