@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.exhaustive.limits import release_memory
+from fuzzvm.explore.exhaustive.limits import release_memory, resident
 from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -90,16 +90,17 @@ def cells(
     ]
 
 
-LARGE = 100_000
-"""States after which a search leaves memory behind that is worth giving back: that takes as long as a small search."""
+LARGE = 64 << 20
+"""Bytes that a search must leave behind for them to be given back: that takes as long as a small search."""
 
 
 def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
     """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
     scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
     system = System(cell.scenario, scheme, cell.memory, cell.mitigation, cell.without)
+    before = resident()
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
-    if verdict.states >= LARGE:
+    if resident() > before + LARGE:
         release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None

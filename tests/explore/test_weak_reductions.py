@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints
+from fuzzvm.kernel.oracles import Mapping, Oracles
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.memory.arm64.adapter import Arm64
 from fuzzvm.machine.ops import Barrier, Order
@@ -75,7 +77,8 @@ def test_small_programs_that_patch_code(memory: str, lists: list[list[Recipe]]) 
 
 def calls() -> st.SearchStrategy[tuple[object, ...]]:
     page = st.sampled_from([0, 2])
-    vmap = st.builds(Vmap, page, st.sampled_from([1, 2]), st.sampled_from(["pte", "pmd"]))
+    prot = st.sampled_from(["rw", "rw", "rwx"])
+    vmap = st.builds(Vmap, page, st.sampled_from([1, 2]), st.sampled_from(["pte", "pmd"]), prot=prot)
     walk = st.sampled_from([CatKernelPageTables(), CheckWxPages()])
     return st.lists(st.one_of(vmap, st.builds(Vunmap, page, st.just(2)), walk), min_size=1, max_size=2).map(tuple)
 
@@ -99,7 +102,8 @@ def own_ranges(draw: st.DrawFn) -> tuple[tuple[object, ...], ...]:
     cpus = []
     for page in (0, 2):
         pages, level = draw(st.sampled_from([(2, "pte"), (2, "pmd"), (1, "pte")]))
-        uses = (Vmap(page, pages, level), Vunmap(page, pages))
+        prot = draw(st.sampled_from(["rw", "rw", "rwx"]))
+        uses = (Vmap(page, pages, level, prot=prot), Vunmap(page, pages))
         walks = (draw(st.sampled_from([CatKernelPageTables(), CheckWxPages()])),)
         cpus.append(draw(st.sampled_from([uses, uses[:1], walks, (*walks, *uses[:1])])))
     return tuple(cpus)
@@ -190,7 +194,31 @@ def test_what_walks_have_noted_changes_no_step(monkeypatch: pytest.MonkeyPatch) 
         space = Space(system, without_text=without_text)
         foresee(space, Limits())
         whole = space.settled(lambda space=space: search(space, Limits(), first_only=False))  # type: ignore[misc]
-        memories = [space.shared._memories[space.shared._states[end & 0xFFFFFFFF][0]][0] for end in whole.ends]  # type: ignore[attr-defined]
+        memories = [space.shared.memory(end & 0xFFFFFFFF) for end in whole.ends]  # type: ignore[attr-defined]
         assert all(isinstance(memory, Arm64) for memory in memories)
         found.append((set(whole.findings), {memory.state()[0][0] for memory in memories}))  # type: ignore[index]
     assert found[0] == found[1]
+
+
+@pytest.fixture
+def notes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walks of which no W+X mapping is noted, so that those that are there all along are missed."""
+    check = Oracles._check_noted
+
+    def forgetful(self: Oracles, cpu: int, noted: Mapping) -> None:
+        check(self, cpu, noted)
+        self._walks[cpu] = replace(self._walks[cpu], wx_noted=frozenset())
+
+    monkeypatch.setattr(Oracles, "_check_noted", forgetful)
+
+
+@pytest.mark.parametrize("memory", ["tso", "arm64"])
+def test_a_walk_begins_before_and_after_a_wx_mapping(memory: str, notes_nothing: None) -> None:
+    """The second promotion's lock orders the first one's mapping before a walk that gets the lock after it."""
+    setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 2, "pte"), Vunmap(2, 2))
+    maps = (Vmap(0, 2, "pmd", prot="rwx"), Vmap(2, 2, "pmd"))
+    scenario = Scenario("arm64", "4K", 4, 2, setup, (maps, (CheckWxPages(),)))
+    system = System(scenario, registry.get("mmap-lock-always"), memory)
+    assert both(system, MOST)
+    verdict = verify(system)
+    assert verdict.failure is not None and verdict.failure.error == "wx-missed"

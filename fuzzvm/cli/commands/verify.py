@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,13 @@ def verify(
         store.check_writable(save)
     jobs = min(jobs or cores(), len(chosen))
     bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
-    runs, interrupted = _verify(chosen, bounds, jobs)
     saved: dict[int, Path] = {}
-    if save is not None:
-        saved = {id(run): store.save(_case(run), save)[0] for run in runs if run.verdict.schedule is not None}
+
+    def keep(run: Run) -> None:
+        if save is not None and run.verdict.schedule is not None:
+            saved[id(run)] = store.save(_case(run), save)[0]
+
+    runs, interrupted = _verify(chosen, bounds, jobs, keep)
     if html is not None:
         # imported here: templates are needed for nothing else
         from fuzzvm.cli.matrix_html import write_matrix
@@ -135,14 +138,16 @@ def _memory_limit(asked: int | None, jobs: int) -> int | None:
     return total // jobs if asked else total * 8 // 10 // jobs
 
 
-def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int) -> tuple[list[Run], bool]:
-    """Return the runs in the order of the cells, and whether Ctrl-C ended them early."""
+def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[Run], None]) -> tuple[list[Run], bool]:
+    """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
     found: dict[int, Run] = {}
     show = _Progress(len(chosen))
     running = verify_all(chosen, bounds, jobs)
     try:
         for index, run in running:
             found[index] = run
+            # at once: what may come hours later, or never, must not take a schedule with it
+            keep(run)
             show.done(len(found))
     except BrokenProcessPool as error:
         message = "a process was ended from outside, for want of memory perhaps; try --max-memory or fewer --jobs"

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
+from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkEnds
 from fuzzvm.machine.ops import (
     Address,
     Alloc,
@@ -96,10 +97,19 @@ class Footprints:
         return [address, _TABLES, _TLB] if self._tlb else [address, _TABLES]
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
+        """Return (accesses, conflicts) of what oracles are told.
+
+        A mapping that is noted, or a walk that ends, is checked against the page tables; but what passes that check now
+        passes it after any writes of others as well, since a mapping that they take away is remembered as one that was
+        there. So such a step may be taken before those writes (it has no accesses), and not those before it.
+        """
         if not edge.notes:
             return 0, 0
-        reads = [place for note in edge.notes for place in _looked_at(note.annotation)]
-        return self._masks(reads, [])
+        annotations = [note.annotation for note in edge.notes]
+        accesses, _ = self._masks(
+            [place for note in annotations if not isinstance(note, _LASTING) for place in _looked_at(note)], []
+        )
+        return accesses, self._masks([place for note in annotations for place in _looked_at(note)], [])[1]
 
     def _masks(self, reads: list[Hashable], writes: list[Hashable]) -> tuple[int, int]:
         """Return (accesses, conflicts): bit 2n of a location's accesses is a read, bit 2n + 1 a write."""
@@ -185,6 +195,9 @@ class Futures:
                 grew = True
                 todo += [(before, known | added) for before in self._predecessors[place]]
         return grew
+
+
+_LASTING = (MappingNoted, WalkEnds)
 
 
 def _looked_at(annotation: Annotation) -> list[Hashable]:

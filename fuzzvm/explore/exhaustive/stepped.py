@@ -1,14 +1,16 @@
 """Shared state under any memory model: what a step does is what a Machine does.
 
-A state is made of three parts, each numbered by its value: memory, objects, what the oracles remember. A memory model
-takes part by its `state()`, the immutable value that its states are compared by, and by `normalise`, which brings those
-of one future to one form; its choices are found by trying them all. The memory of each number is kept as an object
-that is never stepped, only copied, and what an operation of a CPU makes of it is worked out once.
+A state is made of four parts, each numbered by its value: memory, what CPUs may still do with it, objects, what the
+oracles remember. A memory model takes part by its `state()`, the immutable value that its states are compared by, and
+by `normalise`, which brings those of one future to one form; its choices are found by trying them all. The memory of
+each number is kept as an object that is never stepped, only copied, and what an operation of a CPU makes of it is
+worked out once, whatever CPUs may do afterwards. The normal form is taken after that, of what the CPU has come to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
@@ -59,7 +61,10 @@ T = TypeVar("T")
 
 
 class _Performed(NamedTuple):
-    """One way of an operation: its choices, the memory after it, objects and oracles after it, response, or error."""
+    """One way of an operation: its choices, the memory after it, objects and oracles after it, response, or error.
+
+    Memory is as the operation leaves it, not in normal form.
+    """
 
     choices: tuple[int, ...]
     memory: int
@@ -80,10 +85,15 @@ class SteppedShared:
         self._automata = automata
         self._values = values
         self._assumed = assumed
-        self._numbers: dict[tuple[int, int, int], int] = {}
-        self._states: list[tuple[int, int, int]] = []
-        self._memory_numbers: dict[tuple[Hashable, Masks], int] = {}
-        self._memories: list[tuple[MemoryModel, Masks]] = []
+        self._numbers: dict[tuple[int, int, int, int], int] = {}
+        self._states: list[tuple[int, int, int, int]] = []
+        """Memory, masks, objects, what oracles remember."""
+        self._memory_numbers: dict[tuple[int, ...], int] = {}
+        self._memories: list[MemoryModel] = []
+        self._part_numbers: dict[Hashable, int] = {}
+        self._parts: dict[tuple[str, int], object] = {}
+        self._masks_numbers: dict[Masks, int] = {}
+        self._masks: list[Masks] = []
         self._heap_numbers: dict[Hashable, int] = {}
         self._heaps: list[tuple[Allocator, frozenset[int]]] = []
         self._remembered_numbers: dict[Remembered, int] = {}
@@ -91,9 +101,10 @@ class SteppedShared:
         self._op_numbers: dict[Hashable, int] = {}
         self._ops: dict[Node, int] = {}
         self._performed: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
-        self._performed_at: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
-        self._forgotten: dict[tuple[int, int, int], int] = {}
-        self._agent_steps: dict[tuple[int, int], tuple[_Performed, ...]] = {}
+        self._performed_at: dict[tuple[int, int, int, int, int], tuple[_Performed, ...]] = {}
+        self._arrived: dict[tuple[int, int, int], int] = {}
+        self._normal: dict[tuple[int, int], int] = {}
+        self._agent_steps: dict[tuple[int, ...], tuple[_Performed, ...]] = {}
         self._unfinished: dict[int, tuple[Unfinished, ...]] = {}
         self.nodes: list[Node] = []
         machine = system.booted()
@@ -103,30 +114,34 @@ class SteppedShared:
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
-        memory, heap, _ = self._states[shared]
+        memory, masks, _, _ = self._states[shared]
         op = node.op
         if op is None:
             return ()
         if isinstance(op, Await | Rmw) and op.when is not None:
-            visible = self._memories[memory][0].visible(cpu, op.address)
+            visible = self._memories[memory].visible(cpu, op.address)
             if not op.when(visible):
                 return ()
         outcomes = []
-        for way in self._ways_of(shared, memory, heap, cpu, node, op):
+        for way in self._ways_of(shared, cpu, node, op):
             if way.error is not None:
                 outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, node.stack)))
                 continue
             edge = self._automata[cpu].next(node, way.response)
             self._assumed.learn(cpu, node)
-            outcomes.append(self._resumed(way, cpu, edge))
+            outcomes.append(self._resumed(way, masks, cpu, edge))
         return outcomes
 
+    def memory(self, shared: int) -> MemoryModel:
+        """Return the memory of a state, which is not to be stepped."""
+        return self._memories[self._states[shared][0]]
+
     def agents(self, shared: int) -> Sequence[int]:
-        return self._memories[self._states[shared][0]][0].agents()
+        return self.memory(shared).agents()
 
     def step_agent(self, shared: int, agent: int) -> Sequence[Outcome]:
-        memory, heap, remembered = self._states[shared]
-        key = (shared if self._hardware else memory, agent)
+        memory, masks, heap, remembered = self._states[shared]
+        key = (memory, heap, remembered, agent) if self._hardware else (memory, agent)
         ways = self._agent_steps.get(key)
         if ways is None:
 
@@ -140,7 +155,8 @@ class SteppedShared:
                 outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, ())))
             else:
                 after = way.remembered if self._hardware else remembered
-                outcomes.append(Outcome(way.choices, self._number(way.memory, heap, after), None))
+                number = self._number(self._in_normal_form(way.memory, masks), masks, heap, after)
+                outcomes.append(Outcome(way.choices, number, None))
         return outcomes
 
     def unfinished(self, shared: int) -> tuple[Unfinished, ...]:
@@ -148,7 +164,7 @@ class SteppedShared:
         number = self._states[shared][0]
         found = self._unfinished.get(number)
         if found is None:
-            memory = self._memories[number][0]
+            memory = self._memories[number]
             found = tuple(memory.unfinished(cpu) for cpu in range(memory.cpus))
             if all(begun == NOTHING for begun in found):
                 found = ()
@@ -162,12 +178,11 @@ class SteppedShared:
         and a value that points to the same object or to none: the CPU's views are no greater after that one, so that
         it can do whatever it could after the other.
         """
-        memory, heap, _ = self._states[shared]
         assert node.op is not None
-        points_to = self._memories[memory][0].points_to
+        points_to = self.memory(shared).points_to
         older = set()
         found = []
-        ways = self._ways_of(shared, memory, heap, cpu, node, node.op)
+        ways = self._ways_of(shared, cpu, node, node.op)
         for index in range(len(targets) - 1, -1, -1):
             number, local = targets[index]
             alike = (local, self._states[number][1:], points_to(self._values[ways[index].response]))
@@ -177,44 +192,45 @@ class SteppedShared:
         return found
 
     def finished(self, shared: int) -> Finding | None:
-        memory, heap, remembered = self._states[shared]
-        machine = self._machine(self._memories[memory][0], heap, remembered)
+        memory, _, heap, remembered = self._states[shared]
+        machine = self._machine(self._memories[memory], heap, remembered)
         assert machine.observer is not None
-        try:
-            machine.observer.finished()
-        except ModelError as error:
-            return finding_of(error, ())
+        with _discarding(machine):
+            try:
+                machine.observer.finished()
+            except ModelError as error:
+                return finding_of(error, ())
         return None
 
     def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
         op = node.op
         if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self._memories[self._states[shared][0]][0].peek(op.address))
+            return op.when.blocked_by(self.memory(shared).peek(op.address))
         return ()
 
     # Parts of a step
 
     def _start(self, machine: Machine) -> int | Finding:
-        masks: Masks = ()
+        start: Masks = ()
         for cpu, automaton in enumerate(self._automata):
             target = automaton.start.target
-            masks = (*masks, 0 if target is None else self._assumed.at(cpu, target, 0))
-        memory = self._memory_number(machine.memory, masks)
+            start = (*start, 0 if target is None else self._assumed.at(cpu, target, 0))
+        masks = self._masks_number(start)
+        memory = self._in_normal_form(self._memory_number(machine.memory), masks)
         way = _Performed((), memory, self._heap_number(machine), self._remembered_number(self._initial), 0)
         for cpu, automaton in enumerate(self._automata):
-            outcome = self._resumed(way, cpu, automaton.start)
+            outcome = self._resumed(way, masks, cpu, automaton.start)
             if outcome.finding is not None:
                 return outcome.finding
-            memory, heap, remembered = self._states[outcome.shared]
+            memory, masks, heap, remembered = self._states[outcome.shared]
             way = _Performed((), memory, heap, remembered, 0)
             assert outcome.node is not None
             self.nodes.append(outcome.node)
         return outcome.shared
 
-    def _ways_of(
-        self, shared: int, memory: int, heap: int, cpu: int, node: Node, op: Operation
-    ) -> Sequence[_Performed]:
-        """Return what an operation that is not blocked can do; memory then is what it is by the assumptions before."""
+    def _ways_of(self, shared: int, cpu: int, node: Node, op: Operation) -> Sequence[_Performed]:
+        """Return what an operation that is not blocked can do."""
+        memory, _, heap, remembered = self._states[shared]
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
         alone = type(op) in MEMORY_ALONE and not self._hardware
@@ -223,13 +239,13 @@ class SteppedShared:
             place = op.address >> OFFSET_BITS
             alone = isinstance(op, Load | Await) or place not in watched
             if self._hardware:
-                alone = isinstance(op, Load | Await) and not self._memories[memory][0].unfinished(cpu).locations
+                alone = isinstance(op, Load | Await) and not self._memories[memory].unfinished(cpu).locations
             if place in allocator.dead:
                 write = isinstance(op, Store | Rmw)
                 return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
-        remembered = self._states[shared][2]
         key = (memory, cpu, number)
-        known = self._performed.get(key) if alone else self._performed_at.get((shared, cpu, number))
+        key_at = (memory, heap, remembered, cpu, number)
+        known = self._performed.get(key) if alone else self._performed_at.get(key_at)
         if known is None:
             if alone:
                 known = self._performed[key] = tuple(self._perform_alone(memory, cpu, op))
@@ -239,24 +255,23 @@ class SteppedShared:
                     return machine.perform(cpu, op, choose)
 
                 known = tuple(self._perform(perform, memory, heap, remembered, op))
-                self._performed_at[shared, cpu, number] = known
+                self._performed_at[key_at] = known
         if alone:
             return [way._replace(heap=heap, remembered=remembered) for way in known]
         return known
 
     def _perform_alone(self, memory: int, cpu: int, op: Operation) -> Iterator[_Performed]:
         """Yield every way of an operation that concerns memory alone."""
-        before, masks = self._memories[memory]
+        before = self._memories[memory]
         name = _METHODS[type(op)]
         for choices, after, response in _ways(lambda choose, copy: getattr(copy, name)(cpu, op, choose), before.copy):
-            number = self._memory_number(after, masks)
-            yield _Performed(choices, number, 0, 0, self._values.number(response))
+            yield _Performed(choices, self._memory_number(after), 0, 0, self._values.number(response))
 
     def _perform(
         self, run: Callable[[Choose, Machine], Any], memory: int, heap: int, remembered: int, op: object
     ) -> Iterator[_Performed]:
         """Yield every way that a step of a machine can go."""
-        before, masks = self._memories[memory]
+        before = self._memories[memory]
 
         def copy() -> Machine:
             machine = self._machine(before.copy(), heap, remembered)
@@ -271,47 +286,59 @@ class SteppedShared:
                 return error
 
         for choices, machine, response in _ways(caught, copy):
-            if isinstance(response, ModelError):
-                yield _Performed(choices, memory, heap, remembered, 0, response)
-            else:
-                assert isinstance(machine.observer, Oracles)
-                yield _Performed(
-                    choices,
-                    self._memory_number(machine.memory, masks),
-                    self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
-                    self._remembered_number(machine.observer.remembered),
-                    self._values.number(response),
-                )
+            with _discarding(machine):
+                if isinstance(response, ModelError):
+                    yield _Performed(choices, memory, heap, remembered, 0, response)
+                else:
+                    assert isinstance(machine.observer, Oracles)
+                    yield _Performed(
+                        choices,
+                        self._memory_number(machine.memory),
+                        self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
+                        self._remembered_number(machine.observer.remembered),
+                        self._values.number(response),
+                    )
 
-    def _resumed(self, way: _Performed, cpu: int, edge: Edge) -> Outcome:
+    def _resumed(self, way: _Performed, masks: int, cpu: int, edge: Edge) -> Outcome:
         """Return the outcome of a step whose effect is done: oracles hear what the program says."""
         remembered = way.remembered
         if edge.notes:
-            machine = self._machine(self._memories[way.memory][0], way.heap, remembered)
+            machine = self._machine(self._memories[way.memory], way.heap, remembered)
             assert isinstance(machine.observer, Oracles)
-            for annotation, stack in edge.notes:
-                try:
-                    machine.observer.annotated(cpu, annotation)
-                except ModelError as error:
-                    return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
-            remembered = self._remembered_number(machine.observer.remembered)
+            with _discarding(machine):
+                for annotation, stack in edge.notes:
+                    try:
+                        machine.observer.annotated(cpu, annotation)
+                    except ModelError as error:
+                        return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
+                remembered = self._remembered_number(machine.observer.remembered)
         if edge.error is not None:
             return Outcome(way.choices, 0, None, edge, finding_of(edge.error, edge.stack))
         assert edge.target is not None
-        memory = self._forget(way.memory, cpu, edge.target)
-        return Outcome(way.choices, self._number(memory, way.heap, remembered), edge.target, edge)
+        masks = self._masks_at(masks, cpu, edge.target)
+        memory = self._in_normal_form(way.memory, masks)
+        return Outcome(way.choices, self._number(memory, masks, way.heap, remembered), edge.target, edge)
 
-    def _forget(self, memory: int, cpu: int, node: Node) -> int:
-        """Return what memory is once a CPU has got to a local state, and may do less than before."""
-        key = (memory, cpu, node.place)
-        found = self._forgotten.get(key)
+    def _masks_at(self, masks: int, cpu: int, node: Node) -> int:
+        """Return the number of the masks once a CPU has got to a local state, and may do less than before."""
+        key = (masks, cpu, node.place)
+        found = self._arrived.get(key)
         if found is None:
-            before, masks = self._memories[memory]
-            after = self._assumed.at(cpu, node, masks[cpu])
-            found = memory
-            if after != masks[cpu]:
-                found = self._memory_number(before.copy(), (*masks[:cpu], after, *masks[cpu + 1 :]))
-            self._forgotten[key] = found
+            before = self._masks[masks]
+            after = (*before[:cpu], self._assumed.at(cpu, node, before[cpu]), *before[cpu + 1 :])
+            found = self._arrived[key] = self._masks_number(after)
+        return found
+
+    def _in_normal_form(self, memory: int, masks: int) -> int:
+        """Return the number of a memory's normal form."""
+        if not self._assumed.forgets:
+            return memory
+        key = (memory, masks)
+        found = self._normal.get(key)
+        if found is None:
+            normal = self._memories[memory].copy()
+            normal.normalise([self._assumed.needs(mask) for mask in self._masks[masks]])
+            found = self._normal[key] = self._memory_number(normal)
         return found
 
     def _machine(self, memory: MemoryModel, heap: int, remembered: int) -> Machine:
@@ -326,23 +353,32 @@ class SteppedShared:
 
     # Numbers of states and their parts
 
-    def _number(self, memory: int, heap: int, remembered: int) -> int:
-        key = (memory, heap, remembered)
+    def _number(self, memory: int, masks: int, heap: int, remembered: int) -> int:
+        key = (memory, masks, heap, remembered)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self._states)
             self._states.append(key)
         return number
 
-    def _memory_number(self, memory: MemoryModel, masks: Masks) -> int:
-        """Return the number of a memory, which is brought to its normal form."""
-        if self._assumed.forgets:
-            memory.normalise([self._assumed.needs(mask) for mask in masks])
-        key = (memory.state(), masks)
+    def _memory_number(self, memory: MemoryModel) -> int:
+        parts = self._part_numbers
+        key = tuple([parts.setdefault(part, len(parts)) for part in memory.state()])
         number = self._memory_numbers.get(key)
         if number is None:
             number = self._memory_numbers[key] = len(self._memories)
-            self._memories.append((memory, masks))
+            self._memories.append(memory)
+            # memories differ in one part or two, and nobody steps these: what is equal takes room once
+            for name, part in zip(memory.parts, key, strict=False):
+                setattr(memory, name, self._parts.setdefault((name, part), getattr(memory, name)))
+            memory.remark = memory.on_visible = None
+        return number
+
+    def _masks_number(self, masks: Masks) -> int:
+        number = self._masks_numbers.get(masks)
+        if number is None:
+            number = self._masks_numbers[masks] = len(self._masks)
+            self._masks.append(masks)
         return number
 
     def _heap_number(self, machine: Machine) -> int:
@@ -366,6 +402,15 @@ class SteppedShared:
             key = self._values.keys.of_temporary(op)
             number = self._ops[node] = self._op_numbers.setdefault(key, len(self._op_numbers))
         return number
+
+
+@contextmanager
+def _discarding(machine: Machine) -> Iterator[None]:
+    """Free a machine in the end: it and its oracles know each other, and nobody collects cycles during a search."""
+    try:
+        yield
+    finally:
+        machine.observer = None
 
 
 def _ways(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:

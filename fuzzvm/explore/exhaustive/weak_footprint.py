@@ -102,8 +102,13 @@ class WeakFootprints(Footprints):
         return [_KICK] if self._model.stale_reads else []
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
+        begins = any(isinstance(note.annotation, WalkBegins) for note in edge.notes)
+        if begins and self._model.stale_reads:
+            # what is mapped then matters for the W+X mappings alone that the CPU cannot miss: those whose stores come
+            # before it in any order of the steps. Others it may find at any time, also once they were taken away.
+            edge = edge._replace(notes=tuple([n for n in edge.notes if not isinstance(n.annotation, WalkBegins)]))
         accesses, conflicts = super()._notes(edge)
-        if any(isinstance(note.annotation, WalkBegins) for note in edge.notes):
+        if begins:
             more = self._masks([_KICK], [])
             return accesses | more[0], conflicts | more[1]
         return accesses, conflicts

@@ -93,6 +93,9 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
+    parts: ClassVar[tuple[str, ...]] = ()
+    """The attributes that the parts of `state()` stand for, in its order: in a search, equal ones are one."""
+
     key_of: Callable[[Value], Hashable] = staticmethod(_itself)
     """What stands for a value in `state()`: for searches, where values that are equal may still differ in type."""
     delays_stores: ClassVar[bool] = False
@@ -109,8 +112,8 @@ class MemoryModel(ABC):
     def copy(self) -> MemoryModel:
         """Return memory in the same state that goes its own way."""
 
-    def state(self) -> Hashable:
-        """Return all that the future depends on as an immutable value: equal values, equal futures.
+    def state(self) -> tuple[Hashable, ...]:
+        """Return all that the future depends on, in immutable parts: equal values, equal futures.
 
         What memory holds is in it as `key_of` has it.
 

@@ -45,6 +45,7 @@ class TotalStoreOrder(MemoryModel):
     name = "tso"
     reducible = True
     delays_stores = True
+    parts = ("_cells", "_buffers", "_replaced")
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -63,7 +64,7 @@ class TotalStoreOrder(MemoryModel):
         other._replaced = list(self._replaced)
         return other
 
-    def state(self) -> Hashable:
+    def state(self) -> tuple[Hashable, ...]:
         # a location that holds 0 again is as good as one never written
         key_of = self.key_of
         return (

@@ -97,6 +97,7 @@ class Arm64(MemoryModel):
     stale_reads = True
     reducible = True
     delays_stores = True
+    parts = ("_timeline", "_views", "_pending", "_epochs", "_learned", "_loads", "_overtaken")
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -111,10 +112,12 @@ class Arm64(MemoryModel):
         """Those of them that a store of the CPU has followed, which nothing keeps from being seen first."""
 
     def copy(self) -> Arm64:
-        other = Arm64(self.cpus)
+        # without the views of a new one, which nobody would look at
+        other = Arm64.__new__(Arm64)
+        other.cpus = self.cpus
         other.points_to = self.points_to
         other.key_of = self.key_of
-        other._timeline = self._timeline.copy()
+        other._timeline = self._timeline
         other._views = [views.copy() for views in self._views]
         other._pending = list(self._pending)
         other._epochs = list(self._epochs)
@@ -123,7 +126,7 @@ class Arm64(MemoryModel):
         other._overtaken = list(self._overtaken)
         return other
 
-    def state(self) -> Hashable:
+    def state(self) -> tuple[Hashable, ...]:
         key_of = self.key_of
         pending = self._pending
         return (
