@@ -128,7 +128,7 @@ class Oracles:
         self._kernel = kernel
         self._walks: dict[int, WalkRecord] = {}
         memory = machine.memory
-        self._weak = memory if isinstance(memory, MemoryModel) and memory.stale_reads else None
+        self._stale_reads = isinstance(memory, MemoryModel) and memory.stale_reads
         self._gone: frozenset[Mapping] = frozenset()
         """Where loads may be stale: every mapping that was ever taken away, since a walk may still see it."""
         self._tlb: TlbOracle | None = None
@@ -162,11 +162,11 @@ class Oracles:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
         if self._tlb is not None and not self._told_when_visible:
             self.became_visible(address, old, new)
-        if not (self._walks or self._weak) or not old or old == new:
+        if not (self._walks or self._stale_reads) or not old or old == new:
             return
         # what this CPU has stored below the entry before, though nobody sees it yet, goes as well
         removed = frozenset(self._mappings_at(address, old, partial(self._seen_by, cpu)))
-        if self._weak is not None:
+        if self._stale_reads:
             self._gone |= removed
         for walker, walk in self._walks.items():
             self._walks[walker] = WalkRecord(walk.removed | removed, walk.wx_all_along - removed, walk.wx_noted)
@@ -344,12 +344,13 @@ class Oracles:
 
     def _settled(self, cpu: int, mapping: Mapping) -> bool:
         """Whether a CPU that walks to a mapping now can see nothing older on its way."""
-        if self._weak is None:
+        memory = self._machine.memory
+        if not (self._stale_reads and isinstance(memory, MemoryModel)):
             return True
         geometry = self._kernel.geometry
         level = Level.PGD
         for table in self._path(mapping.addr, self._kernel.init_mm.pgd):
-            if len(self._weak.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
+            if len(memory.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
                 return False
             level = self._next_level(level) if level < Level.PTE else level
         return True

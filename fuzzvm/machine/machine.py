@@ -122,6 +122,10 @@ class Machine:
         """Report writes to the object at `address` to the observer."""
         self._watched.add(object_of(address))
 
+    def set_watched(self, numbers: frozenset[int]) -> None:
+        """Report writes to the objects of these numbers to the observer, and to no others."""
+        self._watched = set(numbers)
+
     def report_hardware(self) -> None:
         """Tell the observer all that TLBs and walk caches depend on as well. Costs nothing where it is not called."""
         self.reports_hardware = True

@@ -10,7 +10,6 @@ worked out once, whatever CPUs may do afterwards. The normal form is taken after
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
@@ -35,7 +34,6 @@ from fuzzvm.machine.ops import (
     Rmw,
     Store,
     Tlbi,
-    address_of,
 )
 from fuzzvm.scenario.system import System
 
@@ -111,6 +109,9 @@ class SteppedShared:
         self.model = type(machine.memory)
         """The memory model."""
         machine.memory.key_of = values.number
+        self._stepping = Machine(machine.memory)
+        # one machine for all steps: it and its oracles know each other, and nobody collects cycles during a search
+        self._stepping.observer = Oracles(self._stepping, self._kernel)
         self.start: int | Finding = self._start(machine)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
@@ -195,11 +196,10 @@ class SteppedShared:
         memory, _, heap, remembered = self._states[shared]
         machine = self._machine(self._memories[memory], heap, remembered)
         assert machine.observer is not None
-        with _discarding(machine):
-            try:
-                machine.observer.finished()
-            except ModelError as error:
-                return finding_of(error, ())
+        try:
+            machine.observer.finished()
+        except ModelError as error:
+            return finding_of(error, ())
         return None
 
     def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
@@ -286,18 +286,17 @@ class SteppedShared:
                 return error
 
         for choices, machine, response in _ways(caught, copy):
-            with _discarding(machine):
-                if isinstance(response, ModelError):
-                    yield _Performed(choices, memory, heap, remembered, 0, response)
-                else:
-                    assert isinstance(machine.observer, Oracles)
-                    yield _Performed(
-                        choices,
-                        self._memory_number(machine.memory),
-                        self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
-                        self._remembered_number(machine.observer.remembered),
-                        self._values.number(response),
-                    )
+            if isinstance(response, ModelError):
+                yield _Performed(choices, memory, heap, remembered, 0, response)
+            else:
+                assert isinstance(machine.observer, Oracles)
+                yield _Performed(
+                    choices,
+                    self._memory_number(machine.memory),
+                    self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
+                    self._remembered_number(machine.observer.remembered),
+                    self._values.number(response),
+                )
 
     def _resumed(self, way: _Performed, masks: int, cpu: int, edge: Edge) -> Outcome:
         """Return the outcome of a step whose effect is done: oracles hear what the program says."""
@@ -305,13 +304,12 @@ class SteppedShared:
         if edge.notes:
             machine = self._machine(self._memories[way.memory], way.heap, remembered)
             assert isinstance(machine.observer, Oracles)
-            with _discarding(machine):
-                for annotation, stack in edge.notes:
-                    try:
-                        machine.observer.annotated(cpu, annotation)
-                    except ModelError as error:
-                        return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
-                remembered = self._remembered_number(machine.observer.remembered)
+            for annotation, stack in edge.notes:
+                try:
+                    machine.observer.annotated(cpu, annotation)
+                except ModelError as error:
+                    return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
+            remembered = self._remembered_number(machine.observer.remembered)
         if edge.error is not None:
             return Outcome(way.choices, 0, None, edge, finding_of(edge.error, edge.stack))
         assert edge.target is not None
@@ -342,13 +340,15 @@ class SteppedShared:
         return found
 
     def _machine(self, memory: MemoryModel, heap: int, remembered: int) -> Machine:
-        machine = Machine(memory)
+        """Return the one machine that all steps are done by, in this state."""
+        machine = self._stepping
+        machine.memory = memory
         machine.allocator, watched = self._heaps[heap]
-        for number in watched:
-            machine.watch(address_of(number))
-        oracles = Oracles(machine, self._kernel)
-        oracles.remembered = self._remembered[remembered]
-        machine.observer = oracles
+        machine.set_watched(watched)
+        if self._hardware:
+            machine.report_hardware()
+        assert isinstance(machine.observer, Oracles)
+        machine.observer.remembered = self._remembered[remembered]
         return machine
 
     # Numbers of states and their parts
@@ -402,15 +402,6 @@ class SteppedShared:
             key = self._values.keys.of_temporary(op)
             number = self._ops[node] = self._op_numbers.setdefault(key, len(self._op_numbers))
         return number
-
-
-@contextmanager
-def _discarding(machine: Machine) -> Iterator[None]:
-    """Free a machine in the end: it and its oracles know each other, and nobody collects cycles during a search."""
-    try:
-        yield
-    finally:
-        machine.observer = None
 
 
 def _ways(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:
