@@ -27,6 +27,11 @@ from fuzzvm.scenario.system import System
 
 SHARE_FORESEEN = 0.25
 """Part of the time that is spent on learning what CPUs do, where memory is weak."""
+SHALLOW = 30_000
+"""States, where memory is weak, after which as many are searched in order of context switches before all others are.
+
+A bug is nearly always there after one or two, and a search that goes deep first may pass it by for a long time.
+"""
 SHARE_OF_SHORTEST = 0.75
 """Of the seconds left when a bug is found, the part for its shortest schedule; the rest is for any schedule."""
 
@@ -70,8 +75,12 @@ def verify(
     with _no_collection(), _unchanged_mitigation(system):
         space = Space(system)
         foresee(space, _left(limits, began, SHARE_FORESEEN))
+        shortest = _shallow(space, limits, began, reduce=reduce) if preemptions is None else None
+        if shortest is not None:
+            failure = _replayed(system, shortest)
+            seconds = time.monotonic() - began
+            return Verdict(failure, shortest.schedule, True, "", shortest.states, shortest.transitions, seconds)
         found = space.settled(lambda: _search(space, _left(limits, began), preemptions, reduce=reduce))
-        shortest: ShortestRun | None = None
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         elif found.findings:
@@ -113,6 +122,22 @@ def shortest_failure(
     if found.schedule is not None:
         _replayed(system, found)
     return found.schedule, found.complete
+
+
+def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> ShortestRun | None:
+    """Return the shortest run that goes wrong where a search would take long and that run has few context switches."""
+    if not space.has_agents or (limits.max_states is not None and limits.max_states <= SHALLOW):
+        return None
+
+    def left() -> Limits:
+        return replace(_left(limits, began), max_states=SHALLOW)
+
+    found = space.settled(lambda: _search(space, left(), None, reduce=reduce))
+    if found.findings or found.states < SHALLOW:
+        # what it has learnt is not lost: the search that follows goes the same way, by look-ups
+        return None
+    shortest = space.settled(lambda: shortest_run(space, left()))
+    return shortest if shortest.schedule is not None and shortest.complete else None
 
 
 def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bool) -> Searched:
