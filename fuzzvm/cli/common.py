@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,5 +123,4 @@ def progress_console() -> Console:
 
 def shell_path(path: Path) -> str:
     """Return a path as one word of a shell command."""
-    text = str(path)
-    return text if text.replace("/", "").replace("-", "").replace(".", "").replace("_", "").isalnum() else f"'{text}'"
+    return shlex.quote(str(path))

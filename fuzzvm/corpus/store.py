@@ -12,7 +12,7 @@ from pathlib import Path
 import tomli_w
 
 from fuzzvm.corpus.errors import CorpusError
-from fuzzvm.corpus.format import TestCase
+from fuzzvm.corpus.format import HALF, TestCase, read
 
 SUFFIX = ".toml"
 
@@ -21,20 +21,33 @@ def to_text(case: TestCase) -> str:
     """Return the text of a test case's file; `format.parse` reads it back."""
     data = case.to_data()
     if len(data["schedule"]) > 100:
-        data["schedule"] = textwrap.fill(data["schedule"], 100) + "\n"
+        data["schedule"] = textwrap.fill(data["schedule"], 100, break_long_words=False) + "\n"
     return tomli_w.dumps(data, multiline_strings=True)
 
 
 def save(case: TestCase, folder: Path) -> tuple[Path, bool]:
     """Save a test case in a folder; return its path, and whether it is new there.
 
-    The file appears whole or not at all. Raises CorpusError where the folder cannot be written to.
+    A case is not new where a file in the folder itself runs and expects the same, whatever its origin; `path` is that
+    file then. The file appears whole or not at all. Raises CorpusError where the folder cannot be written to.
     """
+    there = saved(case, folder)
+    if there is not None:
+        return there, False
     path = folder / case.file_name()
-    if path.exists():
-        return path, False
     write_text(path, to_text(case))
     return path, True
+
+
+def saved(case: TestCase, folder: Path) -> Path | None:
+    """Return the file of a folder that holds a test case, whatever its origin; None where there is none."""
+    identity = case.identity()
+    for path in sorted(folder.glob(f"*-{identity[:HALF]}{'?' * HALF}{SUFFIX}")):
+        # a file that cannot be read, or is not what its name says, holds nothing
+        with contextlib.suppress(CorpusError):
+            if read(path).identity() == identity:
+                return path
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

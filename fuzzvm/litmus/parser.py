@@ -32,8 +32,13 @@ from fuzzvm.litmus.program import (
     show_instruction,
 )
 
-_THREAD = re.compile(r"P(\d+)(\.F)?", re.ASCII)
-_REGISTER = re.compile(r"[WX](\d+)", re.ASCII)
+_THREAD = re.compile(r"P(\d{1,4})(\.F)?", re.ASCII)
+_REGISTER = re.compile(r"[WX](\d{1,4})", re.ASCII)
+MAX_DIGITS = 20
+"""Digits of a number: 64 bits have no more."""
+MAX_DEPTH = 100
+"""How deeply a condition may be nested; parsing and evaluating one take a few frames of the stack for each level."""
+MAX_SHIFT = 63
 
 
 def parse(text: str) -> Test:
@@ -42,8 +47,21 @@ def parse(text: str) -> Test:
         tree = _parser().parse(text, start="test")
     except UnexpectedInput as error:
         raise _syntax_error(error, text) from None
+    _check_depth(tree)
     test: Test = _transform(tree)
     return test
+
+
+def _check_depth(tree: Any) -> None:
+    """Raise LitmusError where the parse tree is too deep to be walked by recursion."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in getattr(node, "children", ())]
+    if level:
+        inner = level[0]
+        while getattr(inner, "children", ()):
+            inner = inner.children[0]
+        raise LitmusError("nested too deeply", getattr(inner, "line", None) or 1)
 
 
 def parse_instruction(text: str, line: int) -> Instruction:
@@ -123,10 +141,13 @@ class _Build(Transformer[Any, Any]):
         return Name(str(items[0]))
 
     def shift_operand(self, items: list[Any]) -> Shift:
-        return Shift(str(items[0]).upper(), items[1].value)
+        amount = items[1].value
+        if not 0 <= amount <= MAX_SHIFT:
+            raise LitmusError(f"a shift by {amount}: 0 to {MAX_SHIFT} are possible", items[0].line)
+        return Shift(str(items[0]).upper(), amount)
 
     def relative_operand(self, items: list[Any]) -> Relative:
-        return Relative(int(str(items[0])[1:]))
+        return Relative(_integer(items[0].update(value=str(items[0])[1:])))
 
     def memory_operand(self, items: list[Any]) -> Memory:
         writeback = isinstance(items[-1], Token) and items[-1].type == "BANG"
@@ -224,11 +245,15 @@ class _Build(Transformer[Any, Any]):
         threads, handlers = rest[-2]
         quantifier, condition, locations = rest[-1]
         name = str(title).split()[1]
+        if not name.isprintable():
+            raise LitmusError("the title has a character that cannot be printed", title.line)
         return Test(name, headers, declarations, threads, handlers, quantifier, condition, locations)
 
 
 def _integer(token: Token) -> int:
     text = str(token)
+    if len(text.lstrip("+-")) > MAX_DIGITS:
+        raise LitmusError(f"number {text[:MAX_DIGITS]}... is longer than 64 bits", token.line or 1)
     return int(text, 16 if "x" in text.lower() else 10)
 
 

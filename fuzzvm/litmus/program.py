@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 class LitmusError(Exception):
     """A test that cannot be run: bad syntax, or an instruction or feature that is not modelled.
 
-    `line` is the line of the file, from 1. The text names what is wrong, the instruction if it is one.
+    `line` is the line of the file, from 1. The text names what is wrong, the instruction if it is one; characters that
+    a terminal would obey are escaped in it.
     """
 
     def __init__(self, message: str, line: int) -> None:
+        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
         super().__init__(message)
         self.message = message
         self.line = line

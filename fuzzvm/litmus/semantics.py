@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fuzzvm.litmus.access import Accesses
-from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.encoding import MASK32, MASK64, Encoding
 from fuzzvm.litmus.operands import read, register, source, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
 from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, Run
@@ -54,6 +54,15 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "LSR": lambda a, b: a >> b,
 }
 
+_BUILT = frozenset(
+    {
+        *("MOV", "MOVZ", "SXTW", "UXTW", "CMP", "CSEL", "CSINC", "CSET", "ADR", "MSR"),
+        *("B", "CBZ", "CBNZ", "BL", "BR", "BLR", "RET", "ERET"),
+        *("NOP", "ISB", "DMB", "DSB", "DC", "IC"),
+    }
+)
+"""Mnemonics that have a method of the compiler's; a file cannot name any other of its members."""
+
 
 class Compiler:
     """Builds steps for the code of one test."""
@@ -79,9 +88,8 @@ class Compiler:
                 return self._conditional(mnemonic, suffix, instruction, position)
             if mnemonic in _ARITHMETIC:
                 return self._arithmetic(mnemonic, instruction, following)
-            build = getattr(self, f"_{mnemonic.lower()}", None)
-            if build is not None:
-                step: Step = build(instruction, position)
+            if mnemonic in _BUILT:
+                step: Step = getattr(self, f"_{mnemonic.lower()}")(instruction, position)
                 return step
             access = self._accesses.step(instruction, position)
             if access is not None:
@@ -97,6 +105,9 @@ class Compiler:
         left = read(*register(instruction.operands[1], instruction))
         right = source(instruction.operands[2:], instruction)
         compute = _ARITHMETIC[mnemonic]
+        if mnemonic in ("LSL", "LSR"):
+            # LSLV and LSRV take the amount modulo the width of the register (Arm ARM C6.2)
+            right = _modulo(right, 32 if mask == MASK32 else 64)
 
         def step(run: Run) -> None:
             a, view, pick = left(run)
@@ -395,6 +406,16 @@ def _condition(operand: Operand, instruction: Instruction) -> Callable[[int], bo
     if isinstance(operand, Name) and operand.text.upper() in _CONDITIONS:
         return _CONDITIONS[operand.text.upper()]
     raise unsupported(instruction)
+
+
+def _modulo(get: Callable[[Run], Register], bits: int) -> Callable[[Run], Register]:
+    """Return the reader of an amount to shift by, taken modulo a register's width."""
+
+    def amount(run: Run) -> Register:
+        value, view, pick = get(run)
+        return value % bits, view, pick
+
+    return amount
 
 
 def _barrier(family: str, instruction: Instruction) -> Barrier:

@@ -136,13 +136,18 @@ class Machine:
         """Numbers of the objects whose writes are reported to the observer."""
         return frozenset(self._watched)
 
-    def boot(self, program: Steps[T], cpu: int = 0) -> T:
+    def boot(self, program: Steps[T], cpu: int = 0, max_steps: int | None = None) -> T:
         """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
 
-        Raises ModelError if it does something wrong or waits for what nobody will do, ProgramError where it is broken.
+        Raises ModelError if it does something wrong, waits for what nobody will do or takes more than `max_steps`,
+        ProgramError where it is broken.
         """
         response: Value = None
+        steps = 0
         while True:
+            steps += 1
+            if max_steps is not None and steps > max_steps:
+                raise ModelError(NO_PROGRESS, f"takes more than {max_steps} steps at boot")
             try:
                 op = program.send(response)
             except StopIteration as stop:

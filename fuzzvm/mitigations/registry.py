@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -16,6 +17,10 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations.stacked import StackingError, stack
 
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
+MAX_STACKED = 16
+"""Schemes that can be stacked, and more plus signs than that no path has."""
+MAX_SHOWN = 200
+"""Characters of a name that a message repeats."""
 
 
 class MitigationError(Exception):
@@ -71,9 +76,13 @@ def split(spec: str) -> list[str]:
     """
     if "+" not in spec:
         return [spec]
-    known = available()
     pieces = spec.split("+")
+    if len(pieces) > MAX_STACKED:
+        raise MitigationError(f"{_short(spec)}: more than {MAX_STACKED} schemes with + between")
+    known = available()
 
+    # remembered: where a last part does not exist, the ways to read the first ones are many
+    @functools.cache
     def parse(first: int) -> list[str] | None:
         if first == len(pieces):
             return []
@@ -102,21 +111,37 @@ def is_path(spec: str) -> bool:
 
 def _is_file(part: str) -> bool:
     filename, _, class_name = part.rpartition(":")
-    return is_path(part) and class_name.isidentifier() and Path(filename).is_file()
+    return is_path(part) and class_name.isidentifier() and _exists(filename)
+
+
+def _exists(filename: str) -> bool:
+    """Return whether there is a file of that name; a name that no file can have is of none."""
+    try:
+        return Path(filename).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _short(text: str) -> str:
+    """Return a text for a message of one line: the beginning of a long one, and nothing that a terminal obeys."""
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return shown if shown.isprintable() else repr(shown)
 
 
 def _named(name: str) -> type[Mitigation]:
     known = available()
     if name not in known:
-        raise MitigationError(f"no mitigation {name!r}; there are {', '.join(known)}, and path/to/file.py:Class")
+        raise MitigationError(
+            f"no mitigation {_short(name)!r}; there are {', '.join(known)}, and path/to/file.py:Class"
+        )
     return known[name]
 
 
 def _from_file(spec: str) -> type[Mitigation]:
     filename, _, class_name = spec.rpartition(":")
     path = Path(filename)
-    if not path.is_file():
-        raise MitigationError(f"{filename}: no such file")
+    if not _exists(filename):
+        raise MitigationError(f"{_short(filename)}: no such file")
     module_name = f"fuzzvm_user_mitigation_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
@@ -125,10 +150,10 @@ def _from_file(spec: str) -> type[Mitigation]:
     sys.modules[module_name] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MitigationError(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
     if not hasattr(module, class_name):
-        raise MitigationError(f"{filename}: no class {class_name!r}")
+        raise MitigationError(f"{filename}: no class {_short(class_name)!r}")
     return _checked(getattr(module, class_name), spec)
 
 

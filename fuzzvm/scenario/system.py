@@ -22,6 +22,10 @@ from fuzzvm.scenario.calls import run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
+MAX_SETUP_STEPS = 100_000
+"""Steps that a scenario's setup may take: a small file must not be able to ask for an endless run. Maps all pages that
+a scenario may name, twice over."""
+
 
 def default_memory(scenario: Scenario) -> str:
     """Return the memory model of the scenario's architecture, or `sc` as long as that model does not exist."""
@@ -69,7 +73,7 @@ class System:
         try:
             for mm in kernel.mms[1:]:
                 self._booted.boot(efi_enter_virtual_mode(at_boot, mm))
-            self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()))
+            self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()), max_steps=MAX_SETUP_STEPS)
         except ModelError as error:
             raise ScenarioError(f"setup fails: {error}", "setup") from error
         self.remembered = Remembered(tlb=oracles.remembered.tlb)

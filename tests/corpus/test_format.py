@@ -31,11 +31,12 @@ def test_round_trip(name: str) -> None:
         assert parse(store.to_text(case)) == case
 
 
-def test_the_name_follows_the_content_and_not_the_origin() -> None:
-    again = TestCase(CASE.scenario, "none", "sc", CASE.schedule, CASE.expect, "found by somebody else")
-    assert again.file_name() == CASE.file_name()
-    other = TestCase(CASE.scenario, "none", "sc", CASE.schedule[:-1], CASE.expect)
-    assert other.file_name() != CASE.file_name()
+def test_the_name_says_what_is_run_and_then_what_the_whole_text_is() -> None:
+    again = replace(CASE, origin="found by somebody else")
+    assert again.identity() == CASE.identity() and again.former_file_name() == CASE.former_file_name()
+    assert again.file_name() != CASE.file_name() and again.file_name()[:-11] == CASE.file_name()[:-11]
+    other = replace(CASE, schedule=CASE.schedule[:-1])
+    assert other.file_name()[:-11] != CASE.file_name()[:-11]
 
 
 @pytest.mark.parametrize(
