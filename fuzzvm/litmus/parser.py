@@ -126,6 +126,8 @@ class _Build(Transformer[Any, Any]):
         match = _REGISTER.fullmatch(name)
         if match is None or int(match[1]) > 30:
             raise LitmusError(f"register {items[1]} is not supported", items[1].line)
+        if not str(items[0]).isdecimal():
+            raise LitmusError(f"{items[0]} is no number of a thread", items[0].line)
         return Place(_integer(items[0]), f"X{int(match[1])}"), items[0].line
 
     def declaration(self, items: list[Any]) -> Declaration:
