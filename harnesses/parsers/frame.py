@@ -11,14 +11,18 @@ current folder, and named on its command line it is tried again.
 A fuzzer has no `from __future__` import: OSS-Fuzz puts lines of its own before it to measure coverage.
 """
 
+import os
+import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
+STARTED_IN = Path.cwd()
 TIMEOUT_SECONDS = 1
 MAX_BYTES = 1 << 16
 MAX_MEMORY_MB = 2048
@@ -43,20 +47,63 @@ def seeds_of(fuzzer: str) -> Path:
 
 
 def fuzz(fuzzer: str, one_input: Callable[[bytes], None]) -> None:
-    """Fuzz until an input fails or libFuzzer's options say to end; never returns."""
+    """Fuzz until an input fails or libFuzzer's options say to end; then exit with its status.
+
+    libFuzzer ends a process without a word to Python, so it gets one of its own, and temporary files are this one's.
+    """
+    if getattr(sys, "frozen", False):
+        # a bundle of OSS-Fuzz: its runner unpacks the seeds, names the dictionary, and throws the machine away
+        _fuzz(one_input, sys.argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = [_program(Path(scratch)), *_arguments(fuzzer, Path(scratch))]
+        child = os.fork()
+        if not child:
+            tempfile.tempdir = scratch
+            _fuzz(one_input, arguments)
+        # Ctrl-C goes to both; the fuzzer ends by it and says what it has done
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+def _fuzz(one_input: Callable[[bytes], None], arguments: list[str]) -> NoReturn:
     import atheris
 
-    options = [f"-timeout={TIMEOUT_SECONDS}", f"-max_len={MAX_BYTES}", f"-rss_limit_mb={MAX_MEMORY_MB}"]
-    dictionary, seeds = HERE / f"{fuzzer}.dict", seeds_of(fuzzer)
-    # in a bundle of OSS-Fuzz neither is there: it unpacks the seeds and names the dictionary itself
+    atheris.Setup(arguments, one_input)
+    atheris.Fuzz()
+    raise AssertionError("libFuzzer has returned")
+
+
+def _arguments(fuzzer: str, scratch: Path) -> list[str]:
+    """Return libFuzzer's options and folders; those given, later ones win, and what is missing."""
+    options = [
+        f"-timeout={TIMEOUT_SECONDS}",
+        f"-max_len={MAX_BYTES}",
+        f"-rss_limit_mb={MAX_MEMORY_MB}",
+        f"-artifact_prefix={STARTED_IN}/",
+    ]
+    dictionary = HERE / f"{fuzzer}.dict"
     if dictionary.is_file():
         options.append(f"-dict={dictionary}")
-    given = sys.argv[1:]
-    named = [argument for argument in given if not argument.startswith("-")]
-    with tempfile.TemporaryDirectory() as forgotten:
-        # the first folder is the one that libFuzzer writes to, and the seeds must not be that
-        folders = [] if named else [forgotten]
-        if seeds.is_dir() and not any(Path(name).is_file() for name in named) and "-merge=1" not in given:
-            folders.append(str(seeds))
-        atheris.Setup([sys.argv[0], *options, *given, *folders], one_input)
-        atheris.Fuzz()
+    # a fuzzer may go to another folder before it begins
+    given = [word if word.startswith("-") else str(STARTED_IN / word) for word in sys.argv[1:]]
+    named = [Path(word) for word in given if not word.startswith("-")]
+    folders = []
+    if not named:
+        # libFuzzer writes to the first folder, and the seeds must not be that
+        forgotten = scratch / "forgotten"
+        forgotten.mkdir()
+        folders.append(str(forgotten))
+    if seeds_of(fuzzer).is_dir() and "-merge=1" not in given and not any(path.is_file() for path in named):
+        folders.append(str(seeds_of(fuzzer)))
+    return [*options, *given, *folders]
+
+
+def _program(scratch: Path) -> str:
+    """Return what libFuzzer is to start anew for -merge=1 and -fork: a program, which a Python file is not."""
+    program = scratch / "again"
+    words = (sys.executable, str(STARTED_IN / sys.argv[0]))
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return str(program)

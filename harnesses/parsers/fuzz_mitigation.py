@@ -64,6 +64,5 @@ def write_files(folder: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as files:
         write_files(Path(files))
-        where = Path.cwd()
         os.chdir(files)
         fuzz("fuzz_mitigation", one_input)

@@ -1,7 +1,5 @@
 """Fuzzes the reader of dumps: bytes of any kind give figures or a DumpError. How to run it: frame.py."""
 
-import atexit
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,9 +13,7 @@ with instrumented(__name__, "fuzzvm.dump"):
 @cache
 def scratch() -> Path:
     """Return the file that inputs are written to: the reader looks at how a file begins, and opens it again."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder, "dump")
+    return Path(tempfile.mkdtemp(), "dump")
 
 
 def one_input(data: bytes) -> None:
