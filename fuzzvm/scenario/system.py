@@ -23,8 +23,7 @@ from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
 MAX_SETUP_STEPS = 100_000
-"""Steps that a scenario's setup may take: a small file must not be able to ask for an endless run. Maps all pages that
-a scenario may name, twice over."""
+"""Steps that a scenario's setup may take: a small file must not be able to ask for an endless run."""
 
 
 def default_memory(scenario: Scenario) -> str:
