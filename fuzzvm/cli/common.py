@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.explore.campaign import NotReproducibleError
+from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.engines import EngineError
 from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
@@ -26,6 +27,7 @@ from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
+    CampaignError,
     CorpusError,
     EngineError,
     ExportError,

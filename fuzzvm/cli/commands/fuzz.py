@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fuzzvm.cli.campaign import print_campaign, progress_line
 from fuzzvm.cli.common import (
     json_option,
     memory_option,
@@ -26,11 +28,19 @@ from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
+from fuzzvm.explore.campaigns import sitting
+from fuzzvm.explore.campaigns import status as statuses
+from fuzzvm.explore.campaigns.run import State
+from fuzzvm.explore.campaigns.settings import EVEN, PAYS, SPLITS, Settings
+from fuzzvm.explore.campaigns.sitting import new_folder, targets
 from fuzzvm.explore.engines import Budget, Search
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.scenario import Scenario
 
 DEFAULT_SECONDS = 60.0
+DEFAULT_HOOK_SECONDS = 10.0
+DEFAULT_ENGINES = ("pct",)
+PORTFOLIO = ("pct", "pos", "random", "surw", "urw")
 DEFAULT_CORPUS = Path("corpus/findings")
 
 
@@ -54,9 +64,7 @@ class _Settings:
     "engine_names",
     multiple=True,
     type=click.Choice(engines.names()),
-    default=("pct",),
-    show_default=True,
-    help="Engine; may be given more than once.",
+    help="Engine; may be given more than once. Default: pct; in a campaign pct, pos, random, surw and urw.",
 )
 @click.option(
     "--seconds",
@@ -78,8 +86,33 @@ class _Settings:
     is_flag=True,
     help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not.",
 )
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Search as a campaign, in so many processes.")
+@click.option(
+    "--campaign",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of a new campaign. Default with --jobs: a new one in campaigns/, named by the time.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Go on with a campaign: with what is left of its budget, or with as much again as --seconds or --runs say.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    help="How a campaign splits its time over scenarios and engines: by what pays, or evenly. Default: pays.",
+)
+@click.option(
+    "--hook-seconds",
+    type=click.FloatRange(min=0.1),
+    help=f"Time that one call of a mitigation may take in a campaign. Default: {DEFAULT_HOOK_SECONDS:g}.",
+)
 @json_option
+@click.pass_context
 def fuzz(
+    context: click.Context,
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
@@ -92,6 +125,11 @@ def fuzz(
     corpus: Path,
     keep_going: bool,
     expect_claims: bool,
+    jobs: int | None,
+    campaign: Path | None,
+    resume: Path | None,
+    split: str | None,
+    hook_seconds: float | None,
     as_json: bool,
 ) -> int:
     """Search for a schedule that fails, minimise what is found and save it.
@@ -104,14 +142,48 @@ def fuzz(
     \b
     fuzzvm fuzz --mitigation none --seconds 20
     fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
+
+    With --jobs or --campaign it is a campaign: a portfolio of engines in several processes, in a folder that outlives
+    a kill of any of them; fuzzvm status reads it meanwhile.
+
+    \b
+    fuzzvm fuzz -m static-key --jobs 4 --campaign weekend --seconds 200000 --keep-going
+    fuzzvm fuzz --resume weekend
     """
+    given_corpus = context.get_parameter_source("corpus") is not ParameterSource.DEFAULT
+    if resume is not None:
+        _refuse_with_resume(context)
+        with progress_line() as show:
+            state = sitting.resume(resume, show, jobs=jobs, more_seconds=seconds, more_runs=runs)
+        return _report_campaign(resume, state, as_json=as_json)
+    if jobs is None and campaign is None and (split is not None or hook_seconds is not None):
+        raise click.UsageError("--split and --hook-seconds are for campaigns: --jobs or --campaign")
+    engine_names = engine_names or (DEFAULT_ENGINES if jobs is None and campaign is None else PORTFOLIO)
     given = scenarios(scenario_names, tlb=tlb)
     cells = _cells(
         mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
     )
-    store.check_writable(corpus)
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
+    if jobs is not None or campaign is not None:
+        settings = Settings(
+            targets=targets(cells),
+            engines=tuple(dict.fromkeys(engine_names)),
+            seed=seed,
+            seconds=seconds,
+            runs=runs,
+            jobs=jobs or 1,
+            keep_going=keep_going or split == EVEN,
+            split=split or PAYS,
+            hook_seconds=hook_seconds or DEFAULT_HOOK_SECONDS,
+            expect_claims=expect_claims,
+            corpus=str(corpus.absolute()) if given_corpus else None,
+        )
+        folder = campaign or new_folder()
+        with progress_line() as show:
+            state = sitting.begin(folder, settings, show)
+        return _report_campaign(folder, state, as_json=as_json)
+    store.check_writable(corpus)
     results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going))
     if as_json:
         print_json(_to_json(results))
@@ -122,6 +194,32 @@ def fuzz(
     if expect_claims:
         return 1 if any(result.as_expected is False for result in results) else 0
     return 1 if any(result.findings for result in results) else 0
+
+
+def _refuse_with_resume(context: click.Context) -> None:
+    """Raise UsageError for an option that would change what a campaign is about."""
+    for option in context.command.params:
+        name = option.name or ""
+        may = name in ("resume", "jobs", "seconds", "runs", "as_json")
+        if not may and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--resume goes on with a campaign as it was begun: no {option.opts[0]} with it")
+
+
+def _report_campaign(folder: Path, state: State, *, as_json: bool) -> int:
+    """Print what a campaign has come to; return the exit status."""
+    found = statuses.read(folder)
+    if as_json:
+        print_json(found.to_data() | {"interrupted": state.interrupted})
+    else:
+        print_campaign(found)
+        click.echo(f"\ncampaign: fuzzvm status {shell_path(folder)}")
+    if state.interrupted:
+        if not as_json:
+            click.echo(f"ended before the budget was used up; fuzzvm fuzz --resume {shell_path(folder)}", err=True)
+        return 130
+    if found.settings.expect_claims:
+        return 1 if any(one.as_expected is False for one in found.mitigations) else 0
+    return 1 if found.findings else 0
 
 
 def _cells(

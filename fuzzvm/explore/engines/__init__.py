@@ -12,10 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fuzzvm.machine.execution import Execution
+from fuzzvm.explore.coverage import Covering, InterleavingCoverage
+from fuzzvm.machine.execution import Chooser, Execution
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+
+COVERED_FIRST = 32
+COVERED_EVERY = 8
+"""Runs whose coverage is taken, where a search takes any: the first ones, and then one in so many. It costs a third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class Search:
     seeds: Sequence[tuple[Scenario, Schedule]] = ()
     """Runs to begin with, for engines that mutate runs."""
     on_progress: Callable[[Search], None] = lambda search: None
+    coverage: InterleavingCoverage | None = None
+    """Gets the coverage of the runs of engines that do not measure it themselves."""
+    on_covered: Callable[[Execution], None] = lambda execution: None
+    """Called after each run that `coverage` has taken."""
     interrupted: bool = False
     """Set from outside to end the search before its budget is used up."""
     runs: int = 0
@@ -69,8 +78,18 @@ class Search:
             return True
         return self.budget.seconds is not None and self.seconds >= self.budget.seconds
 
+    @property
+    def _covers(self) -> bool:
+        return self.runs < COVERED_FIRST or self.runs % COVERED_EVERY == 0
+
+    def watched(self, chooser: Chooser) -> Chooser:
+        """Return what chooses in the next run: the chooser, with its coverage taken or not."""
+        return chooser if self.coverage is None or not self._covers else Covering(chooser, self.coverage)
+
     def account(self, system: System, execution: Execution) -> bool:
         """Count a run; return whether it failed in a way not seen before in that system."""
+        if self.coverage is not None and self._covers:
+            self.on_covered(execution)
         self.runs += 1
         self.steps += execution.steps
         return execution.failure is not None and self.note(system, execution, self.runs)

@@ -73,7 +73,7 @@ class HypothesisEngine:
                 if search.over:
                     return
                 system, plan = example
-                search.account(system, execute(system.machine(), FollowPriorities(plan)))
+                search.account(system, execute(system.machine(), search.watched(FollowPriorities(plan))))
 
             one_batch()
             batch += 1

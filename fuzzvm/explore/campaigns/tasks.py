@@ -1,0 +1,230 @@
+"""The tasks of a campaign, what comes of them, and the function that runs them: all picklable.
+
+A task is complete in itself: it gives the same result in any process, the first time or the third. Only its CPU seconds
+differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+import traceback
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.explore import engines
+from fuzzvm.explore.campaigns import check
+from fuzzvm.explore.campaigns.guilty import GuiltyPair, guilty_pair
+from fuzzvm.explore.campaigns.watchdog import NeverYieldsError, Watchdog, files_of
+from fuzzvm.explore.coverage import InterleavingCoverage, Pair
+from fuzzvm.explore.engines import Budget, EngineError, Search
+from fuzzvm.explore.minimise import NotFailingError, minimise
+from fuzzvm.machine.errors import ProgramError, ScheduleError
+from fuzzvm.machine.execution import Execution
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+
+SYSTEMS_KEPT = 512
+"""Systems that a process keeps booted; a boot takes as long as ten runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is searched: a scenario under a mitigation and a memory model, with ordering points left out or not."""
+
+    mitigation: str
+    scenario: Scenario
+    memory: str
+    without: tuple[str, ...] = ()
+
+    def case(self, execution: Execution, origin: str = "") -> TestCase:
+        """Return a run of it as a test case."""
+        return TestCase(
+            self.scenario,
+            self.mitigation,
+            self.memory,
+            execution.schedule,
+            Expectation.of(execution),
+            origin,
+            self.without,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTask:
+    """So many runs of a target under an engine, from a seed of its own."""
+
+    number: int
+    target: Target
+    engine: str
+    seed: int
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.number} ({self.engine}, seed {self.seed}, {self.runs} runs of {self.target.mitigation} in "
+            f"{self.target.scenario.name or 'a scenario'}, {self.target.memory})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SettleTask:
+    """To check a failing run and to minimise it. `found` says in words where it comes from."""
+
+    number: int
+    case: TestCase
+    found: str
+
+    def __str__(self) -> str:
+        return f"minimising what was {self.found} ({self.case.mitigation}, {self.case.memory})"
+
+
+Task: TypeAlias = SearchTask | SettleTask
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A failing run of a search: the how many-th of its task, counted from 1."""
+
+    run: int
+    case: TestCase
+    pair: GuiltyPair
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToCover:
+    """A run, and the pairs that no run of the same task had covered before."""
+
+    case: TestCase
+    pairs: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What came of a search. `failing` has the first run of each way to fail."""
+
+    runs: int
+    steps: int
+    cpu_seconds: float
+    covered: tuple[FirstToCover, ...]
+    failing: tuple[Failing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A finding: it failed the same way twice in another process, before it was minimised and after."""
+
+    case: TestCase
+    proven: bool
+    pair: GuiltyPair
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotTheSame:
+    """A failing run that went another way when it was run again: `what` happened instead, in one line."""
+
+    case: TestCase
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A task that cannot be run, because of what the user can do something about: one line."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A task that raised what it must not: a bug of fuzzvm. `text` is the traceback."""
+
+    text: str
+
+
+Result: TypeAlias = Searched | Settled | NotTheSame | Broken | Crashed
+
+
+def perform(task: Task, watchdog: Watchdog) -> Result:
+    """Run a task. Raises nothing: whatever goes wrong is a result, as most exceptions do not come through a pipe."""
+    mitigation = task.target.mitigation if isinstance(task, SearchTask) else task.case.mitigation
+    try:
+        with watchdog.watching(_files_of(mitigation)):
+            return _search(task) if isinstance(task, SearchTask) else _settle(task)
+    except (ProgramError, ScenarioError, EngineError, registry.MitigationError, NeverYieldsError) as error:
+        return Broken(str(error))
+    except Exception:  # noqa: BLE001 - the campaign raises it again, in the parent
+        return Crashed(f"in {task}:\n{traceback.format_exc()}")
+
+
+_files_of = functools.cache(files_of)
+
+
+@functools.lru_cache(SYSTEMS_KEPT)
+def system_of(target: Target) -> System:
+    """Return a target, booted. Raises ScenarioError, ProgramError, MitigationError."""
+    return System(
+        target.scenario, registry.get(target.mitigation), target.memory, target.mitigation, without=target.without
+    )
+
+
+class _Gathering(InterleavingCoverage):
+    """Coverage by pairs that mean the same in every process, and the runs that covered something first."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self._target = target
+        self.first: list[FirstToCover] = []
+
+    def ended(self, execution: Execution) -> None:
+        """Note what the run that has just ended covered."""
+        fresh = self.current - self.pairs
+        if fresh:
+            self.first.append(FirstToCover(self._target.case(execution), frozenset(map(pair_key, fresh))))
+
+
+def pair_key(pair: Pair) -> int:
+    """Return a number of 64 bits for a pair, the same in every process with the same code and the same Python."""
+    text = " ".join(f"{cpu} {code.co_qualname} {code.co_firstlineno} {place}" for cpu, code, place in pair)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _search(task: SearchTask) -> Searched:
+    began = time.process_time()
+    system = system_of(task.target)
+    coverage = _Gathering(task.target)
+    search = Search(Budget(runs=task.runs), keep_going=True, coverage=coverage, on_covered=coverage.ended)
+    engines.get(task.engine).search([system], task.seed, search)
+    failing = tuple(_failing(task, found.execution, found.run) for found in search.found)
+    return Searched(search.runs, search.steps, time.process_time() - began, tuple(coverage.first), failing)
+
+
+def _failing(task: SearchTask, execution: Execution, run: int) -> Failing:
+    case = task.target.case(execution)
+    message = execution.failure.message if execution.failure is not None else ""
+    try:
+        pair = guilty_pair(case, registry.get(case.mitigation))
+    except ScheduleError:
+        # it does not go the same way again; whoever settles it says so
+        pair = GuiltyPair("", "")
+    return Failing(run, case, pair, message)
+
+
+def _settle(task: SettleTask) -> Settled | NotTheSame:
+    began = time.process_time()
+    mitigation = registry.get(task.case.mitigation)
+    if what := check.differs(task.case, mitigation):
+        return NotTheSame(task.case, what)
+    try:
+        minimised = minimise(task.case, mitigation)
+    except (NotFailingError, ScheduleError) as error:
+        return NotTheSame(task.case, str(error))
+    case = replace(minimised.case, origin=f"{task.found}; {minimised.how}")
+    if what := check.differs(case, mitigation):
+        return NotTheSame(case, f"minimised, {what}")
+    return Settled(case, minimised.proven, guilty_pair(case, mitigation), time.process_time() - began)
