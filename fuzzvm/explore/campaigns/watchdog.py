@@ -99,5 +99,7 @@ class Watchdog:
 def place(stack: str) -> str:
     """Return from a stack of `faulthandler`'s where the process stood: the innermost line outside fuzzvm, or ''."""
     package = registry.__file__.removesuffix("mitigations/registry.py")
-    places = [match for match in _LINE.finditer(stack) if not match["file"].startswith(package)]
+    # the threads stand in the order of their age, the youngest first
+    main = stack.rpartition("hread 0x")[2]
+    places = [match for match in _LINE.finditer(main) if not match["file"].startswith(package)]
     return f"{places[0]['file']}:{places[0]['line']}: {places[0]['function']}" if places else ""

@@ -1,0 +1,230 @@
+"""`fuzzvm fuzz --jobs`, `--campaign`, `--resume` and `fuzzvm status`: what people and scripts see, and what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.explore.campaigns.killing import alive, children
+from tests.support import heed_sigint
+
+SMALL = ("-s", "pmd-promotion", "--memory", "sc")
+SCHEME = """
+import os, random, signal, time
+from fuzzvm.kernel.hooks import Mitigation
+class Mine(Mitigation):
+    name = "mine"
+    count = 0
+    def before_free(self, k, level, token):
+"""
+
+
+def fuzzvm(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env=os.environ | environment,
+    )
+
+
+def answer(*arguments: str, cwd: Path, status: int = 0) -> dict[str, Any]:
+    done = fuzzvm(*arguments, "--json", cwd=cwd)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert done.stderr == ""
+    data: dict[str, Any] = json.loads(done.stdout)
+    return data
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def scheme(folder: Path, body: str) -> tuple[str, ...]:
+    (folder / "mine.py").write_text(SCHEME + "".join(f"        {line}\n" for line in body.splitlines()))
+    return ("fuzz", "-m", "mine.py:Mine", *SMALL, "--jobs", "2", "--campaign", "c", "--runs", "3000")
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A campaign that runs and has done some of its runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "fuzzvm", "fuzz", *arguments, "--campaign", "c", "--seconds", "60"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_sigint,
+    ) as process:
+        try:
+            until = time.monotonic() + 30
+            while time.monotonic() < until and not runs_of(folder / "c"):
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
+def runs_of(folder: Path) -> int:
+    if not (folder / "settings.json").exists():
+        return 0
+    connection = sqlite3.connect(folder / "journal.sqlite")
+    ((runs,),) = connection.execute("SELECT coalesce(sum(runs), 0) FROM done").fetchall()
+    connection.close()
+    return int(runs)
+
+
+def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
+    arguments = ("-m", "none", "-m", "mmap-lock-always", *SMALL, "--jobs", "2", "--campaign", "c", "--runs", "3000")
+    data = answer("fuzz", *arguments, cwd=tmp_path, status=1)
+    assert data["verdict"] == "bug"
+    assert data["finished"] and not data["running"] and not data["interrupted"]
+    verdicts = {search["mitigation"]: (search["verdict"], search["as_expected"]) for search in data["searches"]}
+    assert verdicts == {"none": ("bug", True), "mmap-lock-always": ("safe", True)}
+    for path in data["saved"]:
+        assert fuzzvm("replay", path, cwd=tmp_path).returncode == 0
+    assert data["coverage"] > 0 and data["runs"] == 3000
+    again = answer("status", "c", cwd=tmp_path)
+    assert again["saved"] == data["saved"] and again["runs"] == 3000
+    text = fuzzvm("status", "c", cwd=tmp_path).stdout
+    assert "c: finished" in text and "fuzzvm explain c/findings/none-" in text
+    # nothing is left to do, and nothing is done twice
+    assert answer("fuzz", "--resume", "c", cwd=tmp_path, status=1)["runs"] == 3000
+    assert answer("fuzz", "--resume", "c", "--runs", "500", cwd=tmp_path, status=1)["runs"] == 3500
+
+
+def test_an_even_split_gives_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    arguments = ("-m", "none", *SMALL, "--split", "even", "--runs", "3000", "--seed", "3")
+
+    def covered(jobs: str) -> tuple[Any, ...]:
+        data = answer("fuzz", *arguments, "--jobs", jobs, "--campaign", jobs, cwd=tmp_path, status=1)
+        connection = sqlite3.connect(tmp_path / jobs / "journal.sqlite")
+        pairs = connection.execute("SELECT * FROM pair").fetchall()
+        ways = connection.execute("SELECT error, failed, freed FROM failing ORDER BY 1, 2, 3").fetchall()
+        connection.close()
+        return data["runs"], data["steps"], pairs, ways
+
+    assert covered("1") == covered("3")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_within_two_seconds_and_leaves_what_can_be_resumed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(tmp_path, "-m", "none", *SMALL, "--jobs", "2", "--keep-going") as process:
+        assert answer("status", "c", cwd=tmp_path)["running"]
+        assert "another process runs this campaign" in one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
+        workers = children(process.pid)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert time.monotonic() - began < 2
+        assert process.returncode == 130
+        assert "fuzzvm fuzz --resume c" in error
+        assert not any(map(alive, workers))
+    stopped = answer("status", "c", cwd=tmp_path)
+    assert not stopped["running"] and not stopped["finished"]
+    more = answer("fuzz", "--resume", "c", "--runs", "1000", cwd=tmp_path, status=1)
+    assert more["runs"] >= stopped["runs"] + 1000
+    assert more["open_tasks"] == 0 and not more["unsettled"]
+    assert set(stopped["saved"]) <= set(more["saved"])
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, "-m", "mmap-lock-always", *SMALL, "--jobs", "2") as process:
+        # stopped, the workers cannot end their tasks, and the parent would wait for them
+        workers = children(process.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.4)
+        process.send_signal(signal.SIGINT)
+        said, error = process.communicate(timeout=30)
+        assert (said, error) == ("", "fuzzvm: interrupted\n")
+        assert process.returncode == 130
+        assert not any(map(alive, workers))
+
+
+def test_the_parent_killed_takes_the_workers_along(tmp_path: Path) -> None:
+    with running(tmp_path, "-m", "mmap-lock-always", *SMALL, "--jobs", "2") as process:
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.kill()
+        until = time.monotonic() + 5
+        while any(map(alive, workers)) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not any(map(alive, workers))
+    assert "not running" in fuzzvm("status", "c", cwd=tmp_path).stdout
+
+
+def test_a_hook_that_never_yields_is_named_by_file_and_line(tmp_path: Path) -> None:
+    looping = scheme(tmp_path, "while True:\n    self.count += 1\nyield from ()")
+    error = one_line_error(fuzzvm(*looping, "--hook-seconds", "1", cwd=tmp_path))
+    assert "mine.py:9: before_free has neither yielded nor returned for 1 seconds" in error or "mine.py:8:" in error
+
+
+def test_a_hook_that_is_stuck_in_c_is_named_as_well(tmp_path: Path) -> None:
+    stuck = scheme(tmp_path, "import itertools, collections\ncollections.deque(itertools.count(), 0)\nyield from ()")
+    error = one_line_error(fuzzvm(*stuck, "--hook-seconds", "0.3", cwd=tmp_path))
+    assert "mine.py:9: before_free has neither yielded nor returned" in error
+    assert "has cost 3 workers" in error
+
+
+def test_a_task_that_kills_its_worker_each_time_ends_the_campaign(tmp_path: Path) -> None:
+    deadly = scheme(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)\nyield from ()")
+    error = one_line_error(fuzzvm(*deadly, cwd=tmp_path))
+    assert "has cost 3 workers: 3 times killed by SIGKILL" in error
+    assert "mine.py:Mine in pmd-promotion, sc" in error
+    assert not answer("status", "c", cwd=tmp_path)["finished"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if random.random() < 0.5:\n    yield Fence(Barrier.ISB)\nyield from ()",
+        "Mine.count += 1\nfor _ in range(Mine.count % 3):\n    yield Fence(Barrier.ISB)\nyield from ()",
+    ],
+)
+def test_what_depends_on_more_than_the_schedule_is_told_and_kept(tmp_path: Path, body: str) -> None:
+    arguments = scheme(tmp_path, "from fuzzvm.machine.ops import Barrier, Fence\n" + body)
+    error = one_line_error(fuzzvm(*arguments, cwd=tmp_path))
+    assert "mine.py:Mine or what it imports depends on more than the schedule" in error
+    (case,) = (tmp_path / "c" / "evidence").glob("*.toml")
+    assert case.with_suffix(".txt").exists()
+    assert not list((tmp_path / "c" / "findings").glob("*"))
+
+
+def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
+    arguments = scheme(tmp_path, "yield from ()")
+    answer(*arguments, cwd=tmp_path, status=1)
+    assert "there is a campaign already" in one_line_error(fuzzvm(*arguments, cwd=tmp_path))
+    assert "no --seed with it" in one_line_error(fuzzvm("fuzz", "--resume", "c", "--seed", "3", cwd=tmp_path))
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# another\n")
+    error = one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
+    assert "begun with another mitigation mine.py:Mine" in error
+    for command in (("fuzz", "--resume", "nowhere"), ("status", "nowhere")):
+        assert "no campaign there" in one_line_error(fuzzvm(*command, cwd=tmp_path))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    error = one_line_error(fuzzvm("fuzz", "--campaign", "other", cwd=tmp_path))
+    assert "not empty, and no campaign" in error
+    assert "for campaigns" in one_line_error(fuzzvm("fuzz", "--split", "even", cwd=tmp_path))
+    (tmp_path / "c" / "settings.json").write_text('{"format": 1}')
+    assert "not the settings of a campaign" in one_line_error(fuzzvm("status", "c", cwd=tmp_path))
