@@ -127,9 +127,12 @@ def full_disk(folder: Folder) -> Iterator[None]:
         why = str(error)
         if isinstance(error, sqlite3.Error) and _no_space(folder.path):
             why = f"{folder.journal}: {os.strerror(errno.ENOSPC)}"
-        raise CampaignError(
-            f"{why}; all that was reported is safe, and `fuzzvm fuzz --resume {folder.path}` goes on when it can write"
-        ) from error
+        then = (
+            f"all that was reported is safe, and `fuzzvm fuzz --resume {folder.path}` goes on when it can write"
+            if folder.settings.exists()
+            else "no campaign was begun"
+        )
+        raise CampaignError(f"{why}; {then}") from error
 
 
 def _no_space(path: Path) -> bool:
