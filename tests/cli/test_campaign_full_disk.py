@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sqlite3
 import subprocess
@@ -117,4 +116,4 @@ def test_files_that_may_not_grow(tmp_path: Path, limit: int) -> None:
     there = {path.name for path in (folder / "findings").glob("*")}
     assert found_in(folder) <= there
     assert there <= resume(folder)
-    assert os.listdir(folder / "unsettled") == []
+    assert not list((folder / "unsettled").iterdir())

@@ -181,7 +181,7 @@ def main() -> None:
                 seed + number,
                 20_000,
                 *("-m", "none", "-m", "rcu-free", "-s", "pmd-promotion", "-s", "two-walkers", "--memory", "sc"),
-                *("--jobs", "3", "--keep-going"),
+                *("--jobs", "2", "--keep-going"),
             )
             done += outcome.of_parent + outcome.of_workers
             wrong += outcome.wrong

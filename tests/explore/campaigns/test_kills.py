@@ -1,0 +1,23 @@
+"""A campaign whose processes are killed at random: a few times here, and as often as FUZZVM_KILLS says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.explore.campaigns.killing import promises, torment
+
+KILLS = int(os.environ.get("FUZZVM_KILLS", "10"))
+
+
+def test_no_kill_loses_repeats_or_damages_anything(tmp_path: Path) -> None:
+    arguments = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going")
+    outcome = torment(tmp_path / "c", KILLS, 3, 20_000, *arguments, longest=1.5)
+    assert outcome.wrong == []
+    assert outcome.of_parent + outcome.of_workers > 0
+    assert outcome.sittings > 1
+    # what looks for broken promises finds them
+    (finding, *_) = (tmp_path / "c" / "findings").iterdir()
+    finding.unlink()
+    (tmp_path / "c" / "corpus" / ".half.tmp").touch()
+    assert len(promises(tmp_path / "c", 19_999, {"reported-once.toml"})) == 4
