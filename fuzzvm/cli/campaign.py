@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import click
 from rich.live import Live
+from rich.text import Text
 
 from fuzzvm.cli.common import progress_console, shell_path
 from fuzzvm.cli.output import print_table
@@ -25,7 +26,7 @@ def progress_line() -> Iterator[Callable[[State], None]]:
     with Live(console=progress_console(), auto_refresh=False, transient=True) as live:
 
         def show(state: State) -> None:
-            live.update(_line(state), refresh=True)
+            live.update(Text(_line(state), no_wrap=True, overflow="ellipsis"), refresh=True)
 
         yield show
 

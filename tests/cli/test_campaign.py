@@ -92,6 +92,7 @@ def runs_of(folder: Path) -> int:
 
 def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
     arguments = ("-m", "none", "-m", "mmap-lock-always", *SMALL, "--jobs", "2", "--campaign", "c", "--runs", "3000")
+    arguments += ("--corpus", "mine")
     data = answer("fuzz", *arguments, cwd=tmp_path, status=1)
     assert data["verdict"] == "bug"
     assert data["finished"] and not data["running"] and not data["interrupted"]
@@ -100,6 +101,10 @@ def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
     for path in data["saved"]:
         assert fuzzvm("replay", path, cwd=tmp_path).returncode == 0
     assert data["coverage"] > 0 and data["runs"] == 3000
+    names = {Path(path).name for path in data["saved"]}
+    assert names == {path.name for path in (tmp_path / "c" / "findings").iterdir()}
+    assert names == {path.name for path in (tmp_path / "mine").iterdir()}
+    assert fuzzvm("replay", "c/corpus", cwd=tmp_path).returncode == 0
     again = answer("status", "c", cwd=tmp_path)
     assert again["saved"] == data["saved"] and again["runs"] == 3000
     text = fuzzvm("status", "c", cwd=tmp_path).stdout
@@ -219,6 +224,9 @@ def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> Non
         file.write("# another\n")
     error = one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
     assert "begun with another mitigation mine.py:Mine" in error
+    # who only looks runs nobody's code
+    (tmp_path / "mine.py").unlink()
+    assert answer("status", "c", cwd=tmp_path)["searches"][0]["mitigation"] == "mine.py:Mine"
     for command in (("fuzz", "--resume", "nowhere"), ("status", "nowhere")):
         assert "no campaign there" in one_line_error(fuzzvm(*command, cwd=tmp_path))
     (tmp_path / "other").mkdir()

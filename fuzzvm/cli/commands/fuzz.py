@@ -178,6 +178,7 @@ def fuzz(
             hook_seconds=hook_seconds or DEFAULT_HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,
+            claims=tuple({cell.mitigation_name: cell.expected for cell in cells}.items()),
         )
         folder = campaign or new_folder()
         with progress_line() as show:

@@ -44,4 +44,7 @@ class Executor(Protocol[Task_contra, Result_co]):
         """Return what has come since the last call; waits up to that long for the first."""
 
     def close(self, seconds: float) -> Sequence[Done[Result_co] | Died]:
-        """Begin no task more, give those that run that long to end, then end them; return what came until then."""
+        """Begin no task more, give those that run that long to end, then end them; return what came until then.
+
+        With 0 all ends at once. It may be called again, also from a signal handler.
+        """

@@ -63,10 +63,10 @@ class Folder:
         with full_disk(self):
             store.write_text(self.settings, of.to_text())
 
-    def read(self) -> Settings:
-        """Return the settings. Raises CampaignError, MitigationError."""
+    def read(self, *, to_run: bool) -> Settings:
+        """Return the settings, checked that they can still be run or not. Raises CampaignError, MitigationError."""
         try:
-            return settings.parse(self.settings.read_text(encoding="utf-8"), self.settings)
+            return settings.parse(self.settings.read_text(encoding="utf-8"), self.settings, to_run=to_run)
         except FileNotFoundError as error:
             raise CampaignError(f"{self.path}: no campaign there (no settings.json)") from error
         except (OSError, UnicodeDecodeError) as error:
@@ -128,7 +128,7 @@ def full_disk(folder: Folder) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) and _no_space(folder.path):
             why = f"{folder.journal}: {os.strerror(errno.ENOSPC)}"
         then = (
-            f"all that was reported is safe, and `fuzzvm fuzz --resume {folder.path}` goes on when it can write"
+            f"all that was reported is safe, and `fuzzvm fuzz --resume {folder.path}` goes on when that is mended"
             if folder.settings.exists()
             else "no campaign was begun"
         )

@@ -140,7 +140,10 @@ class Campaign:
                 self._commit()
                 if not self._under_way:
                     break
-                self._take_in(self._executor.wait(0.25))
+                with full_disk(self._folder):
+                    # a worker that died is replaced here, which the system may refuse
+                    reports = self._executor.wait(0.25)
+                self._take_in(reports)
                 self._time()
                 on_progress(self.state)
                 if self.state.interrupted:
@@ -374,7 +377,7 @@ class Campaign:
             self._journal.commit()
 
 
-def first_signal_ends(state: State, kill: Callable[[], None]) -> Callable[[], None]:
+def first_signal_ends(state: State, kill: Callable[[], object]) -> Callable[[], None]:
     """Let the first Ctrl-C, SIGTERM or SIGHUP set `state.interrupted`, and the second end the process at once.
 
     `kill` ends its workers. Returns a function that puts things back as they were. Outside the main thread, nothing

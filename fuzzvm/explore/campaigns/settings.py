@@ -42,6 +42,8 @@ class Settings:
     expect_claims: bool = False
     corpus: str | None = None
     even_runs: int = 500
+    claims: tuple[tuple[str, str | None], ...] = ()
+    """What each mitigation claims over the scenarios: bug, safe, or nothing."""
 
     def mitigations(self) -> list[str]:
         """Return the mitigations that are searched, each once."""
@@ -65,17 +67,18 @@ class Settings:
             "expect_claims": self.expect_claims,
             "corpus": self.corpus,
             "even_runs": self.even_runs,
+            "claims": self.claims,
             "scenarios": [scenario.to_data() for scenario in scenarios],
             "targets": [[one.mitigation, numbers[one.scenario], one.memory, one.without] for one in self.targets],
         }
         return json.dumps(data, indent=1) + "\n"
 
 
-def parse(text: str, path: Path) -> Settings:
+def parse(text: str, path: Path, *, to_run: bool) -> Settings:
     """Return the settings in a text; `path` is what errors call it. Raises CampaignError, MitigationError.
 
-    A campaign goes on with the fuzzvm, the Python and the mitigations that it was begun with, or not at all: its
-    coverage and its seeds mean nothing to others.
+    To run it, a campaign asks for the fuzzvm, the Python and the mitigations that it was begun with: its coverage and
+    its seeds mean nothing to others. Otherwise no code of a mitigation is looked for.
     """
     try:
         data = json.loads(text)
@@ -85,7 +88,7 @@ def parse(text: str, path: Path) -> Settings:
         then = data["made_by"]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CampaignError(f"{path}: not the settings of a campaign: {error!r}") from error
-    for what, now in _made_by(settings.mitigations()).items():
+    for what, now in _made_by(settings.mitigations()).items() if to_run else ():
         if then.get(what) != now:
             raise CampaignError(
                 f"{path}: the campaign was begun with another {what} ({then.get(what)}, now {now}); begin a new one"
@@ -111,6 +114,7 @@ def _from_data(data: Mapping[str, Any]) -> Settings:
         expect_claims=data["expect_claims"],
         corpus=data["corpus"],
         even_runs=data["even_runs"],
+        claims=tuple((mitigation, claim) for mitigation, claim in data["claims"]),
     )
 
 

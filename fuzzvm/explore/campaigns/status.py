@@ -13,8 +13,6 @@ from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.folder import Folder
 from fuzzvm.explore.campaigns.journal import DIFFERS, UNSETTLED, FailingRow, FindingRow, Journal, Sums
 from fuzzvm.explore.campaigns.settings import Settings
-from fuzzvm.mitigations import registry
-from fuzzvm.scenario.scenario import Scenario
 
 LATELY = 60.0
 """Seconds that the present number of runs a second is taken over."""
@@ -134,9 +132,9 @@ class Status:
 
 
 def read(path: Path) -> Status:
-    """Return the status of the campaign in a folder. Raises CampaignError, MitigationError."""
+    """Return the status of the campaign in a folder. Raises CampaignError."""
     folder = Folder(path)
-    settings = folder.read()
+    settings = folder.read(to_run=False)
     # before the journal: one that ends meanwhile must not be called ended with figures from before its end
     running = folder.running()
     try:
@@ -158,6 +156,7 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
     if running and len(samples) > 1 and samples[-1][0] > samples[0][0]:
         lately = round((samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]), 1)
     last_new = journal.value("last_new")
+    claims = dict(settings.claims)
 
     def sums_of(targets: Iterable[int]) -> Sums:
         chosen = frozenset(targets)
@@ -168,7 +167,7 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
             name,
             sums_of(number for number, target in enumerate(settings.targets) if target.mitigation == name),
             tuple(finding for finding in findings if finding.mitigation == name),
-            _expected(name, settings),
+            claims.get(name),
         )
         for name in settings.mitigations()
     )
@@ -198,15 +197,3 @@ def _add(parts: Iterable[Sums]) -> Sums:
         zip(*((one.tasks, one.runs, one.steps, one.cpu_seconds, one.pairs, one.failing) for one in parts), strict=True)
     )
     return Sums(*map(sum, columns)) if columns else Sums()
-
-
-def _expected(name: str, settings: Settings) -> str | None:
-    targets = [target for target in settings.targets if target.mitigation == name]
-    if any(target.without for target in targets):
-        return None
-    mitigation = registry.get(name)
-    scenarios: list[Scenario] = [target.scenario for target in targets]
-    claims = [scenario.expected(mitigation) for scenario in scenarios]
-    if "bug" in claims:
-        return "bug"
-    return None if None in claims else "safe"

@@ -6,9 +6,10 @@ differ.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import time
+import resource
 import traceback
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -150,11 +151,14 @@ class Crashed:
 Result: TypeAlias = Searched | Settled | NotTheSame | Broken | Crashed
 
 
-def perform(task: Task, watchdog: Watchdog) -> Result:
-    """Run a task. Raises nothing: whatever goes wrong is a result, as most exceptions do not come through a pipe."""
+def perform(task: Task, watchdog: Watchdog | None) -> Result:
+    """Run a task. Raises nothing: whatever goes wrong is a result, as most exceptions do not come through a pickle.
+
+    A watchdog needs the main thread of its process; without one a mitigation that never yields is not noticed.
+    """
     mitigation = task.target.mitigation if isinstance(task, SearchTask) else task.case.mitigation
     try:
-        with watchdog.watching(_files_of(mitigation)):
+        with contextlib.nullcontext() if watchdog is None else watchdog.watching(_files_of(mitigation)):
             return _search(task) if isinstance(task, SearchTask) else _settle(task)
     except (ProgramError, ScenarioError, EngineError, registry.MitigationError, NeverYieldsError) as error:
         return Broken(str(error))
@@ -195,13 +199,19 @@ def pair_key(pair: Pair) -> int:
 
 
 def _search(task: SearchTask) -> Searched:
-    began = time.process_time()
+    began = _cpu_seconds()
     system = system_of(task.target)
     coverage = _Gathering(task.target)
     search = Search(Budget(runs=task.runs), keep_going=True, coverage=coverage, on_covered=coverage.ended)
     engines.get(task.engine).search([system], task.seed, search)
     failing = tuple(_failing(task, found.execution, found.run) for found in search.found)
-    return Searched(search.runs, search.steps, time.process_time() - began, tuple(coverage.first), failing)
+    return Searched(search.runs, search.steps, _cpu_seconds() - began, tuple(coverage.first), failing)
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of the children that it has waited for: atheris is one."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _failing(task: SearchTask, execution: Execution, run: int) -> Failing:
@@ -216,7 +226,7 @@ def _failing(task: SearchTask, execution: Execution, run: int) -> Failing:
 
 
 def _settle(task: SettleTask) -> Settled | NotTheSame:
-    began = time.process_time()
+    began = _cpu_seconds()
     mitigation = registry.get(task.case.mitigation)
     if what := check.differs(task.case, mitigation):
         return NotTheSame(task.case, what)
@@ -227,4 +237,4 @@ def _settle(task: SettleTask) -> Settled | NotTheSame:
     case = replace(minimised.case, origin=f"{task.found}; {minimised.how}")
     if what := check.differs(case, mitigation):
         return NotTheSame(case, f"minimised, {what}")
-    return Settled(case, minimised.proven, guilty_pair(case, mitigation), time.process_time() - began)
+    return Settled(case, minimised.proven, guilty_pair(case, mitigation), _cpu_seconds() - began)

@@ -83,7 +83,7 @@ def ask(folder: Path, question: str) -> list[tuple[object, ...]]:
         connection.close()
 
 
-def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, longest: float = 3.0) -> Outcome:
+def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, longest: float = 1.0) -> Outcome:
     """Run a campaign of so many runs to its end, with so many kills on the way; return what came of it."""
     draw = random.Random(seed)
     outcome = Outcome()
@@ -101,8 +101,12 @@ def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, lon
                 break
             process = start(folder, *arguments, "--runs", str(runs))
             outcome.sittings += 1
-        # short waits hit the beginning, long ones what comes later
-        time.sleep(draw.uniform(0.05, draw.choice([0.5, longest])))
+        # some hit the beginning of a sitting, the others what it is there for
+        if draw.random() < 0.7:
+            until = time.monotonic() + 20
+            while process.poll() is None and not children(process.pid) and time.monotonic() < until:
+                time.sleep(0.02)
+        time.sleep(draw.uniform(0, longest))
         seen |= reported(folder)
         inner = children(process.pid)
         if draw.random() < 0.5 and inner:
@@ -126,7 +130,7 @@ def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, lon
         if process is not None and process.poll() is None:
             process.communicate(timeout=600)
         if process is None or process.returncode < 0:
-            process = start(folder, *arguments)
+            process = start(folder, *arguments, "--runs", str(runs))
             outcome.sittings += 1
     said, error = process.communicate(timeout=600)
     if process.returncode not in (0, 1):

@@ -12,7 +12,7 @@ KILLS = int(os.environ.get("FUZZVM_KILLS", "10"))
 
 def test_no_kill_loses_repeats_or_damages_anything(tmp_path: Path) -> None:
     arguments = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going")
-    outcome = torment(tmp_path / "c", KILLS, 3, 20_000, *arguments, longest=1.5)
+    outcome = torment(tmp_path / "c", KILLS, 3, 20_000, *arguments)
     assert outcome.wrong == []
     assert outcome.of_parent + outcome.of_workers > 0
     assert outcome.sittings > 1
