@@ -24,10 +24,14 @@ class Done(Generic[Result_co]):
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """What ran a task has died, and the task with it. `how` is a few words: the signal, or where it stood."""
+    """What ran a task has died, and the task with it. `how` is a few words: the signal, or where it stood.
+
+    `by_others` says that it was ended from outside, for all that is known: the task need not be what it died of.
+    """
 
     key: int
     how: str
+    by_others: bool = False
 
 
 class Executor(Protocol[Task_contra, Result_co]):

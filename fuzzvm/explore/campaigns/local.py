@@ -157,7 +157,7 @@ class LocalExecutor(Generic[Task, Result]):
             return []
         key, _ = worker.tasks.popleft()
         self._left_over.extend(worker.tasks)
-        return [Died(key, how)]
+        return [Died(key, how, by_others=code == -signal.SIGKILL)]
 
 
 def _work(

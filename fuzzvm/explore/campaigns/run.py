@@ -49,7 +49,8 @@ from fuzzvm.machine.schedule import format_schedule
 from fuzzvm.mitigations import registry
 
 ATTEMPTS = 3
-"""Times that a task is tried whose worker dies."""
+ATTEMPTS_IF_KILLED = 10
+"""Times that a task is tried whose worker dies: of the task, and by kills that may have meant any process."""
 TASK_SECONDS = 0.5
 """CPU seconds that a task is meant to take: what a kill costs."""
 RUNS_AT_FIRST = 100
@@ -92,7 +93,7 @@ class _Rate:
 class _UnderWay:
     task: Task
     row: OpenTask | FailingRow
-    deaths: list[str] = field(default_factory=list)
+    deaths: list[Died] = field(default_factory=list)
 
 
 class Campaign:
@@ -250,11 +251,13 @@ class Campaign:
         raise error
 
     def _again(self, died: Died, one: _UnderWay) -> None:
-        one.deaths.append(died.how)
+        one.deaths.append(died)
         with full_disk(self._folder):
             self._journal.say(f"a worker died in {one.task}: {died.how}")
-        if len(one.deaths) >= ATTEMPTS:
-            how = ", ".join(f"{count} times {how}" for how, count in Counter(one.deaths).items())
+        of_itself = sum(not death.by_others for death in one.deaths)
+        if of_itself >= ATTEMPTS or len(one.deaths) >= ATTEMPTS_IF_KILLED:
+            causes = Counter(death.how for death in one.deaths)
+            how = ", ".join(f"{count} times {cause}" for cause, count in causes.items())
             self._end_badly(CampaignError(f"{one.task} has cost {len(one.deaths)} workers: {how}"))
         self._executor.submit(died.key, one.task)
 

@@ -52,7 +52,7 @@ def test_a_worker_that_dies_takes_its_task_along_and_no_other() -> None:
     came = run(executor, tasks)
     for n, task in tasks.items():
         if task == "die":
-            assert came[n] == Died(n, "killed by SIGKILL")
+            assert came[n] == Died(n, "killed by SIGKILL", by_others=True)
         elif task == "leave":
             assert came[n] == Died(n, "exit status 3")
         else:
@@ -67,7 +67,7 @@ def test_one_that_is_killed_in_the_middle_of_a_message_is_dead() -> None:
     # more than a pipe takes: the worker is held up in the middle of its message
     time.sleep(0.3)
     os.kill(executor.pids[0], signal.SIGKILL)
-    assert list(executor.wait(5)) == [Died(1, "killed by SIGKILL")]
+    assert list(executor.wait(5)) == [Died(1, "killed by SIGKILL", by_others=True)]
     executor.submit(2, "large")
     (report,) = executor.wait(5)
     assert isinstance(report, Done) and report.key == 2

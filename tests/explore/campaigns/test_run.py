@@ -1,0 +1,127 @@
+"""The loop of a campaign with an executor that is not `local`: what is kept when it is cut off at the worst moment."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.corpus.format import read
+from fuzzvm.explore.campaigns import check, sitting
+from fuzzvm.explore.campaigns.errors import CampaignError
+from fuzzvm.explore.campaigns.executor import Died, Done
+from fuzzvm.explore.campaigns.folder import Folder
+from fuzzvm.explore.campaigns.journal import Journal
+from fuzzvm.explore.campaigns.run import State
+from fuzzvm.explore.campaigns.settings import EVEN, Settings, parse
+from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
+from fuzzvm.scenario import shipped
+
+
+class Inline:
+    """Runs tasks one after the other in this process, the last one first; `kills` says which die instead."""
+
+    def __init__(self, kills: Callable[[Task], bool] = lambda task: False) -> None:
+        self._kills = kills
+        self._tasks: deque[tuple[int, Task]] = deque()
+
+    @property
+    def room(self) -> int:
+        return 3 - len(self._tasks)
+
+    def submit(self, key: int, task: Task) -> None:
+        self._tasks.append((key, task))
+
+    def wait(self, seconds: float) -> list[Done[Result] | Died]:
+        key, task = self._tasks.pop()
+        return [Died(key, "killed")] if self._kills(task) else [Done(key, perform(task, None))]
+
+    def close(self, seconds: float) -> list[Done[Result] | Died]:
+        self._tasks.clear()
+        return []
+
+
+def settings_of(runs: int = 1500) -> Settings:
+    target = Target("none", shipped.get("pmd-promotion"), "sc")
+    return Settings((target,), ("pct", "pos"), 1, None, runs, 1, True, EVEN, 10.0)
+
+
+def begin(path: Path, executor: Inline) -> State:
+    return sitting.begin(path, settings_of(), lambda state: None, executor=lambda settings: executor)
+
+
+def resume(path: Path) -> State:
+    return sitting.resume(path, lambda state: None, executor=lambda settings: Inline())
+
+
+def test_any_executor_of_four_members_will_do(tmp_path: Path) -> None:
+    state = begin(tmp_path / "c", Inline())
+    assert (state.runs, state.findings, state.unsettled) == (1500, 1, 0)
+
+
+def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
+    settings = settings_of()
+    assert parse(settings.to_text(), tmp_path, to_run=True) == settings
+    other = settings.to_text().replace('"Python": "', '"Python": "0')
+    assert parse(other, tmp_path, to_run=False) == settings
+    with pytest.raises(CampaignError, match="begun with another Python"):
+        parse(other, tmp_path, to_run=True)
+
+
+@pytest.mark.parametrize("where", ["add_finding", "end_task", "add_failing", "add_pairs", "settle", "commit"])
+@pytest.mark.parametrize("time", [1, 2])
+def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, time: int
+) -> None:
+    """What a kill leaves at that moment: files as they are, and of the journal what was committed."""
+    # replays in other processes take most of the time, and write nothing
+    monkeypatch.setattr(check, "differs", lambda case, mitigation: "")
+    calls = 0
+    real = getattr(Journal, where)
+
+    def cut(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == time + 2 * (where == "commit"):
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(Journal, where, cut)
+    folder = Folder(tmp_path / "c")
+    try:
+        begin(folder.path, Inline())
+    except KeyboardInterrupt:
+        assert calls >= time
+    monkeypatch.setattr(Journal, where, real)
+    before = {path.name for path in folder.findings.glob("*")}
+    journal = Journal(folder.journal, only_read=True)
+    named = {finding.file for finding in journal.findings()}
+    assert named <= before
+    journal.close()
+    state = resume(folder.path) if folder.settings.exists() else begin(folder.path, Inline())
+    assert (state.runs, state.findings, state.unsettled) == (1500, 1, 0)
+    journal = Journal(folder.journal, only_read=True)
+    assert [finding.file for finding in journal.findings()] == [path.name for path in folder.findings.iterdir()]
+    assert before <= {path.name for path in folder.findings.iterdir()}
+    assert sum(sums.tasks for sums in journal.sums().values()) == 3
+    assert list(folder.unsettled.iterdir()) == []
+    for path in folder.corpus.iterdir():
+        read(path)
+    journal.close()
+
+
+def test_a_task_that_dies_is_tried_again_and_not_for_ever(tmp_path: Path) -> None:
+    deaths = 0
+
+    def twice(task: Task) -> bool:
+        nonlocal deaths
+        deaths += 1
+        return deaths <= 2
+
+    assert begin(tmp_path / "c", Inline(twice)).runs == 1500
+    with pytest.raises(CampaignError, match=r"task \d .* has cost 3 workers: 3 times killed"):
+        begin(tmp_path / "d", Inline(lambda task: True))
+    # what was planned is not forgotten
+    assert resume(tmp_path / "d").runs == 1500
