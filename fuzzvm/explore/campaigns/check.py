@@ -22,6 +22,8 @@ from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 
 REPLAYS = 2
+ATTEMPTS = 10
+"""Times that the other process is started, if it is killed; that says nothing of the case."""
 SECONDS = 60.0
 """For both replays and the start of the process; they take half a second."""
 
@@ -55,7 +57,7 @@ def outcome(case: TestCase, mitigation: type[Mitigation]) -> tuple[str, str]:
 
 def _elsewhere(case: TestCase) -> list[tuple[str, str]]:
     question = json.dumps({"case": store.to_text(case), "mitigation": case.mitigation})
-    for _ in range(3):
+    for _ in range(ATTEMPTS):
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "fuzzvm.explore.campaigns.check"],
@@ -68,7 +70,6 @@ def _elsewhere(case: TestCase) -> list[tuple[str, str]]:
             )
         except subprocess.TimeoutExpired:
             return [(f"nothing within {SECONDS:g} seconds", "")]
-        # one that is killed says nothing of the case; whoever kills may have meant any process
         if done.returncode >= 0:
             break
     if done.returncode != 0:
