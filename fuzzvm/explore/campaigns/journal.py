@@ -108,12 +108,12 @@ class Journal:
         if not new and not path.exists():
             raise CampaignError(f"{path}: no such file")
         self.connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-        self._one("PRAGMA journal_mode=WAL")
-        self.connection.execute("PRAGMA synchronous=FULL")
         if only_read:
             self.connection.execute("PRAGMA query_only=ON")
             self.connection.execute("BEGIN")
             return
+        self._one("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=FULL")
         self.connection.execute("BEGIN IMMEDIATE")
         # whoever was killed between the making of the file and this has left an empty one
         if not self._one("SELECT count(*) FROM sqlite_master"):
