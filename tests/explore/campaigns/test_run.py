@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.explore.campaigns import check, sitting
 from fuzzvm.explore.campaigns.errors import CampaignError
@@ -70,7 +71,7 @@ def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
         parse(other, tmp_path, to_run=True)
 
 
-@pytest.mark.parametrize("where", ["add_finding", "end_task", "add_failing", "add_pairs", "settle", "commit"])
+@pytest.mark.parametrize("where", ["add_finding", "end_task", "add_failing", "add_pairs", "settle", "commit", "save"])
 @pytest.mark.parametrize("time", [1, 2])
 def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, time: int
@@ -78,23 +79,30 @@ def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
     """What a kill leaves at that moment: files as they are, and of the journal what was committed."""
     # replays in other processes take most of the time, and write nothing
     monkeypatch.setattr(check, "differs", lambda case, mitigation: "")
+    files = 0
+    if where == "save":
+        begin(tmp_path / "whole", Inline())
+        # the run as it was found is there no more
+        files = sum(1 for _ in tmp_path.rglob("whole/*/*.toml")) + 1
     calls = 0
-    real = getattr(Journal, where)
+    place = store if where == "save" else Journal
+    real = getattr(place, where)
 
     def cut(*arguments: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == time + 2 * (where == "commit"):
+        # the first two commits are those of an empty journal; the last file is that of the finding
+        if calls == (files - time + 1 if where == "save" else time + 2 * (where == "commit")):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(Journal, where, cut)
+    monkeypatch.setattr(place, where, cut)
     folder = Folder(tmp_path / "c")
     try:
         begin(folder.path, Inline())
     except KeyboardInterrupt:
         assert calls >= time
-    monkeypatch.setattr(Journal, where, real)
+    monkeypatch.setattr(place, where, real)
     before = {path.name for path in folder.findings.glob("*")}
     journal = Journal(folder.journal, only_read=True)
     named = {finding.file for finding in journal.findings()}
