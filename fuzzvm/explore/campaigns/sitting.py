@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain, count
+from itertools import chain, count, zip_longest
 from pathlib import Path
 
 from fuzzvm.explore.campaign import Cell
@@ -19,13 +19,12 @@ from fuzzvm.scenario.system import default_memory
 
 
 def targets(cells: Sequence[Cell]) -> tuple[Target, ...]:
-    """Return what cells search, each target once."""
-    found = [
-        Target(cell.mitigation_name, scenario, cell.memory or default_memory(scenario), cell.without)
+    """Return what cells search, each target once: those of all mitigations in turn, as a search may end early."""
+    of_each = [
+        [Target(cell.mitigation_name, one, cell.memory or default_memory(one), cell.without) for one in cell.scenarios]
         for cell in cells
-        for scenario in cell.scenarios
     ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(target for turn in zip_longest(*of_each) for target in turn if target is not None))
 
 
 def new_folder() -> Path:

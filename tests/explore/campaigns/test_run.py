@@ -10,6 +10,8 @@ import pytest
 
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
+from fuzzvm.explore import engines
+from fuzzvm.explore.campaign import Cell
 from fuzzvm.explore.campaigns import check, sitting
 from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.executor import Died, Done
@@ -18,6 +20,7 @@ from fuzzvm.explore.campaigns.journal import Journal
 from fuzzvm.explore.campaigns.run import State
 from fuzzvm.explore.campaigns.settings import EVEN, Settings, parse
 from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
+from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 
 
@@ -133,3 +136,12 @@ def test_a_task_that_dies_is_tried_again_and_not_for_ever(tmp_path: Path) -> Non
         begin(tmp_path / "d", Inline(lambda task: True))
     # what was planned is not forgotten
     assert resume(tmp_path / "d").runs == 1500
+
+
+def test_all_mitigations_come_early() -> None:
+    scenarios = tuple(shipped.shipped().values())
+    names = ["none", "static-key", "rcu-free"]
+    cells = [Cell(name, registry.get(name), engines.get("pct"), scenarios) for name in names for _ in "ab"]
+    found = sitting.targets(cells)
+    assert len(found) == len(set(found)) == 3 * len(scenarios)
+    assert {target.mitigation for target in found[:3]} == set(names)
