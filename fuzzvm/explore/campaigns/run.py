@@ -55,7 +55,7 @@ TASK_SECONDS = 0.5
 """CPU seconds that a task is meant to take: what a kill costs."""
 RUNS_AT_FIRST = 100
 RUNS_AT_MOST = 5000
-GRACE = 1.0
+GRACE = 0.7
 """Seconds that tasks under way get to end after Ctrl-C, of the two until the command has ended."""
 SAMPLE_SECONDS = 10.0
 
