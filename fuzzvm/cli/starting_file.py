@@ -12,9 +12,9 @@ from fuzzvm.kernel.hooks import Mitigation
 _HEAD = '''\
 """{name}: say in one line what this scheme does.
 
-Is there a schedule that makes ptdump touch a freed table?   fuzzvm verify --mitigation ./{module}.py:{cls}
-Look for one longer, and under weaker memory:                fuzzvm fuzz --mitigation ./{module}.py:{cls} --seconds 60
-Which barriers does it need?                                 fuzzvm necessity --mitigation ./{module}.py:{cls}
+Is there a schedule that makes ptdump touch a freed table?   fuzzvm verify --mitigation {path}:{cls}
+Look for one longer, and under weaker memory:                fuzzvm fuzz --mitigation {path}:{cls} --seconds 60
+Which barriers does it need?                                 fuzzvm necessity --mitigation {path}:{cls}
 
 Hooks are generators: each yields operations of fuzzvm.machine.ops, or calls kernel functions with `yield from`, and
 runs on the CPU that is there. One object serves all CPUs, so no hook keeps in `self` what changes during a run; what
@@ -45,8 +45,10 @@ class {cls}(Mitigation):
 '''
 
 
-def starting_file(name: str) -> tuple[str, str, str]:
+def starting_file(name: str, path: str | None = None) -> tuple[str, str, str]:
     """Return module name, class name and text of the file for a mitigation of that name.
+
+    `path` is how the text names the file itself; `./MODULE.py` where it is left out.
 
     `name` is words in lower case joined by dashes, underscores or blanks, or a class's name. Raises ValueError for
     anything else.
@@ -56,7 +58,8 @@ def starting_file(name: str) -> tuple[str, str, str]:
         raise ValueError(f"{name!r} is no name for a mitigation: letters and digits, words joined by dashes")
     cls = "".join(word[0].upper() + word[1:] for word in words)
     module = "_".join(words).lower()
-    text = _HEAD.format(name=module.replace("_", "-"), module=module, cls=cls)
+    shown = (path or f"./{module}.py").replace("\\", "\\\\").replace('"', '\\"')
+    text = _HEAD.format(name=module.replace("_", "-"), path=shown, cls=cls)
     return module, cls, text + "".join(f"\n{_commented(hook)}\n" for hook in hooks())
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
-import inspect
 import pkgutil
-import sys
 from collections.abc import Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import fuzzvm.mitigations
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.mitigations.errors import MitigationError, exists, short
 from fuzzvm.mitigations.stacked import StackingError, stack
+from fuzzvm.mitigations.user_files import checked, load
+
+__all__ = ["ENTRY_POINT_GROUP", "MitigationError", "available", "get", "is_path", "shipped", "split"]
 
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
 MAX_STACKED = 16
 """Schemes that can be stacked, and more plus signs than that no path has."""
-MAX_SHOWN = 200
-"""Characters of a name that a message repeats."""
-
-
-class MitigationError(Exception):
-    """There is no such mitigation, or its file cannot be used; the message says which and why, in one line."""
 
 
 def shipped() -> dict[str, type[Mitigation]]:
@@ -51,7 +46,7 @@ def available() -> dict[str, type[Mitigation]]:
             raise MitigationError(
                 f"mitigation {entry_point.name!r} of entry point {entry_point.value}: {type(error).__name__}: {error}"
             ) from error
-        found.setdefault(entry_point.name, _checked(loaded, entry_point.value))
+        found.setdefault(entry_point.name, checked(loaded, entry_point.value))
     return found
 
 
@@ -62,7 +57,7 @@ def get(spec: str) -> type[Mitigation]:
     """
     parts = split(spec)
     if len(parts) == 1:
-        return _from_file(spec) if is_path(spec) else _named(spec)
+        return load(spec) if is_path(spec) else _named(spec)
     try:
         return stack([get(part) for part in parts], spec)
     except StackingError as error:
@@ -78,7 +73,7 @@ def split(spec: str) -> list[str]:
         return [spec]
     pieces = spec.split("+")
     if len(pieces) > MAX_STACKED:
-        raise MitigationError(f"{_short(spec)}: more than {MAX_STACKED} schemes with + between")
+        raise MitigationError(f"{short(spec)}: more than {MAX_STACKED} schemes with + between")
     known = available()
 
     # remembered: where a last part does not exist, the ways to read the first ones are many
@@ -111,74 +106,15 @@ def is_path(spec: str) -> bool:
 
 def _is_file(part: str) -> bool:
     filename, _, class_name = part.rpartition(":")
-    return is_path(part) and class_name.isidentifier() and _exists(filename)
-
-
-def _exists(filename: str) -> bool:
-    """Return whether there is a file of that name; a name that no file can have is of none."""
-    try:
-        return Path(filename).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _short(text: str) -> str:
-    """Return a text for a message of one line: the beginning of a long one, and nothing that a terminal obeys."""
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-    return shown if shown.isprintable() else repr(shown)
+    return is_path(part) and class_name.isidentifier() and exists(filename)
 
 
 def _named(name: str) -> type[Mitigation]:
     known = available()
+    if name not in known and name.endswith(".py"):
+        raise MitigationError(f"{short(name)}: which class of it? {short(name)}:Class")
     if name not in known:
         raise MitigationError(
-            f"no mitigation {_short(name)!r}; there are {', '.join(known)}, and path/to/file.py:Class"
+            f"no mitigation {short(name)!r}; there are {', '.join(known)}, and path/to/file.py:Class"
         )
     return known[name]
-
-
-def _from_file(spec: str) -> type[Mitigation]:
-    filename, _, class_name = spec.rpartition(":")
-    path = Path(filename)
-    if not _exists(filename):
-        raise MitigationError(f"{_short(filename)}: no such file")
-    module_name = f"fuzzvm_user_mitigation_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise MitigationError(f"{filename}: not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise MitigationError(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
-    if not hasattr(module, class_name):
-        raise MitigationError(f"{filename}: no class {_short(class_name)!r}")
-    return _checked(getattr(module, class_name), spec)
-
-
-def _checked(loaded: object, origin: str) -> type[Mitigation]:
-    if not (isinstance(loaded, type) and issubclass(loaded, Mitigation)):
-        raise MitigationError(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
-    for name, default in vars(Mitigation).items():
-        if inspect.isgeneratorfunction(default) and not inspect.isgeneratorfunction(getattr(loaded, name)):
-            raise MitigationError(f"{origin}: {name} is no generator; a hook yields, if only `yield from ()`")
-    return loaded
-
-
-def _where(error: BaseException, filename: str) -> str:
-    """Return file and line of what went wrong in a user's file."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
-    line = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        if Path(traceback.tb_frame.f_code.co_filename).resolve() == Path(filename).resolve():
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return filename if line is None else f"{filename}:{line}"
-
-
-def _one_line(error: BaseException) -> str:
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return " ".join(message.split())

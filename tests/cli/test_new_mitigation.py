@@ -37,6 +37,13 @@ def test_the_file_is_a_scheme_that_does_nothing(tmp_path: Path) -> None:
     assert status == 1 and "use-after-free-read" in output
 
 
+def test_the_file_names_itself(tmp_path: Path) -> None:
+    status, output = fuzzvm(tmp_path, "new-mitigation", "sample-early", "-o", "start.py")
+    assert status == 0 and output.endswith("verify --mitigation ./start.py:SampleEarly\n")
+    text = (tmp_path / "start.py").read_text()
+    assert text.count("./start.py:SampleEarly") == 3 and "sample_early.py" not in text
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("precious")
     status, output = fuzzvm(tmp_path, "new-mitigation", "mine")

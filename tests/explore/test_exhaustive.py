@@ -222,8 +222,9 @@ class Counts(Mitigation):
 
 
 def test_a_mitigation_that_changes_itself_is_refused() -> None:
-    with pytest.raises(ProgramError, match="attribute 'calls' changes during a run"):
+    with pytest.raises(ProgramError, match="attribute 'calls' changes during a run") as caught:
         verify(system_of(Counts, "pmd-promotion"))
+    assert (caught.value.filename, caught.value.line) == (__file__, Counts.before_walk.__code__.co_firstlineno + 1)
 
 
 class FailsAtOnce(Mitigation):

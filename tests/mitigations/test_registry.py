@@ -16,6 +16,7 @@ from fuzzvm.scenario import shipped as scenarios
 from fuzzvm.scenario.system import System
 from tests.support import Follow
 
+IMPORTS = "from fuzzvm.kernel import mmap_lock\nfrom fuzzvm.kernel.mmap_lock import mmap_read_trylock\n"
 GOOD = """
 from fuzzvm.kernel.hooks import Mitigation
 
@@ -98,7 +99,7 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
 @pytest.mark.parametrize(
     ("text", "class_name", "message"),
     [
-        (GOOD, "NoSuch", "{file}: no class 'NoSuch'"),
+        (GOOD, "NoSuch", "{file}: no class 'NoSuch'; there is Mine, NoGenerator"),
         (GOOD, "NotOne", "{file}:NotOne: not a subclass of fuzzvm.kernel.hooks.Mitigation"),
         (
             GOOD,
@@ -109,6 +110,39 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
         ("x = 1\n\nimport no_such_module\n", "Mine", "{file}:3: ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f():\n    raise ValueError('two\\nlines')\nf()\n", "Mine", "{file}:2: ValueError: two lines"),
         (None, "Mine", "{file}: no such file"),
+        (GOOD, "", "{file}: no class ''; there is Mine, NoGenerator"),
+        (
+            GOOD + "class Slip(Mine):\n    def befor_free(self, k, level, token):\n        yield from ()\n",
+            "Slip",
+            (
+                "{path}:{last_but_one}: befor_free is no hook, so nothing calls it; before_free is one "
+                "(a helper of your own may begin with an underscore)"
+            ),
+        ),
+        (
+            GOOD + "class Few(Mine):\n    def before_free(self, k, level):\n        yield from ()\n",
+            "Few",
+            "{path}:{last_but_one}: before_free must take (self, k, level, token): too many positional arguments",
+        ),
+        *(
+            (
+                "from fuzzvm.kernel import mmap_lock\nfrom fuzzvm.kernel.mmap_lock import mmap_read_trylock\n"
+                + GOOD
+                + "class Idle(Mine):\n"
+                f"    def before_free(self, k, level, token):\n{code}\n        yield from ()\n",
+                "Idle",
+                f"{{file}}:{{last_but_one}}: {name}() without `yield from` does nothing: it is a generator",
+            )
+            for name, code in (
+                ("mmap_read_trylock", "        mmap_read_trylock(k, k.init_mm)"),
+                ("mmap_read_trylock", "        _ = 1 if mmap_read_trylock(k, k.init_mm) else 2"),
+                ("mmap_read_trylock", "        _ = not mmap_read_trylock(k, k.init_mm)"),
+                ("mmap_read_trylock", "        _ = level and mmap_read_trylock(k, k.init_mm)"),
+                ("mmap_lock.mmap_read_trylock", "        mmap_lock.mmap_read_trylock(k, k.init_mm)"),
+                ("super().before_free", "        super().before_free(k, level, token)"),
+                ("self.after_free", "        self.after_free(k, level, token)"),
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("relative", [False, True])
@@ -127,8 +161,21 @@ def test_a_file_that_cannot_be_used(
     file = "broken.py" if relative else str(path)
     with pytest.raises(MitigationError) as caught:
         get(f"{file}:{class_name}")
-    assert str(caught.value) == message.format(file=file, path=path)
+    last_but_one = len((text or "").splitlines()) - 1
+    assert str(caught.value) == message.format(file=file, path=path, last_but_one=last_but_one)
     assert_one_line(caught)
+
+
+def test_helpers_are_no_slips(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        GOOD + "class Helped(Mine):\n    def _before_fre(self):\n        pass\n    def wait(self, k):\n        yield\n"
+    )
+    assert get(f"{tmp_path}/mine.py:Helped").name == "mine"
+
+
+def test_a_file_without_a_class_is_asked_which(tmp_path: Path) -> None:
+    with pytest.raises(MitigationError, match=r"^mine.py: which class of it\? mine.py:Class$"):
+        get("mine.py")
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.common import shell_path
 from fuzzvm.cli.starting_file import starting_file
 
 
@@ -25,7 +26,7 @@ def new_mitigation(name: str, output: Path | None) -> int:
     fuzzvm verify --mitigation ./sample_early.py:SampleEarly
     """
     try:
-        module, cls, text = starting_file(name)
+        module, cls, text = starting_file(name, None if output is None else _shown(output))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     path = output or Path(f"{module}.py")
@@ -35,6 +36,10 @@ def new_mitigation(name: str, output: Path | None) -> int:
             file.write(text)
     except OSError as error:
         raise click.UsageError(f"{path}: {error.strerror}") from error
-    shown = path if path.is_absolute() else f"./{path}"
-    click.echo(f"{path} is written. Try it: fuzzvm verify --mitigation {shown}:{cls}")
+    click.echo(f"{path} is written. Try it: fuzzvm verify --mitigation {_shown(path)}:{cls}")
     return 0
+
+
+def _shown(path: Path) -> str:
+    """Return a path as the start of a mitigation's name on a command line: `./` says that it is a file."""
+    return shell_path(path) if path.is_absolute() else f"./{shell_path(path)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dis
 import gc
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
 from fuzzvm.explore.exhaustive.worth import NotWorthItError
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import Schedule
@@ -219,6 +222,21 @@ def _unchanged_mitigation(system: System) -> Iterator[None]:
             raise UnkeyableError(
                 f"{type(mitigation).__qualname__}: attribute {name!r} changes during a run; "
                 "one mitigation serves all CPUs and all runs, and a hook must not keep anything in it",
-                type(mitigation).__module__,
-                0,
+                *_keeper(type(mitigation), name),
             )
+
+
+def _keeper(mitigation: type[Mitigation], attribute: str) -> tuple[str, int]:
+    """Return file and line of the hook that sets an attribute, or else of one that uses it."""
+    used = [
+        (instruction.opname != "STORE_ATTR", function.__code__.co_filename, instruction.positions.lineno)
+        for cls in mitigation.__mro__
+        for name, function in vars(cls).items()
+        if inspect.isfunction(function) and name not in ("__init__", "attach")
+        for instruction in dis.get_instructions(function.__code__)
+        if instruction.argval == attribute and instruction.positions is not None and instruction.positions.lineno
+    ]
+    if not used:
+        return mitigation.__module__, 0
+    _, filename, line = min(used)
+    return filename, line or 0

@@ -1,0 +1,137 @@
+"""Loads a mitigation from a file of the user's, and finds what would make it do nothing without a word.
+
+Python runs a hook with a misspelt name never, and a generator that nobody iterates not at all. A scheme with either is
+as good as none, and its verdict would be believed; so both are errors here, with file and line.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.mitigations.errors import MitigationError, exists, short
+
+_ALIKE = 0.85
+"""How alike a method's name and a hook's must be (difflib's ratio) for the one to be taken for a slip of the other."""
+
+
+def load(spec: str) -> type[Mitigation]:
+    """Return the mitigation of `path/to/file.py:Class`. Raises MitigationError, which says what is wrong and where."""
+    filename, _, class_name = spec.rpartition(":")
+    path = Path(filename)
+    if not exists(filename):
+        raise MitigationError(f"{short(filename)}: no such file")
+    module_name = f"fuzzvm_user_mitigation_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise MitigationError(f"{filename}: not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise MitigationError(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
+    if not hasattr(module, class_name):
+        classes = [name for name, value in vars(module).items() if _is_scheme(value, module)]
+        there = f"; there is {', '.join(classes)}" if classes else ""
+        raise MitigationError(f"{filename}: no class {short(class_name)!r}{there}")
+    found = checked(getattr(module, class_name), spec)
+    _no_slips(found, module)
+    for line, name in _idle_calls(path, module, found):
+        raise MitigationError(f"{filename}:{line}: {name}() without `yield from` does nothing: it is a generator")
+    return found
+
+
+def checked(loaded: object, origin: str) -> type[Mitigation]:
+    """Return what was loaded, which must be a mitigation whose hooks can be run. Raises MitigationError."""
+    if not (isinstance(loaded, type) and issubclass(loaded, Mitigation)):
+        raise MitigationError(f"{origin}: not a subclass of fuzzvm.kernel.hooks.Mitigation")
+    for name, default in vars(Mitigation).items():
+        hook = getattr(loaded, name)
+        if inspect.isgeneratorfunction(default) and not inspect.isgeneratorfunction(hook):
+            raise MitigationError(f"{origin}: {name} is no generator; a hook yields, if only `yield from ()`")
+        if inspect.isfunction(default) and hook is not default:
+            wanted = list(inspect.signature(default).parameters)
+            try:
+                inspect.signature(hook).bind(*wanted)
+            except TypeError as error:
+                code = inspect.unwrap(hook).__code__
+                where = f"{code.co_filename}:{code.co_firstlineno}"
+                raise MitigationError(f"{where}: {name} must take ({', '.join(wanted)}): {error}") from error
+    return loaded
+
+
+def _is_scheme(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and issubclass(value, Mitigation) and value.__module__ == module.__name__
+
+
+def _no_slips(loaded: type[Mitigation], module: ModuleType) -> None:
+    """Raise MitigationError for a method that is no hook and is called nearly as one."""
+    known = [name for name in vars(Mitigation) if not name.startswith("_")]
+    for cls in loaded.__mro__:
+        if cls.__module__ != module.__name__:
+            continue
+        for name, value in vars(cls).items():
+            if name in known or name.startswith("_") or not inspect.isfunction(value):
+                continue
+            for meant in difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
+                where = f"{value.__code__.co_filename}:{value.__code__.co_firstlineno}"
+                raise MitigationError(
+                    f"{where}: {name} is no hook, so nothing calls it; {meant} is one "
+                    "(a helper of your own may begin with an underscore)"
+                )
+
+
+def _idle_calls(path: Path, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each call of a generator function whose result is thrown away, or taken for a truth."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        tested: list[ast.expr] = []
+        if isinstance(node, ast.Expr):
+            tested = [node.value]
+        elif isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
+            tested = [node.test]
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            tested = [node.operand]
+        elif isinstance(node, ast.BoolOp):
+            tested = node.values
+        for value in tested:
+            if isinstance(value, ast.Call) and inspect.isgeneratorfunction(_called(value.func, module, loaded)):
+                yield value.lineno, ast.unparse(value.func)
+
+
+def _called(function: ast.expr, module: ModuleType, loaded: type[Mitigation]) -> object:
+    """Return what `f`, `module.f`, `self.f` or `super().f` stands for, None if it is not known."""
+    match function:
+        case ast.Name(name):
+            return getattr(module, name, None)
+        case ast.Attribute(ast.Name("self") | ast.Call(ast.Name("super")), name):
+            return getattr(loaded, name, None)
+        case ast.Attribute(ast.Name(holder), name):
+            return getattr(getattr(module, holder, None), name, None)
+        case _:
+            return None
+
+
+def _where(error: BaseException, filename: str) -> str:
+    """Return file and line of what went wrong in a user's file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    line = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if Path(traceback.tb_frame.f_code.co_filename).resolve() == Path(filename).resolve():
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return filename if line is None else f"{filename}:{line}"
+
+
+def _one_line(error: BaseException) -> str:
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(message.split())
