@@ -369,6 +369,7 @@ def _sliced(threads: list[list[Action]]) -> list[list[Action]]:
     right. Taking something out can make something else idle, so it goes on until nothing changes.
     """
     while True:
+        threads = [_fenced(thread, _elsewhere(threads, number)) for number, thread in enumerate(threads)]
         places = [{_place_of(action) for action in thread} - {None} for thread in threads]
         written = {
             _place_of(action) for thread in threads for action in thread if not isinstance(action, Read | Execute)
@@ -378,6 +379,31 @@ def _sliced(threads: list[list[Action]]) -> list[list[Action]]:
         if following == threads:
             return threads
         threads = following
+
+
+def _elsewhere(threads: list[list[Action]], number: int) -> set[str | None]:
+    """Return the places that threads other than that one touch."""
+    return {_place_of(action) for other, thread in enumerate(threads) if other != number for action in thread}
+
+
+def _fenced(thread: list[Action], elsewhere: set[str | None]) -> list[Action]:
+    """Return a thread with DMB ISH for each atomic with acquire and release on a place that no other thread touches.
+
+    What precedes such an atomic is before its store, what follows is after it, and nobody sees the store itself
+    (aarch64.cat: `[M]; po; [L]` and `[range([A]; amo; [L])]; po; [M]`, beside `[M]; po; [dmb.full]; po; [M]`). A DMB
+    orders cache maintenance too, so not in a thread that has any; nor where the place is ordered by in another way.
+    """
+    if any(isinstance(action, Maintain) for action in thread):
+        return thread
+    ordered = {_place_of(action) for action in thread if _orders(action) and not _is_full(action)}
+    return [
+        Ordering(Barrier.DMB_ISH) if _is_full(action) and _place_of(action) not in elsewhere | ordered else action
+        for action in thread
+    ]
+
+
+def _is_full(action: Action) -> bool:
+    return isinstance(action, Update) and action.order is Order.ACQUIRE_RELEASE
 
 
 def _place_of(action: Action) -> str | None:

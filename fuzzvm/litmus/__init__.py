@@ -19,7 +19,8 @@ class Result:
 
     `states` are the values of `places`, one tuple of printed values a distinct final state, in herd7's order.
     `positive` and `negative` count the states in which the condition's proposition holds or does not.
-    `cut` says that loops were too long to be followed to their end; states behind them are missing.
+    `cut` says that loops were too long to be followed to their end; states behind them are missing. `partial` says
+    that only states of interest were asked for, so that `states` and `negative` may lack some.
     """
 
     name: str
@@ -31,13 +32,17 @@ class Result:
     negative: int
     cut: bool
     timelines: int
+    partial: bool = False
 
     @property
     def observation(self) -> str:
-        """Never, Sometimes or Always: whether the proposition holds in none, some or all final states."""
+        """Never, Sometimes or Always: whether the proposition holds in none, some or all final states.
+
+        Of a partial result Always is not known, and Sometimes stands for both.
+        """
         if not self.positive:
             return "Never"
-        return "Sometimes" if self.negative else "Always"
+        return "Sometimes" if self.negative or self.partial else "Always"
 
     @property
     def ok(self) -> bool:
@@ -47,17 +52,21 @@ class Result:
         return self.positive == 0 if self.quantifier == "~exists" else self.negative == 0
 
 
-def run(text: str, filename: str) -> Result:
+def run(text: str, filename: str, speedcheck: str = "false") -> Result:
     """Return what may happen in the test that `text` holds, exhaustively.
+
+    `speedcheck` is herd7's option of that name: with "true", states in which the condition cannot hold may be left
+    out, and with "fast" the exploration also ends as soon as the condition is settled. Whether it holds is the same.
 
     Raises LitmusError where the test is malformed or uses what is not modelled; `filename` is for the reader of that
     error only and need not exist.
     """
-    from fuzzvm.litmus.explore import Explorer, resolver
+    from fuzzvm.litmus.explore import Explorer, Speed, resolver
     from fuzzvm.litmus.parser import parse
 
     test = parse(text)
-    explorer = Explorer(test)
+    speed = Speed(speedcheck)
+    explorer = Explorer(test, speed)
     explored = explorer.explore()
     resolve = resolver(explorer)
     condition = test.condition
@@ -74,4 +83,5 @@ def run(text: str, filename: str) -> Result:
         len(held) - positive,
         explored.cut,
         explored.timelines,
+        speed is not Speed.ALL,
     )

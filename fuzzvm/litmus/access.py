@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.interest import FUTURE, Interest
 from fuzzvm.litmus.operands import address, base, read, register, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name
 from fuzzvm.litmus.state import Position, Register, Reservation, Run
@@ -47,16 +48,18 @@ _UPDATES: dict[str, Callable[[int, int, int], int]] = {
 class Accesses:
     """Builds the steps of instructions that access memory or caches."""
 
-    def __init__(self, values: Encoding) -> None:
+    def __init__(self, values: Encoding, is_read_after: Callable[[Position, int], bool]) -> None:
         self._values = values
+        self._is_read_after = is_read_after
         self.loads: set[tuple[int, int]] = set()
+        self.interest = Interest()
 
     def step(self, instruction: Instruction, position: Position) -> Step | None:
         """Return the step of an instruction, or None if it is not one of these."""
         mnemonic = instruction.mnemonic
         following = (position[0], position[1] + 1)
         if mnemonic in _LOADS:
-            return self._load(instruction, following, *_LOADS[mnemonic])
+            return self._load(instruction, position, *_LOADS[mnemonic])
         if mnemonic in _STORES:
             return self._store(instruction, following, _STORES[mnemonic])
         if mnemonic in _EXCLUSIVE_STORES:
@@ -66,10 +69,10 @@ class Accesses:
             return None
         acquire, release = _SUFFIXES[match[2]]
         if match[1] == "CAS":
-            return self._compare_and_swap(instruction, following, acquire=acquire, release=release)
+            return self._compare_and_swap(instruction, position, acquire=acquire, release=release)
         if match[1].startswith("ST") and acquire:
             return None
-        return self._atomic(instruction, following, match[1], acquire=acquire, release=release)
+        return self._atomic(instruction, position, match[1], acquire=acquire, release=release)
 
     def _checked(self, where: int, instruction: Instruction) -> int:
         if not self._values.is_base(where):
@@ -77,7 +80,8 @@ class Accesses:
             raise LitmusError(f"access at {shown}, where no location begins, in {instruction}", instruction.line)
         return where
 
-    def _load(self, instruction: Instruction, following: Position, order: Order, exclusive: bool) -> Step:
+    def _load(self, instruction: Instruction, position: Position, order: Order, exclusive: bool) -> Step:
+        following = (position[0], position[1] + 1)
         target, mask = register(instruction.operands[0], instruction)
         if order is Order.PLAIN and not exclusive:
             get, write_back = address(instruction.operands[1:], instruction)
@@ -90,9 +94,10 @@ class Accesses:
             self._checked(where, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, order)
-            ways = _fork(run, run.views.sources(run.timeline, where, floor))
+            found = self._sources(run, where, floor, mask, position)
+            ways = _fork(run, found)
             for way, source in ways:
-                loaded = way.views.loaded(where, source, floor, pick, order)
+                loaded = way.views.loaded(where, source, found[source], pick, order)
                 if write_back is not None:
                     write_back(way)
                 if target is not None:
@@ -103,6 +108,20 @@ class Accesses:
             return _ways(ways)
 
         return step
+
+    def _sources(self, run: Run, where: int, floor: int, mask: int, position: Position) -> dict[int, int]:
+        """Return the timestamps of the stores that a load may read from, each with the floor of the load, newest first.
+
+        What is not asked for is there once, the newest, as a load that takes place later than all messages.
+        """
+        sources = run.views.sources(run.timeline, where, floor)
+        asked = self.interest.values.get(position)
+        if asked is None:
+            return dict.fromkeys(sources, floor)
+        right = {source: floor for source in sources if asked(_value(run, where, source) & mask)}
+        if sources[0] in right or not self.interest.may_come(run.cpu, where, asked, run.timeline):
+            return right
+        return {sources[0]: FUTURE, **right}
 
     def _store(self, instruction: Instruction, following: Position, order: Order) -> Step:
         number, mask = register(instruction.operands[0], instruction)
@@ -175,9 +194,8 @@ class Accesses:
 
         return step
 
-    def _atomic(
-        self, instruction: Instruction, following: Position, name: str, *, acquire: bool, release: bool
-    ) -> Step:
+    def _atomic(self, instruction: Instruction, position: Position, name: str, *, acquire: bool, release: bool) -> Step:
+        following = (position[0], position[1] + 1)
         number, mask = register(instruction.operands[0], instruction)
         data = read(number, mask)
         target = None if name.startswith("ST") else register(instruction.operands[1], instruction)[0]
@@ -195,11 +213,12 @@ class Accesses:
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
-            for way, source in _fork(run, run.views.sources(run.timeline, where, floor)):
+            found = self._sources(run, where, floor, mask, position)
+            for way, source in _fork(run, found):
                 # The release half orders accesses before the instruction, so its floor comes before the load half.
                 before = way.views.store_floor(where, max(pick, data_pick), store_order)
                 old = _value(way, where, source) & mask
-                loaded = way.views.loaded(where, source, floor, pick, load_order, quiet=quiet)
+                loaded = way.views.loaded(where, source, found[source], pick, load_order, quiet=quiet)
                 new = value if update is None else update(old, value, mask) & mask
                 chain, chain_pick = max(view, data_view), max(pick, data_pick)
                 if update is not None:
@@ -226,12 +245,14 @@ class Accesses:
 
         return step
 
-    def _compare_and_swap(self, instruction: Instruction, following: Position, *, acquire: bool, release: bool) -> Step:
+    def _compare_and_swap(self, instruction: Instruction, position: Position, *, acquire: bool, release: bool) -> Step:
+        following = (position[0], position[1] + 1)
         target, mask = register(instruction.operands[0], instruction)
         number, _ = register(instruction.operands[1], instruction)
         (operand,) = instruction.operands[2:]
         compare, data, get = read(target, mask), read(number, mask), base(operand, instruction)
         quiet = target is None
+        kept = target is not None and self._is_read_after(position, target)
         load_order = Order.ACQUIRE if acquire and not quiet else Order.PLAIN
         store_order = Order.RELEASE if release else Order.PLAIN
 
@@ -243,16 +264,19 @@ class Accesses:
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
-            for way, source in _fork(run, run.views.sources(run.timeline, where, floor)):
+            found = self._sources(run, where, floor, mask, position)
+            for way, source in _fork(run, found):
                 old = _value(way, where, source) & mask
                 equal = old == expected
                 before = way.views.store_floor(where, max(pick, expected_pick, data_pick if equal else 0), store_order)
-                loaded = way.views.loaded(where, source, floor, pick, load_order, quiet=quiet)
+                loaded = way.views.loaded(where, source, found[source], pick, load_order, quiet=quiet)
                 from_memory = (old, loaded.view, loaded.pick)
                 # On success Rs may come from Rs itself, which then depends on the comparison by a pick dependency.
                 results = [from_memory]
                 if equal:
-                    results.append((old, expected_view, max(loaded.pick, expected_pick)))
+                    from_itself = (old, expected_view, max(loaded.pick, expected_pick))
+                    if kept and from_itself != from_memory:
+                        results.append(from_itself)
                 else:
                     failed = way.copy()
                     _finish(failed, target, from_memory, following)
@@ -330,9 +354,12 @@ def _value(run: Run, where: int, source: int) -> int:
     return value
 
 
-def _fork(run: Run, sources: list[int]) -> list[tuple[Run, int]]:
-    """Return a run for each source: copies, and last the run itself."""
-    return [*((run.copy(), source) for source in sources[:-1]), (run, sources[-1])]
+def _fork(run: Run, sources: Collection[int]) -> list[tuple[Run, int]]:
+    """Return a run for each source: copies, and last the run itself. None for no source."""
+    if not sources:
+        return []
+    *others, last = sources
+    return [*((run.copy(), source) for source in others), (run, last)]
 
 
 def _ways(ways: list[tuple[Run, int]]) -> list[Run] | None:

@@ -9,17 +9,22 @@ outcome is a complete execution; its final states are the product of the outcome
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import Enum
 from itertools import product
+from random import Random
 
 from fuzzvm.litmus.encoding import Encoding
+from fuzzvm.litmus.interest import FUTURE, Interest, interest_of
 from fuzzvm.litmus.partial_order import redundant
-from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Test
+from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Relative, Test
 from fuzzvm.litmus.semantics import Compiler, Step
 from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, Run
 from fuzzvm.machine.memory.arm64.timeline import Message, Timeline
 
+JUMPS = 1 / 32
+"""How often FAST goes on with any timeline that is left, and not with the newest."""
 MAX_STEPS = 400
 """Instructions after which a thread counts as looping; longer executions are left out, and `cut` says so."""
 
@@ -49,10 +54,23 @@ class Alone:
     outcomes: frozenset[Outcome]
 
 
+class Speed(Enum):
+    """How much is explored (herd7's option -speedcheck).
+
+    ALL states; those that the condition may hold in, as far as it can be told beforehand (INTERESTING), and there
+    only until the condition is settled (FAST).
+    """
+
+    ALL = "false"
+    INTERESTING = "true"
+    FAST = "fast"
+
+
 class Explorer:
     """Explores one test. Raises LitmusError where it uses what is not supported."""
 
-    def __init__(self, test: Test) -> None:
+    def __init__(self, test: Test, speed: Speed = Speed.ALL) -> None:
+        self._speed = speed
         self._test = test
         self.values = Encoding(test)
         self._compiler = Compiler(test.threads, test.handlers, self.values)
@@ -72,6 +90,10 @@ class Explorer:
             [(int(place.name[1:]), place) for place in self.places if place.thread == cpu]
             for cpu in range(len(test.threads))
         ]
+        self._interest = Interest() if speed is Speed.ALL else interest_of(test, self.values, self._fetched)
+        self._compiler.ask(self._interest)
+        mnemonics = {instruction.mnemonic for thread in test.threads for instruction in thread.code}
+        self._maintains = bool(mnemonics & {"DC", "IC"})
         self._code: dict[Position, Step] = {}
         for owner in (*range(len(test.threads)), *(-1 - cpu for cpu in test.handlers)):
             for index, instruction in enumerate(self._compiler.thread(owner).code):
@@ -113,10 +135,13 @@ class Explorer:
 
     def explore(self) -> Explored:
         """Return everything that can happen."""
+        if self._interest.writers is not None:
+            # known beforehand: what was explored without knowing it would be explored again
+            self._compiler.loads.update(self._interest.writers.loads)
         while True:
             loads = frozenset(self._compiler.loads)
             explored = self._explore(loads)
-            if loads == self._compiler.loads:
+            if loads == self._compiler.loads or self._settled(explored.states):
                 return explored
 
     def _explore(self, loads: frozenset[tuple[int, int]]) -> Explored:
@@ -130,7 +155,12 @@ class Explorer:
         seen = {empty.messages}
         pending = [empty]
         states: set[State] = set()
+        jumps = Random(0)
         while pending:
+            if self._speed is Speed.FAST and jumps.random() < JUMPS:
+                # depth first alone stays for long behind one early choice that nothing can come of
+                other = jumps.randrange(len(pending))
+                pending[other], pending[-1] = pending[-1], pending[other]
             timeline = pending.pop()
             outcomes = []
             following: dict[Message, int] = {}
@@ -148,7 +178,17 @@ class Explorer:
                         pending.append(timeline.extend(message))
                 if all(outcomes):
                     states.update(self._final_states(timeline, outcomes))
+                    if self._settled(states):
+                        break
         return Explored(self.places, frozenset(states), len(seen), self.cut)
+
+    def _settled(self, states: Collection[State]) -> bool:
+        """Return whether no further state can change the truth of the quantified condition, if that is all one asks."""
+        if self._speed is not Speed.FAST:
+            return False
+        condition, resolve = self._test.condition, resolver(self)
+        settles = self._test.quantifier != "forall"
+        return any(condition.holds(dict(zip(self.places, state, strict=True)), resolve) is settles for state in states)
 
     def _final_states(self, timeline: Timeline, outcomes: list[frozenset[Outcome]]) -> list[State]:
         memory = []
@@ -179,21 +219,38 @@ class Explorer:
             certified = True
             for message, floor in run.candidates:
                 candidates[message] = max(floor, candidates.get(message, 0))
-            if ended and len(run.timeline) == run.base:
+            if ended and len(run.timeline) == run.base and self._wanted(run):
                 outcomes.add(
                     tuple(self.values.final(place, run.registers[number][0]) for number, place in self._observed[cpu])
                 )
         self._known[key] = Alone(candidates, frozenset(outcomes)) if certified else None
         return self._known[key]
 
+    def _wanted(self, run: Run) -> bool:
+        """Return whether the registers of a run that has ended hold what the condition asks."""
+        return all(
+            self.values.final(place, run.registers[number][0]) == value
+            for number, place, value in self._interest.final.get(run.cpu, ())
+        )
+
+    def _idle(self, run: Run) -> bool:
+        """Return whether all that a run could still put would come after what is yet to come."""
+        views = run.views
+        if max(views.write_floor, views.control, views.address) < FUTURE:
+            return False
+        return not self._maintains or (views.clean_floor >= FUTURE and views.invalidate_floor >= FUTURE)
+
     def _advance(self, run: Run, stack: list[Run], looped: set[object]) -> bool | None:
         """Run on. Return True at the end of the code, None where the ways to go on were put on the stack.
 
         Return False where the run is not followed further: after `MAX_STEPS`, or back in a state of a loop that
-        `looped` holds, whose continuations are explored already.
+        `looped` holds, whose continuations are explored already, or where nothing that it could do is of interest.
         """
         code = self._code
+        asks = self._interest.asks
         while True:
+            if asks and self._idle(run):
+                return False
             position = run.position
             if position in self._fetched:
                 ways = self._fetch(run)
@@ -221,19 +278,40 @@ class Explorer:
         if not ways:
             return []
         results: list[Run] = []
+        position = run.position
+        asked = self._interest.following.get(position)
+        missed = False
         for index, (source, place) in enumerate(ways):
             way = run if index == len(ways) - 1 else run.copy()
             way.views.fetch(place)
             value = way.timeline.value(address, source)
             assert isinstance(value, int)
-            step = self._decode(value, run.position)
-            if step is None:
-                results.extend(self._fault(way) or [way])
-            else:
-                results.extend(step(way) or [way])
+            step = self._decode(value, position)
+            following = (self._fault(way) if step is None else step(way)) or [way]
+            if asked is not None and way.position != asked:
+                # not what is asked for: once, as a fetch that takes place later than all messages
+                if missed or not self._may_come(run.cpu, position, asked, address, way.timeline):
+                    continue
+                missed = True
+                way.views.fetch(FUTURE)
+            results.extend(following)
         if len(results) == 1 and results[0] is run:
             return None
         return results
+
+    def _may_come(self, cpu: int, position: Position, asked: Position, address: int, timeline: Timeline) -> bool:
+        """Return whether a patch may come that makes an instruction go on where it is asked to."""
+
+        def leads(value: int) -> bool:
+            instruction = self.values.decode(value)
+            if instruction is None or instruction.mnemonic not in ("NOP", "B"):
+                return True
+            skipped = 1
+            if instruction.operands and isinstance(instruction.operands[0], Relative):
+                skipped = instruction.operands[0].offset // 4
+            return (position[0], position[1] + skipped) == asked
+
+        return self._interest.may_come(cpu, address, leads, timeline)
 
     def _decode(self, value: int, position: Position) -> Step | None:
         """Return the step of a fetched instruction, or None if it is undefined."""
@@ -267,4 +345,4 @@ def resolver(explorer: Explorer) -> Callable[[Place, Constant], int]:
     return resolve
 
 
-__all__ = ["MAX_STEPS", "Explored", "Explorer", "Register", "resolver"]
+__all__ = ["MAX_STEPS", "Explored", "Explorer", "Register", "Speed", "resolver"]

@@ -209,10 +209,10 @@ class _Build(Transformer[Any, Any]):
         def holds(state: Valuation, resolve: Callable[[Place, Constant], int]) -> bool:
             return state[place] == resolve(place, value)
 
-        return Condition(f"{shown}={_shown(value)}", (place,), holds)
+        return Condition(f"{shown}={_shown(value)}", (place,), holds, ((place, value),))
 
     def truth(self, items: list[Any]) -> Condition:
-        return Condition("true", (), lambda state, resolve: True)
+        return Condition("true", (), lambda state, resolve: True, ())
 
     def negation(self, items: list[Any]) -> Condition:
         inner: Condition = items[1]
@@ -222,7 +222,13 @@ class _Build(Transformer[Any, Any]):
         if len(items) == 1:
             return items[0]
         text = " /\\ ".join(f"({item.text})" if " \\/ " in item.text else item.text for item in items)
-        return Condition(text, _places(items), lambda state, resolve: all(i.holds(state, resolve) for i in items))
+        asked = [item.equalities for item in items]
+        return Condition(
+            text,
+            _places(items),
+            lambda state, resolve: all(i.holds(state, resolve) for i in items),
+            None if None in asked else tuple(equality for each in asked if each is not None for equality in each),
+        )
 
     def disjunction(self, items: list[Condition]) -> Condition:
         if len(items) == 1:

@@ -132,11 +132,15 @@ Valuation = dict[Place, int]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A proposition over final states: its text as herd7 prints it, and its test, given a way to resolve constants."""
+    """A proposition over final states: its text as herd7 prints it, and its test, given a way to resolve constants.
+
+    `equalities` are what it asks where it is a conjunction of such and nothing else, and None otherwise.
+    """
 
     text: str
     places: tuple[Place, ...]
     holds: Callable[[Valuation, Callable[[Place, Constant], int]], bool]
+    equalities: tuple[tuple[Place, Constant], ...] | None = None
 
 
 @dataclass(slots=True)

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from fuzzvm.litmus.access import Accesses
 from fuzzvm.litmus.encoding import MASK32, MASK64, Encoding
+from fuzzvm.litmus.interest import Interest
 from fuzzvm.litmus.operands import read, register, source, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
+from fuzzvm.litmus.registers import is_read_after
 from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, Run
 from fuzzvm.machine.ops import Barrier
 
@@ -71,9 +73,17 @@ class Compiler:
         self._threads = threads
         self._handlers = handlers
         self._values = values
-        self._accesses = Accesses(values)
+        self._accesses = Accesses(values, self._is_read_after)
         self.loads = self._accesses.loads
         """(thread, location) of each load that any run has done."""
+
+    def ask(self, interest: Interest) -> None:
+        """Explore only what is of interest, as far as it can be told; see `interest`."""
+        self._accesses.interest = interest
+
+    def _is_read_after(self, position: Position, register: int) -> bool:
+        """Return whether a register that an instruction writes may be read before it is written again."""
+        return is_read_after(self.thread(position[0]), position[1], register)
 
     def thread(self, owner: int) -> Thread:
         """Return the code that a position's first number names; -1 - n is the fault handler of thread n."""
