@@ -22,6 +22,7 @@ from fuzzvm.machine.ops import CacheOperation, Order
 from fuzzvm.machine.schedule import format_schedule
 
 LAST_REGISTER = 30
+_IN_ORDER = "updated by CAS in the order of the run; Never is said for that order alone"
 AND = " /\\ "
 _LOADS = {Order.PLAIN: "LDR", Order.ACQUIRE: "LDAR", Order.ACQUIRE_RELEASE: "LDAR", Order.ACQUIRE_PC: "LDAPR"}
 _STORES = {Order.PLAIN: "STR", Order.RELEASE: "STLR", Order.ACQUIRE_RELEASE: "STLR"}
@@ -64,9 +65,19 @@ def told(question: Question) -> list[str]:
         *(f"P{number} is CPU {cpu}" for number, cpu in enumerate(question.cpus)),
         *(f"{place}: {meaning}" for place, meaning in question.meanings.items()),
         *(f"left out: {what}" for what in question.left_out),
+        *(
+            f"{place}: updated in the order of the run, by CAS; Never is said for that order alone"
+            for place in _updated(question)
+        ),
     ]
     # herd7 has no way to say *) within a comment
     return [f"(* {line.replace('*)', '* )')} *)" for line in lines]
+
+
+def _updated(question: Question) -> list[str]:
+    """Return the places that several threads update, each from the value that was found in the run."""
+    updating = [{action.place for action in thread if isinstance(action, Update)} for thread in question.threads]
+    return sorted(place for place in set().union(*updating) if sum(place in places for places in updating) > 1)
 
 
 class _Thread:

@@ -56,6 +56,14 @@ def test_json() -> None:
     assert (test["test"], test["observation"], test["ok"], len(test["states"])) == ("ptdump", "Never", False, 5)
 
 
+def test_speedcheck_settles_the_condition() -> None:
+    status, result = invoke("--speedcheck", "fast", PTDUMP)
+    assert status == 0 and "States 0\n" in result.stdout and "Observation ptdump Never 0 0\n" in result.stdout
+    status, result = invoke("--json", "--speedcheck", "true", PTDUMP)
+    (test,) = json.loads(result.stdout)["tests"]
+    assert (test["observation"], test["ok"], test["states"], test["complete"]) == ("Never", False, [], False)
+
+
 def test_loops_that_are_cut_are_said_so(tmp_path: Path) -> None:
     path = tmp_path / "loop.litmus"
     path.write_text("AArch64 loop\n{}\n P0 ;\n l: ADD W0,W0,#1 ;\n B l ;\nexists (0:X0=0)\n", encoding="utf-8")
