@@ -12,7 +12,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import StaticKey
 from fuzzvm.kernel.locks import ExclusiveLock
 from fuzzvm.kernel.mmap_lock import Mm
-from fuzzvm.kernel.pgtable import Geometry, Level, LockLabel, StaticLabel, TableLabel
+from fuzzvm.kernel.pgtable import CodeLabel, Geometry, Level, LockLabel, StaticLabel, TableLabel
 from fuzzvm.kernel.rcu import Rcu, RcuCore
 from fuzzvm.kernel.rwsem import RwSemaphore
 from fuzzvm.kernel.workqueue import KernelThread, Kworker, ThreadFunction, WorkQueue
@@ -104,7 +104,9 @@ class Boot:
 
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
-        sites = tuple((function, self._word(f"{name} in {function}")) for function in functions)
+        sites = tuple(
+            (function, self._machine.allocate(1, CodeLabel(f"{name} in {function}"))) for function in functions
+        )
         for _, site in sites:
             self._machine.memory.hold_code(site)
         key = StaticKey(name, self._word(name), sites)

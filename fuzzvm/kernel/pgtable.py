@@ -229,3 +229,10 @@ class LockLabel(StaticLabel):
     """What the word of a spinlock or mutex is; it holds 0, or the number of the CPU that holds it plus one."""
 
     __str__ = StaticLabel.__str__
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLabel(StaticLabel):
+    """What a patched site is; it holds an instruction."""
+
+    __str__ = StaticLabel.__str__

@@ -9,6 +9,7 @@ from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
     PROT_WRITE,
+    CodeLabel,
     LockLabel,
     StaticLabel,
     TableLabel,
@@ -105,6 +106,8 @@ class Describer:
                 return _queue(value)
             case tuple() if value and all(isinstance(part, int) for part in value):
                 return f"[{', '.join(map(self._table, value))}]"
+            case int() if allocation is not None and isinstance(allocation.label, CodeLabel):
+                return _instruction(value)
             case int() if allocation is not None and isinstance(allocation.label, LockLabel):
                 return f"held by {self.cpu(value - 1)}" if value else "free"
             case _:

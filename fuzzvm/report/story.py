@@ -22,6 +22,7 @@ from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
 from fuzzvm.report.tlb_story import hardware_events
+from fuzzvm.report.tree import page_tables
 from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
 
@@ -75,6 +76,8 @@ class Story:
     """What each lane is called: the scenario's CPUs, then the threads of the kernel's own."""
     cycle: tuple[Wait, ...] = ()
     """Of a deadlock, who waits for whom."""
+    tables: tuple[str, ...] = ()
+    """The page tables at the end, see `tree`."""
 
 
 def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
@@ -119,6 +122,7 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         digest=digest(trace, ending(execution.failure)),
         cpu_names=describer.cpu_names,
         cycle=cycle,
+        tables=page_tables(machine, describer),
     )
 
 

@@ -13,7 +13,8 @@ LANE = 46
 
 def render(story: Story, replay_command: str) -> str:
     """Return the report, ending with the one command that replays the run."""
-    parts = [_report(story), _setting(story), lanes(story), _counts(story), [f"Replay: {replay_command}"]]
+    tables = ["Page tables at the end:", *(f"  {line}" for line in story.tables)]
+    parts = [_report(story), _setting(story), lanes(story), tables, _counts(story), [f"Replay: {replay_command}"]]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fuzzvm.cli.common import (
     without_option,
 )
 from fuzzvm.cli.output import print_table
+from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
@@ -258,6 +260,7 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
         TimeRemainingColumn(),
     )
     results: dict[int, CellResult] = {}
+    grown: dict[int, Growth] = {}
     shared = SharedBudget(settings.budget, cells)
     # those in which a bug is claimed come first, see SharedBudget; results keep the order of the cells
     order = sorted(range(len(cells)), key=lambda number: cells[number].expected != "bug")
@@ -266,7 +269,10 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
             cell = cells[number]
             task = progress.add_task(f"{cell.mitigation_name} / {cell.engine.name}", total=1.0, figures="")
 
-            def on_search(search: Search, task: Any = task) -> None:
+            growth = grown[number] = Growth()
+
+            def on_search(search: Search, task: Any = task, growth: Growth = growth) -> None:
+                growth.add(search.seconds, search.pairs)
                 done = [
                     used / limit
                     for used, limit in (
@@ -277,7 +283,7 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
                 ]
                 figures = f"{search.runs} runs, {search.runs / max(search.seconds, 1e-9):.0f}/s"
                 if search.pairs:
-                    figures += f", {search.pairs} pairs"
+                    figures += f", {search.pairs} pairs {growth.line(12)}"
                 progress.update(task, completed=min(1.0, max(done, default=0.0)), figures=figures)
 
             def on_minimise(name: str, task: Any = task) -> None:
@@ -297,7 +303,16 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
             progress.remove_task(task)
             if result.interrupted:
                 break
+    if sys.stdout.isatty():
+        _print_growth([(cells[number], grown[number]) for number in sorted(results)])
     return [results[number] for number in sorted(results)]
+
+
+def _print_growth(grown: list[tuple[Cell, Growth]]) -> None:
+    """Show how the pairs of conflicting operations grew that the runs have had in one order and in the other."""
+    for cell, growth in grown:
+        if line := growth.line():
+            click.echo(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
 
 
 def _print_results(results: list[CellResult]) -> None:
