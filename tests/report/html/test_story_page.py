@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +80,29 @@ def test_it_opens_at_the_error_and_steps_by_keyboard_and_mouse(tmp_path: Path) -
         page.get_by_role("button", name="On").click()
         assert selected(page) == 6
         assert page.url.endswith("#step-6")
+
+
+def test_the_keys_that_are_told_are_the_keys_that_work(tmp_path: Path) -> None:
+    with opened(page_of(race(), tmp_path), **WIDE) as page:
+        told = page.locator("#keys kbd").all_inner_texts()
+        assert {"Home", "End", "Up", "Down", "j", "k", "g", "/"} <= set(told)
+        shortcuts = [button.get_attribute("aria-keyshortcuts") for button in page.locator("[data-go]").all()]
+        assert shortcuts == ["Home", "ArrowUp k", "ArrowDown j", "End", "g"]
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "find"
+
+
+def test_the_tree_reads_well_without_sight(tmp_path: Path) -> None:
+    """Lists within lists, a name for the region, what was deleted said in words, and each step announced."""
+    with opened(page_of(race(), tmp_path), **WIDE) as page:
+        tree = page.locator("section.memory")
+        assert tree.get_attribute("aria-labelledby") == "memory-title"
+        snapshot = tree.aria_snapshot()
+        assert "- list:" in snapshot and "- listitem:" in snapshot
+        assert "freed at step" in snapshot and "- deletion:" in snapshot
+        page.keyboard.press("Home")
+        assert page.locator("#say").get_attribute("aria-live") == "polite"
+        assert page.locator("#say").inner_text().startswith("Step 1")
 
 
 def test_the_guilty_pair_is_marked_and_joined(tmp_path: Path) -> None:
@@ -165,7 +187,7 @@ def test_what_comes_from_files_stays_text(tmp_path: Path) -> None:
 
 
 def long_case() -> TestCase:
-    """A run of about 2,000 steps."""
+    """A run of 2,000 steps and a few, at random."""
     calls = ("vmap(page=0, nr_pages=32, max_page_shift='pmd')", "vunmap(page=0, nr_pages=32)")
     pages = ("vmap(page=64, nr_pages=60)", "vunmap(page=64, nr_pages=60)")
     scenario = Scenario.from_data(
@@ -175,34 +197,48 @@ def long_case() -> TestCase:
             "levels": 4,
             "fanout": 32,
             "setup": ["vmap(page=0, nr_pages=32)", "vunmap(page=0, nr_pages=32)"],
-            "cpus": [[*calls, *pages * 3], ["cat_kernel_page_tables()"] * 5, ["check_wx_pages()"] * 5],
+            "cpus": [[*calls, *pages * 3], ["cat_kernel_page_tables()"] * 7, ["check_wx_pages()"] * 7],
         }
     )
     execution = execute(System(scenario, registry.get("static-key"), "arm64").machine(), Seeded(1))
     return TestCase(scenario, "static-key", "arm64", execution.schedule, Expectation.of(execution))
 
 
-def test_two_thousand_steps_open_and_step_at_once(tmp_path: Path) -> None:
+STEP_BY_KEY = """
+    async (presses) => {
+        const list = document.getElementById("steps");
+        const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+        const times = [];
+        for (let i = 0; i < presses; i++) {
+            const began = performance.now();
+            list.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}));
+            document.body.getBoundingClientRect();  // the layout, too
+            times.push(performance.now() - began);
+            if (i % 10 === 0) await frame();
+        }
+        return times.sort((one, other) => one - other);
+    }
+"""
+"""Step on with the keyboard and return the milliseconds of each step until its layout is done, in ascending order."""
+
+
+def test_two_thousand_steps_open_and_step_at_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Opens in under 2 s and steps without lag: within a frame, typically. The bounds are for a busy machine."""
     case = long_case()
-    assert len(case.schedule) > 1_800
+    assert len(case.schedule) >= 2_000
     path = page_of(case, tmp_path)
-    began = time.monotonic()
     with opened(path, **WIDE) as page:
         page.wait_for_selector("[aria-selected=true]")
-        # generous: opening takes well under a second, and the browser's own start is in it
-        assert time.monotonic() - began < 20
+        # from the start of the navigation until all of the page's own code has run, by the browser's own clock
+        opening = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+        assert 0 < opening < 2_000, f"opening takes {opening:.0f} ms"
         page.keyboard.press("Home")
-        per_step = page.evaluate(
-            """() => {
-                const list = document.getElementById("steps");
-                const began = performance.now();
-                const press = () => new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true});
-                for (let i = 0; i < 200; i++) list.dispatchEvent(press());
-                return (performance.now() - began) / 200;
-            }"""
-        )
+        times = page.evaluate(STEP_BY_KEY, 200)
         assert selected(page) == 201
-        assert per_step < 100, "a step takes longer than a tenth of a second"
+        median = times[len(times) // 2]
+        assert median < 50, f"a step takes {median:.1f} ms"
+        figures = {"opening_ms": round(opening), "step_ms": round(median, 1), "slowest_step_ms": round(times[-1], 1)}
+        request.node.user_properties.extend(figures.items())
 
 
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)
