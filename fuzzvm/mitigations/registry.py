@@ -7,7 +7,6 @@ import importlib
 import pkgutil
 from collections.abc import Collection
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import fuzzvm.mitigations
 from fuzzvm.kernel.hooks import Mitigation
@@ -114,7 +113,5 @@ def _named(name: str) -> type[Mitigation]:
     if name not in known and name.endswith(".py"):
         raise MitigationError(f"{short(name)}: which class of it? {short(name)}:Class")
     if name not in known:
-        raise MitigationError(
-            f"no mitigation {short(name)!r}; there are {', '.join(known)}, and path/to/file.py:Class"
-        )
+        raise MitigationError(f"no mitigation {short(name)!r}; there are {', '.join(known)}, and path/to/file.py:Class")
     return known[name]
