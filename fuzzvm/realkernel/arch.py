@@ -18,7 +18,8 @@ class Arch:
     `arguments` are the registers of a function's first two arguments, `result` that of what it returns. `frame` holds
     the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
     of the return address at a function's entry, None where it is on the stack. `nop` is the length of the
-    instruction before the parking loop, `loop` that of the loop.
+    instruction before the parking loop, `loop` that of the loop. `stops_before` says that QEMU stops before the access
+    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint).
     """
 
     name: str
@@ -38,6 +39,8 @@ class Arch:
     machine: str
     qemu: tuple[str, ...]
     console: str
+    append: str
+    stops_before: bool
     interrupts_on: Callable[[int], bool]
     is_table: Callable[[int, int], bool]
 
@@ -79,6 +82,9 @@ X86_64 = Arch(
     machine="qemu-system-x86_64",
     qemu=("-machine", "pc", "-cpu", "max"),
     console="ttyS0",
+    # the switch to a better clock, seconds after boot, stops all CPUs, and a parked one does not stop
+    append="clocksource=jiffies",
+    stops_before=False,
     # X86_EFLAGS_IF
     interrupts_on=lambda flags: bool(flags & 0x200),
     is_table=_x86_is_table,
@@ -102,6 +108,8 @@ ARM64 = Arch(
     machine="qemu-system-aarch64",
     qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a57"),
     console="ttyAMA0",
+    append="",
+    stops_before=True,
     # PSR_I_BIT
     interrupts_on=lambda flags: not flags & 0x80,
     is_table=_arm64_is_table,

@@ -105,7 +105,10 @@ class Watcher:
     def _seen(self, stop: Stop, hit: Callable[[Hit], bool]) -> bool:
         """Deal with one stop; return whether it is enough."""
         if stop.watch is not None:
-            entry = self._watched.get(stop.address & ~7)
+            address = stop.address & ~7
+            entry = self._watched.get(address)
+            if self.cpus.arch.stops_before:
+                self._past_watchpoint(stop.cpu, address)
             return entry is not None and hit(Hit(stop.cpu, entry, stop.watch is Watch.WRITE))
         if stop.signal != 2:
             handler = self._breakpoints.get(self.cpus.pc(stop.cpu))
@@ -113,6 +116,14 @@ class Watcher:
                 handler(stop.cpu)
                 self._over_breakpoint(stop.cpu)
         return False
+
+    def _past_watchpoint(self, cpu: int, address: int) -> None:
+        """Execute the access that a watchpoint stopped before."""
+        for kind in Watch:
+            self.gdb.clear_watch(address, kind)
+        self.gdb.step(cpu)
+        for kind in Watch:
+            self.gdb.set_watch(address, kind)
 
     def _over_breakpoint(self, cpu: int) -> None:
         """Execute the instruction that a breakpoint is at, so that the CPU does not stop there again at once."""

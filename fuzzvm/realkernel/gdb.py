@@ -33,7 +33,7 @@ class Watch(enum.Enum):
 class Stop:
     """Why the guest stands: `cpu` from 0, and the watchpoint it hit with what was done there, if one was hit.
 
-    QEMU stops after the access. `signal` is 2 after `interrupt`, 5 otherwise.
+    Whether QEMU stops before or after the access depends on the architecture. `signal` is 2 after `interrupt`, 5 otherwise.
     """
 
     cpu: int
@@ -110,7 +110,7 @@ class Gdb:
         self._ok(b"z1,%x,1" % address)
 
     def set_watch(self, address: int, kind: Watch) -> None:
-        """Stop any CPU after it has read, or written, the eight bytes there."""
+        """Stop any CPU that reads, or writes, the eight bytes there."""
         self._ok(b"Z%d,%x,8" % (kind.value, address))
 
     def clear_watch(self, address: int, kind: Watch) -> None:

@@ -34,7 +34,7 @@ class Qemu:
     """
 
     def __init__(
-        self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None, append: str = ""
+        self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None
     ) -> None:
         program = shutil.which(binary or arch.machine)
         if program is None:
@@ -55,7 +55,7 @@ class Qemu:
                 *("-kernel", str(image), "-initrd", str(self._folder / "initramfs")),
                 "-append",
                 # the addresses of System.map; a parked CPU is no stall; the end of a panic ends QEMU
-                f"console={arch.console} nokaslr panic=-1 rcupdate.rcu_cpu_stall_suppress=1 kasan_multi_shot {append}",
+                f"console={arch.console} nokaslr panic=-1 rcupdate.rcu_cpu_stall_suppress=1 kasan_multi_shot {arch.append}",
             ]
             self._process = subprocess.Popen(
                 command,

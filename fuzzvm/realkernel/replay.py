@@ -273,9 +273,16 @@ class _Run:
             instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"
             trace = self.cpus.backtrace(cpu, self._symbols)
             return Outcome(Result.DIVERGED, failing.step, f"instead of {failing}: {instead}", backtrace=trace)
-        function = failing.function
-        if not any(f"{function}+" in line or f"{function}." in line for line in report):
-            message = f"instead of an access in {function}, KASAN reports {report[0].partition('KASAN: ')[2]}"
+        # inlined functions have no symbol: the innermost of the model's that has one is where it is reported
+        function = next((name for name in failing.stack if name in self._symbols), "")
+        address = f"addr {self._watcher.found.get(failing.entry, 0):016x}"
+        if f" in {function}+" not in report[0] or not any(address in line for line in report):
+            message = f"instead of an access to {address} in {function}, KASAN reports {_headline(report)}"
             return Outcome(Result.DIVERGED, failing.step, message, report=report)
         progress.next += 1
-        return Outcome(Result.REPRODUCED, 0, report[0].partition("BUG: ")[2], report=report)
+        return Outcome(Result.REPRODUCED, 0, _headline(report), report=report)
+
+
+def _headline(report: list[str]) -> str:
+    """Return what KASAN calls it: `use-after-free in ptdump_pte_entry+0x…`."""
+    return report[0].partition("BUG: KASAN: ")[2]

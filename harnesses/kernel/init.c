@@ -99,22 +99,28 @@ static void pin(int cpu)
 
 static void start(int for_ever)
 {
-	int gun[2];
-	char none;
+	int ready[2], gun[2], workers = 0;
+	char none = 0;
 
-	if (pipe(gun))
+	if (pipe(ready) || pipe(gun))
 		say("fuzzvm: failed: %s: %s\n", "pipe", strerror(errno));
 	for (int cpu = 0; cpu < CPUS; cpu++) {
-		if (!counts[cpu] || fork())
+		if (!counts[cpu])
 			continue;
-		/* a CPU that is parked runs nobody else: all are to be there, and the host to know it, before the first */
+		workers++;
+		if (fork())
+			continue;
+		/*
+		 * A CPU that is parked runs nobody else, not even the thread that moves a process off it: all are to be
+		 * in their places, and the host to know it, before the first one parks.
+		 */
+		pin(cpu);
 		close(gun[1]);
 		/* an open file lets one process write at a time, and a parked one would keep all others out */
 		close(driver);
 		driver = -1;
-		if (read(gun[0], &none, 1) < 0)
-			say("fuzzvm: failed: %s: %s\n", "read", strerror(errno));
-		pin(cpu);
+		if (write(ready[1], &none, 1) != 1 || read(gun[0], &none, 1) < 0)
+			say("fuzzvm: failed: %s: %s\n", "start", strerror(errno));
 		do
 			for (int i = 0; i < counts[cpu]; i++) {
 				if (!for_ever)
@@ -126,6 +132,8 @@ static void start(int for_ever)
 		for (;;)
 			pause();
 	}
+	while (workers-- && read(ready[0], &none, 1) == 1)
+		;
 	say("fuzzvm: %s%s\n", for_ever ? "running" : "started", "");
 	tcdrain(1);
 	close(gun[1]);
