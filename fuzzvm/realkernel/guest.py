@@ -52,6 +52,20 @@ class Guest:
         """Return the address of the module's gate, once it is loaded."""
         return int(self.wait("gate").split()[2], 16)
 
+    def alive(self) -> None:
+        """Raise RealKernelError where QEMU has ended or the guest could not do what it was told."""
+        self.qemu.alive()
+        failed = next((line for line in self.qemu.lines() if line.startswith("fuzzvm: failed")), None)
+        if failed is not None:
+            raise RealKernelError(f"the guest could not do what it was told: {failed.removeprefix('fuzzvm: failed: ')}")
+
+    def shown(self, name: str, seconds: float) -> list[str]:
+        """Wait for what `show NAME` prints, and return its lines."""
+        self.wait(f"shown {name}", seconds)
+        lines = self.qemu.lines()
+        first = lines.index(f"fuzzvm: show {name}")
+        return lines[first + 1 : lines.index(f"fuzzvm: shown {name}")]
+
     def report(self) -> list[str]:
         """Return the lines of KASAN's first report; none before it has been printed whole."""
         lines = self.qemu.lines()

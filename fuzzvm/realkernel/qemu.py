@@ -112,6 +112,12 @@ class Qemu:
         with self._changed:
             return list(self._lines)
 
+    def alive(self) -> None:
+        """Raise RealKernelError where QEMU has ended."""
+        with self._changed:
+            if self._ended:
+                raise RealKernelError(f"QEMU has ended: {self._last_words()}")
+
     def wait_for(self, found: Callable[[str], bool], seconds: float, start: int = 0) -> str:
         """Return the first line from number `start` on that `found` says yes to.
 

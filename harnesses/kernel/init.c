@@ -7,7 +7,7 @@
  *	start                  start those processes: each parks before every operation and once more at the end
  *	loop N OPERATION       the process pinned to CPU N does all that it has for ever; no parking
  *	run                    start those
- *	show NAME FROM TO      print the lines of the page tables' dump that meet [FROM, TO), and the module's slots
+ *	show NAME FROM TO      print the module's slots, and the lines of the dump that meet [FROM, TO) or a slot
  *	quit                   power off
  *
  * OPERATION is what the module understands, or: cat (read the dump), wx (read check_wx_pages). Everything that the
@@ -31,6 +31,7 @@
 
 #define CPUS 8
 #define OPERATIONS 128
+#define SHOWN 17
 #define DEBUG "/sys/kernel/debug/"
 
 static int driver = -1;
@@ -142,22 +143,34 @@ static void start(int for_ever)
 static void show(const char *arguments)
 {
 	char name[64], line[512];
-	unsigned long from, to, first, last;
+	unsigned long from[SHOWN], to[SHOWN], first, last;
+	int ranges = 1;
 	FILE *file;
 
-	if (sscanf(arguments, "%63s %lx %lx", name, &from, &to) != 3)
+	if (sscanf(arguments, "%63s %lx %lx", name, &from[0], &to[0]) != 3)
 		return;
 	say("fuzzvm: show %s%s\n", name, "");
 	file = fopen(DEBUG "fuzzvm", "r");
-	while (file && fgets(line, sizeof line, file))
+	while (file && fgets(line, sizeof line, file) && ranges < SHOWN) {
 		say("slot %s%s", line, "");
+		if (sscanf(line, "%*d %lx %lx", &from[ranges], &to[ranges]) == 2) {
+			to[ranges] += from[ranges];
+			ranges++;
+		}
+	}
 	if (file)
 		fclose(file);
 	int fd = open_dump();
 	file = fd < 0 ? NULL : fdopen(fd, "r");
-	while (file && fgets(line, sizeof line, file))
-		if (sscanf(line, "0x%lx-0x%lx", &first, &last) == 2 && first < to && (!last || last > from))
+	while (file && fgets(line, sizeof line, file)) {
+		int meets = 0;
+
+		if (sscanf(line, "0x%lx-0x%lx", &first, &last) == 2)
+			for (int i = 0; i < ranges; i++)
+				meets |= first < to[i] && (!last || last > from[i]);
+		if (meets)
 			say("%s%s", line, "");
+	}
 	if (file)
 		fclose(file);
 	say("fuzzvm: shown %s%s\n", name, "");

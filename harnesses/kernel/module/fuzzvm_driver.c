@@ -32,6 +32,7 @@ module_param(vunmap_range_at, ulong, 0);
 module_param(get_vm_area_at, ulong, 0);
 
 static void *slots[SLOTS];
+static unsigned long sizes[SLOTS];
 
 void fuzzvm_gate(void);
 
@@ -98,6 +99,7 @@ static int do_vmalloc(const char *call, unsigned int slot, unsigned long bytes)
 	if (!p)
 		return -ENOMEM;
 	slots[slot] = p;
+	sizes[slot] = bytes;
 	return 0;
 }
 
@@ -147,15 +149,16 @@ static ssize_t driver_write(struct file *file, const char __user *from, size_t l
 	return err ? err : length;
 }
 
-/* where the slots are: one line each */
+/* the slots, a line each: number, address, bytes */
 static ssize_t driver_read(struct file *file, char __user *to, size_t length, loff_t *offset)
 {
-	char text[SLOTS * 32];
+	char text[SLOTS * 48];
 	int used = 0, slot;
 
 	for (slot = 0; slot < SLOTS; slot++)
 		if (slots[slot])
-			used += scnprintf(text + used, sizeof(text) - used, "%d %lx\n", slot, (unsigned long)slots[slot]);
+			used += scnprintf(text + used, sizeof(text) - used, "%d %lx %lx\n", slot, (unsigned long)slots[slot],
+					  sizes[slot]);
 	return simple_read_from_buffer(to, length, offset, text, used);
 }
 
