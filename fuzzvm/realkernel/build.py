@@ -176,7 +176,9 @@ def _tree(options: Options, out: Path, log: Path) -> Path:
         if not (options.source / "Kbuild").is_file():
             raise RealKernelError(f"{options.source} is no kernel tree")
         if (options.source / ".config").exists():
-            raise RealKernelError(f"{options.source} has been built in; a build out of tree needs `make mrproper` there")
+            raise RealKernelError(
+                f"{options.source} has been built in; a build out of tree needs `make mrproper` there"
+            )
         if not options.revert_fix:
             return options.source.resolve()
         # files are replaced there, never written into, so that the user's tree stays as it is

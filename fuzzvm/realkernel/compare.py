@@ -104,7 +104,9 @@ def allocated(draw: st.DrawFn) -> tuple[Call, ...]:
     calls: list[Call] = []
     areas: list[str] = []
     for _ in range(draw(st.integers(1, MAX_CALLS))):
-        kind = draw(st.sampled_from(["vmalloc", "vmalloc", "vmalloc_huge", "vmalloc_huge", "vfree", "vm_unmap_aliases"]))
+        kind = draw(
+            st.sampled_from(["vmalloc", "vmalloc", "vmalloc_huge", "vmalloc_huge", "vfree", "vm_unmap_aliases"])
+        )
         if kind == "vm_unmap_aliases":
             calls.append(VmUnmapAliases())
         elif kind == "vfree" and areas:
@@ -173,7 +175,9 @@ def compare(
 
 
 def _scenario(kernel: BuiltKernel, calls: tuple[Call, ...]) -> Scenario:
-    return Scenario(kernel.arch, kernel.page_size, kernel.levels, FANOUT, calls, ((CatKernelPageTables(),),), cont_ptes=1)
+    return Scenario(
+        kernel.arch, kernel.page_size, kernel.levels, FANOUT, calls, ((CatKernelPageTables(),),), cont_ptes=1
+    )
 
 
 def _model_text(scenario: Scenario) -> tuple[str, Areas]:

@@ -33,9 +33,7 @@ class Qemu:
     kernel then sends it SIGKILL (prctl(2), PR_SET_PDEATHSIG).
     """
 
-    def __init__(
-        self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None
-    ) -> None:
+    def __init__(self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None) -> None:
         program = shutil.which(binary or arch.machine)
         if program is None:
             raise RealKernelError(f"{arch.machine} is not installed: apt-get install {PACKAGES[arch.machine]}")
