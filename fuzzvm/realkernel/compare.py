@@ -7,13 +7,13 @@ that vmalloc returned, which lies where the kernel puts it: levels, sizes and at
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from fuzzvm.dump.errors import DumpError
 from fuzzvm.dump.reader import Reader, Rows
 from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations.none import NoMitigation
@@ -77,8 +77,8 @@ class Comparison:
 def placed(draw: st.DrawFn) -> tuple[Call, ...]:
     """Return a strategy for sequences of vmap and vunmap that a kernel allows.
 
-    Nothing is mapped over what is mapped, and what is unmapped is what one call had mapped: a part of a block cannot be.
-    Tables that an unmap leaves are what a later call may promote over.
+    Nothing is mapped over what is mapped, and what is unmapped is what one call had mapped, since a part of a block
+    cannot be. Tables that an unmap leaves are what a later call may promote over.
     """
     calls: list[Call] = []
     mapped: list[tuple[int, int]] = []
@@ -232,18 +232,23 @@ def _is_slot(line: str) -> bool:
 
 
 def rows(text: str) -> list[Row]:
-    """Return the rows of a dump's text. Raises DumpError where it is none."""
+    """Return the rows of a dump's text. Raises RealKernelError where it is none."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="ascii") as file:
         file.write(text)
         file.flush()
-        reader = Reader(str(Path(file.name)))
-        found: list[Row] = []
-        for event in reader.events():
-            if isinstance(event, Rows):
-                for start, end, tail in zip(event.starts, event.ends, event.tails, strict=True):
-                    entry = reader.entry_of[tail]
-                    found.append(Row(start, end, " ".join([entry.level.name, entry.kind.value, *entry.attributes])))
-    return found
+        try:
+            return list(_read(file.name))
+        except DumpError as error:
+            raise RealKernelError(f"what the kernel prints is no dump: {error}") from error
+
+
+def _read(path: str) -> Iterator[Row]:
+    reader = Reader(path)
+    for event in reader.events():
+        if isinstance(event, Rows):
+            for start, end, tail in zip(event.starts, event.ends, event.tails, strict=True):
+                entry = reader.entry_of[tail]
+                yield Row(start, end, " ".join([entry.level.name, entry.kind.value, *entry.attributes]))
 
 
 def clip(all_rows: Sequence[Row], start: int, size: int) -> list[Row]:

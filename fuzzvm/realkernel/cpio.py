@@ -1,4 +1,7 @@
-"""Archives in cpio's "newc" format, as the kernel unpacks them (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""Archives in cpio's "newc" format, as the kernel unpacks them.
+
+Documentation/driver-api/early-userspace/buffer-format.rst says what that is.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fuzzvm.realkernel.cpus import Cpus
 from fuzzvm.realkernel.errors import RealKernelError
@@ -145,7 +146,7 @@ class Rehearsal:
     def of(cls, accesses: Sequence[Access], hits: Sequence[Entry]) -> Rehearsal:
         """Return it for the accesses of a CPU in the model, given the entries it read in the rehearsal."""
         rehearsal, at = cls(), 0
-        for access, following in zip(accesses, accesses[1:], strict=False):
+        for access, following in pairwise(accesses):
             while at < len(hits) and hits[at] != access.entry:
                 at += 1
             after = next((n for n in range(at, len(hits)) if hits[n] == following.entry), None)

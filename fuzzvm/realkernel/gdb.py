@@ -33,7 +33,7 @@ class Watch(enum.Enum):
 class Stop:
     """Why the guest stands: `cpu` from 0, and the watchpoint it hit with what was done there, if one was hit.
 
-    Whether QEMU stops before or after the access depends on the architecture. `signal` is 2 after `interrupt`, 5 otherwise.
+    Whether QEMU stops before or after the access depends on the architecture. `signal` is 2 after `interrupt`, else 5.
     """
 
     cpu: int

@@ -66,9 +66,9 @@ class Guest:
         first = lines.index(f"fuzzvm: show {name}")
         return lines[first + 1 : lines.index(f"fuzzvm: shown {name}")]
 
-    def report(self) -> list[str]:
-        """Return the lines of KASAN's first report; none before it has been printed whole."""
-        lines = self.qemu.lines()
+    def report(self, start: int) -> list[str]:
+        """Return KASAN's first report from line `start` of the console on; none before it has been printed whole."""
+        lines = self.qemu.lines()[start:]
         starts = [number for number, line in enumerate(lines) if _KASAN in line]
         if not starts:
             return []

@@ -46,7 +46,7 @@ class Access:
     stack: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"step {self.step}: CPU {self.cpu} {'writes' if self.write else 'reads'} the {self.entry}"
+        return f"CPU {self.cpu} {'writes' if self.write else 'reads'} the {self.entry}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class TableFreed:
     stack: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"step {self.step}: CPU {self.cpu} frees the table below the {self.entry}"
+        return f"CPU {self.cpu} frees the table below the {self.entry}"
 
 
 Expected = Access | TableFreed

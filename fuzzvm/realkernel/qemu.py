@@ -52,8 +52,9 @@ class Qemu:
                 *("-chardev", f"socket,id=gdb,path={self._folder / 'gdb'},server=on,wait=off", "-gdb", "chardev:gdb"),
                 *("-kernel", str(image), "-initrd", str(self._folder / "initramfs")),
                 "-append",
-                # the addresses of System.map; a parked CPU is no stall; the end of a panic ends QEMU
-                f"console={arch.console} nokaslr panic=-1 rcupdate.rcu_cpu_stall_suppress=1 kasan_multi_shot {arch.append}",
+                # the addresses of System.map; a parked CPU is no stall; a panic ends QEMU; no report hides a later one
+                f"console={arch.console} nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot "
+                f"{arch.append}",
             ]
             self._process = subprocess.Popen(
                 command,

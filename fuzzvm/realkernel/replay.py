@@ -14,7 +14,7 @@ from fuzzvm.realkernel.cpus import Cpus
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.follow import Hit, Rehearsal, Watcher, rehearse
 from fuzzvm.realkernel.guest import BOOT_SECONDS, Guest
-from fuzzvm.realkernel.locks import Locks
+from fuzzvm.realkernel.locks import Handler, Locks
 from fuzzvm.realkernel.outcome import FailedLock, Outcome, Result
 from fuzzvm.realkernel.places import Tables
 from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
@@ -109,6 +109,7 @@ class _Run:
         }
         self._rehearsals: dict[int, Rehearsal] = {}
         self._extra = 0
+        self._printed = len(guest.qemu.lines())
         self._verdict: Outcome | None = None
 
     def walk(self) -> Outcome:
@@ -202,7 +203,7 @@ class _Run:
         wanted = 0 if rehearsal is None else rehearsal.counts.get(last.step, 0)
         return progress.reads[last.entry] >= wanted
 
-    def _stop_at_return(self, freed: TableFreed, cpu: int, returned: object) -> None:
+    def _stop_at_return(self, freed: TableFreed, cpu: int, returned: Handler) -> None:
         """Stop where the innermost function of the model's that the kernel has returns: the table is free then."""
         function = next((name for name in freed.stack if name in self._symbols), None)
         if function is None:
@@ -210,7 +211,7 @@ class _Run:
 
         def entered(on: int) -> None:
             if on == cpu:
-                self._watcher.stop_at(self.cpus.return_address(cpu), returned)  # type: ignore[arg-type]
+                self._watcher.stop_at(self.cpus.return_address(cpu), returned)
 
         self._watcher.stop_at(self._symbols.address(function), entered)
 
@@ -267,8 +268,10 @@ class _Run:
 
         self._watcher.stop_at(self.cpus.gate, at_gate)
         self.cpus.unpark(cpu)
-        self._watcher.run(cpu, CALL_SECONDS, lambda seen: False, lambda: arrived or bool(self._guest.report()))
-        report = self._guest.report()
+        self._watcher.run(
+            cpu, CALL_SECONDS, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
+        )
+        report = self._guest.report(self._printed)
         if not report:
             instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"
             trace = self.cpus.backtrace(cpu, self._symbols)

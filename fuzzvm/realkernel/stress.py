@@ -45,9 +45,10 @@ def stress(kernel: BuiltKernel, seconds: float, *, binary: str | None = None) ->
     with Guest(kernel, script(), 2, binary=binary) as guest:
         guest.wait("running", BOOT_SECONDS)
         running = time.monotonic()
+        printed = len(guest.qemu.lines())
         while time.monotonic() - running < seconds:
             guest.alive()
-            report = guest.report()
+            report = guest.report(printed)
             if report:
                 return StressOutcome(round(time.monotonic() - running, 2), round(running - began, 2), report)
             time.sleep(0.05)

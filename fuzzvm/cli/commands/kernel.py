@@ -152,7 +152,7 @@ def _line(outcome: Outcome) -> str:
 def _print_outcome(outcome: Outcome, model: str) -> None:
     click.echo(_line(outcome))
     click.echo(
-        f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model with no counterpart passed over"
+        f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model passed over: no counterpart"
     )
     for lock in outcome.locks:
         click.echo(f"lock: {lock}")
