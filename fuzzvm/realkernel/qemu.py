@@ -24,6 +24,8 @@ PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qem
 
 MEMORY = "1G"
 _PR_SET_PDEATHSIG = 1
+_APPEND = "nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot"
+"""The addresses of System.map; a parked CPU is no stall; a panic ends QEMU; no report hides a later one."""
 
 
 class Qemu:
@@ -51,10 +53,7 @@ class Qemu:
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
                 *("-chardev", f"socket,id=gdb,path={self._folder / 'gdb'},server=on,wait=off", "-gdb", "chardev:gdb"),
                 *("-kernel", str(image), "-initrd", str(self._folder / "initramfs")),
-                "-append",
-                # the addresses of System.map; a parked CPU is no stall; a panic ends QEMU; no report hides a later one
-                f"console={arch.console} nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot "
-                f"{arch.append}",
+                *("-append", f"console={arch.console} {arch.append} {_APPEND}"),
             ]
             self._process = subprocess.Popen(
                 command,

@@ -44,7 +44,6 @@ def replay(
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
         run = _Run(plan, guest, gate, began + seconds)
-        run.cpus.settle(cpus)
         booted = time.monotonic() - began
         outcome = run.walk()
     outcome.boot_seconds = booted
@@ -98,11 +97,13 @@ class _Run:
         self._guest = guest
         self._symbols = guest.symbols
         gdb = guest.qemu.gdb()
+        calls = plan.case.scenario.cpus
         self.cpus = Cpus(gdb, guest.kernel.facts, gate)
+        # from here on every CPU is in the kernel, and so is all memory that is looked at mapped for it
+        self.cpus.settle(len(calls))
         tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels)
         self._watcher = Watcher(gdb, self.cpus, tables, plan.window, deadline)
         self._locks = Locks(self.cpus, guest.symbols, self._watcher.stop_at)
-        calls = plan.case.scenario.cpus
         self._progress = {
             cpu: _Progress([e for e in plan.expected if e.cpu == cpu], calls_left=len(calls[cpu]))
             for cpu in range(len(calls))
