@@ -58,13 +58,19 @@ class Gdb:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffer = b""
         self._answer_seconds = seconds
+        self._thread = -1
         self._socket.settimeout(seconds)
         try:
             self._socket.connect(str(path))
+            self._begin()
         except OSError as error:
             self._socket.close()
             raise GdbError(f"the gdb stub cannot be reached: {error}") from error
-        self._thread = -1
+        except GdbError:
+            self._socket.close()
+            raise
+
+    def _begin(self) -> None:
         # the stop that connecting makes is reported too, at a time of its own
         self._ask(b"?", stops=True)
         while self._receive(_QUIET_SECONDS) is not None:
