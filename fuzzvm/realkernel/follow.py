@@ -89,7 +89,6 @@ class Watcher:
         """
         until = min(self.deadline, time.monotonic() + seconds)
         while True:
-            self._over_breakpoint(cpu)
             if stopped():
                 return True
             self.gdb.resume()
