@@ -56,7 +56,9 @@ class Window:
         return 1 << self.shift(level)
 
     def shift(self, level: Level) -> int:
-        """Return the shift of an entry of a level on the real kernel."""
+        """Return the shift of an entry of a level on the real kernel; a folded level has its parent's."""
+        while self.geometry.folded(level):
+            level = Level(level - 1)
         return PAGE_SHIFT + BITS * self._levels().index(level)
 
     def entry(self, level: Level, va: int) -> Entry:

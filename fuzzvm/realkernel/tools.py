@@ -44,9 +44,9 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
     error. The command and its children are killed when the wait for it ends in any other way, Ctrl-C among them.
     """
     with log.open("ab") as output:
-        begin = output.tell()
         output.write(f"$ {' '.join(command)}\n".encode())
         output.flush()
+        begin = output.tell()
         process = subprocess.Popen(
             ["nice", "-n", "10", *command],
             cwd=cwd,
