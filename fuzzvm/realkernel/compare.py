@@ -249,6 +249,8 @@ def _read(path: str) -> Iterator[Row]:
             for start, end, tail in zip(event.starts, event.ends, event.tails, strict=True):
                 entry = reader.entry_of[tail]
                 yield Row(start, end, " ".join([entry.level.name, entry.kind.value, *entry.attributes]))
+    if reader.reading.skipped:
+        raise RealKernelError(f"rows of the dump came damaged: {reader.reading.cautions[0].message}")
 
 
 def clip(all_rows: Sequence[Row], start: int, size: int) -> list[Row]:

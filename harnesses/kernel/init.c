@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -32,6 +33,8 @@
 #define CPUS 8
 #define OPERATIONS 128
 #define SHOWN 17
+/* SYSLOG_ACTION_CONSOLE_LEVEL of syslog(2) */
+#define CONSOLE_LEVEL 8
 #define DEBUG "/sys/kernel/debug/"
 
 static int driver = -1;
@@ -149,6 +152,8 @@ static void show(const char *arguments)
 
 	if (sscanf(arguments, "%63s %lx %lx", name, &from[0], &to[0]) != 3)
 		return;
+	/* a message of the kernel's would stand in the middle of a row */
+	klogctl(CONSOLE_LEVEL, NULL, 1);
 	say("fuzzvm: show %s%s\n", name, "");
 	file = fopen(DEBUG "fuzzvm", "r");
 	while (file && fgets(line, sizeof line, file) && ranges < SHOWN) {
@@ -174,6 +179,8 @@ static void show(const char *arguments)
 	if (file)
 		fclose(file);
 	say("fuzzvm: shown %s%s\n", name, "");
+	tcdrain(1);
+	klogctl(CONSOLE_LEVEL, NULL, 7);
 }
 
 static void insmod(const char *parameters)
