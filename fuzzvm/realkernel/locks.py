@@ -26,10 +26,14 @@ class Locks:
         self._cpus = cpus
         self._symbols = symbols
         self._changed = changed
+        self._driven = -1
         self.failed: list[FailedLock] = []
+        """What the CPU that is driven did not get since it was started."""
 
-    def start(self) -> None:
-        """Set the breakpoints, on those of the functions that this kernel has."""
+    def start(self, cpu: int) -> None:
+        """Set the breakpoints, on those of the functions that this kernel has; only this CPU's locks count."""
+        self._driven = cpu
+        self.failed = []
         for name in _TRYLOCKS:
             if name in self._symbols:
                 self._changed(self._symbols.address(name), self._tries)
@@ -38,6 +42,8 @@ class Locks:
                 self._changed(self._symbols.address(name), self._waits)
 
     def _tries(self, cpu: int) -> None:
+        if cpu != self._driven:
+            return
         function = self._symbols.function(self._cpus.pc(cpu))
         lock = self.lock_name(self._cpus.argument(cpu))
         back = self._cpus.return_address(cpu)
@@ -51,6 +57,8 @@ class Locks:
         self._changed(back, returned)
 
     def _waits(self, cpu: int) -> None:
+        if cpu != self._driven:
+            return
         function = self._symbols.function(self._cpus.pc(cpu))
         lock = self.lock_name(self._cpus.argument(cpu))
         trace = self._cpus.backtrace(cpu, self._symbols)

@@ -34,7 +34,7 @@ def replay(
     """Boot the kernel, bring its tables into the scenario's state, and walk the schedule; return how it ended.
 
     Raises NoCounterpartError for a test case that a real kernel, or this one, cannot follow, and RealKernelError where
-    the guest does not come up, or `seconds` are over.
+    the guest does not come up. A schedule that is still under way after `seconds` has diverged where it is.
     """
     _check_geometry(case, kernel)
     plan = plans.make(case, kernel.facts.window(kernel.levels), mitigation)
@@ -168,7 +168,7 @@ class _Run:
         for freed in segment:
             if isinstance(freed, TableFreed):
                 self._stop_at_return(freed, cpu, returned)
-        self._locks.start()
+        self._locks.start(cpu)
         self.cpus.unpark(cpu)
         ended = self._watcher.run(cpu, CALL_SECONDS, hit, stopped)
         if self._verdict is None and not ended:
@@ -217,7 +217,9 @@ class _Run:
         self._watcher.stop_at(self._symbols.address(function), entered)
 
     def _freed(self, progress: _Progress, end: int) -> Outcome | None:
-        """Take in that the function that frees has returned."""
+        """Take in that the function that frees has returned; it may do so again when all has been seen."""
+        if progress.next >= end:
+            return None
         if not isinstance(progress.expected[progress.next], TableFreed):
             cpu = progress.expected[progress.next].cpu
             return self._diverged(progress, "the function that frees the table has returned", cpu)
@@ -237,7 +239,7 @@ class _Run:
         self._verdict = self._ended(progress, cpu)
 
     def _ended(self, progress: _Progress, cpu: int) -> Outcome:
-        expected = progress.expected[progress.next]
+        expected = progress.expected[min(progress.next, len(progress.expected) - 1)]
         failed = [lock for lock in self._locks.failed if not lock.waits]
         if failed:
             return self._not_reachable(expected, failed[-1], f"and the calls of CPU {cpu} end without it")
