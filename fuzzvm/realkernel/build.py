@@ -96,7 +96,7 @@ def load(folder: Path) -> BuiltKernel:
 def guest_sources() -> Path:
     """Return the folder of the guest's sources: in the package where it is installed, else in the repository."""
     here = Path(__file__).resolve()
-    for folder in (here.parent / "guest", here.parents[2] / "harnesses" / "kernel"):
+    for folder in (here.parent / "guest_sources", here.parents[2] / "harnesses" / "kernel"):
         if (folder / "init.c").is_file():
             return folder
     raise RealKernelError("the guest's sources (harnesses/kernel) are missing from this installation")
