@@ -151,7 +151,7 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
 
 
 def _check_calls(scenario: Scenario) -> None:
-    if scenario.cont_ptes > 1 or scenario.other_mms:
+    if scenario.geometry().cont_ptes > 1 or scenario.other_mms:
         raise NoCounterpartError("contiguous blocks and walks of other mms cannot be driven on a real kernel")
     for call in (*scenario.setup, *(call for calls in scenario.cpus for call in calls)):
         if not isinstance(call, Vmap | Vunmap | CatKernelPageTables | CatPageTables | CheckWxPages):
