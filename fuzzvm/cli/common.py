@@ -22,6 +22,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.mitigations import registry
+from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.scenario import ordering_points, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -33,6 +34,7 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
     ExportError,
     NotReproducibleError,
     ProgramError,
+    RealKernelError,
     ScenarioError,
     ScheduleError,
     registry.MitigationError,

@@ -18,6 +18,11 @@ def render(story: Story, replay_command: str) -> str:
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
+def report_text(story: Story) -> str:
+    """Return the report alone, what went wrong and who freed the table."""
+    return "\n".join(_report(story)) + "\n"
+
+
 def _report(story: Story) -> list[str]:
     failure = story.failure
     lines = [RULE]

@@ -1,0 +1,240 @@
+"""`fuzzvm kernel build|replay|stress|compare`."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import click
+
+from fuzzvm.cli.common import json_option, print_json, progress_console
+from fuzzvm.corpus.format import read
+from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.mitigations import registry
+from fuzzvm.realkernel import build as builds
+from fuzzvm.realkernel import compare as comparing
+from fuzzvm.realkernel import replay as replaying
+from fuzzvm.realkernel import stress as stressing
+from fuzzvm.realkernel.arch import ARCHES
+from fuzzvm.realkernel.outcome import Outcome, Result
+from fuzzvm.report.story import tell
+from fuzzvm.report.text import report_text
+
+_kernel_option = click.option(
+    "--kernel",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="OUT",
+    help="The folder that `fuzzvm kernel build` made.",
+)
+
+
+@click.group()
+def kernel() -> None:
+    """Replay schedules on a real kernel under QEMU, with KASAN as the judge.
+
+    \b
+    fuzzvm kernel build --tree linux --arch x86_64 --revert-fix -o out
+    fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out
+    fuzzvm kernel stress --kernel out --seconds 120
+    fuzzvm kernel compare --kernel out
+    """
+
+
+@kernel.command()
+@click.option(
+    "--tree",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR|ARCHIVE",
+    help="Kernel source: a clean tree, or an archive such as Debian's linux-source-6.12.tar.xz. It is not written to.",
+)
+@click.option("--arch", required=True, type=click.Choice(list(ARCHES)), help="Architecture.")
+@click.option("--page-size", default="4K", show_default=True, type=click.Choice(["4K"]), help="Page size.")
+@click.option("--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, 3 on arm64.")
+@click.option(
+    "--revert-fix",
+    is_flag=True,
+    help="Take out of a copy what keeps the race from happening: init_mm's trylock in vmap_try_huge_*, and arm64's "
+    "choice between huge vmalloc and CONFIG_PTDUMP_DEBUGFS.",
+)
+@click.option("--config", "fragment", type=click.Path(path_type=Path), metavar="FILE", help="Further options.")
+@click.option("--jobs", "-j", type=click.IntRange(1), help="Processes at once. Default: as many as CPUs.")
+@click.option(
+    "--out", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to build in."
+)
+@json_option
+def build(
+    tree: Path,
+    arch: str,
+    page_size: str,
+    levels: int | None,
+    revert_fix: bool,
+    fragment: Path | None,
+    jobs: int | None,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """Configure and build a kernel, and the program and module that its guest runs.
+
+    Nothing is installed; missing Debian packages are named. What was built before with the same source archive and
+    options is left as it is.
+
+    \b
+    fuzzvm kernel build --tree /usr/src/linux-source-6.12.tar.xz --arch arm64 --revert-fix -o ~/.cache/fuzzvm/arm64
+    """
+    options = builds.Options(tree, arch, page_size, levels or 0, revert_fix, fragment, jobs or 0)
+    with progress_console().status(f"building; the log is {out / 'build.log'}"):
+        built = builds.build(options, out)
+    if as_json:
+        print_json(built.to_data())
+    else:
+        without = ", without the fix" if built.revert_fix else ""
+        click.echo(
+            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{without}; "
+            f"built in {built.seconds:g} s"
+        )
+    return 0
+
+
+@kernel.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_kernel_option
+@click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@click.option("--times", default=1, show_default=True, type=click.IntRange(1), help="Boot and replay so many times.")
+@click.option(
+    "--seconds", default=120.0, show_default=True, type=click.FloatRange(1), help="Longest time for one replay."
+)
+@json_option
+def replay(file: Path, folder: Path, mitigation_name: str | None, times: int, seconds: float, as_json: bool) -> int:
+    """Walk a corpus entry's schedule on a real kernel: one CPU runs at a time, stopped by watchpoints on its tables.
+
+    Ends with `reproduced` and KASAN's report beside the model's; `diverged` at a step, and what the kernel did instead;
+    or `not reachable`, and the lock that was not to be had. Exit status 0 if all replays reproduced.
+
+    \b
+    fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
+    """
+    built = builds.load(folder)
+    case = read(file)
+    given = None if mitigation_name is None else registry.get(mitigation_name)
+    outcomes: list[Outcome] = []
+    with progress_console().status("booting, and walking the schedule"):
+        for _ in range(times):
+            outcomes.append(replaying.replay(case, built, seconds, given))
+            if not as_json and times > 1:
+                click.echo(_line(outcomes[-1]))
+    reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "kernel": built.to_data(),
+                "replays": len(outcomes),
+                "reproduced": reproduced,
+                "results": [outcome.to_data() for outcome in outcomes],
+            }
+        )
+    else:
+        model = report_text(tell(case, mitigation_of(case, given)))
+        _print_outcome(next((o for o in outcomes if o.result is not Result.REPRODUCED), outcomes[-1]), model)
+        if times > 1:
+            click.echo(f"\n{reproduced} of {times} reproduced")
+    return 0 if reproduced == times else 1
+
+
+def _line(outcome: Outcome) -> str:
+    step = f" at step {outcome.step}" if outcome.step else ""
+    return f"{outcome.result.value}{step}: {outcome.message} ({outcome.seconds:.1f} s from power-on)"
+
+
+def _print_outcome(outcome: Outcome, model: str) -> None:
+    click.echo(_line(outcome))
+    click.echo(
+        f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model passed over: no counterpart"
+    )
+    for lock in outcome.locks:
+        click.echo(f"lock: {lock}")
+    for title, lines in (("The kernel was at", outcome.backtrace), ("The kernel's KASAN", outcome.report)):
+        if lines:
+            click.echo("\n".join(["", f"{title}:", *(f"  {line}".rstrip() for line in lines)]))
+    click.echo("\nThe model:\n" + "\n".join(f"  {line}".rstrip() for line in model.splitlines()))
+
+
+@kernel.command()
+@_kernel_option
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1), help="Longest time for one run.")
+@click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Boot and stress so many times.")
+@json_option
+def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
+    """Promote on one CPU, dump on the other, and wait for KASAN: the baseline that `replay` is to be compared with.
+
+    Exit status 1 if a run reported, 0 if none did.
+
+    \b
+    fuzzvm kernel stress --kernel out --seconds 120 --runs 5
+    """
+    built = builds.load(folder)
+    outcomes = []
+    with progress_console().status("booting, and stressing"):
+        for _ in range(runs):
+            outcomes.append(stressing.stress(built, seconds))
+            if not as_json:
+                last = outcomes[-1]
+                headline = last.report[0].partition("BUG: ")[2] if last.report else ""
+                click.echo(
+                    f"no report in {seconds:g} s" if last.seconds is None else f"{last.seconds:.1f} s: {headline}"
+                )
+    times = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
+    median = round(statistics.median(times), 2) if times else None
+    if as_json:
+        print_json(
+            {
+                "kernel": built.to_data(),
+                "seconds": seconds,
+                "runs": runs,
+                "reported": len(times),
+                "median_seconds_of_reports": median,
+                "results": [outcome.to_data() for outcome in outcomes],
+            }
+        )
+    else:
+        click.echo(f"{len(times)} of {runs} runs reported" + (f", after {median:g} s in the median" if times else ""))
+    return 1 if times else 0
+
+
+@kernel.command()
+@_kernel_option
+@click.option("--sequences", default=20, show_default=True, type=click.IntRange(1, 50), help="Sequences of calls.")
+@click.option("--seed", default=0, show_default=True, help="Seed that they are drawn by.")
+@json_option
+def compare(folder: Path, sequences: int, seed: int, as_json: bool) -> int:
+    """Compare the kernel's own kernel_page_tables with the model's, after the same calls, drawn by Hypothesis.
+
+    Levels, sizes and attributes of every range. Where they differ the model is wrong; exit status 1 then.
+
+    \b
+    fuzzvm kernel compare --kernel out --sequences 20
+    """
+    built = builds.load(folder)
+    with progress_console().status("booting, and making the calls"):
+        compared = comparing.compare(built, sequences, seed)
+    different = [comparison for comparison in compared if comparison.differences]
+    if as_json:
+        print_json(
+            {
+                "kernel": built.to_data(),
+                "seed": seed,
+                "sequences": len(compared),
+                "rows": sum(comparison.rows for comparison in compared),
+                "different": len(different),
+                "results": [comparison.to_data() for comparison in compared],
+            }
+        )
+    else:
+        for comparison in different:
+            click.echo("\n".join([*map(str, comparison.calls), *(f"  {text}" for text in comparison.differences)]))
+        rows = sum(comparison.rows for comparison in compared)
+        click.echo(f"{len(compared)} sequences, {rows} rows, {len(different)} different")
+    return 1 if different else 0

@@ -1,0 +1,118 @@
+"""What driving a kernel needs to know of an architecture: registers, page tables, and how QEMU is started.
+
+Register numbers are GDB's (features/i386/64bit-core.xml, features/aarch64-core.xml).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_PHYSICAL = 0x0000_FFFF_FFFF_F000
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """An architecture. `levels` are the page-table levels, root first, that a kernel of 4K pages can have.
+
+    `arguments` are the registers of a function's first two arguments, `result` that of what it returns. `frame` holds
+    the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
+    of the return address at a function's entry, None where it is on the stack. `nop` is the length of the
+    instruction before the parking loop, `loop` that of the loop. `stops_before` says that QEMU stops before the access
+    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint).
+    """
+
+    name: str
+    kernel_name: str
+    levels: tuple[int, ...]
+    pc: int
+    sp: int
+    frame: int
+    link: int | None
+    arguments: tuple[int, int]
+    result: int
+    flags: int
+    nop: int
+    loop: int
+    root: str
+    image: str
+    machine: str
+    qemu: tuple[str, ...]
+    console: str
+    append: str
+    stops_before: bool
+    interrupts_on: Callable[[int], bool]
+    is_table: Callable[[int, int], bool]
+
+    def table(self, entry: int) -> int:
+        """Return the physical address of the table that an entry points to."""
+        return entry & _PHYSICAL
+
+    def window(self, levels: int) -> int:
+        """Return an address of the vmalloc area that small allocations do not come near, aligned to a PUD's table."""
+        if self.name == "x86_64":
+            return 0xFFD0_0000_0000_0000 if levels == 5 else 0xFFFF_D000_0000_0000
+        return 0xFFFF_FFE0_0000_0000 if levels == 3 else 0xFFFF_C000_0000_0000
+
+
+def _x86_is_table(entry: int, shift: int) -> bool:
+    # _PAGE_PRESENT, and no _PAGE_PSE
+    return bool(entry & 1) and not entry & 0x80
+
+
+def _arm64_is_table(entry: int, shift: int) -> bool:
+    return entry & 3 == 3
+
+
+X86_64 = Arch(
+    name="x86_64",
+    kernel_name="x86_64",
+    levels=(4, 5),
+    pc=16,
+    sp=7,
+    frame=6,
+    link=None,
+    arguments=(5, 4),
+    result=0,
+    flags=17,
+    nop=1,
+    loop=2,
+    root="init_top_pgt",
+    image="arch/x86/boot/bzImage",
+    machine="qemu-system-x86_64",
+    qemu=("-machine", "pc", "-cpu", "max"),
+    console="ttyS0",
+    # the switch to a better clock, seconds after boot, stops all CPUs, and a parked one does not stop
+    append="clocksource=jiffies",
+    stops_before=False,
+    # X86_EFLAGS_IF
+    interrupts_on=lambda flags: bool(flags & 0x200),
+    is_table=_x86_is_table,
+)
+
+ARM64 = Arch(
+    name="arm64",
+    kernel_name="arm64",
+    levels=(3, 4),
+    pc=32,
+    sp=31,
+    frame=29,
+    link=30,
+    arguments=(0, 1),
+    result=0,
+    flags=33,
+    nop=4,
+    loop=4,
+    root="swapper_pg_dir",
+    image="arch/arm64/boot/Image",
+    machine="qemu-system-aarch64",
+    qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a57"),
+    console="ttyAMA0",
+    append="",
+    stops_before=True,
+    # PSR_I_BIT
+    interrupts_on=lambda flags: not flags & 0x80,
+    is_table=_arm64_is_table,
+)
+
+ARCHES = {arch.name: arch for arch in (X86_64, ARM64)}

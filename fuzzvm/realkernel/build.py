@@ -1,0 +1,250 @@
+"""Builds a kernel, the guest's program and its module from the user's source; nothing of it is kept here.
+
+The kernel is configured by allnoconfig and the fragments in harnesses/kernel/, and built out of tree. What comes out
+is a folder: the image, System.map, the initramfs without a script, and kernel.json, which says what it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fuzzvm.realkernel import cpio, fix, tools
+from fuzzvm.realkernel.arch import ARCHES, Arch
+from fuzzvm.realkernel.errors import RealKernelError
+from fuzzvm.realkernel.symbols import Symbols
+
+MANIFEST = "kernel.json"
+BUILD_SECONDS = 3600.0
+_PAGES = {"4K": ()}
+_LEVELS: dict[tuple[str, int], tuple[str, ...]] = {
+    ("x86_64", 4): ("CONFIG_X86_5LEVEL=n",),
+    ("x86_64", 5): ("CONFIG_X86_5LEVEL=y",),
+    ("arm64", 3): ("CONFIG_ARM64_VA_BITS_39=y",),
+    ("arm64", 4): ("CONFIG_ARM64_VA_BITS_48=y",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is built. `levels` 0 stands for what the architecture's scenarios have: 4 on x86_64, 3 on arm64."""
+
+    source: Path
+    arch: str
+    page_size: str = "4K"
+    levels: int = 0
+    revert_fix: bool = False
+    fragment: Path | None = None
+    jobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltKernel:
+    """A folder that `build` made: what it holds."""
+
+    folder: Path
+    arch: str
+    page_size: str
+    levels: int
+    release: str
+    revert_fix: bool
+    key: str
+    seconds: float
+
+    @property
+    def facts(self) -> Arch:
+        """Return what driving it needs to know of its architecture."""
+        return ARCHES[self.arch]
+
+    @property
+    def image(self) -> Path:
+        """Return the file that QEMU boots."""
+        return self.folder / "image"
+
+    def symbols(self) -> Symbols:
+        """Read its System.map."""
+        return Symbols.read(self.folder / "System.map")
+
+    def initramfs(self, script: str) -> bytes:
+        """Return the initramfs with a script for the guest's program."""
+        return (self.folder / "initramfs").read_bytes() + cpio.archive([cpio.regular("script", script.encode())])
+
+    def to_data(self) -> dict[str, object]:
+        """Return it as plain data, without its folder."""
+        data = asdict(self)
+        del data["folder"]
+        return data
+
+
+def load(folder: Path) -> BuiltKernel:
+    """Return what a folder holds. Raises RealKernelError where `build` did not make it, or not to its end."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        kernel = BuiltKernel(folder=folder, **data)
+    except (OSError, ValueError, TypeError) as error:
+        raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` ({error})") from error
+    if kernel.arch not in ARCHES:
+        raise RealKernelError(f"{folder}: no architecture {kernel.arch!r}")
+    return kernel
+
+
+def guest_sources() -> Path:
+    """Return the folder of the guest's sources: in the package where it is installed, else in the repository."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "guest_sources", here.parents[2] / "harnesses" / "kernel"):
+        if (folder / "init.c").is_file():
+            return folder
+    raise RealKernelError("the guest's sources (harnesses/kernel) are missing from this installation")
+
+
+def build(options: Options, out: Path) -> BuiltKernel:
+    """Build into a folder, or return what is there where nothing has changed; the log is build.log there.
+
+    A source archive that was built before with the same options is not built again; a tree always goes through make,
+    which sees what has changed. Raises RealKernelError.
+    """
+    began = time.monotonic()
+    arch = ARCHES[options.arch]
+    levels = options.levels or arch.levels[0]
+    if (options.arch, levels) not in _LEVELS:
+        raise RealKernelError(f"levels must be one of {', '.join(map(str, arch.levels))} on {options.arch}")
+    if options.page_size not in _PAGES:
+        raise RealKernelError(f"pages of {options.page_size} cannot be driven, only {', '.join(_PAGES)}")
+    if not options.source.exists():
+        raise RealKernelError(f"{options.source} does not exist; on Debian, linux-source-6.12 has a source archive")
+    missing = tools.missing_packages(options.arch)
+    if missing:
+        raise RealKernelError(f"packages are missing: apt-get install {' '.join(missing)}")
+    guest = guest_sources()
+    config = _config(options, levels, guest)
+    key = _key(options, config, guest)
+    out.mkdir(parents=True, exist_ok=True)
+    if options.source.is_file() and (out / MANIFEST).exists():
+        there = load(out)
+        if there.key == key:
+            return there
+    (out / MANIFEST).unlink(missing_ok=True)
+    log = out / "build.log"
+    log.unlink(missing_ok=True)
+    tree = _tree(options, out, log)
+    release = _make_kernel(options, arch, tree, out, config, log)
+    members = [
+        cpio.directory("dev"),
+        # the console is opened before any file system is mounted
+        cpio.character_device("dev/console", 5, 1),
+        cpio.regular("init", _init(options.arch, guest, out, log), executable=True),
+        cpio.regular("fuzzvm_driver.ko", _module(options, arch, tree, guest, out, log)),
+    ]
+    (out / "initramfs").write_bytes(cpio.archive(members))
+    seconds = round(time.monotonic() - began, 1)
+    built = BuiltKernel(out, options.arch, options.page_size, levels, release, options.revert_fix, key, seconds)
+    (out / MANIFEST).write_text(json.dumps(built.to_data(), indent=2) + "\n", encoding="utf-8")
+    return built
+
+
+def _config(options: Options, levels: int, guest: Path) -> str:
+    parts = [(guest / f"{name}.config").read_text(encoding="utf-8") for name in ("common", options.arch)]
+    parts.append("\n".join(_LEVELS[options.arch, levels]) + "\n")
+    if options.fragment is not None:
+        try:
+            parts.append(options.fragment.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RealKernelError(f"{options.fragment}: {error.strerror}") from error
+    return "".join(parts)
+
+
+def _key(options: Options, config: str, guest: Path) -> str:
+    """Return the digest of all that goes in; of a source archive its name, size and time."""
+    stat = options.source.stat()
+    source = f"{options.source.resolve()} {stat.st_size} {stat.st_mtime_ns}" if options.source.is_file() else "tree"
+    digest = hashlib.sha256(f"{source}\n{options.arch} {options.revert_fix}\n{config}".encode())
+    for path in sorted(path for path in guest.rglob("*") if path.is_file()):
+        digest.update(path.read_bytes())
+    digest.update(Path(fix.__file__).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _tree(options: Options, out: Path, log: Path) -> Path:
+    """Return the tree to build: the user's own, or one below `out` where it is unpacked or edited."""
+    tree = out / "source"
+    if options.source.is_dir():
+        if not (options.source / "Kbuild").is_file():
+            raise RealKernelError(f"{options.source} is no kernel tree")
+        if (options.source / ".config").exists():
+            raise RealKernelError(
+                f"{options.source} has been built in; a build out of tree needs `make mrproper` there"
+            )
+        if not options.revert_fix:
+            return options.source.resolve()
+        # files are replaced there, never written into, so that the user's tree stays as it is
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.copytree(options.source, tree, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns(".git"))
+    else:
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir()
+        archive = str(options.source.resolve())
+        tools.run(["tar", "xf", archive, "-C", str(tree), "--strip-components=1"], log, BUILD_SECONDS)
+        if not (tree / "Kbuild").is_file():
+            raise RealKernelError(f"{options.source} is no archive of a kernel tree")
+    if options.revert_fix:
+        fix.apply(tree, fix.EDITS[options.arch])
+    return tree.resolve()
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _make(options: Options, arch: Arch, tree: Path, out: Path) -> list[str]:
+    jobs = options.jobs or os.cpu_count() or 1
+    command = ["make", "-C", str(tree), f"O={(out / 'build').resolve()}", f"ARCH={arch.kernel_name}", f"-j{jobs}"]
+    return [*command, f"CROSS_COMPILE={tools.CROSS}"] if arch.name == "arm64" else command
+
+
+def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: str, log: Path) -> str:
+    """Configure and build; put image and System.map where they belong, return the kernel's release."""
+    objects = out / "build"
+    objects.mkdir(exist_ok=True)
+    fragment = out / "fragment.config"
+    fragment.write_text(config, encoding="utf-8")
+    make = _make(options, arch, tree, out)
+    tools.run([*make, f"KCONFIG_ALLCONFIG={fragment.resolve()}", "allnoconfig"], log, BUILD_SECONDS)
+    _check_config((objects / ".config").read_text(encoding="utf-8"), config)
+    tools.run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
+    shutil.copy2(objects / arch.image, out / "image")
+    shutil.copy2(objects / "System.map", out / "System.map")
+    return (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
+
+
+def _check_config(made: str, asked: str) -> None:
+    """Raise RealKernelError where the tree's Kconfig has turned off what the fragments ask for."""
+    lines = set(made.splitlines())
+    wanted = [line for line in asked.splitlines() if line.startswith("CONFIG_") and line.endswith("=y")]
+    # the last word on an option counts
+    refused = [line for line in wanted if line not in lines and f"{line[:-1]}n" not in asked.splitlines()]
+    if refused:
+        raise RealKernelError(f"this tree does not take {', '.join(refused)}")
+
+
+def _init(arch: str, guest: Path, out: Path, log: Path) -> bytes:
+    program = out / "init"
+    compiler = tools.compiler_of(arch)
+    tools.run([compiler, "-O2", "-static", "-s", "-o", str(program), str(guest / "init.c")], log, BUILD_SECONDS)
+    return program.read_bytes()
+
+
+def _module(options: Options, arch: Arch, tree: Path, guest: Path, out: Path, log: Path) -> bytes:
+    folder = (out / "module").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(guest / "module", folder)
+    tools.run([*_make(options, arch, tree, out), f"M={folder}", "modules"], log, BUILD_SECONDS)
+    return (folder / "fuzzvm_driver.ko").read_bytes()

@@ -1,0 +1,126 @@
+"""The guest's CPUs under the debugger: which is parked, which runs, and where each one is.
+
+While one CPU is driven the others are parked: their program counter is moved to a loop of one instruction that the
+module holds, with interrupts on, so that they still answer IPIs (a TLB flush waits for that). To let a CPU go on, it is
+brought back to the loop, where its registers are those that it was parked with, and its program counter is put back.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from fuzzvm.realkernel.arch import Arch
+from fuzzvm.realkernel.errors import RealKernelError
+from fuzzvm.realkernel.gdb import Gdb, GdbError
+from fuzzvm.realkernel.symbols import Symbols
+
+_SETTLE_SECONDS = 10.0
+_MOMENT = 0.02
+_FRAMES = 24
+_KERNEL = 0xFFFF_0000_0000_0000
+
+
+@dataclass
+class Cpus:
+    """The CPUs of a guest that stands. `gate` is where a worker arrives before each of its calls."""
+
+    gdb: Gdb
+    arch: Arch
+    gate: int
+    resume_at: dict[int, int] = field(default_factory=dict)
+    """Of each parked CPU, where it goes on."""
+
+    @property
+    def loop(self) -> int:
+        """Return the address that parked CPUs loop at."""
+        return self.gate + self.arch.nop
+
+    def pc(self, cpu: int) -> int:
+        """Return where a CPU is."""
+        return self.gdb.registers(cpu, self.arch.pc)
+
+    def settle(self, cpus: int) -> None:
+        """Let the guest run until all CPUs are in the loop by themselves. Raises RealKernelError if they don't come."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while any(self.pc(cpu) != self.loop for cpu in range(cpus)):
+            if time.monotonic() > deadline:
+                raise RealKernelError("the guest's processes do not all come to their first call")
+            self.gdb.resume()
+            if self.gdb.wait(_MOMENT) is None:
+                self.gdb.interrupt()
+        for cpu in range(cpus):
+            self.resume_at[cpu] = self.loop + self.arch.loop
+
+    def park(self, cpu: int) -> None:
+        """Park a CPU where it stands; a few instructions later where it has interrupts off."""
+        if cpu in self.resume_at:
+            return
+        steps = 0
+        while not self.arch.interrupts_on(self.gdb.registers(cpu, self.arch.flags)):
+            self.gdb.step(cpu)
+            steps += 1
+            if steps > 5000:
+                raise RealKernelError(f"CPU {cpu} keeps interrupts off")
+        self.resume_at[cpu] = self.pc(cpu)
+        self.gdb.set_register(cpu, self.arch.pc, self.loop)
+
+    def park_at_gate(self, cpu: int) -> None:
+        """Park a CPU that has arrived at the gate; it goes on with its next call."""
+        self.resume_at[cpu] = self.loop + self.arch.loop
+        self.gdb.set_register(cpu, self.arch.pc, self.loop)
+
+    def unpark(self, cpu: int) -> None:
+        """Put a parked CPU back to where it was; nothing runs yet.
+
+        It may be in an interrupt: that is let to its end first. Raises RealKernelError where it has none.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while self.pc(cpu) != self.loop:
+            if time.monotonic() > deadline:
+                raise RealKernelError(f"CPU {cpu} does not come back from an interrupt")
+            self.gdb.set_breakpoint(self.loop)
+            self.gdb.resume([cpu])
+            stopped = self.gdb.wait(0.5) or self.gdb.interrupt()
+            self.gdb.clear_breakpoint(self.loop)
+            if stopped.signal == 2:
+                # it waits for another CPU
+                self.gdb.resume()
+                if self.gdb.wait(_MOMENT) is None:
+                    self.gdb.interrupt()
+        self.gdb.set_register(cpu, self.arch.pc, self.resume_at.pop(cpu))
+
+    def return_address(self, cpu: int) -> int:
+        """Return where a function returns to, asked at its first instruction."""
+        if self.arch.link is not None:
+            return self.gdb.registers(cpu, self.arch.link)
+        return self._word(cpu, self.gdb.registers(cpu, self.arch.sp))
+
+    def argument(self, cpu: int) -> int:
+        """Return the first argument of a function, asked at its first instruction."""
+        return self.gdb.registers(cpu, self.arch.arguments[0])
+
+    def result(self, cpu: int) -> int:
+        """Return the int that a function has returned, asked where it returned to."""
+        return self.gdb.registers(cpu, self.arch.result) & 0xFFFF_FFFF
+
+    def backtrace(self, cpu: int, symbols: Symbols) -> list[str]:
+        """Return where a CPU is and who called that, innermost first, by the chain of frames."""
+        lines = [symbols.described(self.resume_at.get(cpu, self.pc(cpu)))]
+        frame = self.gdb.registers(cpu, self.arch.frame)
+        for _ in range(_FRAMES):
+            if frame < _KERNEL or frame & 7:
+                break
+            try:
+                caller, back = self._word(cpu, frame), self._word(cpu, frame + 8)
+            except GdbError:
+                # the chain ends where nothing is mapped
+                break
+            if back < _KERNEL or caller <= frame:
+                break
+            lines.append(symbols.described(back))
+            frame = caller
+        return lines
+
+    def _word(self, cpu: int, address: int) -> int:
+        return int.from_bytes(self.gdb.memory(cpu, address, 8), "little")

@@ -1,0 +1,76 @@
+"""A booted guest that has been told what to do: the script, and what of the console is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+from fuzzvm.realkernel.build import BuiltKernel
+from fuzzvm.realkernel.errors import RealKernelError
+from fuzzvm.realkernel.qemu import Qemu
+
+BOOT_SECONDS = 60.0
+_KASAN = "BUG: KASAN:"
+
+
+class Guest:
+    """A guest, from power-on; a context that ends it. `calls` are the script's lines after the module is loaded."""
+
+    def __init__(self, kernel: BuiltKernel, calls: Iterable[str], cpus: int, *, binary: str | None = None) -> None:
+        self.kernel = kernel
+        self.symbols = kernel.symbols()
+        script = "\n".join([self._insmod(), *calls]) + "\n"
+        self.qemu = Qemu(kernel.facts, kernel.image, kernel.initramfs(script), cpus, binary=binary)
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.qemu.close()
+
+    def _insmod(self) -> str:
+        parameters = {
+            "vmap_page_range_at": self.symbols.address("vmap_page_range"),
+            "vunmap_range_at": self.symbols.address("vunmap_range"),
+            "get_vm_area_at": self.symbols.address("__get_vm_area_caller"),
+        }
+        return "insmod " + " ".join(f"{name}={address:#x}" for name, address in parameters.items())
+
+    def wait(self, said: str, seconds: float = BOOT_SECONDS) -> str:
+        """Wait until the guest's program has said a line that begins so; return the line.
+
+        Raises RealKernelError where it says that something failed, or does not come to it in time.
+        """
+        line = self.qemu.wait_for(lambda line: line.startswith((f"fuzzvm: {said}", "fuzzvm: failed")), seconds)
+        if line.startswith("fuzzvm: failed"):
+            raise RealKernelError(f"the guest could not do what it was told: {line.removeprefix('fuzzvm: failed: ')}")
+        return line
+
+    def gate(self) -> int:
+        """Return the address of the module's gate, once it is loaded."""
+        return int(self.wait("gate").split()[2], 16)
+
+    def alive(self) -> None:
+        """Raise RealKernelError where QEMU has ended or the guest could not do what it was told."""
+        self.qemu.alive()
+        failed = next((line for line in self.qemu.lines() if line.startswith("fuzzvm: failed")), None)
+        if failed is not None:
+            raise RealKernelError(f"the guest could not do what it was told: {failed.removeprefix('fuzzvm: failed: ')}")
+
+    def shown(self, name: str, seconds: float) -> list[str]:
+        """Wait for what `show NAME` prints, and return its lines."""
+        self.wait(f"shown {name}", seconds)
+        lines = self.qemu.lines()
+        first = lines.index(f"fuzzvm: show {name}")
+        return lines[first + 1 : lines.index(f"fuzzvm: shown {name}")]
+
+    def report(self, start: int) -> list[str]:
+        """Return KASAN's first report from line `start` of the console on; none before it has been printed whole."""
+        lines = self.qemu.lines()[start:]
+        starts = [number for number, line in enumerate(lines) if _KASAN in line]
+        if not starts:
+            return []
+        ends = [number for number, line in enumerate(lines) if number > starts[0] and line.startswith("=" * 20)]
+        return lines[starts[0] : ends[0]] if ends else []

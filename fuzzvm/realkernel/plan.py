@@ -1,0 +1,195 @@
+"""A schedule of the model as what a real kernel must be seen to do: accesses to entries, and tables freed, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.corpus.replay import mitigation_of, run
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.pgtable import Level, TableLabel
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Free, Load, Rmw, Store, offset_of
+from fuzzvm.machine.trace import TraceStep
+from fuzzvm.realkernel.errors import NoCounterpartError
+from fuzzvm.realkernel.places import Entry, Window
+from fuzzvm.scenario.calls import (
+    Call,
+    CatKernelPageTables,
+    CatPageTables,
+    CheckWxPages,
+    Vfree,
+    VmallocHuge,
+    Vmap,
+    VmUnmapAliases,
+    Vunmap,
+)
+from fuzzvm.scenario.calls import Vmalloc as VmallocCall
+from fuzzvm.scenario.scenario import Scenario
+
+PHYSICAL = 0x4000_0000
+"""Physical address that page 0 is mapped to: aligned to every block. Nobody accesses what is mapped."""
+_SHIFTS = {"pte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
+
+JUDGED = ("use-after-free-read", "use-after-free-reused")
+"""The errors of the model that KASAN can see on a real kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A step that reads or writes a page-table entry. `stack` names the model's functions, innermost first."""
+
+    step: int
+    cpu: int
+    entry: Entry
+    write: bool
+    stack: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"CPU {self.cpu} {'writes' if self.write else 'reads'} the {self.entry}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableFreed:
+    """A step that frees a page table. `stack` names the model's functions, innermost first."""
+
+    step: int
+    cpu: int
+    entry: Entry
+    stack: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"CPU {self.cpu} frees the table below the {self.entry}"
+
+
+Expected = Access | TableFreed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is expected, in the schedule's order, and how many of the model's steps have no counterpart.
+
+    The last one is the access that fails, `failing`.
+    """
+
+    case: TestCase
+    expected: tuple[Expected, ...]
+    passed_over: int
+    steps: int
+    window: Window
+
+    @property
+    def failing(self) -> Access:
+        """Return the access that touches freed memory."""
+        last = self.expected[-1]
+        assert isinstance(last, Access)
+        return last
+
+    def segments(self) -> list[tuple[Expected, ...]]:
+        """Return what is expected, cut where the CPU changes."""
+        segments: list[list[Expected]] = []
+        for expected in self.expected:
+            if not segments or segments[-1][0].cpu != expected.cpu:
+                segments.append([])
+            segments[-1].append(expected)
+        return [tuple(segment) for segment in segments]
+
+    def accesses(self, cpu: int) -> list[Access]:
+        """Return the accesses of a CPU, in its order."""
+        return [expected for expected in self.expected if expected.cpu == cpu and isinstance(expected, Access)]
+
+    def entries(self) -> list[Entry]:
+        """Return every entry that is accessed, once."""
+        return list(dict.fromkeys(expected.entry for expected in self.expected if isinstance(expected, Access)))
+
+
+def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None = None) -> Plan:
+    """Run a test case on the model and return its plan.
+
+    Raises NoCounterpartError where it does not end in an error that KASAN sees, or makes calls that the guest cannot;
+    MitigationError, ScheduleError as a replay does.
+    """
+    if case.expect.error not in JUDGED:
+        what = case.expect.error or case.expect.verdict
+        raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}")
+    _check_calls(case.scenario)
+    machine, execution = run(case, mitigation_of(case, mitigation), tracing=True)
+    failure = execution.failure
+    if failure is None or failure.error != case.expect.error:
+        raise NoCounterpartError("the schedule no longer ends in the error that the file expects")
+    window = Window(case.scenario.geometry(), window_start)
+    trace = machine.trace or []
+    weak = next((step for step in trace if step.remark is not None), None)
+    if weak is not None:
+        raise NoCounterpartError(
+            f"step {weak.number} needs memory weaker than sequential consistency, which QEMU cannot be made to show"
+        )
+    expected = [found for step in trace if (found := _expected(machine, window, step)) is not None]
+    if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], Access):
+        raise NoCounterpartError("the step that fails is no access to a page-table entry")
+    return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window)
+
+
+def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | None:
+    """Return what a step looks like on a real kernel, None where it has no counterpart there."""
+    if not isinstance(step.op, Load | Store | Rmw | Free):
+        return None
+    # of a table that is free as well: what failed is an access to one
+    allocation = machine.allocator.lookup(step.op.address)
+    label = None if allocation is None else allocation.label
+    if not isinstance(label, TableLabel) or label.mm != "init_mm":
+        return None
+    va = label.va + offset_of(step.op.address) * window.geometry.size(label.level)
+    entry = window.entry(label.level, va)
+    if entry.page < 0:
+        return None
+    if isinstance(step.op, Free):
+        above = window.path(label.level)[-2]
+        return TableFreed(step.number, step.cpu, window.entry(above, label.va), step.stack)
+    write = not isinstance(step.op, Load)
+    return Access(step.number, step.cpu, entry, write, step.stack)
+
+
+def _check_calls(scenario: Scenario) -> None:
+    if scenario.geometry().cont_ptes > 1 or scenario.other_mms:
+        raise NoCounterpartError("contiguous blocks and walks of other mms cannot be driven on a real kernel")
+    for call in (*scenario.setup, *(call for calls in scenario.cpus for call in calls)):
+        if not isinstance(call, Vmap | Vunmap | CatKernelPageTables | CatPageTables | CheckWxPages):
+            raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
+        if isinstance(call, Vmap) and call.max_page_shift == "contpte":
+            raise NoCounterpartError("contiguous blocks cannot be driven on a real kernel")
+
+
+def operations(call: Call, window: Window, slots: dict[str, int]) -> str:
+    """Return a call as the guest's module understands it; `slots` numbers the areas by name, and grows.
+
+    Raises NoCounterpartError for a call that the guest cannot make.
+    """
+    match call:
+        case Vmap():
+            start, end = (window.address(page) for page in (call.page, call.page + call.nr_pages))
+            physical = window.address(call.page if call.phys_page < 0 else call.phys_page) - window.start + PHYSICAL
+            chunk = window.block(_SHIFTS[call.max_page_shift])
+            return f"vmap {start:#x} {end - start:#x} {physical:#x} {chunk:#x} {call.prot}"
+        case Vunmap():
+            start, end = (window.address(page) for page in (call.page, call.page + call.nr_pages))
+            return f"vunmap {start:#x} {end - start:#x}"
+        case VmallocCall() | VmallocHuge():
+            slot = slots.setdefault(call.area, len(slots))
+            return f"{call.name} {slot} {call.nr_pages << window.geometry.page_shift:#x}"
+        case Vfree():
+            return f"vfree {slots.setdefault(call.area, len(slots))}"
+        case VmUnmapAliases():
+            return call.name
+        case CatKernelPageTables() | CatPageTables():
+            return "cat"
+        case CheckWxPages():
+            return "wx"
+    raise NoCounterpartError(f"the guest cannot make the call {call.name}")
+
+
+def span(calls: tuple[Call, ...], window: Window) -> int:
+    """Return the bytes of the window that the calls map, up to a whole PMD entry."""
+    ends = [window.address(call.page + call.nr_pages) for call in calls if isinstance(call, Vmap | Vunmap)]
+    block = window.block(Level.PMD)
+    return -(-(max(ends, default=window.start + block) - window.start) // block) * block

@@ -1,0 +1,171 @@
+"""A QEMU that boots a kernel: its console, its gdb stub, and its end, which is certain.
+
+KVM is not used: every vCPU is a thread of TCG, and breakpoints and watchpoints are as many as one likes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from fuzzvm.realkernel.arch import Arch
+from fuzzvm.realkernel.errors import RealKernelError
+from fuzzvm.realkernel.gdb import Gdb
+
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm"}
+"""The Debian package of each QEMU."""
+
+MEMORY = "1G"
+_PR_SET_PDEATHSIG = 1
+_APPEND = "nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot"
+"""The addresses of System.map; a parked CPU is no stall; a panic ends QEMU; no report hides a later one."""
+
+
+class Qemu:
+    """A running guest, as a context: leaving it kills QEMU and takes its folder away.
+
+    QEMU dies with this process in any case: with an exception, at exit, and where this process is killed, since the
+    kernel then sends it SIGKILL (prctl(2), PR_SET_PDEATHSIG).
+    """
+
+    def __init__(self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None) -> None:
+        program = shutil.which(binary or arch.machine)
+        if program is None:
+            raise RealKernelError(f"{arch.machine} is not installed: apt-get install {PACKAGES[arch.machine]}")
+        self._folder = Path(tempfile.mkdtemp(prefix="fuzzvm-qemu-"))
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._gdb: Gdb | None = None
+        try:
+            (self._folder / "initramfs").write_bytes(initramfs)
+            command = [
+                program,
+                *arch.qemu,
+                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", MEMORY),
+                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+                *("-chardev", f"socket,id=gdb,path={self._folder / 'gdb'},server=on,wait=off", "-gdb", "chardev:gdb"),
+                *("-kernel", str(image), "-initrd", str(self._folder / "initramfs")),
+                *("-append", f"console={arch.console} {arch.append} {_APPEND}"),
+            ]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Ctrl-C is for this process, which ends QEMU in good order
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        atexit.register(self.close)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Qemu:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Return the number of QEMU's process."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Kill QEMU, wait for its end, and remove its folder; nothing where that was done."""
+        atexit.unregister(self.close)
+        if self._gdb is not None:
+            self._gdb.close()
+            self._gdb = None
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def gdb(self) -> Gdb:
+        """Connect to the gdb stub, which stops the guest; return the connection."""
+        if self._gdb is None:
+            self._gdb = Gdb(self._folder / "gdb")
+        return self._gdb
+
+    def lines(self) -> list[str]:
+        """Return what the console has printed until now, without the time stamps of the kernel."""
+        with self._changed:
+            return list(self._lines)
+
+    def alive(self) -> None:
+        """Raise RealKernelError where QEMU has ended."""
+        with self._changed:
+            if self._ended:
+                raise RealKernelError(f"QEMU has ended: {self._last_words()}")
+
+    def wait_for(self, found: Callable[[str], bool], seconds: float, start: int = 0) -> str:
+        """Return the first line from number `start` on that `found` says yes to.
+
+        Raises RealKernelError where QEMU ends first, the guest panics, or none comes in that time.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                for line in self._lines[start:]:
+                    if found(line):
+                        return line
+                    if "Kernel panic" in line:
+                        raise RealKernelError(f"the kernel does not come up: {line}")
+                start = len(self._lines)
+                left = deadline - time.monotonic()
+                if self._ended:
+                    raise RealKernelError(f"QEMU has ended: {self._last_words()}")
+                if left <= 0 or not self._changed.wait(left):
+                    last = self._lines[-1] if self._lines else "nothing printed"
+                    raise RealKernelError(f"the guest does not go on within {seconds:g} s; its last line: {last}")
+
+    def _last_words(self) -> str:
+        assert self._process.stderr is not None
+        words = self._process.stderr.read().decode(errors="replace").split("\n")
+        return " ".join(filter(None, words[-3:])) or (self._lines[-1] if self._lines else "nothing printed")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for raw in self._process.stdout:
+            line = _without_stamp(raw.decode(errors="replace").rstrip("\r\n"))
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def _without_stamp(line: str) -> str:
+    """Return a console line without `[    1.234567] ` before it."""
+    if line.startswith("["):
+        stamp, bracket, rest = line.partition("] ")
+        if bracket and stamp[1:].strip().replace(".", "").isdigit():
+            return rest
+    return line
+
+
+def _die_with_parent() -> None:
+    # in the child, before QEMU: nothing of Python's own is asked for what the C library does
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,294 @@
+"""Replays a schedule of the model on a real kernel."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.realkernel import plan as plans
+from fuzzvm.realkernel.build import BuiltKernel
+from fuzzvm.realkernel.cpus import Cpus
+from fuzzvm.realkernel.errors import NoCounterpartError
+from fuzzvm.realkernel.follow import Hit, Rehearsal, Watcher, rehearse
+from fuzzvm.realkernel.guest import BOOT_SECONDS, Guest
+from fuzzvm.realkernel.locks import Handler, Locks
+from fuzzvm.realkernel.outcome import FailedLock, Outcome, Result
+from fuzzvm.realkernel.places import Tables
+from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
+
+CALL_SECONDS = 30.0
+"""How long a CPU may run with none of what is expected of it happening."""
+
+
+def replay(
+    case: TestCase,
+    kernel: BuiltKernel,
+    seconds: float = 120.0,
+    mitigation: type[Mitigation] | None = None,
+    *,
+    binary: str | None = None,
+) -> Outcome:
+    """Boot the kernel, bring its tables into the scenario's state, and walk the schedule; return how it ended.
+
+    Raises NoCounterpartError for a test case that a real kernel, or this one, cannot follow, and RealKernelError where
+    the guest does not come up. A schedule that is still under way after `seconds` has diverged where it is.
+    """
+    _check_geometry(case, kernel)
+    plan = plans.make(case, kernel.facts.window(kernel.levels), mitigation)
+    began = time.monotonic()
+    cpus = len(case.scenario.cpus)
+    with Guest(kernel, script(plan), max(2, cpus), binary=binary) as guest:
+        gate = guest.gate()
+        guest.wait("started", min(BOOT_SECONDS, seconds))
+        run = _Run(plan, guest, gate, began + seconds)
+        booted = time.monotonic() - began
+        outcome = run.walk()
+    outcome.boot_seconds = booted
+    outcome.seconds = time.monotonic() - began
+    outcome.passed_over = plan.passed_over
+    return outcome
+
+
+def script(plan: Plan) -> list[str]:
+    """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice."""
+    scenario = plan.case.scenario
+    slots: dict[str, int] = {}
+    everything = (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
+    lines = [f"boot area {plan.window.start:#x} {plans.span(everything, plan.window):#x}"]
+    lines += [f"boot {plans.operations(call, plan.window, slots)}" for call in scenario.setup]
+    for cpu, calls in enumerate(scenario.cpus):
+        twice = (*calls, *calls) if rehearsable(plan, cpu) else calls
+        lines += [f"cpu {cpu} {plans.operations(call, plan.window, slots)}" for call in twice]
+    return [*lines, "start"]
+
+
+def rehearsable(plan: Plan, cpu: int) -> bool:
+    """Return whether all calls of a CPU only read tables, and whether it has a part in the schedule."""
+    return all(call.walks for call in plan.case.scenario.cpus[cpu]) and bool(plan.accesses(cpu))
+
+
+def _check_geometry(case: TestCase, kernel: BuiltKernel) -> None:
+    scenario = case.scenario
+    if (scenario.arch, scenario.page_size, scenario.levels) != (kernel.arch, kernel.page_size, kernel.levels):
+        raise NoCounterpartError(
+            f"the test case is for {scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels; "
+            f"the kernel is {kernel.arch}, {kernel.page_size} pages, {kernel.levels} levels"
+        )
+
+
+@dataclass
+class _Progress:
+    """How far a CPU is: its own part of the plan, the next of it, and the reads of each entry since it began."""
+
+    expected: list[Expected]
+    next: int = 0
+    reads: Counter[object] = field(default_factory=Counter)
+    calls_left: int = 0
+
+
+class _Run:
+    """One walk of a plan along a guest that stands with all its processes parked."""
+
+    def __init__(self, plan: Plan, guest: Guest, gate: int, deadline: float) -> None:
+        self._plan = plan
+        self._guest = guest
+        self._symbols = guest.symbols
+        gdb = guest.qemu.gdb()
+        calls = plan.case.scenario.cpus
+        self.cpus = Cpus(gdb, guest.kernel.facts, gate)
+        # from here on every CPU is in the kernel, and so is all memory that is looked at mapped for it
+        self.cpus.settle(len(calls))
+        tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels)
+        self._watcher = Watcher(gdb, self.cpus, tables, plan.window, deadline)
+        self._locks = Locks(self.cpus, guest.symbols, self._watcher.stop_at)
+        self._progress = {
+            cpu: _Progress([e for e in plan.expected if e.cpu == cpu], calls_left=len(calls[cpu]))
+            for cpu in range(len(calls))
+        }
+        self._rehearsals: dict[int, Rehearsal] = {}
+        self._extra = 0
+        self._printed = len(guest.qemu.lines())
+        self._verdict: Outcome | None = None
+
+    def walk(self) -> Outcome:
+        """Rehearse, then follow one segment after the other; return how it ended."""
+        self._watcher.find(self._plan.entries())
+        for cpu, calls in enumerate(self._plan.case.scenario.cpus):
+            if rehearsable(self._plan, cpu):
+                accesses = self._plan.accesses(cpu)
+                self._rehearsals[cpu] = rehearse(self._watcher, cpu, accesses, len(calls), CALL_SECONDS)
+        segments = self._plan.segments()
+        for number, segment in enumerate(segments):
+            last = number == len(segments) - 1
+            outcome = self._follow(segment[:-1] if last else segment)
+            if outcome is None and last:
+                outcome = self._fail(segment[0].cpu)
+            if outcome is not None:
+                outcome.matched = sum(progress.next for progress in self._progress.values())
+                outcome.extra_reads = self._extra
+                outcome.locks = list(self._locks.failed)
+                return outcome
+        raise AssertionError
+
+    # one segment: what one CPU does before another one goes on
+
+    def _follow(self, segment: tuple[Expected, ...]) -> Outcome | None:
+        """Let the segment's CPU run until all of it has happened; return None then, else how it ended instead."""
+        if not segment:
+            return None
+        cpu = segment[0].cpu
+        progress = self._progress[cpu]
+        end = progress.next + len(segment)
+        self._verdict = None
+        done = False
+
+        def hit(seen: Hit) -> bool:
+            nonlocal done
+            if seen.cpu != cpu:
+                return False
+            self._verdict = self._access(progress, seen, end)
+            done = progress.next == end and self._last_moment(cpu, progress)
+            return done or self._verdict is not None
+
+        def returned(on: int) -> None:
+            nonlocal done
+            if on == cpu:
+                self._verdict = self._freed(progress, end)
+                done = progress.next == end
+
+        def stopped() -> bool:
+            return done or self._verdict is not None
+
+        self._watcher.find(self._plan.entries())
+        self._watcher.watch([e.entry for e in self._progress[cpu].expected if isinstance(e, Access)])
+        self._watcher.stop_at(self.cpus.gate, lambda on: self._arrived(on, cpu, progress))
+        for freed in segment:
+            if isinstance(freed, TableFreed):
+                self._stop_at_return(freed, cpu, returned)
+        self._locks.start(cpu)
+        self.cpus.unpark(cpu)
+        ended = self._watcher.run(cpu, CALL_SECONDS, hit, stopped)
+        if self._verdict is None and not ended:
+            self._verdict = self._diverged(progress, f"CPU {cpu} has not come to it in {CALL_SECONDS:g} s", cpu)
+        self._watcher.stop_nowhere()
+        if self._verdict is None:
+            self.cpus.park(cpu)
+        self._watcher.watch([])
+        return self._verdict
+
+    def _access(self, progress: _Progress, seen: Hit, end: int) -> Outcome | None:
+        """Take an access in; return None where it fits the plan."""
+        if not seen.write:
+            progress.reads[seen.entry] += 1
+        expected = progress.expected[progress.next] if progress.next < end else None
+        if isinstance(expected, Access) and expected.entry == seen.entry and expected.write == seen.write:
+            progress.next += 1
+            return None
+        known = {e.entry for e in progress.expected[:end] if isinstance(e, Access)}
+        if not seen.write and seen.entry in known:
+            self._extra += 1
+            return None
+        where = self._symbols.function(self.cpus.pc(seen.cpu))
+        what = f"CPU {seen.cpu} {'writes' if seen.write else 'reads'} the {seen.entry} in {where}"
+        return self._diverged(progress, what, seen.cpu)
+
+    def _last_moment(self, cpu: int, progress: _Progress) -> bool:
+        """Return whether a CPU whose last access of a segment was seen would come to its next one now."""
+        last = progress.expected[progress.next - 1]
+        if not isinstance(last, Access) or last.write:
+            return True
+        rehearsal = self._rehearsals.get(cpu)
+        wanted = 0 if rehearsal is None else rehearsal.counts.get(last.step, 0)
+        return progress.reads[last.entry] >= wanted
+
+    def _stop_at_return(self, freed: TableFreed, cpu: int, returned: Handler) -> None:
+        """Stop where the innermost function of the model's that the kernel has returns: the table is free then."""
+        function = next((name for name in freed.stack if name in self._symbols), None)
+        if function is None:
+            raise NoCounterpartError(f"the kernel has none of the functions {', '.join(freed.stack)}")
+
+        def entered(on: int) -> None:
+            if on == cpu:
+                self._watcher.stop_at(self.cpus.return_address(cpu), returned)
+
+        self._watcher.stop_at(self._symbols.address(function), entered)
+
+    def _freed(self, progress: _Progress, end: int) -> Outcome | None:
+        """Take in that the function that frees has returned; it may do so again when all has been seen."""
+        if progress.next >= end:
+            return None
+        if not isinstance(progress.expected[progress.next], TableFreed):
+            cpu = progress.expected[progress.next].cpu
+            return self._diverged(progress, "the function that frees the table has returned", cpu)
+        while progress.next < end and isinstance(progress.expected[progress.next], TableFreed):
+            progress.next += 1
+        return None
+
+    def _arrived(self, on: int, cpu: int, progress: _Progress) -> None:
+        """A worker has made a call and stands at the gate again."""
+        if on != cpu:
+            return
+        progress.calls_left -= 1
+        if progress.calls_left > 0:
+            self.cpus.park_at_gate(cpu)
+            self.cpus.unpark(cpu)
+            return
+        self._verdict = self._ended(progress, cpu)
+
+    def _ended(self, progress: _Progress, cpu: int) -> Outcome:
+        expected = progress.expected[min(progress.next, len(progress.expected) - 1)]
+        failed = [lock for lock in self._locks.failed if not lock.waits]
+        if failed:
+            return self._not_reachable(expected, failed[-1], f"and the calls of CPU {cpu} end without it")
+        return Outcome(Result.DIVERGED, expected.step, f"{expected} does not happen: CPU {cpu} has ended its calls")
+
+    def _diverged(self, progress: _Progress, instead: str, cpu: int) -> Outcome:
+        """Return the outcome for something that is not as expected, which may be because of a lock."""
+        expected = progress.expected[min(progress.next, len(progress.expected) - 1)]
+        if self._locks.failed:
+            return self._not_reachable(expected, self._locks.failed[-1], instead)
+        trace = self.cpus.backtrace(cpu, self._symbols)
+        return Outcome(Result.DIVERGED, expected.step, f"instead of {expected}: {instead}", backtrace=trace)
+
+    @staticmethod
+    def _not_reachable(expected: Expected, lock: FailedLock, more: str) -> Outcome:
+        return Outcome(Result.NOT_REACHABLE, expected.step, f"{expected} cannot happen: {lock}, {more}")
+
+    # the end: the access to what is free
+
+    def _fail(self, cpu: int) -> Outcome:
+        """Let the CPU make the access that fails in the model, and say what KASAN said."""
+        failing = self._plan.failing
+        progress = self._progress[cpu]
+        arrived = False
+
+        def at_gate(on: int) -> None:
+            nonlocal arrived
+            arrived = arrived or on == cpu
+
+        self._watcher.stop_at(self.cpus.gate, at_gate)
+        self.cpus.unpark(cpu)
+        self._watcher.run(
+            cpu, CALL_SECONDS, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
+        )
+        report = self._guest.report(self._printed)
+        if not report:
+            instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"
+            trace = self.cpus.backtrace(cpu, self._symbols)
+            return Outcome(Result.DIVERGED, failing.step, f"instead of {failing}: {instead}", backtrace=trace)
+        # inlined functions have no symbol: the innermost of the model's that has one is where it is reported
+        function = next((name for name in failing.stack if name in self._symbols), "")
+        address = f"addr {self._watcher.found.get(failing.entry, 0):016x}"
+        if f" in {function}+" not in report[0] or not any(address in line for line in report):
+            message = f"instead of an access to {address} in {function}, KASAN reports {_headline(report)}"
+            return Outcome(Result.DIVERGED, failing.step, message, report=report)
+        progress.next += 1
+        return Outcome(Result.REPRODUCED, 0, _headline(report), report=report)
+
+
+def _headline(report: list[str]) -> str:
+    """Return what KASAN calls it: `use-after-free in ptdump_pte_entry+0x…`."""
+    return report[0].partition("BUG: KASAN: ")[2]

@@ -1,0 +1,73 @@
+"""Programs that a build runs: which are missing, and running one so that it ends when this process does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from fuzzvm.realkernel.errors import RealKernelError
+
+CROSS = "aarch64-linux-gnu-"
+_PROGRAMS = {"make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "gcc": "gcc", "ld": "binutils"}
+
+
+def missing_packages(arch: str) -> list[str]:
+    """Return the Debian packages that building a kernel for an architecture lacks here."""
+    programs = dict(_PROGRAMS)
+    if arch == "arm64":
+        programs[f"{CROSS}gcc"] = "gcc-aarch64-linux-gnu"
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
+    if arch == "x86_64" and not Path("/usr/include/gelf.h").exists():
+        # for objtool, which runs on the machine that builds
+        missing.append("libelf-dev")
+    compiler = compiler_of(arch)
+    if shutil.which(compiler) is not None:
+        found = subprocess.run([compiler, "-print-file-name=libc.a"], capture_output=True, text=True, check=False)
+        if not Path(found.stdout.strip()).is_absolute():
+            missing.append("libc6-dev-arm64-cross" if arch == "arm64" else "libc6-dev")
+    return missing
+
+
+def compiler_of(arch: str) -> str:
+    """Return the compiler for the guest's programs; a machine of that architecture needs no other."""
+    return f"{CROSS}gcc" if arch == "arm64" else "gcc"
+
+
+def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = None) -> None:
+    """Run a command with low priority, its output appended to a log.
+
+    Raises RealKernelError where it fails or takes longer than `seconds`, with the first line of the log that names an
+    error. The command and its children are killed when the wait for it ends in any other way, Ctrl-C among them.
+    """
+    with log.open("ab") as output:
+        output.write(f"$ {' '.join(command)}\n".encode())
+        output.flush()
+        begin = output.tell()
+        process = subprocess.Popen(
+            ["nice", "-n", "10", *command],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise RealKernelError(f"{command[0]} has not ended within {seconds:g} s; its output is in {log}") from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if status:
+        raise RealKernelError(f"{command[0]} fails: {_first_error(log, begin)} (all of it: {log})")
+
+
+def _first_error(log: Path, begin: int) -> str:
+    lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
+    wrong = [line for line in lines if "rror" in line]
+    return (wrong or lines or ["no output"])[0].strip()

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * Makes the kernel calls of a scenario from user space, one a write to /sys/kernel/debug/fuzzvm:
+ *
+ *	area START BYTES                 reserve [START, START + BYTES) of the vmalloc area
+ *	vmap ADDR BYTES PHYS CHUNK PROT  map it, CHUNK bytes a call: no entry is larger than that
+ *	vunmap ADDR BYTES                unmap it, leave the tables
+ *	vmalloc SLOT BYTES               allocate, remember as SLOT
+ *	vmalloc_huge SLOT BYTES          likewise, by blocks where possible
+ *	vfree SLOT
+ *	vm_unmap_aliases
+ *	park                             wait where the debugger finds this CPU, until it moves the program counter on
+ *
+ * What the kernel does not export to modules comes as addresses in the module's parameters, which are those of
+ * System.map: the kernel is not relocated. Each call that fails returns its error from the write.
+ */
+#include <linux/debugfs.h>
+#include <linux/err.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+
+#define SLOTS 16
+
+static unsigned long vmap_page_range_at, vunmap_range_at, get_vm_area_at;
+module_param(vmap_page_range_at, ulong, 0);
+module_param(vunmap_range_at, ulong, 0);
+module_param(get_vm_area_at, ulong, 0);
+
+static void *slots[SLOTS];
+static unsigned long sizes[SLOTS];
+
+void fuzzvm_gate(void);
+
+/*
+ * A jump to itself, interrupts on: the debugger moves the program counter past it when the CPU is to go on. The nop
+ * before it is where the debugger sees a CPU arrive, and not those that are there already.
+ */
+asm(".pushsection .text\n"
+    ".globl fuzzvm_gate\n"
+    ".type fuzzvm_gate, @function\n"
+    "fuzzvm_gate:\n"
+    "	nop\n"
+#ifdef CONFIG_X86_64
+    "	.byte 0xeb, 0xfe\n"
+#else
+    "	b .\n"
+#endif
+    "	ret\n"
+    ".size fuzzvm_gate, . - fuzzvm_gate\n"
+    ".popsection\n");
+
+static pgprot_t prot_of(const char *name)
+{
+	if (!strcmp(name, "ro"))
+		return PAGE_KERNEL_RO;
+	if (!strcmp(name, "rox"))
+		return PAGE_KERNEL_ROX;
+	if (!strcmp(name, "rwx"))
+		return PAGE_KERNEL_EXEC;
+	return PAGE_KERNEL;
+}
+
+static int do_area(unsigned long start, unsigned long bytes)
+{
+	struct vm_struct *(*get_vm_area_caller)(unsigned long, unsigned long, unsigned long, unsigned long,
+						const void *) = (void *)get_vm_area_at;
+
+	/* room for the guard page; VM_IOREMAP would ask for an alignment that START has anyway */
+	return get_vm_area_caller(bytes, VM_MAP, start, start + bytes + PAGE_SIZE, (void *)_RET_IP_) ? 0 : -ENOMEM;
+}
+
+static int do_vmap(unsigned long addr, unsigned long bytes, unsigned long phys, unsigned long chunk, const char *prot)
+{
+	int (*map)(unsigned long, unsigned long, phys_addr_t, pgprot_t) = (void *)vmap_page_range_at;
+	unsigned long end = addr + bytes;
+	int err = 0;
+
+	while (addr < end && !err) {
+		unsigned long next = min(end, (addr | (chunk - 1)) + 1);
+
+		err = map(addr, next, phys, prot_of(prot));
+		phys += next - addr;
+		addr = next;
+		if (chunk == PAGE_SIZE)
+			cond_resched();
+	}
+	return err;
+}
+
+static int do_vmalloc(const char *call, unsigned int slot, unsigned long bytes)
+{
+	void *p = strcmp(call, "vmalloc") ? vmalloc_huge(bytes, GFP_KERNEL) : vmalloc(bytes);
+
+	if (!p)
+		return -ENOMEM;
+	slots[slot] = p;
+	sizes[slot] = bytes;
+	return 0;
+}
+
+static int run(char *line)
+{
+	unsigned long a, b, c, d;
+	unsigned int slot;
+	char call[20], prot[8];
+
+	if (sscanf(line, "%19s", call) != 1)
+		return -EINVAL;
+	if (!strcmp(call, "park")) {
+		fuzzvm_gate();
+		return 0;
+	}
+	if (!strcmp(call, "vm_unmap_aliases")) {
+		vm_unmap_aliases();
+		return 0;
+	}
+	if (sscanf(line, "area %lx %lx", &a, &b) == 2)
+		return do_area(a, b);
+	if (sscanf(line, "vmap %lx %lx %lx %lx %7s", &a, &b, &c, &d, prot) == 5)
+		return do_vmap(a, b, c, d, prot);
+	if (sscanf(line, "vunmap %lx %lx", &a, &b) == 2) {
+		((void (*)(unsigned long, unsigned long))vunmap_range_at)(a, a + b);
+		return 0;
+	}
+	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
+		vfree(slots[slot]);
+		slots[slot] = NULL;
+		return 0;
+	}
+	if (sscanf(line, "vmalloc_huge %u %lx", &slot, &a) == 2 || sscanf(line, "vmalloc %u %lx", &slot, &a) == 2)
+		return slot < SLOTS ? do_vmalloc(call, slot, a) : -EINVAL;
+	return -EINVAL;
+}
+
+static ssize_t driver_write(struct file *file, const char __user *from, size_t length, loff_t *offset)
+{
+	char line[128];
+	int err;
+
+	if (length >= sizeof(line) || copy_from_user(line, from, length))
+		return -EINVAL;
+	line[length] = '\0';
+	err = run(line);
+	return err ? err : length;
+}
+
+/* the slots, a line each: number, address, bytes */
+static ssize_t driver_read(struct file *file, char __user *to, size_t length, loff_t *offset)
+{
+	char text[SLOTS * 48];
+	int used = 0, slot;
+
+	for (slot = 0; slot < SLOTS; slot++)
+		if (slots[slot])
+			used += scnprintf(text + used, sizeof(text) - used, "%d %lx %lx\n", slot, (unsigned long)slots[slot],
+					  sizes[slot]);
+	return simple_read_from_buffer(to, length, offset, text, used);
+}
+
+static const struct file_operations driver_operations = {
+	.owner = THIS_MODULE,
+	.read = driver_read,
+	.write = driver_write,
+};
+
+static struct dentry *driver_file;
+
+static int __init fuzzvm_init(void)
+{
+	driver_file = debugfs_create_file("fuzzvm", 0600, NULL, NULL, &driver_operations);
+	pr_info("fuzzvm: gate %lx\n", (unsigned long)fuzzvm_gate);
+	return PTR_ERR_OR_ZERO(driver_file);
+}
+
+static void __exit fuzzvm_exit(void)
+{
+	debugfs_remove(driver_file);
+}
+
+module_init(fuzzvm_init);
+module_exit(fuzzvm_exit);
+MODULE_DESCRIPTION("kernel calls of a scenario, one a write");
+MODULE_LICENSE("Dual MIT/GPL");

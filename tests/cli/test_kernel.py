@@ -1,0 +1,110 @@
+"""`fuzzvm kernel`: what is wrong is said in one line, and the real thing where there is a kernel to try it on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.realkernel import fake_qemu
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ROOT / "corpus" / "regressions"
+X86_PMD = CORPUS / "none-use-after-free-read-4f5a29210ff8.toml"
+ARM_PMD = CORPUS / "none-use-after-free-read-c77cd3c19dbc.toml"
+KERNELS = {name: os.environ.get(f"FUZZVM_KERNEL_{name.upper()}", "") for name in ("x86_64", "arm64", "x86_64_fixed")}
+"""Folders of `fuzzvm kernel build`; with --revert-fix for the first two."""
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", "kernel", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["build", "replay", "stress", "compare"])
+def test_help_has_an_example(command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.returncode == 0 and f"fuzzvm kernel {command} " in ran.stdout
+
+
+def wrong(tmp_path: Path) -> dict[str, tuple[tuple[object, ...], str]]:
+    kernel = fake_qemu.install_kernel(tmp_path)
+    return {
+        "no tree": (
+            ("build", "--tree", "nonesuch", "--arch", "arm64", "-o", tmp_path / "o"),
+            "nonesuch does not exist",
+        ),
+        "levels": (("build", "--tree", ROOT, "--arch", "arm64", "--levels", 7, "-o", tmp_path / "o"), "levels must be"),
+        "no kernel": (("stress", "--kernel", tmp_path / "none"), "holds no kernel"),
+        "other architecture": (("replay", ARM_PMD, "--kernel", kernel), "the test case is for arm64"),
+        "no file": (("replay", tmp_path / "none.toml", "--kernel", kernel), "none.toml"),
+    }
+
+
+@pytest.mark.parametrize("what", ["no tree", "levels", "no kernel", "other architecture", "no file"])
+def test_what_is_wrong_is_one_line(what: str, tmp_path: Path) -> None:
+    arguments, said = wrong(tmp_path)[what]
+    ran = run(*arguments)
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert said in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_missing_packages_are_named(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    ran = run("build", "--tree", tmp_path / "tree", "--arch", "arm64", "-o", tmp_path / "o", PATH=str(tmp_path))
+    assert ran.returncode == 2
+    assert "apt-get install" in ran.stderr
+    assert {"make", "flex", "bison", "bc", "gcc", "gcc-aarch64-linux-gnu"} <= set(ran.stderr.split())
+
+
+def test_no_qemu_is_named(tmp_path: Path) -> None:
+    kernel = fake_qemu.install_kernel(tmp_path)
+    ran = run("replay", X86_PMD, "--kernel", kernel, PATH="/nonexistent")
+    assert ran.returncode == 2 and "apt-get install qemu-system-x86" in ran.stderr
+
+
+def test_a_guest_that_fails_is_one_line(tmp_path: Path) -> None:
+    kernel = fake_qemu.install_kernel(fake_qemu.install(tmp_path))
+    says = "booting|fuzzvm: failed: insmod: Exec format error"
+    ran = run("replay", X86_PMD, "--kernel", kernel, PATH=f"{tmp_path}:{os.environ['PATH']}", FAKE_QEMU_SAYS=says)
+    assert ran.returncode == 2
+    assert ran.stderr == "fuzzvm: the guest could not do what it was told: insmod: Exec format error\n"
+
+
+def _kernel(name: str) -> str:
+    if not KERNELS[name]:
+        pytest.skip(f"FUZZVM_KERNEL_{name.upper()} names no kernel")
+    return KERNELS[name]
+
+
+@pytest.mark.parametrize(("name", "file"), [("x86_64", X86_PMD), ("arm64", ARM_PMD)])
+def test_a_real_kernel_follows_the_shortest_schedule(name: str, file: Path) -> None:
+    ran = run("replay", file, "--kernel", _kernel(name), "--times", 3, "--json")
+    data = json.loads(ran.stdout)
+    assert (ran.returncode, data["reproduced"]) == (0, 3)
+    for result in data["results"]:
+        assert "use-after-free in ptdump_pte_entry" in result["report"][0] and result["seconds"] < 60
+
+
+def test_with_the_fix_it_is_not_reachable() -> None:
+    ran = run("replay", X86_PMD, "--kernel", _kernel("x86_64_fixed"), "--json")
+    result = json.loads(ran.stdout)["results"][0]
+    assert (ran.returncode, result["result"]) == (1, "not reachable")
+    assert "down_read_trylock(&init_mm.mmap_lock)" in result["message"]
+
+
+@pytest.mark.parametrize("name", ["x86_64", "arm64"])
+def test_a_real_dump_says_what_the_models_says(name: str) -> None:
+    ran = run("compare", "--kernel", _kernel(name), "--json")
+    data = json.loads(ran.stdout)
+    assert (ran.returncode, data["different"], data["sequences"]) == (0, 0, 20)

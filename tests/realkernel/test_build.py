@@ -1,0 +1,96 @@
+"""What a build checks before and after make; make itself is not run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.realkernel import build as builds
+from fuzzvm.realkernel import tools
+from fuzzvm.realkernel.build import Options, load
+from fuzzvm.realkernel.errors import RealKernelError
+from tests.realkernel import fake_qemu
+
+
+def test_what_was_built_is_read_back(tmp_path: Path) -> None:
+    kernel = load(fake_qemu.install_kernel(tmp_path))
+    assert (kernel.arch, kernel.levels, kernel.revert_fix) == ("x86_64", 4, True)
+    assert kernel.symbols().address("vunmap_range")
+    assert "folder" not in kernel.to_data() and json.dumps(kernel.to_data())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"arch": "x86_64"}', "{"])
+def test_what_was_not_built_to_its_end(text: str, tmp_path: Path) -> None:
+    (tmp_path / builds.MANIFEST).write_text(text)
+    with pytest.raises(RealKernelError, match="holds no kernel"):
+        load(tmp_path)
+
+
+def test_an_option_that_the_tree_does_not_take_is_named() -> None:
+    asked = "CONFIG_KASAN=y\nCONFIG_SMP=y\n# comment\nCONFIG_X=n\nCONFIG_Z=y\nCONFIG_Z=n\n"
+    builds._check_config("CONFIG_KASAN=y\nCONFIG_SMP=y\n", asked)
+    with pytest.raises(RealKernelError, match="CONFIG_KASAN=y"):
+        builds._check_config("CONFIG_SMP=y\n", asked)
+
+
+def test_the_fragments_are_found_and_further_options_come_last(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("CONFIG_MINE=y\n")
+    options = Options(tmp_path, "arm64", fragment=tmp_path / "mine")
+    config = builds._config(options, 4, builds.guest_sources())
+    assert config.endswith("CONFIG_ARM64_VA_BITS_48=y\nCONFIG_MINE=y\n")
+    # of two lines for one option, kconfig takes the last
+    assert config.index("VA_BITS_48") > config.find("VA_BITS_39")
+    assert {"CONFIG_KASAN=y", "CONFIG_PTDUMP_DEBUGFS=y", "CONFIG_PREEMPT_NONE=y"} <= set(config.splitlines())
+
+
+@pytest.fixture
+def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "missing_packages", lambda arch: [])
+
+
+def test_a_folder_that_is_no_tree(tmp_path: Path, all_installed: None) -> None:
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(RealKernelError, match="is no kernel tree"):
+        builds.build(Options(tmp_path / "tree", "x86_64"), tmp_path / "out")
+
+
+def test_a_tree_that_was_built_in(tmp_path: Path, all_installed: None) -> None:
+    for name in ("Kbuild", ".config"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(RealKernelError, match="mrproper"):
+        builds.build(Options(tmp_path, "x86_64"), tmp_path / "out")
+
+
+def test_the_users_tree_is_not_written_to(tmp_path: Path, all_installed: None) -> None:
+    tree = tmp_path / "tree"
+    (tree / "mm").mkdir(parents=True)
+    (tree / "Kbuild").write_text("")
+    (tree / "mm/vmalloc.c").write_text("of another form\n")
+    with pytest.raises(RealKernelError, match="vmap_try_huge_pmd"):
+        builds.build(Options(tree, "x86_64", revert_fix=True), tmp_path / "out")
+    assert sorted(path.name for path in tree.rglob("*")) == ["Kbuild", "mm", "vmalloc.c"]
+    assert not (tmp_path / "out" / builds.MANIFEST).exists()
+
+
+def test_what_fails_is_said_in_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(RealKernelError, match=r"sh fails: a\.c:1: error: no"):
+        tools.run(["sh", "-c", "echo fine; echo 'a.c:1: error: no'; exit 2"], log, 10)
+    assert "fine" in log.read_text()
+
+
+def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    with pytest.raises(RealKernelError, match="has not ended"):
+        tools.run(["sh", "-c", "sleep 4711.25 & sleep 4711.25"], tmp_path / "log", 0.3)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "4711.25" not in listed
+
+
+def test_the_module_and_init_know_the_same_calls() -> None:
+    """Every call that a plan can ask for is one that the module parses."""
+    module = (builds.guest_sources() / "module" / "fuzzvm_driver.c").read_text()
+    for call in ("area", "vmap", "vunmap", "vmalloc", "vmalloc_huge", "vfree", "vm_unmap_aliases", "park"):
+        assert f'"{call}' in module

@@ -1,0 +1,93 @@
+"""What the model's schedules ask of a real kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.corpus.format import TestCase, read
+from fuzzvm.kernel.pgtable import Level
+from fuzzvm.realkernel import plan, replay
+from fuzzvm.realkernel.arch import ARCHES
+from fuzzvm.realkernel.errors import NoCounterpartError
+from fuzzvm.realkernel.plan import Access, TableFreed
+from fuzzvm.scenario.calls import parse_call
+
+CORPUS = Path(__file__).resolve().parents[2] / "corpus" / "regressions"
+X86_PMD = "none-use-after-free-read-4f5a29210ff8"
+X86_PUD = "none-use-after-free-read-97403cd7bf16"
+ARM_PMD = "none-use-after-free-read-c77cd3c19dbc"
+ARM_WEAK = "none-use-after-free-read-cfc468ae88b1"
+
+
+def case(name: str) -> TestCase:
+    return read(CORPUS / f"{name}.toml")
+
+
+def made(name: str) -> plan.Plan:
+    of = case(name)
+    return plan.make(of, ARCHES[of.scenario.arch].window(of.scenario.levels))
+
+
+def test_the_segments_of_the_shortest_schedule() -> None:
+    walk, promotion, failing = made(X86_PMD).segments()
+    assert [(e.entry.level, e.write) for e in walk if isinstance(e, Access)] == [
+        *((Level.PGD, False), (Level.PUD, False), (Level.PMD, False))
+    ]
+    assert isinstance(promotion[-1], TableFreed) and "pmd_free_pte_page" in promotion[-1].stack
+    assert isinstance(promotion[-2], Access) and promotion[-2].write
+    assert isinstance(failing[0], Access) and failing[0].entry.level == Level.PTE
+    assert {e.cpu for e in walk} == {e.cpu for e in failing} == {1} and {e.cpu for e in promotion} == {0}
+
+
+@pytest.mark.parametrize("name", [X86_PMD, X86_PUD, ARM_PMD])
+def test_every_step_is_expected_or_passed_over(name: str) -> None:
+    found = made(name)
+    assert len(found.expected) + found.passed_over == found.steps
+    assert found.failing.step == found.steps
+
+
+def test_the_guest_is_told_the_scenario() -> None:
+    found = made(X86_PMD)
+    assert replay.script(found) == [
+        "boot area 0xffffd00000000000 0x200000",
+        "boot vmap 0xffffd00000000000 0x1000 0x40000000 0x1000 rw",
+        "boot vunmap 0xffffd00000000000 0x1000",
+        "cpu 0 vmap 0xffffd00000000000 0x200000 0x40000000 0x200000 rw",
+        # once to rehearse, once to replay
+        "cpu 1 cat",
+        "cpu 1 cat",
+        "start",
+    ]
+
+
+def test_what_needs_weak_memory_has_no_counterpart() -> None:
+    with pytest.raises(NoCounterpartError, match="weaker"):
+        made(ARM_WEAK)
+
+
+@pytest.mark.parametrize("pattern", ["static-key-tlb-conflict-*", "vmap-trylock-static-key-deadlock-*"])
+def test_what_kasan_does_not_see_has_no_counterpart(pattern: str) -> None:
+    path = next(CORPUS.glob(f"{pattern}.toml"))
+    with pytest.raises(NoCounterpartError, match="KASAN judges"):
+        made(path.stem)
+
+
+@pytest.mark.parametrize("call", ["vmalloc(area='a', nr_pages=2)", "set_memory_ro(page=0, nr_pages=1)"])
+def test_calls_that_cannot_be_driven(call: str) -> None:
+    of = case(X86_PMD)
+    scenario = replace(of.scenario, cpus=(*of.scenario.cpus[:1], (parse_call(call), *of.scenario.cpus[1])))
+    with pytest.raises(NoCounterpartError, match=call.partition("(")[0]):
+        plan.make(replace(of, scenario=scenario), 0)
+
+
+def test_every_minimal_schedule_of_none_has_a_plan_or_says_why() -> None:
+    planned = 0
+    for path in sorted(CORPUS.glob("none-*.toml")):
+        try:
+            planned += bool(made(path.stem).segments())
+        except NoCounterpartError as error:
+            assert str(error)
+    assert planned >= 20

@@ -1,0 +1,124 @@
+"""QEMU's life is never longer than that of who started it; shown on a program that would sleep for ten minutes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.realkernel.arch import X86_64
+from fuzzvm.realkernel.errors import RealKernelError
+from fuzzvm.realkernel.qemu import Qemu, _without_stamp
+from tests.realkernel import fake_qemu
+from tests.support import heed_sigint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = fake_qemu.install(tmp_path)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+def start(says: str = "") -> Qemu:
+    os.environ["FAKE_QEMU_SAYS"] = says
+    try:
+        return Qemu(X86_64, Path("image"), b"", 2)
+    finally:
+        del os.environ["FAKE_QEMU_SAYS"]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within a few seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def folders(path: Path) -> list[Path]:
+    return list(path.glob("fuzzvm-qemu-*"))
+
+
+def test_leaving_the_context_ends_it(path: Path) -> None:
+    with start() as qemu:
+        assert folders(path)
+        pid = qemu.pid
+    assert gone(pid) and not folders(path)
+    qemu.close()
+
+
+def test_an_exception_ends_it(path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), start() as qemu:
+        raise ZeroDivisionError
+    assert gone(qemu.pid) and not folders(path)
+
+
+def test_the_console_without_time_stamps(path: Path) -> None:
+    with start("[    0.000000] Linux version|fuzzvm: gate ffff|[last]") as qemu:
+        assert qemu.wait_for(lambda line: line == "[last]", 5) == "[last]"
+        assert qemu.lines()[:2] == ["Linux version", "fuzzvm: gate ffff"]
+
+
+@pytest.mark.parametrize("line", ["[    1.5] a", "[12.25] a"])
+def test_stamps(line: str) -> None:
+    assert _without_stamp(line) == "a"
+
+
+def test_nothing_said_in_time_is_an_error(path: Path) -> None:
+    with start("one|two") as qemu, pytest.raises(RealKernelError, match=r"within 0\.3 s; its last line: two"):
+        qemu.wait_for(lambda line: line == "three", 0.3)
+
+
+def test_a_panic_is_an_error(path: Path) -> None:
+    with start("Kernel panic - not syncing") as qemu, pytest.raises(RealKernelError, match="Kernel panic"):
+        qemu.wait_for(lambda line: line == "three", 5)
+
+
+def test_what_qemu_says_when_it_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_QEMU_ENDS", "1")
+    with start() as qemu, pytest.raises(RealKernelError, match="QEMU has ended: qemu: no such machine"):
+        qemu.wait_for(lambda line: line == "three", 5)
+
+
+def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(RealKernelError, match="apt-get install qemu-system-x86"):
+        start()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> None:
+    kernel = fake_qemu.install_kernel(path)
+    pid_file = path / "pid"
+    command = [sys.executable, "-m", "fuzzvm", "kernel", "stress", "--kernel", str(kernel), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_QEMU_PID": str(pid_file), "FAKE_QEMU_SAYS": "booting"}
+    ran = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+    )
+    for _ in range(400):
+        if pid_file.exists() and pid_file.read_text():
+            break
+        time.sleep(0.05)
+    pid = int(pid_file.read_text())
+    ran.send_signal(sent)
+    out, err = ran.communicate(timeout=20)
+    assert gone(pid)
+    assert out == ""
+    if sent == signal.SIGINT:
+        assert ran.returncode == 130 and err.strip() == "fuzzvm: interrupted"
+        assert not folders(path)
