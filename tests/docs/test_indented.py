@@ -83,7 +83,13 @@ def check(line: str) -> None:
         command = cli.get_command(context, name)
         if command is None:
             raise click.UsageError(f"no command {name}")
-        arguments = [word.split("|")[0].strip("[]…") for word in words[1:]]
+        rest = words[1:]
+        if isinstance(command, click.Group) and rest and (rest[0].islower() and rest[0].isalpha()):
+            command = command.get_command(context, rest[0])
+            if command is None:
+                raise click.UsageError(f"no command {name} {rest[0]}")
+            rest = rest[1:]
+        arguments = [word.split("|")[0].strip("[]…") for word in rest]
         given = [word for word in arguments if word.startswith("-")]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
             "--help",
@@ -102,7 +108,13 @@ def test_what_is_mentioned_is_a_command_with_such_options(page: Path) -> None:
 
 def test_a_command_that_is_none_is_found() -> None:
     check("fuzzvm verify -m none --memory sc")
-    for line in ("fuzzvm verify --no-such-option", "fuzzvm nonesuch"):
+    check("fuzzvm kernel build --tree linux --arch arm64")
+    for line in (
+        "fuzzvm verify --no-such-option",
+        "fuzzvm nonesuch",
+        "fuzzvm kernel nonesuch",
+        "fuzzvm corpus add --tree",
+    ):
         assert line in mentioned(f"    {line}   what it does\n") and line in mentioned(f"so `{line}` it is")
         with pytest.raises(click.UsageError):
             check(line)
