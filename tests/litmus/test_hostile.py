@@ -1,13 +1,12 @@
-"""Litmus tests that mean harm: refused in one line, within a second, without much memory."""
+"""Litmus tests that mean harm: refused in one line, soon, without much memory."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 
 from fuzzvm.litmus import LitmusError, run
 from fuzzvm.litmus.semantics import _BUILT, Compiler
+from tests.clock import no_hang
 
 SIZE = 1 << 16
 HEAD = "AArch64 X\n{0:X1=1;}\n P0 ;\n %s ;\nexists %s\n"
@@ -30,11 +29,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_refused_within_a_second(name: str) -> None:
-    begin = time.process_time()
-    with pytest.raises(LitmusError) as caught:
+def test_refused(name: str) -> None:
+    with no_hang(), pytest.raises(LitmusError) as caught:
         run(HOSTILE[name], "input")
-    assert time.process_time() - begin < 1
     assert caught.value.message.isprintable() and caught.value.line >= 1
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from fuzzvm.mitigations import registry
 from fuzzvm.mitigations.registry import MAX_STACKED, MitigationError
+from tests.clock import no_hang
 
 SIZE = 1 << 16
 
@@ -27,11 +27,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_refused_within_a_second(name: str) -> None:
-    begin = time.process_time()
-    with pytest.raises(MitigationError) as caught:
+def test_refused(name: str) -> None:
+    with no_hang(), pytest.raises(MitigationError) as caught:
         registry.get(HOSTILE[name])
-    assert time.process_time() - begin < 1
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzvm.scenario.toml_text import MAX_KEY_PARTS, TomlTextError, loads
+from tests.clock import no_hang
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 1 << 16
@@ -32,22 +33,22 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_refused_within_a_second(name: str) -> None:
-    begin = time.process_time()
-    with pytest.raises(TomlTextError) as caught:
+def test_refused(name: str) -> None:
+    with no_hang(), pytest.raises(TomlTextError) as caught:
         loads(HOSTILE[name])
-    assert time.process_time() - begin < 1
     assert str(caught.value).isprintable()
 
 
 def test_without_the_limit_a_dotted_key_takes_long() -> None:
     """What the limit is for: the time grows with the square of the key's parts."""
-    seconds = []
-    for parts in (1500, 6000):
+
+    def seconds(parts: int) -> float:
         begin = time.process_time()
         tomllib.loads("a." * parts + "a=1")
-        seconds.append(time.process_time() - begin)
-    assert seconds[1] > 8 * seconds[0]
+        return time.process_time() - begin
+
+    # the least of three is what no other process has disturbed; sixteen times as long, were it the square alone
+    assert min(seconds(6000) for _ in range(3)) > 6 * min(seconds(1500) for _ in range(3))
 
 
 def test_the_line_is_named() -> None:
