@@ -1,33 +1,32 @@
-"""Which local states of an automaton lie on a cycle (Tarjan 1972: strongly connected components)."""
+"""Which places of a graph lie on a cycle (Tarjan 1972: strongly connected components)."""
 
 from __future__ import annotations
 
-from fuzzvm.explore.automaton import Automaton, Node
+from collections.abc import Sequence
 
 
-def on_cycle(automaton: Automaton) -> list[bool]:
-    """Return for each local state whether it lies on a cycle of the automaton as far as that is known."""
-    nodes = automaton.nodes
-    found = [False] * len(nodes)
-    order = [0] * len(nodes)
-    low = [0] * len(nodes)
+def on_cycle(successors: Sequence[Sequence[int]]) -> list[bool]:
+    """Return for each place whether it lies on a cycle; `successors` are numbers of places."""
+    found = [False] * len(successors)
+    order = [0] * len(successors)
+    low = [0] * len(successors)
     open_nodes: list[int] = []
-    is_open = [False] * len(nodes)
+    is_open = [False] * len(successors)
     visits = 0
-    for root in range(len(nodes)):
+    for root in range(len(successors)):
         if order[root]:
             continue
-        todo = [(root, iter(_successors(nodes[root])))]
+        todo = [(root, iter(successors[root]))]
         while todo:
-            place, successors = todo[-1]
+            place, onward = todo[-1]
             if not order[place]:
                 visits += 1
                 order[place] = low[place] = visits
                 open_nodes.append(place)
                 is_open[place] = True
-            for following in successors:
+            for following in onward:
                 if not order[following]:
-                    todo.append((following, iter(_successors(nodes[following]))))
+                    todo.append((following, iter(successors[following])))
                     break
                 if is_open[following]:
                     low[place] = min(low[place], order[following])
@@ -44,7 +43,3 @@ def on_cycle(automaton: Automaton) -> list[bool]:
                         is_open[member] = False
                         found[member] = found[member] or len(members) > 1
     return found
-
-
-def _successors(node: Node) -> list[int]:
-    return [edge.target.number for edge in node.edges.values() if edge.target is not None]

@@ -4,14 +4,14 @@ A cycle of states alone is no error: a CPU that retries a trylock goes around on
 scheduled, and any fair scheduler ends that. It is one where no way leads out, that is, where from some state neither
 the end of the run, nor a deadlock, nor any other error can be reached. Then every schedule runs for ever (a livelock).
 
-Where no CPU's automaton has a cycle there is no cycle of states, and nothing to look for. Machine's own rule is
-coarser: it calls a run of MAX_STEPS steps `no-progress`, whatever might have come after.
+Where no CPU can take part in a cycle of states (`recurrence`) there is none, and nothing to look for. Machine's own
+rule is coarser: it calls a run of MAX_STEPS steps `no-progress`, whatever might have come after.
 """
 
 from __future__ import annotations
 
-from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.limits import Limits, Watch
+from fuzzvm.explore.exhaustive.recurrence import recurrent
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.machine.errors import NO_PROGRESS
@@ -22,8 +22,8 @@ NEVER_ENDS = Finding(NO_PROGRESS, "")
 
 
 def may_cycle(space: Space) -> bool:
-    """Return whether some CPU's automaton, as far as it is known, has a cycle."""
-    return any(any(on_cycle(automaton)) for automaton in space.automata)
+    """Return whether there may be a cycle of states, as far as the automata are known."""
+    return any(recurrent(space.automata, space.values))
 
 
 def endless_run(space: Space, limits: Limits) -> Schedule | None:

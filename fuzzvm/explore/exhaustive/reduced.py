@@ -11,7 +11,8 @@ take its last step from a local state that the pass has visited, with a response
 postponed before commute with it. (docs/decisions/0005 has the induction.)
 
 A step is postponed for ever only around a cycle of states (the "ignoring problem", Valmari 1990). A CPU that takes part
-in such a cycle goes around a cycle of its automaton, so local states that lie on one never stand for others.
+in such a cycle goes around one of its automaton, so local states that may be there (`recurrence`) never stand for
+others.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from collections.abc import Callable, Sequence
 from itertools import islice, permutations
 
 from fuzzvm.explore.automaton import Node
-from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
 from fuzzvm.explore.exhaustive.limits import Limits, Watch
+from fuzzvm.explore.exhaustive.recurrence import recurrent
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
 from fuzzvm.explore.exhaustive.worth import TRIAL, judge
+from fuzzvm.machine.execution import MAX_STEPS
 
 Move = tuple[Entry, int, int, bool]
 """What a CPU's step does (0: it is blocked), what the step touches, what the future conflicts with, may it cycle."""
@@ -73,11 +75,10 @@ class Reduction:
             order = list(orders[number]) if number < len(orders) else list(range(len(lanes)))
             state = self._space.start
             assert isinstance(state, int)
-            moved = True
-            while moved:
+            # a run that does not end has shown by then what it does
+            for _ in range(MAX_STEPS):
                 if number >= len(orders):
                     turns.shuffle(order)
-                moved = False
                 for cpu in order:
                     lane = lanes[cpu]
                     key = state & lane.mask
@@ -87,8 +88,9 @@ class Reduction:
                         entry = lane.table[key]
                         if isinstance(entry, int) and entry:
                             state += entry
-                            moved = True
                             break
+                else:
+                    break
 
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
@@ -100,7 +102,7 @@ class Reduction:
             self._visit(todo, first_only=first_only)
             if self.findings and first_only:
                 break
-            cyclic = [frozenset(i for i, cycles in enumerate(on_cycle(one)) if cycles) for one in self._space.automata]
+            cyclic = recurrent(self._space.automata, self._space.values)
             if cyclic != self._cyclic:
                 self._cyclic = cyclic
                 self._outdated = len(self._reduced)

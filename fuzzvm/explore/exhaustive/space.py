@@ -98,10 +98,10 @@ class Space:
     """The state space of a system. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
-    states that differ in dead variables alone, `without_text` those that differ in what walks have noted: where the
-    memory model is not sc, unless it is said otherwise. `forget` lets memory forget what no CPU needs any more:
-    steps may raise OutdatedError then, which `settled` answers. With `strong_twin_of`, memory is sequentially
-    consistent whatever the system has, and the automata are those of that space: what one learns, the other knows.
+    states that differ in dead variables alone, `without_text` those that differ in the rows that walks print, which no
+    oracle looks at. `forget` lets memory forget what no CPU needs any more: steps may raise OutdatedError then, which
+    `settled` answers. With `strong_twin_of`, memory is sequentially consistent whatever the system has, and the
+    automata are those of that space: what one learns, the other knows.
     """
 
     def __init__(
@@ -110,14 +110,12 @@ class Space:
         *,
         fast: bool = True,
         live_only: bool = True,
-        without_text: bool | None = None,
+        without_text: bool = True,
         forget: bool = True,
         strong_twin_of: Space | None = None,
     ) -> None:
         self.system = system
         weak = strong_twin_of is None and not (fast and system.memory == "sc")
-        if without_text is None:
-            without_text = system.memory != "sc"
         if strong_twin_of is None:
             self.values = Values(without_text=without_text)
             self.automata = [
