@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from tests.explore.campaigns.killing import children
 
@@ -42,3 +46,11 @@ def wait_until_worked(pid: int, seconds: float) -> None:
     while worked(pid) < seconds:
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a tenth of a second pass between any two looks of a search at the clock, on any machine."""
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(looks) / 10)
+    for module in ("limits", "verdict"):
+        monkeypatch.setattr(f"fuzzvm.explore.exhaustive.{module}.time", clock)

@@ -53,6 +53,7 @@ class PageTables:
         start = geometry.table_start(Level.PGD, geometry.base)
         self.root = Entry(start, geometry.end, Level.PGD - 1, pgd)
         self._next = [self._next_level(level) for level in range(-1, Level.PTE)]
+        self._copies: dict[tuple[Level, int, int], tuple[Entry, ...]] = {}
 
     def entries(self, pointer: Entry) -> Iterator[Entry]:
         """Yield the copies that can be made now of the valid entries of the table that a copy leads to."""
@@ -73,13 +74,19 @@ class PageTables:
             if index != leaving_out and (value := peek(table.address + index)):
                 yield from self.copies(label.level, label.va + index * self._geometry.size(label.level), value)
 
-    def copies(self, level: Level, va: int, value: Value) -> Iterator[Entry]:
-        """Yield the copies that can be made of an entry of that level that maps from `va` on: the plain one first.
+    def copies(self, level: Level, va: int, value: Value) -> tuple[Entry, ...]:
+        """Return the copies that can be made of an entry of that level that maps from `va` on: the plain one first.
 
         An entry of a contiguous block may be held as what it is, and as the whole block.
         """
         if not isinstance(value, int):
-            return
+            return ()
+        found = self._copies.get((level, va, value))
+        if found is None:
+            found = self._copies[level, va, value] = tuple(self._make_copies(level, va, value))
+        return found
+
+    def _make_copies(self, level: Level, va: int, value: int) -> Iterator[Entry]:
         end = va + self._geometry.size(level)
         if pxd_table(value) and level < Level.PTE:
             yield Entry(va, end, level, pxd_pgtable(value))
@@ -131,7 +138,7 @@ class TlbOracle:
             return
         level = label.level
         va = label.va + offset * self._geometry.size(level)
-        written = next(self._tables.copies(level, va, new), None)
+        written = next(iter(self._tables.copies(level, va, new)), None)
         if old == 0 and written is not None and not written.table and self._tlbs.leads_to(allocation.address):
             self._check_mapped_again(allocation, offset, written)
         self._run(self._tlbs.fill, allocation.address)

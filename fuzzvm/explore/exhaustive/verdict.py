@@ -78,12 +78,15 @@ def verify(
     with _no_collection(), _unchanged_mitigation(system):
         space = Space(system)
         foresee(space, _left(limits, began, SHARE_FORESEEN))
-        shortest = _shallow(space, limits, began, reduce=reduce) if preemptions is None else None
+        found, shortest = None, None
+        if preemptions is None:
+            found, shortest = _shallow(space, limits, began, reduce=reduce)
         if shortest is not None:
             failure = _replayed(system, shortest)
             seconds = time.monotonic() - began
             return Verdict(failure, shortest.schedule, True, "", shortest.states, shortest.transitions, seconds)
-        found = space.settled(lambda: _search(space, _left(limits, began), preemptions, reduce=reduce))
+        if found is None:
+            found = space.settled(lambda: _search(space, _left(limits, began), preemptions, reduce=reduce))
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         elif found.findings:
@@ -127,20 +130,20 @@ def shortest_failure(
     return found.schedule, found.complete
 
 
-def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> ShortestRun | None:
-    """Return the shortest run that goes wrong where a search would take long and that run has few context switches."""
+def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> tuple[Searched | None, ShortestRun | None]:
+    """Return what a search finds that is short; else the shortest run that goes wrong, if its switches are few."""
     if not space.has_agents or (limits.max_states is not None and limits.max_states <= SHALLOW):
-        return None
+        return None, None
 
     def left() -> Limits:
         return replace(_left(limits, began), max_states=SHALLOW)
 
     found = space.settled(lambda: _search(space, left(), None, reduce=reduce))
     if found.findings or found.states < SHALLOW:
-        # what it has learnt is not lost: the search that follows goes the same way, by look-ups
-        return None
+        return found, None
+    # what it has learnt is not lost: a search that goes further goes the same way first, by look-ups
     shortest = space.settled(lambda: shortest_run(space, left()))
-    return shortest if shortest.schedule is not None and shortest.complete else None
+    return None, shortest if shortest.schedule is not None and shortest.complete else None
 
 
 def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bool) -> Searched:
