@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.reduced_search import foresee, search_reduced
+from fuzzvm.explore.exhaustive.reduced_search import foresee
 from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
@@ -25,6 +25,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.explore.reduction import both
 from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_system
 
 SMALL = ["pmd-promotion", "pud-promotion", "three-levels", "check-wx", "x86-pmd-promotion", "x86-pud-promotion"]
@@ -35,27 +36,6 @@ CELLS = [
     for memory in (("tso",) if scenario.startswith("x86") else ("tso", "arm64"))
 ]
 MOST = 5000
-
-
-def both(system: System, most: int) -> bool:
-    """Compare the search with reductions and without, on one space; return whether the space is that small.
-
-    Where a run goes wrong, ends may be missing: a store that is not kept back meets an error that it would have met
-    had it been executed later, while the run that kept it back goes on to its end.
-    """
-    space = Space(system)
-    foresee(space, Limits())
-    full = space.settled(lambda: search(space, Limits(max_states=most), first_only=False))
-    if not full.complete:
-        return False
-    reduced = space.settled(lambda: search_reduced(space, Limits(), first_only=False))
-    assert reduced.complete
-    assert bool(reduced.findings) == bool(full.findings)
-    assert set(reduced.findings) <= set(full.findings)
-    assert reduced.ends <= full.ends
-    assert full.findings or reduced.ends == full.ends
-    assert reduced.states <= full.states
-    return True
 
 
 @pytest.mark.parametrize(("mitigation", "scenario", "memory"), CELLS)
@@ -88,11 +68,12 @@ def calls() -> st.SearchStrategy[tuple[object, ...]]:
     st.sampled_from(sorted(registry.shipped())),
     st.sampled_from([("arm64", "arm64"), ("arm64", "tso"), ("x86_64", "tso")]),
     st.lists(calls(), min_size=2, max_size=2),
+    st.booleans(),
 )
-def test_any_scenario(mitigation: str, machine: tuple[str, str], cpus: list[tuple[object, ...]]) -> None:
+def test_any_scenario(mitigation: str, machine: tuple[str, str], cpus: list[tuple[object, ...]], tlb: bool) -> None:
     arch, memory = machine
     setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 1, "pte"))
-    scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus))  # type: ignore[arg-type]
+    scenario = Scenario(arch, "4K", 4, 2, setup, tuple(cpus), tlb=tlb)  # type: ignore[arg-type]
     both(System(scenario, registry.get(mitigation), memory), MOST)
 
 
@@ -114,13 +95,14 @@ def own_ranges(draw: st.DrawFn) -> tuple[tuple[object, ...], ...]:
     st.sampled_from(sorted(registry.shipped())),
     st.sampled_from([("arm64", "arm64"), ("arm64", "tso"), ("x86_64", "tso")]),
     own_ranges(),
+    st.booleans(),
 )
 def test_any_scenario_of_ranges_apart(
-    mitigation: str, machine: tuple[str, str], cpus: tuple[tuple[object, ...], ...]
+    mitigation: str, machine: tuple[str, str], cpus: tuple[tuple[object, ...], ...], tlb: bool
 ) -> None:
     arch, memory = machine
     setup = (Vmap(0, 2, "pte"), Vunmap(0, 2), Vmap(2, 2, "pte"), Vunmap(2, 2))
-    scenario = Scenario(arch, "4K", 4, 2, setup, cpus)  # type: ignore[arg-type]
+    scenario = Scenario(arch, "4K", 4, 2, setup, cpus, tlb=tlb)  # type: ignore[arg-type]
     both(System(scenario, registry.get(mitigation), memory), MOST)
 
 
@@ -150,7 +132,7 @@ def loses(lists: list[list[Recipe]]) -> None:
 
 def test_it_is_noticed_if_stores_are_never_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both(small_system("arm64", STORES_IN_ANY_ORDER), MOST)
-    monkeypatch.setattr("fuzzvm.explore.exhaustive.reduced_weakly.idle", lambda model, node: True)
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.reduced_weakly.idle", lambda model, node, tlb: True)
     loses(STORES_IN_ANY_ORDER)
 
 

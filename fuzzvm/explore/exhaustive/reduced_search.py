@@ -18,9 +18,6 @@ from fuzzvm.explore.exhaustive.symmetry import Symmetry
 def can_reduce(space: Space) -> bool:
     """Return whether the footprints describe the memory model of a space."""
     shared = space.shared
-    if isinstance(shared, SteppedShared) and space.system.kernel.tlb:
-        # hardware walks the tables as well, and what it does there is no step of any CPU
-        return False
     return isinstance(shared, FlatShared) or (isinstance(shared, SteppedShared) and shared.model.reducible)
 
 

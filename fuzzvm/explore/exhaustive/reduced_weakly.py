@@ -27,7 +27,8 @@ class WeakReduction(Reduction):
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
         assert isinstance(self._space.shared, SteppedShared)
         self._unwatched = unwatched
-        self._weak = WeakFootprints(unwatched, self._space.shared.model)
+        self._tlb = self._space.system.kernel.tlb
+        self._weak = WeakFootprints(unwatched, self._space.shared.model, tlb=self._tlb)
         self._begun: dict[int, Begun] = {}
         self._entries: list[dict[int, Entry]] = [{} for _ in self._space.lanes]
         return self._weak
@@ -118,8 +119,9 @@ class WeakReduction(Reduction):
             return move
         lane = self._space.lanes[cpu]
         op = self._space.automata[cpu].nodes[lane.local(state)].op
-        # code might be fetched by the CPU itself, which sees a difference
-        if not isinstance(op, Store) or object_of(op.address) in self._unwatched:
+        # code might be fetched by the CPU itself, which sees a difference; and hardware that walks page tables sees
+        # whether a store is in place before an invalidation
+        if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
             return move
         kept_back = self._entries[cpu][state & lane.mask]
         assert not isinstance(kept_back, int)
@@ -139,6 +141,7 @@ class WeakReduction(Reduction):
         nodes = self._space.automata[lane.cpu].nodes
         entries = self._entries[lane.cpu]
         shared: Any = self._space.shared
+        tlb = self._tlb
 
         def compute_entry(key: int) -> int:
             accesses = compute(key)
@@ -147,7 +150,7 @@ class WeakReduction(Reduction):
             if not isinstance(entry, int) and isinstance(node.op, Store | CacheMaintenance) and len(entry) == 2:
                 unfinished = shared.unfinished(key & SHARED_MASK)
                 # where a store overtakes loads of what may be freed, it matters when it is executed
-                if not (unfinished and unfinished[lane.cpu].objects) and idle(shared.model, node):
+                if not (unfinished and unfinished[lane.cpu].objects) and idle(shared.model, node, tlb=tlb):
                     entry = tuple(way for way in entry if way.choices == _AT_ONCE)
             elif not isinstance(entry, int) and isinstance(node.op, Load) and all(way.finding is None for way in entry):
                 targets = [((key + way.delta) & SHARED_MASK, (key + way.delta) >> lane.shift) for way in entry]

@@ -57,8 +57,8 @@ _FLIGHT = "flight"
 class WeakFootprints(Footprints):
     """Footprints under a memory model that is `reducible`. Bits are those of `Footprints`."""
 
-    def __init__(self, unwatched: frozenset[int], model: type[MemoryModel]) -> None:
-        super().__init__(unwatched, tlb=False)
+    def __init__(self, unwatched: frozenset[int], model: type[MemoryModel], *, tlb: bool) -> None:
+        super().__init__(unwatched, tlb=tlb)
         self._model = model
 
     def _make(self, node: Node) -> tuple[int, int]:
@@ -78,10 +78,11 @@ class WeakFootprints(Footprints):
             case CacheMaintenance(_, address) if self._model.stale_reads:
                 accesses, conflicts = self._masks([], [address])
                 return accesses, conflicts | self.branches[1]
-            case InterruptAll():
-                return self._masks([_FLIGHT], [_KICK])
         accesses, conflicts = super()._make(node)
         match node.op:
+            case InterruptAll():
+                more = self._masks([_FLIGHT], [_KICK])
+                return accesses | more[0], conflicts | more[1]
             case Fetch():
                 conflicts |= self.branches[1]
             case Load() | Rmw():
@@ -123,8 +124,11 @@ class WeakFootprints(Footprints):
         return self._masks([*reads, _KICK], writes)
 
 
-def idle(model: type[MemoryModel], node: Node) -> bool:
-    """Return whether keeping back what a local state's operation writes changes nothing but when it is executed."""
+def idle(model: type[MemoryModel], node: Node, *, tlb: bool) -> bool:
+    """Return whether keeping back what a local state's operation writes changes nothing but when it is executed.
+
+    Where TLBs are watched, an invalidation between changes something: it comes before what is kept back.
+    """
     first = node.op
     if not isinstance(first, Store | CacheMaintenance):
         return False
@@ -145,7 +149,7 @@ def idle(model: type[MemoryModel], node: Node) -> bool:
             if not isinstance(first, Store):
                 return False
             executed.append(node.op)
-        elif not isinstance(node.op, Tlbi):
+        elif tlb or not isinstance(node.op, Tlbi):
             return False
         if len(executed) > 2:
             return False
