@@ -31,6 +31,7 @@ class WeakReduction(Reduction):
         self._weak = WeakFootprints(unwatched, self._space.shared.model, tlb=self._tlb)
         self._begun: dict[int, Begun] = {}
         self._entries: list[dict[int, Entry]] = [{} for _ in self._space.lanes]
+        self._equal: dict[int, int] = {}
         return self._weak
 
     def walk_ahead(self) -> None:
@@ -159,7 +160,8 @@ class WeakReduction(Reduction):
             entries[key] = entry
             if not isinstance(entry, int) and len(entry) > 1:
                 accesses |= self._weak.branches[0]
-                self._accesses[lane.cpu][key] = accesses
+            # there are few that differ, and one for each state and CPU
+            accesses = self._accesses[lane.cpu][key] = self._equal.setdefault(accesses, accesses)
             return accesses
 
         return compute_entry

@@ -39,6 +39,8 @@ class Way(NamedTuple):
     finding: Finding | None
 
 
+_NO_AGENTS: dict[int, tuple[Way, ...]] = {}
+
 Entry = int | tuple[Way, ...]
 """What a table holds: the difference that the only way makes, 0 where no step is possible, else all ways."""
 
@@ -173,10 +175,12 @@ class Space:
         number = state & SHARED_MASK
         found = self._agents.get(number)
         if found is None:
-            found = {}
-            for agent in self.shared.agents(number):
-                outcomes = self.shared.step_agent(number, agent)
-                found[agent] = tuple(Way(o.choices, o.shared - number, o.finding) for o in outcomes)
+            found = _NO_AGENTS
+            if agents := self.shared.agents(number):
+                found = {}
+                for agent in agents:
+                    outcomes = self.shared.step_agent(number, agent)
+                    found[agent] = tuple(Way(o.choices, o.shared - number, o.finding) for o in outcomes)
             self._agents[number] = found
         return found
 

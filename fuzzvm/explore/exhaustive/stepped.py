@@ -42,6 +42,9 @@ Masks = tuple[int, ...]
 """What each CPU is assumed to do from here on, as bits of `Assumed`."""
 
 
+FORGET_EVERY = 50_000
+"""New states after which results are forgotten that can be worked out again: depth first, what is old is seldom met."""
+
 _METHODS: dict[type, str] = {
     Load: "load",
     Await: "load",
@@ -359,7 +362,14 @@ class SteppedShared:
         if number is None:
             number = self._numbers[key] = len(self._states)
             self._states.append(key)
+            if number % FORGET_EVERY == 0:
+                self._forget()
         return number
+
+    def _forget(self) -> None:
+        """Forget what was worked out of states that have numbers: most of it nobody asks for again."""
+        for known in (self._performed, self._performed_at, self._normal, self._unfinished):
+            known.clear()
 
     def _memory_number(self, memory: MemoryModel) -> int:
         parts = self._part_numbers
