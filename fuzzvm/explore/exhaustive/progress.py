@@ -33,23 +33,7 @@ def endless_run(space: Space, limits: Limits) -> Schedule | None:
     """
     assert isinstance(space.start, int)
     watch = Watch(limits)
-    parents: dict[int, tuple[int, Step]] = {}
-    before: dict[int, list[int]] = {space.start: []}
-    order = [space.start]
-    ends = []
-    for state in order:
-        steps = space.steps(state)
-        for agent, way in steps:
-            following = state + way.delta
-            if following not in before:
-                before[following] = []
-                parents[following] = (state, (agent, *way.choices))
-                order.append(following)
-            before[following].append(state)
-        if not steps:
-            ends.append(state)
-        if len(order) >= watch.next_look:
-            watch.look(len(order))
+    order, before, ends = _reached(space, space.start, watch)
     ending = set(ends)
     while ends:
         for state in before[ends.pop()]:
@@ -57,10 +41,57 @@ def endless_run(space: Space, limits: Limits) -> Schedule | None:
                 ending.add(state)
                 ends.append(state)
     trapped = next((state for state in order if state not in ending), None)
-    return None if trapped is None else _onward(space, trapped, parents)
+    return None if trapped is None else _onward(space, trapped)
 
 
-def _onward(space: Space, trapped: int, parents: dict[int, tuple[int, Step]]) -> Schedule:
+def _reached(space: Space, start: int, watch: Watch) -> tuple[list[int], dict[int, list[int]], list[int]]:
+    """Return all states, those that fewer steps lead to first; the states before each; and those without a step."""
+    lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
+    before: dict[int, list[int]] = {start: []}
+    order = [start]
+    ends = []
+    look = watch.next_look
+    for state in order:
+        following = []
+        for mask, table, compute in lanes:
+            key = state & mask
+            entry = table.get(key)
+            if entry is None:
+                entry = compute(key)
+            if not isinstance(entry, int):
+                following += [state + way.delta for way in entry]
+            elif entry:
+                following.append(state + entry)
+        if space.has_agents:
+            for ways in space.agent_steps(state).values():
+                following += [state + way.delta for way in ways]
+        for target in following:
+            if target in before:
+                before[target].append(state)
+            else:
+                before[target] = [state]
+                order.append(target)
+        if not following:
+            ends.append(state)
+        if len(order) >= look:
+            watch.look(len(order))
+            look = watch.next_look
+    return order, before, ends
+
+
+def _onward(space: Space, trapped: int) -> Schedule:
+    """Return a run of MAX_STEPS steps through a state: to it by a shortest way, and on by any."""
+    assert isinstance(space.start, int)
+    parents: dict[int, tuple[int, Step]] = {}
+    order = [space.start]
+    for state in order:
+        if trapped in parents:
+            break
+        for agent, way in space.steps(state):
+            following = state + way.delta
+            if following not in parents and following != space.start:
+                parents[following] = (state, (agent, *way.choices))
+                order.append(following)
     steps: list[Step] = []
     state = trapped
     while state in parents:
