@@ -40,53 +40,14 @@ class WeakReduction(Reduction):
     def _visit(self, todo: list[int], *, first_only: bool) -> None:
         space = self._space
         visited = self.visited
-        lanes = [
-            (lane, access, futures.of, futures.places, cyclic, self._computer(lane), entries)
-            for lane, access, futures, cyclic, entries in zip(
-                space.lanes, self._accesses, self._futures, self._cyclic, self._entries, strict=True
-            )
-        ]
+        lanes = self._lanes()
         stack = todo
         transitions = 0
         look = self._watch.next_look
         while stack and not (self.findings and first_only):
             state = stack.pop()
-            begun = self._begun_at(state & SHARED_MASK)
-            agents = space.agent_steps(state) if begun else {}
-            moves: list[Move] = []
-            owners: list[int] = []
-            for cpu, (lane, access, future, places, cyclic, compute, entries) in enumerate(lanes):
-                key = state & lane.mask
-                local = key >> lane.shift
-                if local:
-                    accesses = access.get(key)
-                    if accesses is None:
-                        accesses = compute(key)
-                    entry = entries[key]
-                    conflicts = future[places[local]]
-                elif begun and begun[cpu][1]:
-                    entry, accesses, conflicts = 0, 0, 0
-                else:
-                    continue
-                if begun:
-                    accesses |= begun[cpu][0]
-                    conflicts |= begun[cpu][1]
-                    if local and isinstance(space.automata[cpu].nodes[local].op, InterruptAll):
-                        for others, _ in begun:
-                            accesses |= others
-                    buffered = agents.get(len(lanes) + cpu)
-                    if buffered is not None:
-                        entry = (*_ways(entry), *buffered)
-                moves.append((entry, accesses, conflicts, local in cyclic))
-                owners.append(cpu)
-            members = persistent(moves)
-            if len(members) < len(moves):
-                self._reduced.append(state)
-            if len(members) == 1:
-                moves[members[0]] = self._put_early(state, owners[members[0]], moves[members[0]])
             before = transitions
-            for member in members:
-                entry = moves[member][0]
+            for _, entry in self._chosen(state, lanes):
                 if isinstance(entry, int):
                     if entry:
                         transitions += 1
@@ -112,6 +73,53 @@ class WeakReduction(Reduction):
                 self._watch.look(len(visited))
                 look = self._watch.next_look
         self.transitions += transitions
+
+    def _lanes(self) -> list[Any]:
+        """Return what `_chosen` looks at of each CPU, as far as it is known."""
+        return [
+            (lane, access, futures.of, futures.places, cyclic, self._computer(lane), entries)
+            for lane, access, futures, cyclic, entries in zip(
+                self._space.lanes, self._accesses, self._futures, self._cyclic, self._entries, strict=True
+            )
+        ]
+
+    def _chosen(self, state: int, lanes: list[Any]) -> list[tuple[int, Entry]]:
+        """Return the CPUs of a persistent set of a state, each with its steps and those of its buffer's agent."""
+        space = self._space
+        begun = self._begun_at(state & SHARED_MASK)
+        agents = space.agent_steps(state) if begun else {}
+        moves: list[Move] = []
+        owners: list[int] = []
+        for cpu, (lane, access, future, places, cyclic, compute, entries) in enumerate(lanes):
+            key = state & lane.mask
+            local = key >> lane.shift
+            if local:
+                accesses = access.get(key)
+                if accesses is None:
+                    accesses = compute(key)
+                entry = entries[key]
+                conflicts = future[places[local]]
+            elif begun and begun[cpu][1]:
+                entry, accesses, conflicts = 0, 0, 0
+            else:
+                continue
+            if begun:
+                accesses |= begun[cpu][0]
+                conflicts |= begun[cpu][1]
+                if local and isinstance(space.automata[cpu].nodes[local].op, InterruptAll):
+                    for others, _ in begun:
+                        accesses |= others
+                buffered = agents.get(len(lanes) + cpu)
+                if buffered is not None:
+                    entry = (*_ways(entry), *buffered)
+            moves.append((entry, accesses, conflicts, local in cyclic))
+            owners.append(cpu)
+        members = persistent(moves)
+        if len(members) < len(moves):
+            self._reduced.append(state)
+        if len(members) == 1:
+            moves[members[0]] = self._put_early(state, owners[members[0]], moves[members[0]])
+        return [(owners[member], moves[member][0]) for member in members]
 
     def _put_early(self, state: int, cpu: int, move: Move) -> Move:
         """Return a step that conflicts with nobody without the way that keeps a page-table entry's store back."""

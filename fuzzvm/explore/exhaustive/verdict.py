@@ -7,7 +7,7 @@ import dis
 import gc
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -39,6 +39,10 @@ SHARE_OF_SHORTEST = 0.75
 """Of the seconds left when a bug is found, the part for its shortest schedule; the rest is for any schedule."""
 
 
+Elsewhere = Callable[[Limits], Searched | None]
+"""Searches the system in other processes, past no error; None where it could not begin within the limits."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came of verifying a system.
@@ -65,19 +69,25 @@ class Verdict:
 
 
 def verify(
-    system: System, limits: Limits | None = None, *, preemptions: int | None = None, reduce: bool = True
+    system: System,
+    limits: Limits | None = None,
+    *,
+    preemptions: int | None = None,
+    reduce: bool = True,
+    elsewhere: Elsewhere | None = None,
 ) -> Verdict:
     """Explore every behaviour of a system, within the limits.
 
     `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order and
-    symmetry reduction, under memory models that they know. Raises UnkeyableError and ProgramError for a broken
-    mitigation.
+    symmetry reduction, under memory models that they know. `elsewhere` does the search for the verdict, if it can;
+    everything else is done here. Raises UnkeyableError and ProgramError for a broken mitigation, and what `elsewhere`
+    raises.
     """
     limits = limits or Limits()
     began = time.monotonic()
-    with _no_collection(), _unchanged_mitigation(system):
+    with no_collection(), unchanged_mitigation(system):
         space = Space(system)
-        foresee(space, _left(limits, began, SHARE_FORESEEN))
+        foresee(space, left_of(limits, began, SHARE_FORESEEN))
         found, shortest = None, None
         if preemptions is None:
             found, shortest = _shallow(space, limits, began, reduce=reduce)
@@ -85,15 +95,17 @@ def verify(
             failure = _replayed(system, shortest)
             seconds = time.monotonic() - began
             return Verdict(failure, shortest.schedule, True, "", shortest.states, shortest.transitions, seconds)
+        if found is None and elsewhere is not None:
+            found = elsewhere(left_of(limits, began))
         if found is None:
-            found = space.settled(lambda: _search(space, _left(limits, began), preemptions, reduce=reduce))
+            found = space.settled(lambda: _search(space, left_of(limits, began), preemptions, reduce=reduce))
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
             shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         elif found.findings:
-            shortest = space.settled(lambda: shortest_run(space, _left(limits, began, SHARE_OF_SHORTEST)))
+            shortest = space.settled(lambda: shortest_run(space, left_of(limits, began, SHARE_OF_SHORTEST)))
             if shortest.schedule is None:
                 release_memory()
-                schedule = space.settled(lambda: some_run(space, _left(limits, began)))
+                schedule = space.settled(lambda: some_run(space, left_of(limits, began)))
                 shortest = replace(shortest, schedule=schedule)
     seconds = time.monotonic() - began
     if shortest is not None and shortest.schedule is None:
@@ -120,10 +132,10 @@ def shortest_failure(
     Only runs that fail with that error, in that function, count where these are given. (None, True) means that there
     is no such run at all. With a schedule, True means that none is shorter. Raises UnkeyableError and ProgramError.
     """
-    with _no_collection(), _unchanged_mitigation(system):
+    with no_collection(), unchanged_mitigation(system):
         space = Space(system)
         limits = Limits(max_states, max_seconds)
-        foresee(space, _left(limits, time.monotonic(), SHARE_FORESEEN))
+        foresee(space, left_of(limits, time.monotonic(), SHARE_FORESEEN))
         found = space.settled(lambda: shortest_run(space, limits, wanted=Wanted(error, function)))
     if found.schedule is not None:
         _replayed(system, found)
@@ -136,7 +148,7 @@ def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> tup
         return None, None
 
     def left() -> Limits:
-        return replace(_left(limits, began), max_states=SHALLOW)
+        return replace(left_of(limits, began), max_states=SHALLOW)
 
     found = space.settled(lambda: _search(space, left(), None, reduce=reduce))
     if found.findings or found.states < SHALLOW:
@@ -155,7 +167,7 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
     found = _search_reduced(space, limits) if reduce and can_reduce(space) else search(space, limits)
     if not found.findings and found.complete and may_cycle(space):
         try:
-            endless = endless_run(space, _left(limits, began))
+            endless = endless_run(space, left_of(limits, began))
         except StoppedError as bound:
             return replace(found, stopped=str(bound))
         if endless is not None:
@@ -170,12 +182,12 @@ def _search_reduced(space: Space, limits: Limits) -> Searched:
             return search_reduced(space, limits, symmetry=Symmetry(space), on_trial=True)
         except AsymmetryError:
             # a mitigation tells apart CPUs that run the same calls
-            return search_reduced(Space(space.system), _left(limits, began), on_trial=True)
+            return search_reduced(Space(space.system), left_of(limits, began), on_trial=True)
     except NotWorthItError:
-        return search(space, _left(limits, began))
+        return search(space, left_of(limits, began))
 
 
-def _left(limits: Limits, began: float, share: float = 1.0) -> Limits:
+def left_of(limits: Limits, began: float, share: float = 1.0) -> Limits:
     """Return the limits with that share of the seconds that are left."""
     if limits.max_seconds is None:
         return limits
@@ -202,7 +214,7 @@ def _replayed(system: System, run: ShortestRun) -> Failure:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep the garbage collector from walking through millions of states that are all in use."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -214,7 +226,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged_mitigation(system: System) -> Iterator[None]:
+def unchanged_mitigation(system: System) -> Iterator[None]:
     """Raise UnkeyableError if a mitigation changed itself during a run: what it keeps would be no part of any state."""
     mitigation = system.kernel.mitigation
     held = vars(mitigation)
