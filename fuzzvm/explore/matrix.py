@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.limits import release_memory, resident
+from fuzzvm.explore.exhaustive.verdict import Elsewhere
 from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -30,6 +31,11 @@ class Cell:
     scenario: Scenario
     memory: str
     without: tuple[str, ...] = ()
+
+    def system(self, mitigation: type[Mitigation] | None = None) -> System:
+        """Return the system, by default under the cell's own mitigation. Raises as `verify_cell` does."""
+        scheme = mitigation if mitigation is not None else registry.get(self.mitigation)
+        return System(self.scenario, scheme, self.memory, self.mitigation, self.without)
 
 
 @dataclass(frozen=True)
@@ -94,17 +100,18 @@ LARGE = 64 << 20
 """Bytes that a search must leave behind for them to be given back: that takes as long as a small search."""
 
 
-def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
-    """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
-    scheme = mitigation if mitigation is not None else registry.get(cell.mitigation)
-    system = System(cell.scenario, scheme, cell.memory, cell.mitigation, cell.without)
+def verify_cell(
+    cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None, elsewhere: Elsewhere | None = None
+) -> Run:
+    """Verify one cell; `elsewhere` is as for `verify`. Raises MitigationError, ScenarioError, ProgramError."""
+    system = cell.system(mitigation)
     before = resident()
-    verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce)
+    verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce, elsewhere=elsewhere)
     if resident() > before + LARGE:
         release_memory()
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
-    return Run(cell, verdict, None if cell.without else cell.scenario.expected(scheme), bounded)
+    return Run(cell, verdict, None if cell.without else cell.scenario.expected(system.mitigation), bounded)
 
 
 def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tuple[int, Run]]:

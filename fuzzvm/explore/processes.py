@@ -40,9 +40,7 @@ def call_all(
         for index, values in enumerate(arguments):
             yield index, function(*values)
         return
-    # forking starts a worker in milliseconds, with all that is loaded and compiled; nothing here has threads yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(arguments)), mp_context=context, initializer=_begin)
+    pool = new_pool(min(jobs, len(arguments)))
     done = False
     try:
         futures = {pool.submit(function, *values): index for index, values in enumerate(arguments)}
@@ -54,6 +52,13 @@ def call_all(
         if not done:
             for process in multiprocessing.active_children():
                 process.terminate()
+
+
+def new_pool(jobs: int) -> ProcessPoolExecutor:
+    """Return that many processes, which Ctrl-C ends without a word."""
+    # forking starts a worker in milliseconds, with all that is loaded and compiled; nothing here has threads yet
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
 
 
 def _begin() -> None:

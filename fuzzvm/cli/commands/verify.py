@@ -27,8 +27,10 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.limits import available_memory
+from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError
 from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable, verify_all
 from fuzzvm.explore.processes import cores
+from fuzzvm.explore.split_matrix import verify_split
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 
@@ -59,6 +61,11 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     help="Explore only schedules that interrupt a CPU at most that often when it could have gone on.",
 )
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@click.option(
+    "--split",
+    is_flag=True,
+    help="Search one run after the other, a large one in all processes at once. For runs that are few and large.",
+)
 @click.option("--no-reduction", is_flag=True, help="Explore every order of steps that commute, too.")
 @click.option(
     "--save",
@@ -85,6 +92,7 @@ def verify(
     max_memory: int | None,
     preemptions: int | None,
     jobs: int | None,
+    split: bool,
     no_reduction: bool,
     save: Path | None,
     html: Path | None,
@@ -104,19 +112,25 @@ def verify(
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
+    if split and preemptions is not None:
+        raise click.UsageError(
+            "--split and --preemptions exclude each other: a bound on them needs one order of search"
+        )
     names = [name for name, _ in mitigations(mitigation_names)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
-    jobs = min(jobs or cores(), len(chosen))
-    bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
+    jobs = (jobs or cores()) if split else min(jobs or cores(), len(chosen))
+    processes = jobs + 1 if split and jobs > 1 else jobs
+    limits = Limits(max_states, max_seconds, _memory_limit(max_memory, processes))
+    bounds = Bounds(limits, preemptions, not no_reduction)
     saved: dict[int, Path] = {}
 
     def keep(run: Run) -> None:
         if save is not None and run.verdict.schedule is not None:
             saved[id(run)] = store.save(_case(run), save)[0]
 
-    runs, interrupted = _verify(chosen, bounds, jobs, keep)
+    runs, interrupted = _verify(chosen, bounds, jobs, keep, split=split)
     if html is not None:
         # imported here: templates are needed for nothing else
         from fuzzvm.cli.matrix_html import write_matrix
@@ -138,11 +152,13 @@ def _memory_limit(asked: int | None, jobs: int) -> int | None:
     return total // jobs if asked else total * 8 // 10 // jobs
 
 
-def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[Run], None]) -> tuple[list[Run], bool]:
+def _verify(
+    chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[Run], None], *, split: bool
+) -> tuple[list[Run], bool]:
     """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
     found: dict[int, Run] = {}
     show = _Progress(len(chosen))
-    running = verify_all(chosen, bounds, jobs)
+    running = verify_split(chosen, bounds, jobs, show=show.states) if split else verify_all(chosen, bounds, jobs)
     try:
         for index, run in running:
             found[index] = run
@@ -152,6 +168,8 @@ def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[R
     except BrokenProcessPool as error:
         message = "a process was ended from outside, for want of memory perhaps; try --max-memory or fewer --jobs"
         raise click.ClickException(message) from error
+    except DifferentProgramsError as error:
+        raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return [found[index] for index in sorted(found)], True
     finally:
@@ -176,6 +194,10 @@ class _Progress:
     def done(self, count: int) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=count)
+
+    def states(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"verifying ({count} states)")
 
     def close(self) -> None:
         if self._bar is not None:

@@ -25,11 +25,15 @@ LEAST = 4
 
 
 class Slices:
-    """The slices of a space whose automata are whole. `bands` has the band of each local state of each CPU."""
+    """The slices of a space whose automata are whole. `bands` has the band of each local state of each CPU.
 
-    def __init__(self, space: Space, most: int) -> None:
+    `weights` say how many states are to be expected in which each CPU is in each of its local states: bands are to
+    weigh the same.
+    """
+
+    def __init__(self, space: Space, weights: Sequence[Sequence[int]], most: int) -> None:
         self._lanes = [(lane.cpu, lane.shift) for lane in space.lanes]
-        self.bands = [_bands(automaton, most) for automaton in space.automata]
+        self.bands = [_bands(*of_cpu, most) for of_cpu in zip(space.automata, weights, strict=True)]
 
     def of(self, state: int) -> Slice:
         """Return the slice of a state."""
@@ -46,11 +50,27 @@ def first_ones(slices: Sequence[Slice]) -> list[Slice]:
     return sorted(one for one in slices if not any(precedes(other, one) for other in slices))
 
 
-def _bands(automaton: Automaton, most: int) -> list[int]:
+def weigh(space: Space) -> list[list[int]]:
+    """Return for each local state of each CPU in how many shared states a search has come to it, and one."""
+    found = []
+    for lane in space.lanes:
+        weights = [1] * len(space.automata[lane.cpu].nodes)
+        for key in lane.table:
+            weights[key >> lane.shift] += 1
+        found.append(weights)
+    return found
+
+
+def _bands(automaton: Automaton, weights: Sequence[int], most: int) -> list[int]:
     """Return for each local state which of up to `most` bands it is in."""
     count = len(automaton.nodes)
     bands = max(1, min(most, count // LEAST))
-    return [(count - still.bit_count()) * bands // count for still in _reachable(automaton)]
+    ranks = [count - still.bit_count() for still in _reachable(automaton)]
+    before = [0] * count
+    for rank, weight in zip(ranks, weights, strict=True):
+        for later in range(rank + 1, count):
+            before[later] += weight
+    return [before[rank] * bands // sum(weights) for rank in ranks]
 
 
 def _reachable(automaton: Automaton) -> list[int]:

@@ -22,7 +22,7 @@ from fuzzvm.explore.exhaustive.slices import Slice, first_ones
 from fuzzvm.explore.exhaustive.split_task import Explored, explore
 from fuzzvm.explore.exhaustive.verdict import left_of
 from fuzzvm.explore.exhaustive.whole import Lesson, Question, Source, Whole, forget, known
-from fuzzvm.explore.processes import Caller, call_all
+from fuzzvm.explore.processes import Caller
 
 BANDS = 6
 """Bands of a CPU. More of them are more slices side by side, and more states that cross from one to another."""
@@ -39,7 +39,7 @@ class Split:
 
     source: Source
     jobs: int
-    call: Caller = call_all
+    call: Caller
     reduce: bool = True
     bands: int = BANDS
     show: Callable[[int], None] | None = None
@@ -103,16 +103,14 @@ class Split:
             if one_by_one:
                 del ready[1:]
             left = replace(left_of(limits, began), max_states=tally.share(len(ready)))
-            arguments = [
-                (question, whole.summary, place, waiting[place], left, first_only, endless) for place in ready
-            ]
+            arguments = [(question, whole.summary, place, waiting[place], left, first_only, endless) for place in ready]
             results = self._call(arguments, tally.states)
             for place, explored in zip(ready, results, strict=True):
-                if explored.stopped and len(ready) > 1 and left.max_states is not None:
-                    if explored.states >= left.max_states:
-                        # its share was too small, and what others left of theirs may be enough
-                        one_by_one = True
-                        continue
+                share = left.max_states
+                if explored.stopped and len(ready) > 1 and share is not None and explored.states >= share:
+                    # its share was too small, and what others left of theirs may be enough
+                    one_by_one = True
+                    continue
                 tally.add(explored)
                 del waiting[place]
                 for following, prefixes in explored.exits:

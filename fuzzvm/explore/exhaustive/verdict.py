@@ -39,6 +39,9 @@ SHARE_OF_SHORTEST = 0.75
 """Of the seconds left when a bug is found, the part for its shortest schedule; the rest is for any schedule."""
 
 
+ALONE = 10_000
+"""States up to which a search is not handed to other processes: beginning there takes longer."""
+
 Elsewhere = Callable[[Limits], Searched | None]
 """Searches the system in other processes, past no error; None where it could not begin within the limits."""
 
@@ -79,9 +82,9 @@ def verify(
     """Explore every behaviour of a system, within the limits.
 
     `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order and
-    symmetry reduction, under memory models that they know. `elsewhere` does the search for the verdict, if it can;
-    everything else is done here. Raises UnkeyableError and ProgramError for a broken mitigation, and what `elsewhere`
-    raises.
+    symmetry reduction, under memory models that they know. `elsewhere` does the search for the verdict where that is
+    large; everything else is done here. Raises UnkeyableError and ProgramError for a broken mitigation, and what
+    `elsewhere` raises.
     """
     limits = limits or Limits()
     began = time.monotonic()
@@ -96,7 +99,7 @@ def verify(
             seconds = time.monotonic() - began
             return Verdict(failure, shortest.schedule, True, "", shortest.states, shortest.transitions, seconds)
         if found is None and elsewhere is not None:
-            found = elsewhere(left_of(limits, began))
+            found = _searched_elsewhere(space, limits, began, elsewhere, reduce=reduce)
         if found is None:
             found = space.settled(lambda: _search(space, left_of(limits, began), preemptions, reduce=reduce))
         if found.findings and found.findings[0] == NEVER_ENDS and found.endless is not None:
@@ -156,6 +159,19 @@ def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> tup
     # what it has learnt is not lost: a search that goes further goes the same way first, by look-ups
     shortest = space.settled(lambda: shortest_run(space, left()))
     return None, shortest if shortest.schedule is not None and shortest.complete else None
+
+
+def _searched_elsewhere(
+    space: Space, limits: Limits, began: float, elsewhere: Elsewhere, *, reduce: bool
+) -> Searched | None:
+    """Return what a large search elsewhere found, and what one here did that is not large; None where neither can."""
+    if limits.max_states is not None and limits.max_states <= ALONE:
+        return None
+    few = replace(left_of(limits, began), max_states=ALONE)
+    found = space.settled(lambda: _search(space, few, None, reduce=reduce))
+    if found.complete or found.findings:
+        return found
+    return elsewhere(left_of(limits, began))
 
 
 def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bool) -> Searched:

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fuzzvm.explore.automaton import Automaton
 from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.needs import OutdatedError
 from fuzzvm.explore.exhaustive.reduced_search import FORESEEN_STATES, can_reduce, search_reduced
 from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
-from fuzzvm.explore.exhaustive.slices import Slices
+from fuzzvm.explore.exhaustive.slices import Slices, weigh
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.scenario.system import System
@@ -69,7 +70,8 @@ class Whole:
         for schedule, cpu in question.lessons:
             self._learn(schedule, cpu)
         self.space.renew()
-        self.slices = Slices(self.space, question.bands)
+        weights = [*map(_filled, weigh(twin), self.space.automata)]
+        self.slices = Slices(self.space, weights, question.bands)
         self.edges = [[len(node.edges) for node in automaton.nodes] for automaton in self.space.automata]
         """How many responses of each local state of each CPU are known."""
         self.reduces = question.reduce and self.space.has_agents and can_reduce(self.space)
@@ -148,6 +150,11 @@ def take(space: Space, state: int, step: Step) -> int:
     raise ValueError(f"no step {step}")
 
 
+def _filled(weights: list[int], automaton: Automaton) -> list[int]:
+    """Return weights for local states that were found later as well."""
+    return weights + [1] * (len(automaton.nodes) - len(weights))
+
+
 class WholeReduction(WeakReduction):
     """What is left of each state's steps: a function of the state alone, as automata are whole and stay so."""
 
@@ -164,7 +171,7 @@ class WholeReduction(WeakReduction):
         return chosen
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
-        return self._whole.checked(lane, super()._computer(lane))  # type: ignore[arg-type, return-value]
+        return self._whole.checked(lane, super()._computer(lane))  # type: ignore[return-value]
 
 
 _kept: dict[tuple[Source, int, tuple[Lesson, ...], bool], Whole] = {}
@@ -172,7 +179,7 @@ _kept: dict[tuple[Source, int, tuple[Lesson, ...], bool], Whole] = {}
 
 
 def known(question: Question, limits: Limits | None = None) -> Whole:
-    """Return what this process knows of a question, and learn it first if need be. Raises StoppedError as Whole does."""
+    """Return what this process knows of a question; learn it first if need be. Raises StoppedError as Whole does."""
     key = (question.source, question.bands, question.lessons, question.reduce)
     found = _kept.get(key)
     if found is None:
