@@ -59,3 +59,5 @@ class SameProcesses:
         pool.shutdown(wait=not at_once, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join()

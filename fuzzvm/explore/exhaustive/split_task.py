@@ -89,6 +89,8 @@ class _SliceSearch:
     """States by those that a step leads to, in this slice, if edges are kept."""
     out: set[int] = field(default_factory=set)
     """States of which a step leaves the slice, if edges are kept."""
+    schedules: dict[int, Schedule] = field(default_factory=dict)
+    """Those that lead to entries."""
     findings: dict[Finding, None] = field(default_factory=dict)
     lessons: list[Lesson] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -98,13 +100,13 @@ class _SliceSearch:
         """Search the slice."""
         watch = Watch(limits)
         whole = self.whole
-        self.schedules = _followed(whole, entries)
-        self.parents.update(dict.fromkeys(self.schedules))
-        order = list(self.parents)
+        order: list[int] = []
         stopped = ""
         whole.news.clear()
-        state = order[0]
+        state = 0
         try:
+            self._follow(entries, watch)
+            order = list(self.parents)
             steps_of = self._steps_of()
             for state in order:
                 self._visit(state, steps_of(state), order)
@@ -119,12 +121,12 @@ class _SliceSearch:
         except (StoppedError, StateBoundError) as bound:
             stopped = str(bound)
         except MemoryError:
-            count = len(order)
+            count = len(self.parents)
             self.parents.clear()
             return Explored(count, self.transitions, 0, stopped=f"out of memory after {count} states")
         done = not (stopped or self.lessons or self.findings)
         return Explored(
-            len(order),
+            len(self.parents),
             self.transitions,
             len(self.ends),
             tuple(self.findings),
@@ -133,6 +135,26 @@ class _SliceSearch:
             stopped,
             done and self.keep_edges and self._trapped(),
         )
+
+    def _follow(self, entries: Sequence[Prefixes], watch: Watch) -> None:
+        """Find the states that the slice is entered by, each by the first schedule that leads there."""
+        space = self.whole.space
+        assert isinstance(space.start, int)
+        for prefixes in entries:
+            states = [space.start]
+            steps: list[Step] = []
+            for alike, more in prefixes.read():
+                del states[alike + 1 :], steps[alike:]
+                for step in more:
+                    states.append(take(space, states[-1], step))
+                    steps.append(step)
+                if states[-1] not in self.parents:
+                    if len(self.parents) >= watch.next_look:
+                        watch.look(len(self.parents))
+                    self.parents[states[-1]] = None
+                    self.schedules[states[-1]] = tuple(steps)
+        # a small slice has no other look at the bounds than this one
+        watch.look(len(self.parents) - 1)
 
     def _steps_of(self) -> Any:
         """Return what returns the steps to take in a state, each with the CPU that it may take to another band."""
@@ -241,20 +263,3 @@ class _SliceSearch:
                     ending.add(state)
                     todo.append(state)
         return len(ending) < len(self.parents)
-
-
-def _followed(whole: Whole, entries: Sequence[Prefixes]) -> dict[int, Schedule]:
-    """Return the states that schedules lead to, each with the first of those that lead there."""
-    space = whole.space
-    assert isinstance(space.start, int)
-    found: dict[int, Schedule] = {}
-    for prefixes in entries:
-        states = [space.start]
-        steps: list[Step] = []
-        for alike, more in prefixes.read():
-            del states[alike + 1 :], steps[alike:]
-            for step in more:
-                states.append(take(space, states[-1], step))
-                steps.append(step)
-            found.setdefault(states[-1], tuple(steps))
-    return found
