@@ -40,7 +40,9 @@ def call_all(
         for index, values in enumerate(arguments):
             yield index, function(*values)
         return
-    pool = new_pool(min(jobs, len(arguments)))
+    # forking starts a worker in milliseconds, with all that is loaded and compiled; nothing here has threads yet
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(arguments)), mp_context=context, initializer=begin_worker)
     done = False
     try:
         futures = {pool.submit(function, *values): index for index, values in enumerate(arguments)}
@@ -54,14 +56,7 @@ def call_all(
                 process.terminate()
 
 
-def new_pool(jobs: int) -> ProcessPoolExecutor:
-    """Return that many processes, which Ctrl-C ends without a word."""
-    # forking starts a worker in milliseconds, with all that is loaded and compiled; nothing here has threads yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
-
-
-def _begin() -> None:
+def begin_worker() -> None:
     """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # what was there before the fork is no garbage, and looking through it for some takes as long as a small search

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fuzzvm.explore.processes import new_pool
+from fuzzvm.explore.processes import begin_worker
 
 T = TypeVar("T")
 
 
 class SameProcesses:
-    """Calls as `call_all` does, in processes that are started by the first call and end with the `with` statement."""
+    """Calls as `call_all` does, in processes that are started by the first call and end with the `with` statement.
+
+    Arguments that stand side by side go to the same process where that keeps all of them at work: what it has worked
+    out for the one may serve for the other.
+    """
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+        self._workers: list[tuple[BaseProcess, Connection]] = []
 
     def __enter__(self) -> SameProcesses:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(at_once=error is not None)
+        self._end()
 
     def __call__(
         self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], jobs: int
@@ -32,32 +42,85 @@ class SameProcesses:
         """Call a function with each of the arguments in up to `jobs` processes, `jobs` being the same in every call.
 
         Yields the index of each and what it returned, when it is done. Closing the iterator early, or an exception in
-        it, ends the processes. Raises what the function raises. With one job it is called in this process.
+        it, ends the processes. Raises what the function raises, and BrokenProcessPool where a process was ended from
+        outside. With one job it is called in this process.
         """
         if jobs < 2:
             for index, values in enumerate(arguments):
                 yield index, function(*values)
             return
-        if self._pool is None:
-            self._pool = new_pool(jobs)
+        if not self._workers:
+            # all at once, as long as nothing here has threads
+            self._workers = [_started() for _ in range(jobs)]
         done = False
         try:
-            futures = {self._pool.submit(function, *values): index for index, values in enumerate(arguments)}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            yield from self._calls(function, arguments)
             done = True
         finally:
             if not done:
-                self._end(at_once=True)
+                self._end()
 
-    def _end(self, *, at_once: bool) -> None:
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        # those of this pool alone: others may have processes of their own in this one
-        processes = list(pool._processes.values()) if at_once else []
-        pool.shutdown(wait=not at_once, cancel_futures=True)
-        for process in processes:
+    def _calls(
+        self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]
+    ) -> Generator[tuple[int, T], None, None]:
+        count, workers = len(arguments), len(self._workers)
+        waiting = [deque(range(count * n // workers, count * (n + 1) // workers)) for n in range(workers)]
+        running: dict[Any, tuple[int, int]] = {}
+        idle = list(range(workers))
+        while running or any(waiting):
+            while idle and any(waiting):
+                number = idle.pop(0)
+                # who has done his own goes on at the far end of whoever has most left
+                longest = max(waiting, key=len)
+                index = waiting[number].popleft() if waiting[number] else longest.pop()
+                connection = self._workers[number][1]
+                try:
+                    connection.send((function, arguments[index]))
+                except OSError as gone:
+                    raise BrokenProcessPool("a process was ended from outside") from gone
+                running[connection] = (number, index)
+            for ready in wait(list(running)):
+                number, index = running.pop(ready)
+                idle.append(number)
+                try:
+                    result, error = self._workers[number][1].recv()
+                except (EOFError, OSError) as gone:
+                    raise BrokenProcessPool("a process was ended from outside") from gone
+                if error is not None:
+                    raise error
+                yield index, result
+
+    def _end(self) -> None:
+        workers, self._workers = self._workers, []
+        for process, _ in workers:
             process.terminate()
-        for process in processes:
+        for process, connection in workers:
             process.join()
+            connection.close()
+
+
+def _started() -> tuple[BaseProcess, Connection]:
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there,), daemon=True)
+    process.start()
+    # only the process itself holds that end then, so that the pipe tells when it is gone
+    there.close()
+    return process, here
+
+
+def _work(connection: Connection) -> None:
+    """Answer calls until nobody is left to ask."""
+    begin_worker()
+    while True:
+        try:
+            function, values = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = (function(*values), None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised by who asked
+            error.add_note(traceback.format_exc())
+            answer = (None, error)
+        connection.send(answer)

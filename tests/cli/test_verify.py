@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.clock import wait_until_worked
+from tests.explore.campaigns.killing import children
+from tests.support import heed_sigint
 
 
 def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,6 +95,49 @@ def test_tlbs_are_watched_where_asked_for(tmp_path: Path) -> None:
     assert "Not flushed since" in told.splitlines()
 
 
+LARGE = ("-s", "two-walkers", "--memory", "sc", "--no-reduction")
+
+
+def test_a_run_that_is_split_says_what_it_says_unsplit(tmp_path: Path) -> None:
+    schemes = ("-m", "static-key", "-m", "static-key-enable")
+    split, whole = (
+        fuzzvm("verify", *schemes, *LARGE, "--json", "-j", "2", *more, "--save", str(tmp_path))
+        for more in (("--split",), ())
+    )
+    assert (split.returncode, split.stderr) == (0, "")
+    found, expected = (json.loads(done.stdout)["runs"] for done in (split, whole))
+    same = ("verdict", "bug", "function", "complete", "bound", "schedule", "saved")
+    assert [[run[key] for key in same] for run in found] == [[run[key] for key in same] for run in expected]
+    # a search that stops at an error has seen what lies before it in its own order
+    assert (found[0]["states"], found[0]["transitions"]) == (expected[0]["states"], expected[0]["transitions"])
+
+
+def test_bounds_are_said_of_a_run_that_is_split() -> None:
+    done = fuzzvm("verify", "-m", "static-key", *LARGE, "--split", "-j", "2", "--max-states", "15000", "--json")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["verdict"], run["complete"], run["bound"]) == ("safe", False, "--max-states 15000 reached")
+
+
+def test_ctrl_c_ends_a_run_that_is_split(tmp_path: Path) -> None:
+    arguments = ("verify", "-m", "rcu-free", "-s", "two-promoters", "--memory", "sc", "--no-reduction")
+    with subprocess.Popen(
+        [sys.executable, "-m", "fuzzvm", *arguments, "--split", "-j", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_sigint,
+    ) as process:
+        wait_until_worked(process.pid, 3)
+        workers = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert workers
+    assert process.returncode == 130
+    assert err == ""
+    assert "mitigation" in out
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
 MITIGATION = """
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.ops import Load
@@ -128,6 +176,7 @@ def test_a_mitigation_of_ones_own(tmp_path: Path) -> None:
         ("--max-states", "0"),
         ("--jobs", "x"),
         ("--without", "x"),
+        ("--split", "--preemptions", "1"),
         ("extra",),
     ],
 )

@@ -98,8 +98,6 @@ class Split:
         one_by_one = False
         while waiting and not (tally.over or (tally.findings and first_only) or tally.trapped):
             ready = first_ones(list(waiting))
-            # those that much leads into are the largest, and are begun first
-            ready.sort(key=lambda place: -sum(len(prefixes.words) for prefixes in waiting[place]))
             if one_by_one:
                 del ready[1:]
             left = replace(left_of(limits, began), max_states=tally.share(len(ready)))
