@@ -33,7 +33,10 @@ class Slices:
 
     def __init__(self, space: Space, weights: Sequence[Sequence[int]], most: int) -> None:
         self._lanes = [(lane.cpu, lane.shift) for lane in space.lanes]
-        self.bands = [_bands(*of_cpu, most) for of_cpu in zip(space.automata, weights, strict=True)]
+        reachable = [_reachable(automaton) for automaton in space.automata]
+        self.bands = [_bands(*of_cpu, most) for of_cpu in zip(reachable, weights, strict=True)]
+        self.on_cycle = [_on_cycle(*of_cpu) for of_cpu in zip(space.automata, reachable, strict=True)]
+        """The local states of each CPU that can come again."""
 
     def of(self, state: int) -> Slice:
         """Return the slice of a state."""
@@ -61,11 +64,11 @@ def weigh(space: Space) -> list[list[int]]:
     return found
 
 
-def _bands(automaton: Automaton, weights: Sequence[int], most: int) -> list[int]:
+def _bands(reachable: Sequence[int], weights: Sequence[int], most: int) -> list[int]:
     """Return for each local state which of up to `most` bands it is in."""
-    count = len(automaton.nodes)
+    count = len(reachable)
     bands = max(1, min(most, count // LEAST))
-    ranks = [count - still.bit_count() for still in _reachable(automaton)]
+    ranks = [count - still.bit_count() for still in reachable]
     before = [0] * count
     for rank, weight in zip(ranks, weights, strict=True):
         for later in range(rank + 1, count):
@@ -75,9 +78,7 @@ def _bands(automaton: Automaton, weights: Sequence[int], most: int) -> list[int]
 
 def _reachable(automaton: Automaton) -> list[int]:
     """Return for each local state those that can come from there on, itself among them, as bits."""
-    following = [
-        [edge.target.number for edge in node.edges.values() if edge.target is not None] for node in automaton.nodes
-    ]
+    following = _following(automaton)
     found = [1 << number for number in range(len(following))]
     changed = True
     while changed:
@@ -91,3 +92,14 @@ def _reachable(automaton: Automaton) -> list[int]:
                 found[number] = after
                 changed = True
     return found
+
+
+def _on_cycle(automaton: Automaton, reachable: Sequence[int]) -> frozenset[int]:
+    following = _following(automaton)
+    return frozenset(
+        number for number, targets in enumerate(following) if any(reachable[target] >> number & 1 for target in targets)
+    )
+
+
+def _following(automaton: Automaton) -> list[list[int]]:
+    return [[edge.target.number for edge in node.edges.values() if edge.target is not None] for node in automaton.nodes]

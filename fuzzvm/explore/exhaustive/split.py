@@ -19,7 +19,7 @@ from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycl
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.slices import Slice, first_ones
-from fuzzvm.explore.exhaustive.split_task import Explored, explore
+from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError, Explored, explore
 from fuzzvm.explore.exhaustive.verdict import left_of
 from fuzzvm.explore.exhaustive.whole import Lesson, Question, Source, Whole, forget, known
 from fuzzvm.explore.processes import Caller
@@ -72,11 +72,12 @@ class Split:
             if not found.lessons and found.safe and may_cycle(whole.space):
                 again = self._pass(question, whole, left_of(limits, began), first_only=first_only, endless=True)
                 found.lessons = again.lessons
+                found.findings = again.findings
                 found.stopped = again.stopped
                 found.trapped = again.trapped
             if not found.lessons:
                 break
-            lessons = (*lessons, *found.lessons)
+            lessons = self._longer(lessons, found.lessons)
         searched = Searched(found.states, found.transitions, tuple(found.findings), found.stopped, passes=passes)
         if not found.trapped:
             return searched
@@ -85,6 +86,14 @@ class Split:
         with contextlib.suppress(StoppedError):
             endless = whole.space.settled(lambda: endless_run(whole.space, left_of(limits, began)))
         return replace(searched, findings=(NEVER_ENDS,), endless=endless)
+
+    @staticmethod
+    def _longer(lessons: tuple[Lesson, ...], new: tuple[Lesson, ...]) -> tuple[Lesson, ...]:
+        """Return all lessons. Raises DifferentProgramsError where none is new, as programs are not what was learnt."""
+        found = tuple(dict.fromkeys((*lessons, *new)))
+        if len(found) == len(lessons):
+            raise DifferentProgramsError("a mitigation does not do the same every time: what it did once, it does not")
+        return found
 
     def _pass(
         self, question: Question, whole: Whole, limits: Limits, *, first_only: bool, endless: bool = False

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fuzzvm.explore.automaton import Automaton
-from fuzzvm.explore.exhaustive.cycles import on_cycle
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.needs import OutdatedError
 from fuzzvm.explore.exhaustive.reduced_search import FORESEEN_STATES, can_reduce, search_reduced
@@ -26,7 +25,7 @@ from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.scenario.system import System
 
-STALE = 100_000
+STALE = 500_000
 """Steps known after which a space forgets them and the states it has numbered, between two slices: few come back."""
 
 
@@ -161,7 +160,7 @@ class WholeReduction(WeakReduction):
     def __init__(self, whole: Whole) -> None:
         self._whole = whole
         super().__init__(whole.space, Limits(), None)
-        self._cyclic = [frozenset(i for i, cycles in enumerate(on_cycle(a)) if cycles) for a in whole.space.automata]
+        self._cyclic = whole.slices.on_cycle
         self._all_lanes = self._lanes()
 
     def steps(self, state: int) -> list[tuple[int, Entry]]:
