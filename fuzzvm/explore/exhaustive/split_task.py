@@ -118,6 +118,8 @@ class _SliceSearch:
                     watch.look(len(order))
         except OutdatedError:
             self._note_news(state)
+            if not self.lessons:
+                raise
         except (StoppedError, StateBoundError) as bound:
             stopped = str(bound)
         except MemoryError:
