@@ -33,10 +33,8 @@ class Slices:
 
     def __init__(self, space: Space, weights: Sequence[Sequence[int]], most: int) -> None:
         self._lanes = [(lane.cpu, lane.shift) for lane in space.lanes]
-        reachable = [_reachable(automaton) for automaton in space.automata]
+        reachable = map(_reachable, space.automata)
         self.bands = [_bands(*of_cpu, most) for of_cpu in zip(reachable, weights, strict=True)]
-        self.on_cycle = [_on_cycle(*of_cpu) for of_cpu in zip(space.automata, reachable, strict=True)]
-        """The local states of each CPU that can come again."""
 
     def of(self, state: int) -> Slice:
         """Return the slice of a state."""
@@ -78,7 +76,9 @@ def _bands(reachable: Sequence[int], weights: Sequence[int], most: int) -> list[
 
 def _reachable(automaton: Automaton) -> list[int]:
     """Return for each local state those that can come from there on, itself among them, as bits."""
-    following = _following(automaton)
+    following = [
+        [edge.target.number for edge in node.edges.values() if edge.target is not None] for node in automaton.nodes
+    ]
     found = [1 << number for number in range(len(following))]
     changed = True
     while changed:
@@ -92,14 +92,3 @@ def _reachable(automaton: Automaton) -> list[int]:
                 found[number] = after
                 changed = True
     return found
-
-
-def _on_cycle(automaton: Automaton, reachable: Sequence[int]) -> frozenset[int]:
-    following = _following(automaton)
-    return frozenset(
-        number for number, targets in enumerate(following) if any(reachable[target] >> number & 1 for target in targets)
-    )
-
-
-def _following(automaton: Automaton) -> list[list[int]]:
-    return [[edge.target.number for edge in node.edges.values() if edge.target is not None] for node in automaton.nodes]

@@ -18,6 +18,7 @@ from typing import Protocol
 from fuzzvm.explore.automaton import Automaton
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.needs import OutdatedError
+from fuzzvm.explore.exhaustive.recurrence import recurrent
 from fuzzvm.explore.exhaustive.reduced_search import FORESEEN_STATES, can_reduce, search_reduced
 from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.explore.exhaustive.slices import Slices, weigh
@@ -160,7 +161,7 @@ class WholeReduction(WeakReduction):
     def __init__(self, whole: Whole) -> None:
         self._whole = whole
         super().__init__(whole.space, Limits(), None)
-        self._cyclic = whole.slices.on_cycle
+        self._cyclic = recurrent(whole.space.automata, whole.space.values)
         self._all_lanes = self._lanes()
 
     def steps(self, state: int) -> list[tuple[int, Entry]]:
