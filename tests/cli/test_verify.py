@@ -113,9 +113,9 @@ def test_a_run_that_is_split_says_what_it_says_unsplit(tmp_path: Path) -> None:
 
 
 def test_bounds_are_said_of_a_run_that_is_split() -> None:
-    done = fuzzvm("verify", "-m", "static-key", *LARGE, "--split", "-j", "2", "--max-states", "15000", "--json")
+    done = fuzzvm("verify", "-m", "static-key", *LARGE, "--split", "-j", "2", "--max-states", "12000", "--json")
     (run,) = json.loads(done.stdout)["runs"]
-    assert (run["verdict"], run["complete"], run["bound"]) == ("safe", False, "--max-states 15000 reached")
+    assert (run["verdict"], run["complete"], run["bound"]) == ("safe", False, "--max-states 12000 reached")
 
 
 def test_ctrl_c_ends_a_run_that_is_split(tmp_path: Path) -> None:
