@@ -9,9 +9,18 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Caller(Protocol):
+    """What `call_all` is: something that makes calls somewhere."""
+
+    def __call__(
+        self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], jobs: int
+    ) -> Generator[tuple[int, T], None, None]:
+        """Call a function with each of the arguments, up to `jobs` at a time; function and arguments can be pickled."""
 
 
 def cores() -> int:

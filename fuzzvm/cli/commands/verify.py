@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fuzzvm.cli.common import (
     tlb_option,
     without_option,
 )
+from fuzzvm.cli.executor import connected, executor_option
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table
 from fuzzvm.corpus import store
@@ -51,7 +53,8 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     "--max-memory",
     type=click.IntRange(min=64),
     metavar="MIB",
-    help="Memory for all runs together; a run that needs more stops and says so. Default: most of what is free.",
+    help="Memory for all runs of a machine together; a run that needs more stops and says so. "
+    "Default: most of what is free.",
 )
 @click.option(
     "--preemptions",
@@ -59,6 +62,7 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     help="Explore only schedules that interrupt a CPU at most that often when it could have gone on.",
 )
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@executor_option
 @click.option("--no-reduction", is_flag=True, help="Explore every order of steps that commute, too.")
 @click.option(
     "--save",
@@ -85,6 +89,7 @@ def verify(
     max_memory: int | None,
     preemptions: int | None,
     jobs: int | None,
+    executor: str | None,
     no_reduction: bool,
     save: Path | None,
     html: Path | None,
@@ -101,6 +106,7 @@ def verify(
     \b
     fuzzvm verify --mitigation static-key
     fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
+    fuzzvm verify --executor dask://scheduler.example.org:8786
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
@@ -108,15 +114,19 @@ def verify(
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
-    jobs = min(jobs or cores(), len(chosen))
-    bounds = Bounds(Limits(max_states, max_seconds, _memory_limit(max_memory, jobs)), preemptions, not no_reduction)
+    bounds = Bounds(Limits(max_states, max_seconds), preemptions, not no_reduction)
+    running = (
+        _here(chosen, bounds, jobs, max_memory)
+        if executor is None
+        else _there(chosen, bounds, jobs, max_memory, executor)
+    )
     saved: dict[int, Path] = {}
 
     def keep(run: Run) -> None:
         if save is not None and run.verdict.schedule is not None:
             saved[id(run)] = store.save(_case(run), save)[0]
 
-    runs, interrupted = _verify(chosen, bounds, jobs, keep)
+    runs, interrupted = _verify(running, len(chosen), keep)
     if html is not None:
         # imported here: templates are needed for nothing else
         from fuzzvm.cli.matrix_html import write_matrix
@@ -131,6 +141,30 @@ def verify(
     return 0 if all(run.as_expected for run in runs) else 1
 
 
+def _here(
+    chosen: Sequence[Cell], bounds: Bounds, jobs: int | None, max_memory: int | None
+) -> Generator[tuple[int, Run], None, None]:
+    """Return what verifies cells on this machine."""
+    jobs = min(jobs or cores(), len(chosen))
+    limits = replace(bounds.limits, max_memory=_memory_limit(max_memory, jobs))
+    return verify_all(chosen, replace(bounds, limits=limits), jobs)
+
+
+def _there(
+    chosen: Sequence[Cell], bounds: Bounds, jobs: int | None, max_memory: int | None, address: str
+) -> Generator[tuple[int, Run], None, None]:
+    """Yield what workers of a cluster verify. How much memory a search may use is for each to say."""
+    # imported here: few need a cluster
+    from fuzzvm.explore.cluster.calls import RemoteCaller
+    from fuzzvm.explore.cluster.session import Session
+
+    names = list(dict.fromkeys(cell.mitigation for cell in chosen))
+    asked = None if max_memory is None else max_memory << 20
+    with connected(address) as cluster:
+        call = RemoteCaller(cluster, Session.begin(names, cluster.hosts, memory=asked, memory_bounded=True))
+        yield from verify_all(chosen, bounds, jobs or len(chosen), call)
+
+
 def _memory_limit(asked: int | None, jobs: int) -> int | None:
     total = available_memory() if asked is None else asked << 20
     if total is None:
@@ -138,11 +172,12 @@ def _memory_limit(asked: int | None, jobs: int) -> int | None:
     return total // jobs if asked else total * 8 // 10 // jobs
 
 
-def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[Run], None]) -> tuple[list[Run], bool]:
+def _verify(
+    running: Generator[tuple[int, Run], None, None], total: int, keep: Callable[[Run], None]
+) -> tuple[list[Run], bool]:
     """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
     found: dict[int, Run] = {}
-    show = _Progress(len(chosen))
-    running = verify_all(chosen, bounds, jobs)
+    show = _Progress(total)
     try:
         for index, run in running:
             found[index] = run
@@ -155,7 +190,7 @@ def _verify(chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[R
     except KeyboardInterrupt:
         return [found[index] for index in sorted(found)], True
     finally:
-        running.close()  # type: ignore[attr-defined]
+        running.close()
         show.close()
     return [found[index] for index in sorted(found)], False
 
