@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -111,7 +112,7 @@ class Cluster:
                 while True:
                     self._take(came, self._came.get_nowait())
             if self._lost:
-                raise ClusterError(f"the scheduler at {self._address} does not answer any more")
+                raise ClusterError(f"the scheduler at {self._address} has ended, or was restarted")
             if until is not None and time.monotonic() >= until:
                 break
         return came
@@ -138,7 +139,7 @@ class Cluster:
     async def _follow(self, ticket: int, future: Any) -> None:
         try:
             result = await future.result()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
             # one that was cancelled here is not waited for any more
             result = _LOST
         except Exception as error:  # noqa: BLE001 - told apart where it is taken in
