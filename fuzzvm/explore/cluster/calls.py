@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar, cast
 
-from fuzzvm.explore.cluster.connection import Cluster
+from fuzzvm.explore.cluster.connection import LOOK_SECONDS, Cluster
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Raised, Refused, value_of
 from fuzzvm.explore.cluster.session import Session
@@ -41,9 +41,10 @@ class RemoteCaller:
 
         try:
             while waiting or under_way:
-                while waiting and len(under_way) < jobs:
+                # no more than there are threads: one that waits behind a long call waits in vain when another is free
+                while waiting and len(under_way) < min(jobs, self._cluster.threads):
                     start(waiting.pop())
-                for ticket, outcome in self._cluster.wait(None):
+                for ticket, outcome in self._cluster.wait(LOOK_SECONDS):
                     index = under_way.pop(ticket)
                     if isinstance(outcome, Raised):
                         raise outcome.again()

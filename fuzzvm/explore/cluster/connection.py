@@ -98,23 +98,21 @@ class Cluster:
         self._client.loop.add_callback(self._follow, ticket, future)
         return ticket
 
-    def wait(self, seconds: float | None) -> list[tuple[int, Outcome]]:
+    def wait(self, seconds: float) -> list[tuple[int, Outcome]]:
         """Return what has come of which since the last call; waits up to that long for the first.
 
         Raises ClusterError where the scheduler is lost, or a worker cannot run what it is given.
         """
         came: list[tuple[int, Outcome]] = []
-        until = None if seconds is None else time.monotonic() + seconds
-        while not came:
-            left = LOOK_SECONDS if until is None else max(0.0, until - time.monotonic())
+        until = time.monotonic() + seconds
+        # what was cancelled comes as well, and counts for nothing
+        while not came and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self._take(came, self._came.get(timeout=left))
                 while True:
                     self._take(came, self._came.get_nowait())
             if self._lost:
                 raise ClusterError(f"the scheduler at {self._address} has ended, or was restarted")
-            if until is not None and time.monotonic() >= until:
-                break
         return came
 
     def cancel(self, tickets: Iterable[int]) -> None:
@@ -168,8 +166,11 @@ class Cluster:
         """Raise ClusterError for the first worker that is not like this process."""
         answers = self._client.run(worker.facts, on_error="return")
         for address, answer in sorted(answers.items()):
+            if isinstance(answer, OSError):
+                # it has just gone; if it comes back, it says so itself when it is given something
+                continue
             if isinstance(answer, BaseException):
-                raise ClusterError(f"worker {address} cannot run fuzzvm: {answer!r}")
+                raise ClusterError(f"worker {address} cannot run fuzzvm: {str(answer) or repr(answer)}")
             if differs := difference(here(), answer):
                 raise ClusterError(f"worker {address}: it has {differs}")
 
@@ -185,4 +186,4 @@ def _died(error: BaseException) -> Ended:
     """Return a death for an exception of dask's. Raises ClusterError where it is none."""
     if type(error).__name__ == "KilledWorker":
         return Ended("its worker died, and that of each repetition", by_others=True)
-    raise ClusterError(f"a worker cannot run fuzzvm: {error!r}") from error
+    raise ClusterError(f"a worker cannot run fuzzvm: {str(error) or repr(error)}") from error
