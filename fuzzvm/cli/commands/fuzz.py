@@ -92,7 +92,12 @@ class _Settings:
     is_flag=True,
     help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Search as a campaign, in so many processes.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    help="Search as a campaign, in so many processes. Default with --executor: all.",
+)
 @click.option(
     "--campaign",
     type=click.Path(path_type=Path, file_okay=False),

@@ -61,7 +61,9 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     type=click.IntRange(min=0),
     help="Explore only schedules that interrupt a CPU at most that often when it could have gone on.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core, or a thread of a worker."
+)
 @executor_option
 @click.option("--no-reduction", is_flag=True, help="Explore every order of steps that commute, too.")
 @click.option(

@@ -10,13 +10,13 @@ import logging
 import pickle
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fuzzvm.explore.cluster import worker
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome
-from fuzzvm.explore.cluster.session import Session, difference, here
+from fuzzvm.explore.cluster.session import Session, difference, here, host_of
 
 CONNECT_SECONDS = 3.0
 WORKERS_SECONDS = 60.0
@@ -83,17 +83,25 @@ class Cluster:
         return max(1, sum(self.hosts.values()))
 
     def submit(self, session: Session, function: Callable[..., object], arguments: tuple[Any, ...]) -> int:
-        """Have a call made; those that were submitted first come first. Returns a number that stands for it."""
+        """Have a call made; those that were submitted first come first. Returns a number that stands for it.
+
+        Raises ClusterError.
+        """
         ticket = next(self._tickets)
-        future = self._client.submit(
-            worker.run,
-            session,
-            pickle.dumps((function, arguments)),
-            key=f"fuzzvm-{session.id}-{ticket}",
-            pure=False,
-            retries=0,
-            priority=-ticket,
-        )
+        payload = pickle.dumps((function, arguments))
+        try:
+            future = self._client.submit(
+                worker.run,
+                session,
+                payload,
+                key=f"fuzzvm-{session.id}-{ticket}",
+                pure=False,
+                retries=0,
+                priority=-ticket,
+            )
+        except Exception as error:
+            # what dask raises when its connection is gone is of no class of its own
+            raise self._gone() from error
         self._futures[ticket] = future
         self._client.loop.add_callback(self._follow, ticket, future)
         return ticket
@@ -112,8 +120,11 @@ class Cluster:
                 while True:
                     self._take(came, self._came.get_nowait())
             if self._lost:
-                raise ClusterError(f"the scheduler at {self._address} has ended, or was restarted")
+                raise self._gone()
         return came
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(f"the scheduler at {self._address} has ended, or was restarted")
 
     def cancel(self, tickets: Iterable[int]) -> None:
         """Let go of tasks: those that run are ended soon, and nothing comes of them. Waits for nothing."""
@@ -147,11 +158,11 @@ class Cluster:
     async def _look(self) -> None:
         while self._client.status == "running":
             with contextlib.suppress(OSError):
-                self.hosts = _hosts(await self._client.scheduler.identity(n_workers=-1))
+                self.hosts = _hosts(await self._client.nthreads())
             await asyncio.sleep(LOOK_SECONDS)
 
     def _count(self) -> dict[str, int]:
-        return _hosts(self._client.scheduler_info())
+        return _hosts(self._client.nthreads())
 
     def _await_workers(self, on_waiting: Callable[[], None], seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -175,10 +186,10 @@ class Cluster:
                 raise ClusterError(f"worker {address}: it has {differs}")
 
 
-def _hosts(identity: Any) -> dict[str, int]:
+def _hosts(nthreads: Mapping[str, int]) -> dict[str, int]:
     hosts: dict[str, int] = {}
-    for one in identity["workers"].values():
-        hosts[one["host"]] = hosts.get(one["host"], 0) + one["nthreads"]
+    for address, threads in nthreads.items():
+        hosts[host_of(address)] = hosts.get(host_of(address), 0) + threads
     return hosts
 
 

@@ -71,6 +71,11 @@ def here() -> dict[str, str]:
     return {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "fuzzvm": _fuzzvm()}
 
 
+def host_of(address: str) -> str:
+    """Return the machine of a worker's address: what stands between `tcp://` and the port."""
+    return address.rpartition("://")[2].rpartition(":")[0]
+
+
 def difference(wanted: Mapping[str, str], got: Mapping[str, str]) -> str:
     """Return the first thing that differs, in a few words; '' where all is the same."""
     for what, value in wanted.items():

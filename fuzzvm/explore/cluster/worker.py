@@ -22,7 +22,7 @@ from typing import Any
 
 from fuzzvm.explore.campaigns.watchdog import place
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome, Refused
-from fuzzvm.explore.cluster.session import Session, here
+from fuzzvm.explore.cluster.session import Session, here, host_of
 
 LOOK_SECONDS = 0.1
 """Between two looks whether anybody wants the result."""
@@ -55,7 +55,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it can be called."""
-        return self._process.poll() is None
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     def call(self, payload: bytes, unwanted: Callable[[], bool]) -> Outcome:
         """Return what came of a call; looks in between whether it is unwanted, and ends the process then."""
@@ -73,19 +73,23 @@ class Child:
 
     def end(self) -> None:
         """End it at once, with all that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # one that has been waited for has given back its number, and that of its group
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._pipe.close()
         self._stack.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def _buried(self) -> Ended:
-        code = self._process.wait()
+        # how it has ended, before what it has started is ended too
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         self._stack.seek(0)
         stood = place(self._stack.read())
         self.end()
+        code = self._process.returncode
         if stood:
             return Ended(f"{stood} has neither yielded nor returned", by_others=False)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
@@ -156,7 +160,7 @@ def run(session: Session, payload: bytes) -> Outcome:
     key = worker.get_current_task()
 
     def memory() -> int | None:
-        return session.memory_of_one(worker.ip, worker.state.nthreads)
+        return session.memory_of_one(host_of(worker.address), worker.state.nthreads)
 
     child = _children.take(session, memory)
     try:

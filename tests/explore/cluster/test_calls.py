@@ -120,7 +120,7 @@ def test_a_caller_that_is_closed_ends_its_calls(cluster: Running, connected: Clu
 
 def test_a_worker_that_is_killed_takes_no_call_along(cluster: Running, connected: Cluster) -> None:
     call = RemoteCaller(connected, session_of(connected))
-    running = call(sleeps, [(0.0,), (0.0,), *[(1.5,)] * 4], 6)
+    running = call(sleeps, [(0.0,), (0.0,), *[(1.0,)] * 4], 6)
     came = [next(running), next(running)]
     cluster.workers[0].kill()
     came += running
@@ -152,7 +152,7 @@ def test_the_executor_of_a_campaign_reports_each_task_once(connected: Cluster) -
     assert came[3] == Died(3, "exit status 3")
     executor.submit(5, "0")
     executor.submit(6, "300")
-    assert [report.key for report in executor.close(1.0)] == [5]
+    assert [report.key for report in executor.close(6.0)] == [5]
     assert executor.room == 0 and list(executor.close(0)) == []
 
 
