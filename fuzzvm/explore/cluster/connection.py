@@ -141,7 +141,7 @@ class Cluster:
         if result is _LOST:
             self._lost = True
         elif isinstance(result, BaseException):
-            came.append((ticket, _died(result)))
+            came.append((ticket, died(result)))
         else:
             came.append((ticket, result))
 
@@ -193,7 +193,7 @@ def _hosts(nthreads: Mapping[str, int]) -> dict[str, int]:
     return hosts
 
 
-def _died(error: BaseException) -> Ended:
+def died(error: BaseException) -> Ended:
     """Return a death for an exception of dask's. Raises ClusterError where it is none."""
     if type(error).__name__ == "KilledWorker":
         return Ended("its worker died, and that of each repetition", by_others=True)

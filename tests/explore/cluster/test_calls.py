@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("distributed", reason="dask.distributed is not installed (pip install 'fuzzvm[distributed]')")
 
+from distributed.scheduler import KilledWorker
+
 from fuzzvm.cli.common import INPUT_ERRORS
 from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.cluster.calls import ATTEMPTS, RemoteCaller
-from fuzzvm.explore.cluster.connection import Cluster, connect
+from fuzzvm.explore.cluster.connection import Cluster, connect, died
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.executor import RemoteExecutor
 from fuzzvm.explore.cluster.outcomes import Raised
@@ -154,6 +156,13 @@ def test_the_executor_of_a_campaign_reports_each_task_once(connected: Cluster) -
     executor.submit(6, "300")
     assert [report.key for report in executor.close(6.0)] == [5]
     assert executor.room == 0 and list(executor.close(0)) == []
+
+
+def test_what_dask_says_of_lost_workers_is_a_death_by_others() -> None:
+    """It says so when it has run a task four times and lost the worker each time."""
+    assert died(KilledWorker("task", None, 3)).by_others
+    with pytest.raises(ClusterError, match="a worker cannot run fuzzvm: no"):
+        died(ValueError("no"))
 
 
 def test_a_cluster_without_workers_is_said(tmp_path: Path) -> None:
