@@ -31,6 +31,7 @@ from fuzzvm.explore.exhaustive import limits
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch, available_memory
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.mitigations.sent_files import SentFile
+from tests.explore.campaigns.killing import alive, children
 from tests.explore.cluster.running import Running, wait_until
 
 
@@ -128,6 +129,17 @@ def test_a_worker_that_is_killed_takes_no_call_along(cluster: Running, connected
     came += running
     assert sorted(index for index, _ in came) == list(range(6))
     wait_until(lambda: connected.threads == 1)
+
+
+def test_a_process_ends_with_its_worker_in_the_middle_of_a_call(cluster: Running, connected: Cluster) -> None:
+    executor = RemoteExecutor(connected, session_of(connected), work, 7.0)
+    for key in (1, 2):
+        executor.submit(key, "300")
+    wait_until(lambda: len(cluster.children()) == 2)
+    (orphan,) = children(cluster.workers[0].pid)
+    cluster.workers[0].kill()
+    wait_until(lambda: not alive(orphan))
+    executor.close(0)
 
 
 def test_a_process_of_another_code_refuses(cluster: Running, connected: Cluster) -> None:
