@@ -26,7 +26,7 @@ from fuzzvm.explore.cluster.session import Session, here, host_of
 
 LOOK_SECONDS = 0.1
 """Between two looks whether anybody wants the result."""
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 10.0
 """That a process is kept without a task; what a client that has died leaves on its workers is gone after that."""
 UNWANTED = Ended("cancelled", by_others=True)
 _CODE = "import sys; from fuzzvm.explore.cluster import child; child.main(int(sys.argv[1]), int(sys.argv[2]))"
