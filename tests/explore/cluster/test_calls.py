@@ -65,6 +65,11 @@ def most_memory() -> int | None:
     return Watch(Limits())._limits.max_memory
 
 
+def stays(begun: Path, hook_seconds: float) -> None:
+    begun.touch()
+    time.sleep(300)
+
+
 def work(task: str, hook_seconds: float) -> object:
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -131,11 +136,13 @@ def test_a_worker_that_is_killed_takes_no_call_along(cluster: Running, connected
     wait_until(lambda: connected.threads == 1)
 
 
-def test_a_process_ends_with_its_worker_in_the_middle_of_a_call(cluster: Running, connected: Cluster) -> None:
-    executor = RemoteExecutor(connected, session_of(connected), work, 7.0)
+def test_a_process_ends_with_its_worker_in_the_middle_of_a_call(
+    cluster: Running, connected: Cluster, tmp_path: Path
+) -> None:
+    executor = RemoteExecutor(connected, session_of(connected), stays, 7.0)
     for key in (1, 2):
-        executor.submit(key, "300")
-    wait_until(lambda: len(cluster.children()) == 2)
+        executor.submit(key, tmp_path / str(key))
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
     (orphan,) = filter(alive, children(cluster.workers[0].pid))
     cluster.workers[0].kill()
     wait_until(lambda: not alive(orphan))
