@@ -16,6 +16,7 @@ from rich.console import Console
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.explore.campaign import NotReproducibleError
 from fuzzvm.explore.campaigns.errors import CampaignError
+from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.engines import EngineError
 from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
@@ -29,6 +30,7 @@ from fuzzvm.scenario.scenario import Scenario
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
     CampaignError,
+    ClusterError,
     CorpusError,
     EngineError,
     ExportError,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.limits import release_memory, resident
 from fuzzvm.explore.exhaustive.verdict import Elsewhere
-from fuzzvm.explore.processes import call_all
+from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
@@ -114,14 +114,20 @@ def verify_cell(
     return Run(cell, verdict, None if cell.without else cell.scenario.expected(system.mitigation), bounded)
 
 
-def verify_all(cells: Sequence[Cell], bounds: Bounds, jobs: int) -> Iterator[tuple[int, Run]]:
+def verify_all(
+    cells: Sequence[Cell], bounds: Bounds, jobs: int, call: Caller = call_all
+) -> Generator[tuple[int, Run], None, None]:
     """Verify cells in up to `jobs` processes, those that look largest first; yield each one's index and run when done.
 
-    Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
+    `call` says where. Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
     """
     order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
-    for place, run in call_all(verify_cell, [(cells[index], bounds) for index in order], jobs):
-        yield order[place], run
+    running = call(verify_cell, [(cells[index], bounds) for index in order], jobs)
+    try:
+        for place, run in running:
+            yield order[place], run
+    finally:
+        running.close()
 
 
 def _size(cell: Cell) -> tuple[int, int]:

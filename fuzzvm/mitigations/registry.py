@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 import fuzzvm.mitigations
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.mitigations.errors import MitigationError, exists, short
+from fuzzvm.mitigations.errors import MitigationError, short
+from fuzzvm.mitigations.sent_files import is_there
 from fuzzvm.mitigations.stacked import StackingError, stack
 from fuzzvm.mitigations.user_files import checked, load
 
@@ -105,7 +106,7 @@ def is_path(spec: str) -> bool:
 
 def _is_file(part: str) -> bool:
     filename, _, class_name = part.rpartition(":")
-    return is_path(part) and class_name.isidentifier() and exists(filename)
+    return is_path(part) and class_name.isidentifier() and is_there(filename)
 
 
 def _named(name: str) -> type[Mitigation]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.mitigations.errors import MitigationError, exists, short
+from fuzzvm.mitigations import sent_files
+from fuzzvm.mitigations.errors import MitigationError, short
 
 _ALIKE = 0.85
 """How alike a method's name and a hook's must be (difflib's ratio) for the one to be taken for a slip of the other."""
@@ -25,11 +26,16 @@ _ALIKE = 0.85
 def load(spec: str) -> type[Mitigation]:
     """Return the mitigation of `path/to/file.py:Class`. Raises MitigationError, which says what is wrong and where."""
     filename, _, class_name = spec.rpartition(":")
-    path = Path(filename)
-    if not exists(filename):
+    if not sent_files.is_there(filename):
         raise MitigationError(f"{short(filename)}: no such file")
+    sent = sent_files.get(filename)
+    path = Path(filename if sent is None else sent.path)
     module_name = f"fuzzvm_user_mitigation_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    module_spec = (
+        importlib.util.spec_from_file_location(module_name, path)
+        if sent is None
+        else importlib.util.spec_from_file_location(module_name, path, loader=sent_files.SentLoader(sent))
+    )
     if module_spec is None or module_spec.loader is None:
         raise MitigationError(f"{filename}: not a Python file")
     module = importlib.util.module_from_spec(module_spec)
@@ -37,14 +43,15 @@ def load(spec: str) -> type[Mitigation]:
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise MitigationError(f"{_where(error, filename)}: {type(error).__name__}: {_one_line(error)}") from error
+        where = _where(error, filename if sent is None else sent.path)
+        raise MitigationError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
     if not hasattr(module, class_name):
         classes = [name for name, value in vars(module).items() if _is_scheme(value, module)]
         there = f"; there is {', '.join(classes)}" if classes else ""
         raise MitigationError(f"{filename}: no class {short(class_name)!r}{there}")
     found = checked(getattr(module, class_name), spec)
     _no_slips(found, module)
-    for line, name in _idle_calls(path, module, found):
+    for line, name in _idle_calls(sent_files.text_of(str(path)), module, found):
         raise MitigationError(f"{filename}:{line}: {name}() without `yield from` does nothing: it is a generator")
     return found
 
@@ -89,9 +96,9 @@ def _no_slips(loaded: type[Mitigation], module: ModuleType) -> None:
                 )
 
 
-def _idle_calls(path: Path, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
+def _idle_calls(text: bytes, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
     """Yield line and name of each call of a generator function whose result is thrown away, or taken for a truth."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(text)):
         tested: list[ast.expr] = []
         if isinstance(node, ast.Expr):
             tested = [node.value]

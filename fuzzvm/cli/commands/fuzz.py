@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from fuzzvm.cli.common import (
     tlb_option,
     without_option,
 )
+from fuzzvm.cli.executor import connected, executor_option
 from fuzzvm.cli.output import print_table
 from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
@@ -32,9 +35,10 @@ from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
 from fuzzvm.explore.campaigns import sitting
 from fuzzvm.explore.campaigns import status as statuses
-from fuzzvm.explore.campaigns.run import State
+from fuzzvm.explore.campaigns.run import State, TaskExecutor
 from fuzzvm.explore.campaigns.settings import EVEN, PAYS, SPLITS, Settings
 from fuzzvm.explore.campaigns.sitting import new_folder, targets
+from fuzzvm.explore.campaigns.tasks import Result, Task
 from fuzzvm.explore.engines import Budget, Search
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.scenario import Scenario
@@ -88,7 +92,12 @@ class _Settings:
     is_flag=True,
     help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Search as a campaign, in so many processes.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    help="Search as a campaign, in so many processes. Default with --executor: all.",
+)
 @click.option(
     "--campaign",
     type=click.Path(path_type=Path, file_okay=False),
@@ -111,6 +120,7 @@ class _Settings:
     type=click.FloatRange(min=0.1),
     help=f"Time that one call of a mitigation may take in a campaign. Default: {DEFAULT_HOOK_SECONDS:g}.",
 )
+@executor_option
 @json_option
 @click.pass_context
 def fuzz(
@@ -132,6 +142,7 @@ def fuzz(
     resume: Path | None,
     split: str | None,
     hook_seconds: float | None,
+    executor: str | None,
     as_json: bool,
 ) -> int:
     """Search for a schedule that fails, minimise what is found and save it.
@@ -146,28 +157,32 @@ def fuzz(
     fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
 
     With --jobs or --campaign it is a campaign: a portfolio of engines in several processes, in a folder that outlives
-    a kill of any of them; fuzzvm status reads it meanwhile.
+    a kill of any of them; fuzzvm status reads it meanwhile. So it is with --executor, on the workers of a cluster.
 
     \b
     fuzzvm fuzz -m static-key --jobs 4 --campaign weekend --seconds 200000 --keep-going
     fuzzvm fuzz --resume weekend
+    fuzzvm fuzz -m static-key --executor dask://scheduler.example.org:8786 --campaign weekend --seconds 200000
     """
     given_corpus = context.get_parameter_source("corpus") is not ParameterSource.DEFAULT
     if resume is not None:
         _refuse_with_resume(context)
-        with progress_line() as show:
-            state = sitting.resume(resume, show, jobs=jobs, more_seconds=seconds, more_runs=runs)
+        with _executing(executor, jobs) as (start, room), progress_line() as show:
+            state = sitting.resume(
+                resume, show, jobs=room or jobs, more_seconds=seconds, more_runs=runs, executor=start
+            )
         return _report_campaign(resume, state, as_json=as_json)
-    if jobs is None and campaign is None and (split is not None or hook_seconds is not None):
+    is_campaign = jobs is not None or campaign is not None or executor is not None
+    if not is_campaign and (split is not None or hook_seconds is not None):
         raise click.UsageError("--split and --hook-seconds are for campaigns: --jobs or --campaign")
-    engine_names = engine_names or (DEFAULT_ENGINES if jobs is None and campaign is None else PORTFOLIO)
+    engine_names = engine_names or (PORTFOLIO if is_campaign else DEFAULT_ENGINES)
     given = scenarios(scenario_names, tlb=tlb)
     cells = _cells(
         mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
     )
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
-    if jobs is not None or campaign is not None:
+    if is_campaign:
         settings = Settings(
             targets=targets(cells),
             engines=tuple(dict.fromkeys(engine_names)),
@@ -183,8 +198,8 @@ def fuzz(
             claims=tuple({cell.mitigation_name: cell.expected for cell in cells}.items()),
         )
         folder = campaign or new_folder()
-        with progress_line() as show:
-            state = sitting.begin(folder, settings, show)
+        with _executing(executor, jobs, engine_names) as (start, room), progress_line() as show:
+            state = sitting.begin(folder, replace(settings, jobs=room or settings.jobs), show, executor=start)
         return _report_campaign(folder, state, as_json=as_json)
     store.check_writable(corpus)
     results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going))
@@ -199,11 +214,42 @@ def fuzz(
     return 1 if any(result.findings for result in results) else 0
 
 
+@contextlib.contextmanager
+def _executing(
+    address: str | None, jobs: int | None, engine_names: Sequence[str] = ()
+) -> Iterator[tuple[Callable[[Settings], TaskExecutor], int | None]]:
+    """Yield what makes the executor of a campaign, and how many tasks a cluster runs at once, None on this machine."""
+    if address is None:
+        yield sitting.local, None
+        return
+    # imported here: few need a cluster
+    from fuzzvm.explore.cluster.executor import RemoteExecutor, perform_there
+    from fuzzvm.explore.cluster.session import Session
+
+    _refuse_atheris(engine_names)
+    with connected(address) as cluster:
+
+        def start(settings: Settings) -> TaskExecutor:
+            _refuse_atheris(settings.engines)
+            session = Session.begin(settings.mitigations(), cluster.hosts, memory=None, memory_bounded=False)
+            executor: RemoteExecutor[Task, Result] = RemoteExecutor(
+                cluster, session, perform_there, settings.hook_seconds, jobs
+            )
+            return executor
+
+        yield start, jobs or cluster.threads
+
+
+def _refuse_atheris(engine_names: Sequence[str]) -> None:
+    if "atheris" in engine_names:
+        raise click.UsageError("engine atheris searches on this machine alone: not with --executor")
+
+
 def _refuse_with_resume(context: click.Context) -> None:
     """Raise UsageError for an option that would change what a campaign is about."""
     for option in context.command.params:
         name = option.name or ""
-        may = name in ("resume", "jobs", "seconds", "runs", "as_json")
+        may = name in ("resume", "jobs", "executor", "seconds", "runs", "as_json")
         if not may and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--resume goes on with a campaign as it was begun: no {option.opts[0]} with it")
 

@@ -21,16 +21,15 @@ from fuzzvm.cli.common import (
     tlb_option,
     without_option,
 )
+from fuzzvm.cli.executor import executor_option
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table
+from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.limits import available_memory
 from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError
-from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable, verify_all
-from fuzzvm.explore.processes import cores
-from fuzzvm.explore.split_matrix import verify_split
+from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 
@@ -53,14 +52,18 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     "--max-memory",
     type=click.IntRange(min=64),
     metavar="MIB",
-    help="Memory for all runs together; a run that needs more stops and says so. Default: most of what is free.",
+    help="Memory for all runs of a machine together; a run that needs more stops and says so. "
+    "Default: most of what is free.",
 )
 @click.option(
     "--preemptions",
     type=click.IntRange(min=0),
     help="Explore only schedules that interrupt a CPU at most that often when it could have gone on.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core, or a thread of a worker."
+)
+@executor_option
 @click.option(
     "--split",
     is_flag=True,
@@ -92,6 +95,7 @@ def verify(
     max_memory: int | None,
     preemptions: int | None,
     jobs: int | None,
+    executor: str | None,
     split: bool,
     no_reduction: bool,
     save: Path | None,
@@ -109,6 +113,7 @@ def verify(
     \b
     fuzzvm verify --mitigation static-key
     fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
+    fuzzvm verify --executor dask://scheduler.example.org:8786
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
@@ -120,17 +125,15 @@ def verify(
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
-    jobs = (jobs or cores()) if split else min(jobs or cores(), len(chosen))
-    processes = jobs + 1 if split and jobs > 1 else jobs
-    limits = Limits(max_states, max_seconds, _memory_limit(max_memory, processes))
-    bounds = Bounds(limits, preemptions, not no_reduction)
+    bounds = Bounds(Limits(max_states, max_seconds), preemptions, not no_reduction)
+    where = Where(jobs, max_memory, executor, split)
     saved: dict[int, Path] = {}
 
     def keep(run: Run) -> None:
         if save is not None and run.verdict.schedule is not None:
             saved[id(run)] = store.save(_case(run), save)[0]
 
-    runs, interrupted = _verify(chosen, bounds, jobs, keep, split=split)
+    runs, interrupted = _verify(chosen, bounds, where, keep)
     if html is not None:
         # imported here: templates are needed for nothing else
         from fuzzvm.cli.matrix_html import write_matrix
@@ -145,20 +148,13 @@ def verify(
     return 0 if all(run.as_expected for run in runs) else 1
 
 
-def _memory_limit(asked: int | None, jobs: int) -> int | None:
-    total = available_memory() if asked is None else asked << 20
-    if total is None:
-        return None
-    return total // jobs if asked else total * 8 // 10 // jobs
-
-
 def _verify(
-    chosen: Sequence[Cell], bounds: Bounds, jobs: int, keep: Callable[[Run], None], *, split: bool
+    chosen: Sequence[Cell], bounds: Bounds, where: Where, keep: Callable[[Run], None]
 ) -> tuple[list[Run], bool]:
     """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
     found: dict[int, Run] = {}
     show = _Progress(len(chosen))
-    running = verify_split(chosen, bounds, jobs, show=show.states) if split else verify_all(chosen, bounds, jobs)
+    running = where.verify(chosen, bounds, show.states)
     try:
         for index, run in running:
             found[index] = run
@@ -173,7 +169,7 @@ def _verify(
     except KeyboardInterrupt:
         return [found[index] for index in sorted(found)], True
     finally:
-        running.close()  # type: ignore[attr-defined]
+        running.close()
         show.close()
     return [found[index] for index in sorted(found)], False
 

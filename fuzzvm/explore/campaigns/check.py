@@ -1,8 +1,8 @@
 """Does a test case go the same way in another process? `python -m fuzzvm.explore.campaigns.check` is that process.
 
-It gets `{"case": TEXT, "mitigation": NAME}` as JSON on standard input, replays the case twice, and prints what came of
-each: what a mitigation keeps from run to run shows between the two, and what depends on the order of a set, on an
-address or on the time shows between the processes, which have different hash seeds.
+It gets `{"case": TEXT, "mitigation": NAME, "files": {NAME: [PATH, TEXT]}}` as JSON on standard input, replays the case
+twice, and prints what came of each: what a mitigation keeps from run to run shows between the two, and what depends on
+the order of a set, on an address or on the time shows between the processes, which have different hash seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fuzzvm.corpus.replay import ending, run
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.machine.trace import digest
-from fuzzvm.mitigations import registry
+from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.scenario.errors import ScenarioError
 
 REPLAYS = 2
@@ -56,7 +56,9 @@ def outcome(case: TestCase, mitigation: type[Mitigation]) -> tuple[str, str]:
 
 
 def _elsewhere(case: TestCase) -> list[tuple[str, str]]:
-    question = json.dumps({"case": store.to_text(case), "mitigation": case.mitigation})
+    # latin-1 takes every byte as it is, whatever the text is encoded in
+    files = {name: (file.path, file.text.decode("latin-1")) for name, file in sent_files.provided().items()}
+    question = json.dumps({"case": store.to_text(case), "mitigation": case.mitigation, "files": files})
     for _ in range(ATTEMPTS):
         try:
             done = subprocess.run(
@@ -80,6 +82,8 @@ def _elsewhere(case: TestCase) -> list[tuple[str, str]]:
 def main() -> None:
     """Answer the question on standard input."""
     question = json.load(sys.stdin)
+    sent = question["files"].items()
+    sent_files.provide({name: sent_files.SentFile(path, text.encode("latin-1")) for name, (path, text) in sent})
     case = parse(question["case"])
     mitigation = registry.get(question["mitigation"])
     json.dump([outcome(case, mitigation) for _ in range(REPLAYS)], sys.stdout)

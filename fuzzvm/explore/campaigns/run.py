@@ -52,7 +52,9 @@ ATTEMPTS = 3
 ATTEMPTS_IF_KILLED = 10
 """Times that a task is tried whose worker dies: of the task, and by kills that may have meant any process."""
 TASK_SECONDS = 0.5
-"""CPU seconds that a task is meant to take: what a kill costs."""
+"""CPU seconds that a task is meant to take: what a kill costs. More where jobs are so many that tasks end too often."""
+TASKS_PER_SECOND = 200
+"""Tasks that end in a second, at most: to take one in costs a campaign, and a scheduler of a cluster, a millisecond."""
 RUNS_AT_FIRST = 100
 RUNS_AT_MOST = 5000
 GRACE = 0.7
@@ -82,11 +84,13 @@ class State:
 class _Rate:
     """How many runs a task of a target gets, so that it takes the time that it is meant to."""
 
+    seconds: float = TASK_SECONDS
     runs: int = RUNS_AT_FIRST
 
     def learn(self, runs: int, cpu_seconds: float) -> None:
-        wanted = int(TASK_SECONDS * runs / max(cpu_seconds, 1e-6))
-        self.runs = min(max(wanted, self.runs // 2, 10), 2 * self.runs, RUNS_AT_MOST)
+        wanted = int(self.seconds * runs / max(cpu_seconds, 1e-6))
+        at_most = int(RUNS_AT_MOST * self.seconds / TASK_SECONDS)
+        self.runs = min(max(wanted, self.runs // 2, 10), 2 * self.runs, at_most)
 
 
 @dataclass
@@ -108,7 +112,8 @@ class Campaign:
         self._ways = {(row.target, row.error, row.pair) for row in journal.failing()}
         self._targets = Split(range(len(settings.targets)))
         self._engines = Split(settings.engines)
-        self._rates = [_Rate() for _ in settings.targets]
+        task_seconds = max(TASK_SECONDS, settings.jobs / TASKS_PER_SECOND)
+        self._rates = [_Rate(task_seconds) for _ in settings.targets]
         self._under_way: dict[int, _UnderWay] = {}
         self._to_repeat: deque[OpenTask] = deque(journal.open_tasks())
         self._to_settle: deque[FailingRow] = deque(journal.failing(UNSETTLED))

@@ -14,6 +14,7 @@ import fuzzvm
 from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.tasks import Target
 from fuzzvm.explore.campaigns.watchdog import files_of
+from fuzzvm.mitigations import sent_files
 from fuzzvm.scenario.scenario import Scenario
 
 FORMAT = 1
@@ -120,7 +121,10 @@ def _from_data(data: Mapping[str, Any]) -> Settings:
 
 def _made_by(mitigations: list[str]) -> dict[str, str]:
     made_by = {"fuzzvm": fuzzvm.__version__, "Python": platform.python_version()}
-    for mitigation in mitigations:
-        text = b"".join(Path(file).read_bytes() for file in sorted(files_of(mitigation)))
-        made_by[f"mitigation {mitigation}"] = hashlib.sha256(text).hexdigest()[:12]
-    return made_by
+    return made_by | {f"mitigation {mitigation}": digest_of(mitigation) for mitigation in mitigations}
+
+
+def digest_of(mitigation: str) -> str:
+    """Return 12 digits that stand for the text of a mitigation's files. Raises MitigationError."""
+    text = b"".join(sent_files.text_of(file) for file in sorted(files_of(mitigation)))
+    return hashlib.sha256(text).hexdigest()[:12]

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECK_EVERY = 4096
@@ -36,10 +36,23 @@ class StoppedError(Exception):
     """A bound was reached; the message names it."""
 
 
+_of_this_process: list[int | None] = [None]
+
+
+def limit_process(max_memory: int | None) -> None:
+    """Bound each search of this process to so many bytes that comes with no bound of memory of its own.
+
+    For a process that searches for another machine, which cannot know how much memory there is here.
+    """
+    _of_this_process[0] = max_memory
+
+
 class Watch:
     """Watches the limits of one search."""
 
     def __init__(self, limits: Limits) -> None:
+        if limits.max_memory is None:
+            limits = replace(limits, max_memory=_of_this_process[0])
         self._limits = limits
         self._began = self._looked = time.monotonic()
         self._interval = FIRST_LOOK

@@ -1,0 +1,249 @@
+"""`--executor dask://HOST:PORT` of `fuzzvm verify` and `fuzzvm fuzz`, with a cluster of several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fuzzvm.cli.main import cli
+from tests.clock import HANG
+from tests.explore.campaigns.killing import ROOT, ask, promises
+from tests.explore.cluster.running import Running, wait_until
+from tests.support import heed_sigint
+
+SMALL = ("-s", "pmd-promotion", "--memory", "sc")
+FIVE = ("pmd-promotion", "pud-promotion", "two-walkers", "two-tables", "x86-two-walkers")
+CAMPAIGN = ("-m", "none", *SMALL, "--split", "even", "--seed", "3")
+SCHEME = """
+import os
+from fuzzvm.kernel.hooks import Mitigation
+class Mine(Mitigation):
+    name = "mine"
+    def before_free(self, k, level, token):
+        yield from ()
+class Slow(Mitigation):
+    name = "slow"
+    def __init__(self):
+        import time
+        time.sleep(300)
+"""
+
+
+def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fuzzvm", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        preexec_fn=heed_sigint,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    said, error = process.communicate(timeout=240)
+    return process.returncode, said, error
+
+
+def answer(process: subprocess.Popen[str], status: int = 0) -> dict[str, Any]:
+    got, said, error = finish(process)
+    assert (got, error) == (status, "")
+    data: dict[str, Any] = json.loads(said)
+    return data
+
+
+def error_of(process: subprocess.Popen[str]) -> str:
+    status, said, error = finish(process)
+    assert (status, said) == (2, ""), (said, error)
+    assert error.count("\n") == 1, error
+    return error
+
+
+def verdicts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all that verify says but the time."""
+    return [{key: value for key, value in run.items() if key != "seconds"} for run in data["runs"]]
+
+
+def outcome(folder: Path, data: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a campaign comes to that does not depend on who did it: runs, steps, coverage, ways to fail."""
+    connection = sqlite3.connect(folder / "journal.sqlite")
+    pairs = connection.execute("SELECT * FROM pair").fetchall()
+    ways = connection.execute("SELECT error, failed, freed FROM failing ORDER BY 1, 2, 3").fetchall()
+    connection.close()
+    assert pairs and ways
+    return data["runs"], data["steps"], pairs, ways
+
+
+@contextlib.contextmanager
+def under_way(cluster: Running, process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command, from the moment on that each worker runs something for it."""
+    try:
+        wait_until(lambda: len(cluster.children()) == 2 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_verify_says_the_same_as_one_process_and_a_killed_worker_changes_nothing(
+    cluster: Running, tmp_path: Path
+) -> None:
+    arguments = ["verify", "-m", "none", "-m", "static-key", "--memory", "sc", "--json"]
+    arguments += [argument for scenario in FIVE for argument in ("-s", scenario)]
+    alone = verdicts(answer(start(*arguments, "--jobs", "1", cwd=tmp_path)))
+    assert {run["verdict"] for run in alone} == {"safe", "bug"} and len(alone) == 10
+    assert verdicts(answer(start(*arguments, *cluster.executor, cwd=tmp_path))) == alone
+    cluster.restore()
+    with under_way(cluster, start(*arguments, *cluster.executor, cwd=tmp_path)) as process:
+        cluster.workers[0].kill()
+        assert verdicts(answer(process)) == alone
+
+
+def test_a_campaign_comes_to_the_same_as_here_and_a_killed_worker_loses_nothing(
+    cluster: Running, tmp_path: Path
+) -> None:
+    arguments = ("fuzz", *CAMPAIGN, "--runs", "2500", "--json")
+    alone = answer(start(*arguments, "--jobs", "1", "--campaign", "a", cwd=tmp_path), 1)
+    there = answer(start(*arguments, *cluster.executor, "--campaign", "b", cwd=tmp_path), 1)
+    assert outcome(tmp_path / "b", there) == outcome(tmp_path / "a", alone)
+    assert len(there["saved"]) == len(alone["saved"]) == 1
+    cluster.restore()
+    with under_way(cluster, start(*arguments, *cluster.executor, "--campaign", "c", cwd=tmp_path)) as process:
+        cluster.workers[0].kill()
+        killed = answer(process, 1)
+    assert outcome(tmp_path / "c", killed) == outcome(tmp_path / "a", alone)
+    assert promises(tmp_path / "c", 2500, set()) == []
+
+
+def test_ctrl_c_ends_a_campaign_that_can_be_resumed_here(cluster: Running, tmp_path: Path) -> None:
+    arguments = ("fuzz", *CAMPAIGN, "--runs", "400000", "--campaign", "c", *cluster.executor)
+    with under_way(cluster, start(*arguments, cwd=tmp_path)) as process:
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=HANG)
+        assert process.returncode == 130
+        assert error.splitlines() == ["ended before the budget was used up; fuzzvm fuzz --resume c"]
+    wait_until(lambda: not cluster.children())
+    ((done,),) = ask(tmp_path / "c", "SELECT coalesce(sum(runs), 0) FROM done")
+    ((begun,),) = ask(tmp_path / "c", "SELECT coalesce(sum(runs), 0) FROM open_task")
+    after = answer(start("fuzz", "--resume", "c", "--runs", "1000", "--json", cwd=tmp_path), 1)
+    assert after["open_tasks"] == 0 and after["runs"] == int(str(done)) + int(str(begun)) + 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_stop_when_the_command_is_gone(cluster: Running, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "mine.py").write_text(SCHEME)
+    arguments = ("verify", "-m", "mine.py:Slow", "-s", "pmd-promotion", *cluster.executor)
+    with under_way(cluster, start(*arguments, cwd=tmp_path)) as process:
+        # as long as the command is there, what it waits for goes on
+        time.sleep(0.5)
+        assert len(cluster.children()) == 2
+        process.send_signal(number)
+        _, error = process.communicate(timeout=HANG)
+        if number == signal.SIGINT:
+            assert (process.returncode, error) == (130, "")
+    wait_until(lambda: not cluster.children())
+
+
+def test_a_second_ctrl_c_ends_at_once(cluster: Running, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SCHEME)
+    arguments = ("fuzz", "-m", "mine.py:Slow", *SMALL, "--seconds", "60", "--campaign", "c", *cluster.executor)
+    with under_way(cluster, start(*arguments, cwd=tmp_path)) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said, error = process.communicate(timeout=HANG)
+        assert (process.returncode, said, error.strip()) == (130, "", "fuzzvm: interrupted")
+    wait_until(lambda: not cluster.children())
+
+
+def test_a_mitigation_of_ones_own_goes_along(cluster: Running, tmp_path: Path) -> None:
+    """No worker has the file, not even in the process that replays."""
+    (tmp_path / "mine.py").write_text(SCHEME)
+    arguments = ("fuzz", "-m", "mine.py:Mine", *SMALL, "--runs", "500", "--campaign", "c", "--json")
+    (found,) = answer(start(*arguments, *cluster.executor, cwd=tmp_path), 1)["saved"]
+    assert finish(start("replay", found, "-m", "mine.py:Mine", cwd=tmp_path))[0] == 0
+    stacked = ("verify", "-m", "mine.py:Mine+vmap-trylock", *SMALL, "--json", *cluster.executor)
+    assert answer(start(*stacked, cwd=tmp_path))["runs"][0]["verdict"] == "safe"
+    # what is wrong with it is said as it is here
+    (tmp_path / "mine.py").write_text(SCHEME.replace("yield from ()", "raise ValueError(3)\n        yield"))
+    arguments = ("fuzz", "-m", "mine.py:Mine", *SMALL, "--runs", "100", "--campaign", "d")
+    error = error_of(start(*arguments, *cluster.executor, cwd=tmp_path))
+    assert error == f"fuzzvm: {tmp_path / 'mine.py'}:7: ValueError: 3\n"
+
+
+def test_a_worker_with_another_fuzzvm_is_named(cluster: Running, tmp_path: Path) -> None:
+    package = tmp_path / "other" / "fuzzvm"
+    for path in (ROOT / "fuzzvm").rglob("*.py"):
+        copy = package / path.relative_to(ROOT / "fuzzvm")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    with (package / "machine" / "__init__.py").open("a") as file:
+        file.write("# another\n")
+    name = cluster.start_worker(tmp_path / "other")
+    try:
+        wait_until(lambda: "Starting established connection" in cluster.log(name))
+        error = error_of(start("fuzz", "-m", "none", *SMALL, *cluster.executor, "--campaign", "c", cwd=tmp_path))
+        assert error.startswith("fuzzvm: worker tcp://127.0.0.1:")
+        assert "it has another fuzzvm (0.1.0, code " in error
+        assert not (tmp_path / "c").exists()
+    finally:
+        cluster.workers.pop().kill()
+
+
+def test_without_a_scheduler_it_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    error = error_of(start("verify", *SMALL, "--executor", "dask://127.0.0.1:1", cwd=tmp_path))
+    assert error == "fuzzvm: no scheduler of dask answers at 127.0.0.1:1 within 3 seconds\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError('no such module')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    error = error_of(start("fuzz", *SMALL, "--executor", "dask://127.0.0.1:1", cwd=tmp_path, PYTHONPATH=path))
+    assert "needs dask.distributed: pip install 'fuzzvm[distributed]'" in error
+    assert not (tmp_path / "campaigns").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["local", "dask:127.0.0.1:1", "dask://", "dask://host", "dask://host:port", "dask://host:99999"]
+)
+def test_an_address_is_host_and_port(wrong: str) -> None:
+    for command in ("verify", "fuzz"):
+        done = CliRunner().invoke(cli, [command, *SMALL, "--executor", wrong])
+        assert done.exit_code == 2
+        assert f"'{wrong}' is not dask://HOST:PORT" in done.output
+
+
+def test_atheris_stays_here() -> None:
+    done = CliRunner().invoke(cli, ["fuzz", "-e", "atheris", *SMALL, "--executor", "dask://127.0.0.1:1"])
+    assert done.exit_code == 2
+    assert "atheris" in done.output
+
+
+def test_a_scheduler_that_ends_is_said_and_the_campaign_goes_on_without(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    cluster = Running(tmp_path / "cluster", workers=1)
+    try:
+        arguments = ("fuzz", *CAMPAIGN, "--runs", "400000", "--campaign", "c", *cluster.executor)
+        process = start(*arguments, cwd=tmp_path)
+        wait_until(lambda: cluster.children() or process.poll() is not None)
+        cluster.scheduler.kill()
+        assert error_of(process) == f"fuzzvm: the scheduler at {cluster.address} has ended, or was restarted\n"
+    finally:
+        cluster.end()
+    assert answer(start("fuzz", "--resume", "c", "--runs", "500", "--json", cwd=tmp_path), 1)["open_tasks"] == 0
