@@ -113,6 +113,13 @@ def test_verify_says_the_same_as_one_process_and_a_killed_worker_changes_nothing
         assert verdicts(answer(process)) == alone
 
 
+def test_one_run_in_all_workers_says_the_same(cluster: Running, tmp_path: Path) -> None:
+    arguments = ["verify", "-m", "static-key", "-s", "two-walkers", "--memory", "sc", "--no-reduction", "--json"]
+    alone = verdicts(answer(start(*arguments, cwd=tmp_path)))
+    assert alone[0]["states"] > 10_000
+    assert verdicts(answer(start(*arguments, "--split", *cluster.executor, cwd=tmp_path))) == alone
+
+
 def test_a_campaign_comes_to_the_same_as_here_and_a_killed_worker_loses_nothing(
     cluster: Running, tmp_path: Path
 ) -> None:
