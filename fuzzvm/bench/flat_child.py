@@ -14,7 +14,7 @@ import time
 
 from fuzzvm.bench.flat_model import FlatSystem
 from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.exhaustive.limits import resident
+from fuzzvm.explore.exhaustive.memory_use import resident
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 

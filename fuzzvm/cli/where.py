@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from fuzzvm.cli.executor import connected
-from fuzzvm.explore.exhaustive.limits import available_memory, limit_process
+from fuzzvm.explore.exhaustive.limits import limit_process
+from fuzzvm.explore.exhaustive.memory_use import available_memory
 from fuzzvm.explore.matrix import Bounds, Cell, Run, verify_all
 from fuzzvm.explore.processes import cores
 from fuzzvm.explore.split_matrix import verify_split
@@ -39,8 +40,10 @@ class Where:
             jobs = min(jobs, len(cells))
         # this process searches as well, where runs are split
         processes = jobs + 1 if self.split and jobs > 1 else jobs
-        limits = replace(bounds.limits, max_memory=self._memory(processes))
-        bounds = replace(bounds, limits=limits)
+        # each has its share in any case, and more while others have less
+        total = self._memory()
+        share = None if total is None else total // processes
+        bounds = replace(bounds, limits=replace(bounds.limits, max_memory=share, pooled_memory=total))
         return verify_split(cells, bounds, jobs, show=show) if self.split else verify_all(cells, bounds, jobs)
 
     def _there(self, cells: Sequence[Cell], bounds: Bounds, show: Callable[[int], None]) -> Running:
@@ -52,7 +55,7 @@ class Where:
         names = list(dict.fromkeys(cell.mitigation for cell in cells))
         asked = None if self.max_memory is None else self.max_memory << 20
         # how much memory a search may use is for each machine to say, this one included
-        limit_process(self._memory(1))
+        limit_process(self._memory())
         with connected(self.executor) as cluster:
             call = RemoteCaller(cluster, Session.begin(names, cluster.hosts, memory=asked, memory_bounded=True))
             if self.split:
@@ -60,8 +63,9 @@ class Where:
             else:
                 yield from verify_all(cells, bounds, self.jobs or len(cells), call)
 
-    def _memory(self, processes: int) -> int | None:
-        total = available_memory() if self.max_memory is None else self.max_memory << 20
-        if total is None:
-            return None
-        return total // processes if self.max_memory else total * 8 // 10 // processes
+    def _memory(self) -> int | None:
+        """Return the bytes that all runs together may have on this machine, None where nobody knows."""
+        if self.max_memory is not None:
+            return self.max_memory << 20
+        free = available_memory()
+        return None if free is None else free * 8 // 10

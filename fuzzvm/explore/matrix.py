@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.exhaustive.limits import release_memory, resident
+from fuzzvm.explore.exhaustive.memory_use import release_memory, resident
 from fuzzvm.explore.exhaustive.verdict import Elsewhere
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures

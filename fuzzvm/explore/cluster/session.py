@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fuzzvm
 from fuzzvm.explore.campaigns.settings import digest_of
-from fuzzvm.explore.exhaustive.limits import available_memory
+from fuzzvm.explore.exhaustive.memory_use import available_memory
 from fuzzvm.mitigations import registry
 from fuzzvm.mitigations.errors import exists
 from fuzzvm.mitigations.sent_files import SentFile

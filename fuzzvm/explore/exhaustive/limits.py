@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import os
-import resource
-import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
+
+from fuzzvm.explore.exhaustive.memory_use import resident, resident_beside
 
 CHECK_EVERY = 4096
 """States between two looks at the clock and at the memory used, at most."""
@@ -23,12 +18,14 @@ LOOK_SECONDS = 0.1
 class Limits:
     """Bounds of a search; None is no bound. `max_memory` is in bytes of resident memory of the whole process.
 
-    `asked_seconds` is what a message calls the bound on time, where `max_seconds` is a part of it.
+    A process may have more than that as long as it has, with its parent and all children of that, less than
+    `pooled_memory`. `asked_seconds` is what a message calls the bound on time, where `max_seconds` is a part of it.
     """
 
     max_states: int | None = None
     max_seconds: float | None = None
     max_memory: int | None = None
+    pooled_memory: int | None = None
     asked_seconds: float | None = None
 
 
@@ -67,8 +64,8 @@ class Watch:
         if limits.max_seconds is not None and now - self._began >= limits.max_seconds:
             asked = limits.asked_seconds or limits.max_seconds
             raise StoppedError(f"--max-seconds {asked:g} reached after {states} states")
-        if limits.max_memory is not None and resident() >= limits.max_memory:
-            raise StoppedError(f"memory limit of {limits.max_memory >> 20} MiB reached after {states} states")
+        if passed := self._passed(0):
+            raise StoppedError(f"{passed} reached after {states} states")
         if now - self._looked < LOOK_SECONDS / 2:
             self._interval = min(CHECK_EVERY, self._interval * 2)
         elif now - self._looked > LOOK_SECONDS * 2:
@@ -80,31 +77,14 @@ class Watch:
 
     def room(self, size: int) -> None:
         """Raise StoppedError if that many bytes more, about to be taken at once, would be past the limit."""
-        most = self._limits.max_memory
-        if most is not None and resident() + size >= most:
-            raise StoppedError(f"memory limit of {most >> 20} MiB reached")
+        if passed := self._passed(size):
+            raise StoppedError(f"{passed} reached")
 
-
-def resident() -> int:
-    """Return the bytes of memory that this process has now; its peak, where the system does not say."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that this machine could still give, or None where it does not say."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def release_memory() -> None:
-    """Give memory that is free in this process back to the system, so that the next search is not charged for it."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        # glibc's own; elsewhere freed memory stays with the process, and limits are reached a little early
-        ctypes.CDLL(None).malloc_trim(0)
+    def _passed(self, more: int) -> str:
+        """Return which limit of memory is passed with that many bytes more; '' if none."""
+        share, pool = self._limits.max_memory, self._limits.pooled_memory
+        if share is None or (mine := resident() + more) < share:
+            return ""
+        if pool is None:
+            return f"memory limit of {share >> 20} MiB"
+        return f"memory limit of {pool >> 20} MiB for all processes" if mine + resident_beside() >= pool else ""

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fuzzvm.explore.automaton import UnkeyableError
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, release_memory
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
+from fuzzvm.explore.exhaustive.memory_use import release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.reduced_search import can_reduce, foresee, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search

@@ -28,7 +28,8 @@ from fuzzvm.explore.cluster.executor import RemoteExecutor
 from fuzzvm.explore.cluster.outcomes import Raised
 from fuzzvm.explore.cluster.session import Session
 from fuzzvm.explore.exhaustive import limits
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch, available_memory
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.explore.exhaustive.memory_use import available_memory
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.mitigations.sent_files import SentFile
 from tests.explore.campaigns.killing import alive, children

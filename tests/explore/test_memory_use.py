@@ -1,0 +1,66 @@
+"""Memory of a process and of those beside it, and the limits on it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+
+import pytest
+
+from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.explore.exhaustive.memory_use import resident_beside
+
+MIB = 1 << 20
+BALLAST = 200 * MIB
+
+
+def _hold(connection: Connection) -> None:
+    held = bytearray(BALLAST)
+    # pages that nobody has written are nobody's
+    held[::4096] = b"x" * len(held[::4096])
+    connection.send(None)
+    connection.recv()
+
+
+def _beside(connection: Connection) -> None:
+    connection.send(resident_beside())
+
+
+def test_what_siblings_have_is_counted() -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    holder = context.Process(target=_hold, args=(there,), daemon=True)
+
+    def asked() -> int:
+        asking = context.Process(target=_beside, args=(there,), daemon=True)
+        asking.start()
+        found: int = here.recv()
+        asking.join()
+        return found
+
+    before = asked()
+    holder.start()
+    here.recv()
+    try:
+        assert asked() - before > BALLAST * 0.9
+    finally:
+        here.send(None)
+        holder.join()
+    assert 0 < before < asked() + BALLAST / 2
+
+
+@pytest.mark.parametrize(
+    ("mine", "beside", "stopped"),
+    [(99, 900, False), (100, 399, False), (100, 400, True), (499, 0, False), (500, 0, True)],
+)
+def test_a_share_is_everybodys_and_the_rest_goes_to_who_needs_it(
+    mine: int, beside: int, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.limits.resident", lambda: mine * MIB)
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.limits.resident_beside", lambda: beside * MIB)
+    limits = Limits(max_memory=100 * MIB, pooled_memory=500 * MIB)
+    if not stopped:
+        Watch(limits).look(1)
+        return
+    with pytest.raises(StoppedError, match="memory limit of 500 MiB for all processes reached after 1 states"):
+        Watch(limits).look(1)
