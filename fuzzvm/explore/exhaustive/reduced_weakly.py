@@ -31,6 +31,7 @@ class WeakReduction(Reduction):
         self._weak = WeakFootprints(unwatched, self._space.shared.model, tlb=self._tlb)
         self._begun: dict[int, Begun] = {}
         self._entries: list[dict[int, Entry]] = [{} for _ in self._space.lanes]
+        """Those of each lane's table of which ways are left out, without them."""
         self._equal: dict[int, int] = {}
         return self._weak
 
@@ -97,7 +98,7 @@ class WeakReduction(Reduction):
                 accesses = access.get(key)
                 if accesses is None:
                     accesses = compute(key)
-                entry = entries[key]
+                entry = entries.get(key) or lane.table[key]
                 conflicts = future[places[local]]
             elif begun and begun[cpu][1]:
                 entry, accesses, conflicts = 0, 0, 0
@@ -132,7 +133,8 @@ class WeakReduction(Reduction):
         # whether a store is in place before an invalidation
         if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
             return move
-        kept_back = self._entries[cpu][state & lane.mask]
+        key = state & lane.mask
+        kept_back = self._entries[cpu].get(key) or lane.table[key]
         assert not isinstance(kept_back, int)
         ways = tuple(way for way in entry if way.choices == _AT_ONCE or way not in kept_back)
         return (ways, *move[1:])
@@ -165,7 +167,8 @@ class WeakReduction(Reduction):
                 targets = [((key + way.delta) & SHARED_MASK, (key + way.delta) >> lane.shift) for way in entry]
                 covered = shared.covered(key & SHARED_MASK, lane.cpu, node, targets)
                 entry = tuple(way for index, way in enumerate(entry) if index not in covered)
-            entries[key] = entry
+            if entry != lane.table[key]:
+                entries[key] = entry
             if not isinstance(entry, int) and len(entry) > 1:
                 accesses |= self._weak.branches[0]
             # there are few that differ, and one for each state and CPU
