@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,6 +11,9 @@ from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.campaigns.local import LocalExecutor
 from fuzzvm.explore.campaigns.watchdog import Watchdog
 from tests.clock import HANG
+
+BEGUN = multiprocessing.get_context("fork").Semaphore(0)
+"""Counts the tasks that sleep and have begun to."""
 
 
 def work(task: int | str, watchdog: Watchdog) -> object:
@@ -20,6 +24,7 @@ def work(task: int | str, watchdog: Watchdog) -> object:
     if task == "large":
         return b"x" * 3_000_000
     if isinstance(task, str):
+        BEGUN.release()
         time.sleep(float(task))
         return os.getpid()
     return task * task
@@ -82,6 +87,9 @@ def test_the_end_waits_for_what_is_under_way_and_no_longer() -> None:
     executor.submit(1, "0.3")
     executor.submit(2, "60")
     executor.submit(3, "60")
+    # what has not begun when the end comes is not begun any more
+    for _ in range(2):
+        assert BEGUN.acquire(timeout=HANG)
     pids = executor.pids
     began = time.monotonic()
     reports = executor.close(5.0)
