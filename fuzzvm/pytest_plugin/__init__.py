@@ -93,6 +93,10 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CorpusFile
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each system that a marker asks for."""
     if FIXTURE not in metafunc.fixturenames:
+        if any(mark.name == MARKER for mark in metafunc.definition.own_markers):
+            pytest.fail(
+                f"{metafunc.definition.nodeid}: marker {MARKER} without {FIXTURE} searches nothing", pytrace=False
+            )
         return
     from fuzzvm.pytest_plugin import runs
 

@@ -52,8 +52,9 @@ def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[Asked]:
     try:
         return _asked(root, *mark.args, **mark.kwargs)
     except (TypeError, KeyError, registry.MitigationError, ScenarioError) as error:
-        message = error.args[0] if error.args else error
-        pytest.fail(f"{where}: marker fuzzvm: {message}", pytrace=False)
+        wrong = str(error.args[0] if error.args else error).replace("_asked()", "it")
+    # outside, or pytest shows what it came from as well
+    pytest.fail(f"{where}: marker fuzzvm: {wrong}", pytrace=False)
 
 
 def _asked(

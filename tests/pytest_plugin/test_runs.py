@@ -145,6 +145,13 @@ def test_it(fuzzvm_run):
 """
     status, output = pytest_in(project(tmp_path, test))
     assert status != 0 and "test_schemes.py::test_it: marker fuzzvm: " in output and says in output, output
+    assert "Traceback" not in output and "runs.py" not in output
+
+
+def test_the_marker_without_its_fixture(tmp_path: Path) -> None:
+    """A test that says which systems to search, and searches none, must not pass."""
+    status, output = pytest_in(project(tmp_path, "@pytest.mark.fuzzvm('none')\ndef test_it():\n    pass\n"))
+    assert status != 0 and "marker fuzzvm without fuzzvm_run searches nothing" in output
 
 
 def test_the_fixture_without_its_marker(tmp_path: Path) -> None:
