@@ -10,8 +10,8 @@ import logging
 import pickle
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from fuzzvm.explore.cluster import worker
 from fuzzvm.explore.cluster.errors import ClusterError
@@ -19,12 +19,16 @@ from fuzzvm.explore.cluster.outcomes import Ended, Outcome
 from fuzzvm.explore.cluster.session import Session, difference, here, host_of
 
 CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 10.0
+"""That the scheduler, or a worker, is given for an answer before there are tasks."""
 WORKERS_SECONDS = 60.0
 """That a command waits for the first worker."""
 LOOK_SECONDS = 2.0
 """Between two looks at which workers there are."""
 CLOSE_SECONDS = 1.0
 _LOST = object()
+
+T = TypeVar("T")
 
 
 def _distributed() -> Any:
@@ -50,8 +54,11 @@ def connect(
     """
     distributed = _distributed()
     try:
+        if asyncio.run(_kind(distributed, address)) != "Scheduler":
+            raise ValueError("a worker, perhaps")
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, direct_to_workers=False)
-    except (OSError, ValueError, TimeoutError) as error:
+    except Exception as error:
+        # what is not dask may answer anything, and dask raises as much
         raise ClusterError(f"no scheduler of dask answers at {address} within {CONNECT_SECONDS:g} seconds") from error
     try:
         yield Cluster(client, address, on_waiting, seconds)
@@ -59,6 +66,16 @@ def connect(
         # the scheduler forgets what was asked for, and workers end what nobody wants
         with contextlib.suppress(TimeoutError):
             client.close(timeout=CLOSE_SECONDS)
+
+
+async def _kind(distributed: Any, address: str) -> object:
+    """Return what of dask answers at an address. Raises all sorts of exceptions where nothing does.
+
+    Asked before there is a client: that would wait for ever where a connection is taken and nothing said.
+    """
+    async with asyncio.timeout(CONNECT_SECONDS):
+        async with distributed.rpc(address) as there:
+            return (await there.identity())["type"]
 
 
 class Cluster:
@@ -161,8 +178,17 @@ class Cluster:
                 self.hosts = _hosts(await self._client.nthreads())
             await asyncio.sleep(LOOK_SECONDS)
 
+    def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Return what the scheduler answers; `question` is begun in the thread of dask. Raises ClusterError."""
+        try:
+            answer: T = self._client.sync(question, callback_timeout=ANSWER_SECONDS)
+        except Exception as error:
+            # as in `submit`
+            raise self._gone() from error
+        return answer
+
     def _count(self) -> dict[str, int]:
-        return _hosts(self._client.nthreads())
+        return _hosts(self._ask(self._client.nthreads))
 
     def _await_workers(self, on_waiting: Callable[[], None], seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -175,15 +201,26 @@ class Cluster:
 
     def _check_workers(self) -> None:
         """Raise ClusterError for the first worker that is not like this process."""
-        answers = self._client.run(worker.facts, on_error="return")
-        for address, answer in sorted(answers.items()):
+        for address, answer in sorted(self._ask(self._facts).items()):
             if isinstance(answer, OSError):
-                # it has just gone; if it comes back, it says so itself when it is given something
+                # it has just gone, or is silent; if it comes back, it says so itself when it is given something
                 continue
             if isinstance(answer, BaseException):
                 raise ClusterError(f"worker {address} cannot run fuzzvm: {str(answer) or repr(answer)}")
             if differs := difference(here(), answer):
                 raise ClusterError(f"worker {address}: it has {differs}")
+
+    async def _facts(self) -> dict[str, Any]:
+        """Return what each worker says of itself, or an exception; a TimeoutError for one that is silent."""
+
+        async def of(address: str) -> Any:
+            # each by itself: one that is silent keeps back no other's answer
+            asked = self._client.run(worker.facts, workers=[address], on_error="return")
+            return (await asyncio.wait_for(asked, ANSWER_SECONDS / 2))[address]
+
+        addresses = list(await self._client.nthreads())
+        answers = await asyncio.gather(*map(of, addresses), return_exceptions=True)
+        return dict(zip(addresses, answers, strict=True))
 
 
 def _hosts(nthreads: Mapping[str, int]) -> dict[str, int]:
