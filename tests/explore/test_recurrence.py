@@ -21,7 +21,7 @@ from fuzzvm.scenario.system import System
 from tests.explore.looping_programs import PROGRAMS, Graph, Line, LoopingSystem, components, graph
 
 MEMORIES = ["sc", "tso", "arm64"]
-MOST = 1000
+MOST = 400
 SOME = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 WORKER = [Line("take", 0, 1, 0)]
