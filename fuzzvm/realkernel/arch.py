@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _PHYSICAL = 0x0000_FFFF_FFFF_F000
+PAGE_SHIFTS = {"4K": 12, "16K": 14, "64K": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """An architecture. `levels` are the page-table levels, root first, that a kernel of 4K pages can have.
+    """An architecture. `levels` are, by page size, the page-table levels that a kernel can have, the usual first.
 
     `arguments` are the registers of a function's first two arguments, `result` that of what it returns. `frame` holds
     the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
@@ -24,7 +25,7 @@ class Arch:
 
     name: str
     kernel_name: str
-    levels: tuple[int, ...]
+    levels: dict[str, tuple[int, ...]]
     pc: int
     sp: int
     frame: int
@@ -48,11 +49,17 @@ class Arch:
         """Return the physical address of the table that an entry points to."""
         return entry & _PHYSICAL
 
-    def window(self, levels: int) -> int:
-        """Return an address of the vmalloc area that small allocations do not come near, aligned to a PUD's table."""
+    def va_bits(self, page_shift: int, levels: int) -> int:
+        """Return the bits of an address that the page tables translate; arm64's LPA and LPA2 are not there."""
+        bits = page_shift + (page_shift - 3) * levels
+        return bits if self.name == "x86_64" else min(bits, 48)
+
+    def window(self, page_shift: int, levels: int) -> int:
+        """Return an address of the vmalloc area that small allocations do not come near, aligned to a root's entry."""
         if self.name == "x86_64":
             return 0xFFD0_0000_0000_0000 if levels == 5 else 0xFFFF_D000_0000_0000
-        return 0xFFFF_FFE0_0000_0000 if levels == 3 else 0xFFFF_C000_0000_0000
+        # the vmalloc area is most of the upper half of the kernel's addresses: the middle of that
+        return (1 << 64) - (1 << self.va_bits(page_shift, levels) - 2)
 
 
 def _x86_is_table(entry: int, shift: int) -> bool:
@@ -67,7 +74,7 @@ def _arm64_is_table(entry: int, shift: int) -> bool:
 X86_64 = Arch(
     name="x86_64",
     kernel_name="x86_64",
-    levels=(4, 5),
+    levels={"4K": (4, 5)},
     pc=16,
     sp=7,
     frame=6,
@@ -93,7 +100,8 @@ X86_64 = Arch(
 ARM64 = Arch(
     name="arm64",
     kernel_name="arm64",
-    levels=(3, 4),
+    # CONFIG_ARM64_VA_BITS is 39 and 48, 48 and 47, 42 and 48
+    levels={"4K": (3, 4), "16K": (4, 3), "64K": (2, 3)},
     pc=32,
     sp=31,
     frame=29,
@@ -106,7 +114,8 @@ ARM64 = Arch(
     root="swapper_pg_dir",
     image="arch/arm64/boot/Image",
     machine="qemu-system-aarch64",
-    qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a57"),
+    # one that has 4K, 16K and 64K pages
+    qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a76"),
     console="ttyAMA0",
     append="",
     stops_before=True,

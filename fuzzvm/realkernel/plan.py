@@ -98,6 +98,10 @@ class Plan:
         """Return the accesses of a CPU, in its order."""
         return [expected for expected in self.expected if expected.cpu == cpu and isinstance(expected, Access)]
 
+    def freed(self) -> list[Entry]:
+        """Return the entries above the tables that are freed."""
+        return [expected.entry for expected in self.expected if isinstance(expected, TableFreed)]
+
     def entries(self) -> list[Entry]:
         """Return every entry that is accessed, once."""
         return list(dict.fromkeys(expected.entry for expected in self.expected if isinstance(expected, Access)))

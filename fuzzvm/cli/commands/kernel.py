@@ -15,7 +15,7 @@ from fuzzvm.realkernel import build as builds
 from fuzzvm.realkernel import compare as comparing
 from fuzzvm.realkernel import replay as replaying
 from fuzzvm.realkernel import stress as stressing
-from fuzzvm.realkernel.arch import ARCHES
+from fuzzvm.realkernel.arch import ARCHES, PAGE_SHIFTS
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import report_text
@@ -51,8 +51,16 @@ def kernel() -> None:
     help="Kernel source: a clean tree, or an archive such as Debian's linux-source-6.12.tar.xz. It is not written to.",
 )
 @click.option("--arch", required=True, type=click.Choice(list(ARCHES)), help="Architecture.")
-@click.option("--page-size", default="4K", show_default=True, type=click.Choice(["4K"]), help="Page size.")
-@click.option("--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, 3 on arm64.")
+@click.option(
+    "--page-size",
+    default="4K",
+    show_default=True,
+    type=click.Choice(list(PAGE_SHIFTS)),
+    help="Page size; x86_64 has 4K only.",
+)
+@click.option(
+    "--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, on arm64 3, 4 and 2 with 4K, 16K and 64K."
+)
 @click.option(
     "--revert-fix",
     is_flag=True,
