@@ -20,7 +20,8 @@ class Arch:
     the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
     of the return address at a function's entry, None where it is on the stack. `nop` is the length of the
     instruction before the parking loop, `loop` that of the loop. `stops_before` says that QEMU stops before the access
-    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint).
+    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint). `root_writer` is the function that writes an
+    entry of the root through another address, its own being read-only, given the address that it has.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Arch:
     nop: int
     loop: int
     root: str
+    root_writer: str | None
     image: str
     machine: str
     qemu: tuple[str, ...]
@@ -61,6 +63,14 @@ class Arch:
         # the vmalloc area is most of the upper half of the kernel's addresses: the middle of that
         return (1 << 64) - (1 << self.va_bits(page_shift, levels) - 2)
 
+    def room(self, page_shift: int, levels: int) -> int:
+        """Return the bytes from `window` on that are vmalloc space for certain."""
+        if self.name == "x86_64":
+            # VMALLOC_SIZE_TB_L4 and _L5 are 32 and 12800, from 0xffffc90000000000 and 0xffa0000000000000
+            return 25 << 40 if levels == 4 else 1 << 49
+        # vmemmap, half of an address space that is cut by the page's size, and what lies above it
+        return (1 << self.va_bits(page_shift, levels) - 2) - (1 << self.va_bits(page_shift, levels) - 5)
+
 
 def _x86_is_table(entry: int, shift: int) -> bool:
     # _PAGE_PRESENT, and no _PAGE_PSE
@@ -85,6 +95,7 @@ X86_64 = Arch(
     nop=1,
     loop=2,
     root="init_top_pgt",
+    root_writer=None,
     image="arch/x86/boot/bzImage",
     machine="qemu-system-x86_64",
     qemu=("-machine", "pc", "-cpu", "max"),
@@ -112,6 +123,7 @@ ARM64 = Arch(
     nop=4,
     loop=4,
     root="swapper_pg_dir",
+    root_writer="set_swapper_pgd",
     image="arch/arm64/boot/Image",
     machine="qemu-system-aarch64",
     # one that has 4K, 16K and 64K pages

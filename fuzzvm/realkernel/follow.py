@@ -54,7 +54,7 @@ _POISON_STEPS = 4096
 
 @dataclass
 class Watcher:
-    """Watchpoints on the real entries and tables, and breakpoints with what is called at them; lets CPUs run until one is hit."""
+    """Watchpoints on the real entries and tables, breakpoints with what is called at them; runs CPUs to one of them."""
 
     gdb: Gdb
     cpus: Cpus
@@ -62,6 +62,8 @@ class Watcher:
     window: Window
     shadow_offset: int
     """BuiltKernel.shadow_offset."""
+    root_writer: int | None
+    """Address of Arch.root_writer, None where the kernel has none."""
     deadline: float
     """When the replay as a whole must have ended, as time.monotonic() counts."""
     found: dict[Entry, int] = field(default_factory=dict)
@@ -71,6 +73,10 @@ class Watcher:
     _watched: dict[int, Entry] = field(default_factory=dict)
     _shadows: dict[int, Entry] = field(default_factory=dict)
     """The last word of the shadow of each table whose free is waited for."""
+    _writing: dict[int, Entry] = field(default_factory=dict)
+    """By CPU, the entry that it is in root_writer for."""
+    _written: list[Hit] = field(default_factory=list)
+    """What root_writer has written and `run` has not told of yet."""
     _placed: set[tuple[int, Watch]] = field(default_factory=set)
     _breakpoints: dict[int, Handler] = field(default_factory=dict)
 
@@ -98,6 +104,22 @@ class Watcher:
         for address, kind in wanted - self._placed:
             self.gdb.set_watch(address, kind)
         self._placed = wanted
+        if self.root_writer is not None:
+            self.stop_at(self.root_writer, self._enters_root_writer if self._watched else None)
+
+    def _enters_root_writer(self, cpu: int) -> None:
+        entry = self._watched.get(self.cpus.argument(cpu))
+        if entry is None:
+            return
+        back = self.cpus.return_address(cpu)
+        self._writing[cpu] = entry
+
+        def returned(on: int) -> None:
+            if on == cpu:
+                self.stop_at(back, None)
+                self._written.append(Hit(cpu, self._writing.pop(cpu), write=True))
+
+        self.stop_at(back, returned)
 
     def _shadow(self, table: int) -> range:
         """Return the addresses of a table's shadow."""
@@ -122,8 +144,9 @@ class Watcher:
     def run(self, cpu: int, seconds: float, hit: Seen, stopped: Callable[[], bool]) -> bool:
         """Let a CPU run, the others where they are parked, until `hit` or `stopped` says that it is enough.
 
-        `hit` is called for each access to a watched entry and each free of a watched table, `stopped` after each breakpoint's own function and about
-        five times a second. Returns False where the time was up first; the guest stands in any case.
+        `hit` is called for each access to a watched entry and each free of a watched table, `stopped` after each
+        breakpoint's own function and about five times a second. Returns False where the time was up first; the guest
+        stands in any case.
         """
         until = min(self.deadline, time.monotonic() + seconds)
         while True:
@@ -149,13 +172,18 @@ class Watcher:
                 self._past_watchpoint(stop.cpu, address)
             if above is not None:
                 return self._poisoned(stop.cpu, self.tables_below[above]) and hit(Freed(stop.cpu, above))
-            return entry is not None and hit(Hit(stop.cpu, entry, stop.watch is Watch.WRITE))
+            write = stop.watch is Watch.WRITE
+            # what root_writer writes counts once, whether by the entry's own address or by another
+            if entry is None or (write and self._writing.get(stop.cpu) == entry):
+                return False
+            return hit(Hit(stop.cpu, entry, write))
         if stop.signal != 2:
             handler = self._breakpoints.get(self.cpus.pc(stop.cpu))
             if handler is not None:
                 handler(stop.cpu)
                 self._over_breakpoint(stop.cpu)
-        return False
+        written, self._written = self._written, []
+        return any(hit(seen) for seen in written)
 
     def _past_watchpoint(self, cpu: int, address: int) -> None:
         """Execute the access that a watchpoint stopped before."""

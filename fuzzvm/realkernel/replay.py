@@ -102,7 +102,16 @@ class _Run:
         # from here on every CPU is in the kernel, and so is all memory that is looked at mapped for it
         self.cpus.settle(len(calls))
         tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels, guest.kernel.page_shift)
-        self._watcher = Watcher(gdb, self.cpus, tables, plan.window, guest.kernel.shadow_offset(), deadline)
+        writer = guest.kernel.facts.root_writer
+        self._watcher = Watcher(
+            gdb,
+            self.cpus,
+            tables,
+            plan.window,
+            guest.kernel.shadow_offset(),
+            guest.symbols.address(writer) if writer is not None and writer in guest.symbols else None,
+            deadline,
+        )
         self._locks = Locks(self.cpus, guest.symbols, self._watcher.stop_at)
         self._progress = {
             cpu: _Progress([e for e in plan.expected if e.cpu == cpu], calls_left=len(calls[cpu]))

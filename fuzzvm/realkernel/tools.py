@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 
 CROSS = "aarch64-linux-gnu-"
@@ -54,6 +55,8 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # make then ends what it has started
+            preexec_fn=dies_with_parent(signal.SIGTERM),
         )
         try:
             status = process.wait(seconds)

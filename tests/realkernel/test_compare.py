@@ -19,7 +19,7 @@ SHIFT = {"x86_64": -0x700_0000_0000, "arm64": -0x40_0000_0000}
 
 
 def kernel(arch: str) -> BuiltKernel:
-    return BuiltKernel(Path(), arch, "4K", ARCHES[arch].levels[0], "6.12.0", True, "", 0.0)
+    return BuiltKernel(Path(), arch, "4K", ARCHES[arch].levels["4K"][0], "6.12.0", True, "", 0.0)
 
 
 def moved(text: str, by: int) -> list[str]:

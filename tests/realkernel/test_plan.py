@@ -28,7 +28,7 @@ def case(name: str) -> TestCase:
 
 def made(name: str) -> plan.Plan:
     of = case(name)
-    return plan.make(of, ARCHES[of.scenario.arch].window(of.scenario.levels))
+    return plan.make(of, ARCHES[of.scenario.arch].window(of.scenario.geometry().page_shift, of.scenario.levels))
 
 
 def test_the_segments_of_the_shortest_schedule() -> None:

@@ -1,9 +1,10 @@
-"""QEMU's life is never longer than that of who started it; shown on a program that would sleep for ten minutes."""
+"""QEMU's life is never longer than that of who started it, and it leaves nothing; shown on a program that sleeps."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,22 +51,36 @@ def gone(pid: int) -> bool:
     return False
 
 
-def folders(path: Path) -> list[Path]:
-    return list(path.glob("fuzzvm-qemu-*"))
+def left(path: Path) -> list[Path]:
+    return list(path.glob("fuzzvm-*"))
 
 
 def test_leaving_the_context_ends_it(path: Path) -> None:
     with start() as qemu:
-        assert folders(path)
         pid = qemu.pid
-    assert gone(pid) and not folders(path)
+    assert gone(pid) and not left(path)
     qemu.close()
+
+
+def test_while_it_runs_nothing_of_it_has_a_name(path: Path) -> None:
+    with start():
+        assert not left(path)
+
+
+def test_the_stub_listens_where_only_this_process_can_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that is started accepts on the socket that it inherits, and reads the initramfs that it inherits."""
+    monkeypatch.setenv("FAKE_QEMU_ACCEPTS", "1")
+    with Qemu(X86_64, Path("image"), b"of the guest", 2) as qemu:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"/proc/self/fd/{qemu._stub}")
+            assert client.recv(5) == b"hello"
+        assert qemu.wait_for(lambda line: line.startswith("initramfs"), 20) == "initramfs: of the guest"
 
 
 def test_an_exception_ends_it(path: Path) -> None:
     with pytest.raises(ZeroDivisionError), start() as qemu:
         raise ZeroDivisionError
-    assert gone(qemu.pid) and not folders(path)
+    assert gone(qemu.pid) and not left(path)
 
 
 def test_the_console_without_time_stamps(path: Path) -> None:
@@ -101,7 +116,7 @@ def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
         start()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> None:
     kernel = fake_qemu.install_kernel(path)
     pid_file = path / "pid"
@@ -119,6 +134,6 @@ def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> N
     out, err = ran.communicate(timeout=20)
     assert gone(pid)
     assert out == ""
-    if sent == signal.SIGINT:
+    assert not left(path)
+    if sent != signal.SIGKILL:
         assert ran.returncode == 130 and err.strip() == "fuzzvm: interrupted"
-        assert not folders(path)

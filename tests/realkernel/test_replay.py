@@ -20,10 +20,10 @@ from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.realkernel.places import Entry
 from fuzzvm.realkernel.plan import Access
 from tests.realkernel import simulated
-from tests.realkernel.simulated import AT, LINEAR, PMD, ROOT, Console, Do, Simulated
+from tests.realkernel.simulated import AT, LAST, LINEAR, PMD, ROOT, Console, Do, Simulated
 
 CASE = read(Path(__file__).resolve().parents[2] / "corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml")
-PLAN = plans.make(CASE, X86_64.window(4))
+PLAN = plans.make(CASE, X86_64.window(12, 4))
 PGD = ROOT + 8 * ((PLAN.window.start >> PLAN.window.shift(Level.PGD)) & 511)
 
 
@@ -34,7 +34,8 @@ def walk(promotion: list[Do], *, arch: Arch = X86_64, dump: list[Do] | None = No
     kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", True, "", 0.0)
     # the properties of a kernel's architecture come from a table; a variant of one is not in it
     console = Console(guest, kernel)
-    console.kernel = type("Kernel", (), {"facts": arch, "levels": 4})()  # type: ignore[assignment]
+    facts = {"facts": arch, "levels": 4, "page_shift": 12, "shadow_offset": lambda self: simulated.SHADOW_OFFSET}
+    console.kernel = type("Kernel", (), facts)()  # type: ignore[assignment]
     run = replay._Run(PLAN, console, simulated.GATE, time.monotonic() + 20)  # type: ignore[arg-type]
     return run.walk(), guest
 
@@ -75,6 +76,54 @@ def test_a_write_that_the_model_does_not_make_has_diverged() -> None:
     outcome, _ = walk(program)
     assert (outcome.result, outcome.step) == (Result.DIVERGED, 7)
     assert "CPU 0 writes the pmd entry of page 0 in vmap_range_noflush" in outcome.message and outcome.backtrace
+
+
+def replaced(program: list[Do], what: str, *instead: Do) -> list[Do]:
+    """Return a program with one instruction replaced."""
+    at = next(number for number, do in enumerate(program) if do.what == what)
+    return [*program[:at], *instead, *program[at + 1 :]]
+
+
+FREE = AT["pmd_free_pte_page"] + 12
+
+
+def test_a_table_is_free_when_all_its_shadow_says_so() -> None:
+    """The last word of the shadow first, the rest many instructions later: the reader is not let go before."""
+    tail_first = [Do(FREE, "poison", LAST, only=True), *(Do(FREE) for _ in range(100)), Do(FREE, "poison", LAST - 8)]
+    outcome, guest = walk(replaced(simulated.promotion(PGD), "poison", *tail_first))
+    assert outcome.result is Result.REPRODUCED and set(guest.shadow) == {0xFF}
+
+
+def test_a_table_that_is_handed_out_is_not_freed() -> None:
+    outcome, _ = walk(replaced(simulated.promotion(PGD), "poison", Do(FREE, "unpoison", LAST)))
+    assert (outcome.result, outcome.step) == (Result.DIVERGED, 13)
+    assert outcome.message.startswith("instead of CPU 0 frees the table below the pmd entry of page 0: CPU 0 writes")
+
+
+def test_a_free_before_its_time_has_diverged() -> None:
+    outcome, _ = walk(replaced(simulated.promotion(PGD), "clear", Do(FREE, "poison", LAST)))
+    assert (outcome.result, outcome.step) == (Result.DIVERGED, 10)
+    assert "instead of CPU 0 writes the pmd entry of page 0: CPU 0 frees the table" in outcome.message
+
+
+def by_alias() -> list[Do]:
+    """Return a promotion that writes the entry through another address, as arm64 does those of its root."""
+    setter = AT["set_swapper_pgd"]
+    calls = Do(setter, back=FREE - 2, argument=LINEAR + PMD), Do(setter + 4, "clear-by-alias", LINEAR + PMD)
+    return replaced(simulated.promotion(PGD), "clear", *calls, Do(FREE - 2))
+
+
+def test_a_write_to_the_root_by_another_address_is_seen() -> None:
+    outcome, _ = walk(by_alias(), arch=replace(X86_64, root_writer="set_swapper_pgd"))
+    assert outcome.result is Result.REPRODUCED
+    outcome, _ = walk(by_alias())
+    assert outcome.result is Result.DIVERGED
+
+
+def test_a_write_to_the_root_by_its_own_address_counts_once() -> None:
+    program = replaced(by_alias(), "clear-by-alias", Do(AT["set_swapper_pgd"] + 4, "clear", LINEAR + PMD))
+    outcome, _ = walk(program, arch=replace(X86_64, root_writer="set_swapper_pgd"))
+    assert outcome.result is Result.REPRODUCED
 
 
 def test_kasan_saying_nothing_has_diverged() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -31,7 +35,8 @@ _kernel_option = click.option(
 
 
 @click.group()
-def kernel() -> None:
+@click.pass_context
+def kernel(ctx: click.Context) -> None:
     """Replay schedules on a real kernel under QEMU, with KASAN as the judge.
 
     \b
@@ -40,6 +45,24 @@ def kernel() -> None:
     fuzzvm kernel stress --kernel out --seconds 120
     fuzzvm kernel compare --kernel out
     """
+    ctx.with_resource(_ended_like_ctrl_c())
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: children are killed, and what is temporary goes."""
+    if threading.current_thread() is not threading.main_thread():
+        # signals are the main thread's
+        yield
+        return
+    # what is ignored, as nohup has SIGHUP, stays so
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @kernel.command()
