@@ -137,3 +137,6 @@ ARM64 = Arch(
 )
 
 ARCHES = {arch.name: arch for arch in (X86_64, ARM64)}
+
+PACKAGES = {X86_64.machine: "qemu-system-x86", ARM64.machine: "qemu-system-arm"}
+"""The Debian package of each QEMU."""

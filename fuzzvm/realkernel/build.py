@@ -167,6 +167,8 @@ def build(options: Options, out: Path) -> BuiltKernel:
     (out / "initramfs").write_bytes(cpio.archive(members))
     seconds = round(time.monotonic() - began, 1)
     built = BuiltKernel(out, options.arch, options.page_size, levels, release, options.revert_fix, key, seconds)
+    # what was unpacked or copied is made anew by the next build, and takes two gigabytes
+    shutil.rmtree(out / "source", ignore_errors=True)
     (out / MANIFEST).write_text(json.dumps(built.to_data(), indent=2) + "\n", encoding="utf-8")
     return built
 

@@ -82,11 +82,12 @@ def placed(draw: st.DrawFn, fanout: int) -> tuple[Call, ...]:
     """
     calls: list[Call] = []
     mapped: list[tuple[int, int]] = []
+    # what the calls of a scenario may name in all; some is left for a last one
     left = MAX_BOOT_PAGES
     for _ in range(draw(st.integers(1, MAX_CALLS))):
         if mapped and draw(st.integers(0, 2)) == 0:
             first, last = mapped[draw(st.integers(0, len(mapped) - 1))]
-            if last - first <= left:
+            if last - first < left:
                 left -= last - first
                 mapped.remove((first, last))
                 calls.append(Vunmap(first, last - first))
@@ -95,7 +96,7 @@ def placed(draw: st.DrawFn, fanout: int) -> tuple[Call, ...]:
         page = draw(st.integers(0, BLOCKS - 1)) * fanout + draw(st.sampled_from([0, 0, 0, 1, 16, fanout - 1]))
         pages = draw(st.one_of(st.sampled_from([fanout, 2 * fanout]), st.integers(1, 2 * fanout)))
         pages = min(pages, BLOCKS * fanout - page)
-        if pages <= left and all(page + pages <= first or page >= last for first, last in mapped):
+        if pages < left and all(page + pages <= first or page >= last for first, last in mapped):
             left -= pages
             mapped.append((page, page + pages))
             calls.append(Vmap(page, pages, draw(st.sampled_from(["pte", "pmd"])), draw(st.sampled_from(["rw", "ro"]))))
@@ -122,11 +123,11 @@ def allocated(draw: st.DrawFn, fanout: int, most: int) -> tuple[Call, ...]:
             name = next(name for name in "abcd" if name not in areas)
             small = st.one_of(st.integers(1, 40), st.integers(1, min(3 * fanout, most)))
             pages = draw(small if kind == "vmalloc" else st.sampled_from(huge))
-            if pages <= left:
+            if pages < left:
                 left -= pages
                 areas.append(name)
                 calls.append(Vmalloc(name, pages) if kind == "vmalloc" else VmallocHuge(name, pages))
-    return tuple(calls) if areas else (*calls, VmallocHuge("a", huge[-1]))
+    return tuple(calls) if areas else (*calls, VmallocHuge("a", min(huge[-1], left)))
 
 
 def draw_sequences(number: int, seed_number: int, page_shift: int = 12) -> list[tuple[Call, ...]]:

@@ -21,13 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from fuzzvm.realkernel.arch import Arch
+from fuzzvm.realkernel.arch import PACKAGES, Arch
 from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.gdb import Gdb
-
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm"}
-"""The Debian package of each QEMU."""
 
 MEMORY = "1G"
 _APPEND = "nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot"

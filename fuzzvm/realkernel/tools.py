@@ -6,31 +6,56 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fuzzvm.realkernel.arch import ARCHES, PACKAGES
 from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 
 CROSS = "aarch64-linux-gnu-"
-_PROGRAMS = {"make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "gcc": "gcc", "ld": "binutils"}
+_PROGRAMS = {
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "gcc": "gcc",
+    "ld": "binutils",
+    "xz": "xz-utils",
+}
+
+
+def packages(arches: Iterable[str]) -> dict[str, bool]:
+    """Return the Debian packages that building and driving kernels takes, each with whether it is here."""
+    found: dict[str, bool] = {}
+    for arch in arches:
+        machine = ARCHES[arch].machine
+        found |= _building(arch) | {PACKAGES[machine]: shutil.which(machine) is not None}
+    return found
 
 
 def missing_packages(arch: str) -> list[str]:
     """Return the Debian packages that building a kernel for an architecture lacks here."""
-    programs = dict(_PROGRAMS)
+    return [package for package, there in _building(arch).items() if not there]
+
+
+def _building(arch: str) -> dict[str, bool]:
+    found = {package: shutil.which(program) is not None for program, package in _PROGRAMS.items()}
     if arch == "arm64":
-        programs[f"{CROSS}gcc"] = "gcc-aarch64-linux-gnu"
-    missing = [package for program, package in programs.items() if shutil.which(program) is None]
-    if arch == "x86_64" and not Path("/usr/include/gelf.h").exists():
+        found["gcc-aarch64-linux-gnu"] = shutil.which(f"{CROSS}gcc") is not None
+    else:
         # for objtool, which runs on the machine that builds
-        missing.append("libelf-dev")
-    compiler = compiler_of(arch)
-    if shutil.which(compiler) is not None:
-        found = subprocess.run([compiler, "-print-file-name=libc.a"], capture_output=True, text=True, check=False)
-        if not Path(found.stdout.strip()).is_absolute():
-            missing.append("libc6-dev-arm64-cross" if arch == "arm64" else "libc6-dev")
-    return missing
+        found["libelf-dev"] = Path("/usr/include/gelf.h").exists()
+    # the guest's program is linked statically
+    found["libc6-dev-arm64-cross" if arch == "arm64" else "libc6-dev"] = _has_static_libc(compiler_of(arch))
+    return found
+
+
+def _has_static_libc(compiler: str) -> bool:
+    if shutil.which(compiler) is None:
+        return False
+    asked = subprocess.run([compiler, "-print-file-name=libc.a"], capture_output=True, text=True, check=False)
+    return Path(asked.stdout.strip()).is_absolute()
 
 
 def compiler_of(arch: str) -> str:
