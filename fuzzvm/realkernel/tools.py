@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fuzzvm.realkernel.arch import ARCHES, PACKAGES
@@ -14,6 +15,7 @@ from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 
 CROSS = "aarch64-linux-gnu-"
+_END_SECONDS = 5.0
 _PROGRAMS = {
     "make": "make",
     "flex": "flex",
@@ -89,10 +91,23 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
             raise RealKernelError(f"{command[0]} has not ended within {seconds:g} s; its output is in {log}") from error
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
     if status:
         raise RealKernelError(f"{command[0]} fails: {_first_error(log, begin)} (all of it: {log})")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its children: asked first, since make and gcc then remove what is half written."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        # what has not ended by then is killed, as is what a process that has ended has left
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+    finally:
+        # no such group: all of it has ended
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _first_error(log: Path, begin: int) -> str:

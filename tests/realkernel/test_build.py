@@ -89,6 +89,21 @@ def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
     assert "4711.25" not in listed
 
 
+def test_what_ends_may_clean_up_and_what_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_END_SECONDS", 0.5)
+    half = tmp_path / "half"
+    tidy = f"trap 'rm {half}; exit' TERM; touch {half}; while :; do sleep 0.05; done"
+    with pytest.raises(RealKernelError, match="has not ended"):
+        tools.run(["sh", "-c", tidy], tmp_path / "log", 0.5)
+    assert not half.exists()
+    with pytest.raises(RealKernelError, match="has not ended"):
+        tools.run(["sh", "-c", "trap '' TERM; sleep 4712.25 & while :; do sleep 0.05; done"], tmp_path / "log", 0.3)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "4712.25" not in listed
+
+
 def test_the_module_and_init_know_the_same_calls() -> None:
     """Every call that a plan can ask for is one that the module parses."""
     module = (builds.guest_sources() / "module" / "fuzzvm_driver.c").read_text()
