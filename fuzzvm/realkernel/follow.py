@@ -190,7 +190,7 @@ class Watcher:
         kinds = [kind for kind in Watch if (address, kind) in self._placed]
         for kind in kinds:
             self.gdb.clear_watch(address, kind)
-        self.gdb.step(cpu)
+        self.cpus.step_on(cpu)
         for kind in kinds:
             self.gdb.set_watch(address, kind)
 
@@ -212,7 +212,7 @@ class Watcher:
         pc = self.cpus.pc(cpu)
         if pc in self._breakpoints:
             self.gdb.clear_breakpoint(pc)
-            self.gdb.step(cpu)
+            self.cpus.step_on(cpu)
             self.gdb.set_breakpoint(pc)
 
 

@@ -61,6 +61,9 @@ class Simulated:
     programs: list[list[Do]]
     words: dict[int, int]
     stops_before: bool = False
+    idle_steps: int = 0
+    """Of so many steps, one that is reported and not made; 0 for none."""
+    steps: int = 0
     at: dict[int, int] = field(default_factory=dict)
     pcs: dict[int, int] = field(default_factory=dict)
     breakpoints: set[int] = field(default_factory=set)
@@ -130,7 +133,9 @@ class Simulated:
         return Stop(0, 2)
 
     def step(self, cpu: int) -> None:
-        self._execute(cpu)
+        self.steps += 1
+        if not self.idle_steps or self.steps % self.idle_steps:
+            self._execute(cpu)
 
     def wait(self, seconds: float) -> Stop | None:
         for _ in range(1000):
