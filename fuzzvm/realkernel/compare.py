@@ -6,8 +6,10 @@ that vmalloc returned, which lies where the kernel puts it: levels, sizes and at
 
 from __future__ import annotations
 
-import tempfile
+import gc
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -151,8 +153,22 @@ def draw_sequences(number: int, seed_number: int, page_shift: int = 12) -> list[
         if calls and calls not in found and len(found) < number:
             found.append(calls)
 
-    collect()
+    with _no_callbacks():
+        collect()
     return found
+
+
+@contextmanager
+def _no_callbacks() -> Iterator[None]:
+    """Keep the garbage collector from calling Hypothesis, which asks it to: a KeyboardInterrupt in there is lost."""
+    was_enabled, before = gc.isenabled(), list(gc.callbacks)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.callbacks[:] = before
+        if was_enabled:
+            gc.enable()
 
 
 def compare(
@@ -266,11 +282,12 @@ def _is_slot(line: str) -> bool:
 
 def rows(text: str) -> list[Row]:
     """Return the rows of a dump's text. Raises RealKernelError where it is none."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="ascii") as file:
+    # the reader takes a path; a file without a name stays behind in no case
+    with os.fdopen(os.memfd_create("dump"), "w", encoding="ascii") as file:
         file.write(text)
         file.flush()
         try:
-            return list(_read(file.name))
+            return list(_read(f"/proc/self/fd/{file.fileno()}"))
         except DumpError as error:
             raise RealKernelError(f"what the kernel prints is no dump: {error}") from error
 

@@ -69,8 +69,11 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
     """Run a command with low priority, its output appended to a log.
 
     Raises RealKernelError where it fails or takes longer than `seconds`, with the first line of the log that names an
-    error. The command and its children are killed when the wait for it ends in any other way, Ctrl-C among them.
+    error. The command and its children are killed when the wait for it ends in any other way, Ctrl-C among them. Their
+    temporary files are in a folder beside the log, since the kernel's scripts do not remove theirs when they are ended.
     """
+    temporary = log.resolve().parent / "tmp"
+    temporary.mkdir(exist_ok=True)
     with log.open("ab") as output:
         output.write(f"$ {' '.join(command)}\n".encode())
         output.flush()
@@ -78,6 +81,7 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
         process = subprocess.Popen(
             ["nice", "-n", "10", *command],
             cwd=cwd,
+            env=os.environ | {"TMPDIR": str(temporary)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -92,6 +96,7 @@ def run(command: Sequence[str], log: Path, seconds: float, cwd: Path | None = No
         finally:
             if process.poll() is None:
                 _end(process)
+            shutil.rmtree(temporary, ignore_errors=True)
     if status:
         raise RealKernelError(f"{command[0]} fails: {_first_error(log, begin)} (all of it: {log})")
 

@@ -104,6 +104,13 @@ def test_what_ends_may_clean_up_and_what_does_not_end_is_killed(
     assert "4712.25" not in listed
 
 
+def test_temporary_files_go(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(RealKernelError, match="sh fails"):
+        tools.run(["sh", "-c", f"mktemp > {made}; kill -KILL $$"], tmp_path / "log", 60)
+    assert Path(made.read_text().strip()).parent == tmp_path / "tmp" and not (tmp_path / "tmp").exists()
+
+
 def test_the_module_and_init_know_the_same_calls() -> None:
     """Every call that a plan can ask for is one that the module parses."""
     module = (builds.guest_sources() / "module" / "fuzzvm_driver.c").read_text()

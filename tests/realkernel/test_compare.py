@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.realkernel import compare
@@ -90,6 +92,22 @@ def test_sequences_are_the_same_for_the_same_seed_and_the_model_allows_them() ->
         text, _ = compare._model_text(compare._scenario(kernel("arm64"), calls))
         # arm64 prints mapped ranges with their attributes: never is nothing compared
         assert "MEM/NORMAL" in text
+
+
+def test_nothing_is_collected_while_sequences_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis has the garbage collector call a function, and a Ctrl-C that comes in there is lost."""
+    enabled: list[bool] = []
+    callbacks, placed = list(gc.callbacks), compare.placed
+
+    @st.composite
+    def noted(draw: st.DrawFn, fanout: int) -> tuple[Call, ...]:
+        enabled.append(gc.isenabled())
+        return draw(placed(fanout))
+
+    monkeypatch.setattr(compare, "placed", noted)
+    compare.draw_sequences(10, 7)
+    assert enabled and not any(enabled)
+    assert gc.isenabled() and gc.callbacks == callbacks
 
 
 @pytest.mark.parametrize("page_size", ["16K", "64K"])
