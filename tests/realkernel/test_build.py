@@ -92,12 +92,12 @@ def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
 def test_what_ends_may_clean_up_and_what_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "_END_SECONDS", 0.5)
     half = tmp_path / "half"
     tidy = f"trap 'rm {half}; exit' TERM; touch {half}; while :; do sleep 0.05; done"
     with pytest.raises(RealKernelError, match="has not ended"):
         tools.run(["sh", "-c", tidy], tmp_path / "log", 0.5)
     assert not half.exists()
+    monkeypatch.setattr(tools, "_END_SECONDS", 0.5)
     with pytest.raises(RealKernelError, match="has not ended"):
         tools.run(["sh", "-c", "trap '' TERM; sleep 4712.25 & while :; do sleep 0.05; done"], tmp_path / "log", 0.3)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

@@ -39,8 +39,8 @@ def start(says: str = "") -> Qemu:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends within a few seconds."""
-    for _ in range(100):
+    """Whether a process ends within some seconds."""
+    for _ in range(400):
         try:
             os.kill(pid, 0)
             if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
@@ -74,7 +74,7 @@ def test_the_stub_listens_where_only_this_process_can_connect(path: Path, monkey
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"/proc/self/fd/{qemu._stub}")
             assert client.recv(5) == b"hello"
-        assert qemu.wait_for(lambda line: line.startswith("initramfs"), 20) == "initramfs: of the guest"
+        assert qemu.wait_for(lambda line: line.startswith("initramfs"), 60) == "initramfs: of the guest"
 
 
 def test_an_exception_ends_it(path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_exception_ends_it(path: Path) -> None:
 
 def test_the_console_without_time_stamps(path: Path) -> None:
     with start("[    0.000000] Linux version|fuzzvm: gate ffff|[last]") as qemu:
-        assert qemu.wait_for(lambda line: line == "[last]", 5) == "[last]"
+        assert qemu.wait_for(lambda line: line == "[last]", 60) == "[last]"
         assert qemu.lines()[:2] == ["Linux version", "fuzzvm: gate ffff"]
 
 
@@ -101,13 +101,13 @@ def test_nothing_said_in_time_is_an_error(path: Path) -> None:
 
 def test_a_panic_is_an_error(path: Path) -> None:
     with start("Kernel panic - not syncing") as qemu, pytest.raises(RealKernelError, match="Kernel panic"):
-        qemu.wait_for(lambda line: line == "three", 5)
+        qemu.wait_for(lambda line: line == "three", 60)
 
 
 def test_what_qemu_says_when_it_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_QEMU_ENDS", "1")
     with start() as qemu, pytest.raises(RealKernelError, match="QEMU has ended: qemu: no such machine"):
-        qemu.wait_for(lambda line: line == "three", 5)
+        qemu.wait_for(lambda line: line == "three", 60)
 
 
 def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +125,13 @@ def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> N
     ran = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
     )
-    for _ in range(400):
+    for _ in range(1200):
         if pid_file.exists() and pid_file.read_text():
             break
         time.sleep(0.05)
     pid = int(pid_file.read_text())
     ran.send_signal(sent)
-    out, err = ran.communicate(timeout=20)
+    out, err = ran.communicate(timeout=60)
     assert gone(pid)
     assert out == ""
     assert not left(path)
