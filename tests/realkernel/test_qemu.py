@@ -116,6 +116,12 @@ def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
         start()
 
 
+def heed_signals() -> None:
+    """Let a child heed SIGINT and SIGHUP also where the tests run in the background, or by nohup."""
+    heed_sigint()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> None:
     kernel = fake_qemu.install_kernel(path)
@@ -123,7 +129,7 @@ def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> N
     command = [sys.executable, "-m", "fuzzvm", "kernel", "stress", "--kernel", str(kernel), "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_QEMU_PID": str(pid_file), "FAKE_QEMU_SAYS": "booting"}
     ran = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
     for _ in range(1200):
         if pid_file.exists() and pid_file.read_text():
@@ -131,7 +137,10 @@ def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> N
         time.sleep(0.05)
     pid = int(pid_file.read_text())
     ran.send_signal(sent)
-    out, err = ran.communicate(timeout=60)
+    try:
+        out, err = ran.communicate(timeout=60)
+    finally:
+        ran.kill()
     assert gone(pid)
     assert out == ""
     assert not left(path)
