@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from fuzzvm.realkernel.errors import RealKernelError
 
 CROSS = "aarch64-linux-gnu-"
 _END_SECONDS = 5.0
+_GONE_SECONDS = 0.5
 _PROGRAMS = {
     "make": "make",
     "flex": "flex",
@@ -109,9 +111,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
     finally:
-        # no such group: all of it has ended
+        # what is killed is there for a moment more; no such group: all of it has ended
+        until = time.monotonic() + _GONE_SECONDS
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            while time.monotonic() < until:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.poll()
+                time.sleep(0.01)
         process.wait()
 
 
