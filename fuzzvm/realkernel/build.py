@@ -21,6 +21,8 @@ from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.symbols import Symbols
 
 MANIFEST = "kernel.json"
+FRAGMENT = "fragment.config"
+"""What the kernel is configured by: the first file of a build, by which its folder is known."""
 BUILD_SECONDS = 3600.0
 _FILES = ("image", "System.map", "initramfs", "config")
 
@@ -148,11 +150,12 @@ def build(options: Options, out: Path) -> BuiltKernel:
     guest = guest_sources()
     config = _config(options, levels, guest)
     key = _key(options, config, guest)
-    out.mkdir(parents=True, exist_ok=True)
+    _take(out, options.source)
     there = _there(out)
     if options.source.is_file() and there is not None and there.key == key:
         return there
     (out / MANIFEST).unlink(missing_ok=True)
+    (out / FRAGMENT).write_text(config, encoding="utf-8")
     log = out / "build.log"
     log.unlink(missing_ok=True)
     tree = _tree(options, out, log)
@@ -171,6 +174,19 @@ def build(options: Options, out: Path) -> BuiltKernel:
     shutil.rmtree(out / "source", ignore_errors=True)
     (out / MANIFEST).write_text(json.dumps(built.to_data(), indent=2) + "\n", encoding="utf-8")
     return built
+
+
+def _take(out: Path, source: Path) -> None:
+    """Make the folder to build in, whose `source`, `module` and `tmp` are removed and made anew.
+
+    Raises RealKernelError where that could take what is not a build's: the user's source, or another folder of theirs.
+    """
+    folder, given = out.resolve(), source.resolve()
+    if given.is_relative_to(folder) or folder.is_relative_to(given):
+        raise RealKernelError(f"{source} and {out}: the source and the folder to build in must lie apart")
+    if out.is_dir() and any(out.iterdir()) and not (out / FRAGMENT).is_file():
+        raise RealKernelError(f"{out} is not empty, and nothing that `fuzzvm kernel build` made: name another folder")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _there(out: Path) -> BuiltKernel | None:
@@ -258,10 +274,8 @@ def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: st
     """Configure and build; put image and System.map where they belong, return the kernel's release."""
     objects = out / "build"
     objects.mkdir(exist_ok=True)
-    fragment = out / "fragment.config"
-    fragment.write_text(config, encoding="utf-8")
     make = _make(options, arch, tree, out)
-    tools.run([*make, f"KCONFIG_ALLCONFIG={fragment.resolve()}", "allnoconfig"], log, BUILD_SECONDS)
+    tools.run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], log, BUILD_SECONDS)
     _check_config((objects / ".config").read_text(encoding="utf-8"), config)
     tools.run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
     shutil.copy2(objects / arch.image, out / "image")

@@ -58,10 +58,12 @@ def test_a_folder_that_is_no_tree(tmp_path: Path, all_installed: None) -> None:
 
 
 def test_a_tree_that_was_built_in(tmp_path: Path, all_installed: None) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
     for name in ("Kbuild", ".config"):
-        (tmp_path / name).write_text("")
+        (tree / name).write_text("")
     with pytest.raises(RealKernelError, match="mrproper"):
-        builds.build(Options(tmp_path, "x86_64"), tmp_path / "out")
+        builds.build(Options(tree, "x86_64"), tmp_path / "out")
 
 
 def test_the_users_tree_is_not_written_to(tmp_path: Path, all_installed: None) -> None:
@@ -73,6 +75,40 @@ def test_the_users_tree_is_not_written_to(tmp_path: Path, all_installed: None) -
         builds.build(Options(tree, "x86_64", revert_fix=True), tmp_path / "out")
     assert sorted(path.name for path in tree.rglob("*")) == ["Kbuild", "mm", "vmalloc.c"]
     assert not (tmp_path / "out" / builds.MANIFEST).exists()
+
+
+@pytest.mark.parametrize("revert_fix", [False, True])
+@pytest.mark.parametrize("out", [".", "source", "source/out"])
+def test_the_users_tree_is_not_taken_for_the_builds(
+    out: str, revert_fix: bool, tmp_path: Path, all_installed: None
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/Kbuild").write_text("")
+    # not even where an earlier build has been
+    (tmp_path / builds.FRAGMENT).write_text("")
+    with pytest.raises(RealKernelError, match="must lie apart"):
+        builds.build(Options(tmp_path / "source", "x86_64", revert_fix=revert_fix), tmp_path / out)
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["Kbuild"]
+
+
+@pytest.mark.parametrize("name", ["source", "module", "tmp"])
+def test_a_folder_of_the_users_is_not_built_in(name: str, tmp_path: Path, all_installed: None) -> None:
+    archive, out = tmp_path / "linux.tar", tmp_path / "out"
+    archive.write_text("no archive")
+    mine = out / name / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("")
+    with pytest.raises(RealKernelError, match="is not empty"):
+        builds.build(Options(archive, "x86_64"), out)
+    assert mine.exists() and sorted(out.iterdir()) == [mine.parent]
+
+
+def test_half_a_build_is_begun_anew(tmp_path: Path, all_installed: None) -> None:
+    archive, out = tmp_path / "linux.tar", tmp_path / "out"
+    archive.write_text("no archive")
+    for _ in range(2):
+        with pytest.raises(RealKernelError, match="tar fails"):
+            builds.build(Options(archive, "x86_64"), out)
 
 
 def test_what_fails_is_said_in_one_line(tmp_path: Path) -> None:
