@@ -9,22 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _PHYSICAL = 0x0000_FFFF_FFFF_F000
+PAGE_SHIFTS = {"4K": 12, "16K": 14, "64K": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """An architecture. `levels` are the page-table levels, root first, that a kernel of 4K pages can have.
+    """An architecture. `levels` are, by page size, the page-table levels that a kernel can have, the usual first.
 
     `arguments` are the registers of a function's first two arguments, `result` that of what it returns. `frame` holds
     the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
     of the return address at a function's entry, None where it is on the stack. `nop` is the length of the
     instruction before the parking loop, `loop` that of the loop. `stops_before` says that QEMU stops before the access
-    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint).
+    to what is watched, not after it (CPUClass.gdb_stop_before_watchpoint). `root_writer` is the function that writes an
+    entry of the root through another address, its own being read-only, given the address that it has.
     """
 
     name: str
     kernel_name: str
-    levels: tuple[int, ...]
+    levels: dict[str, tuple[int, ...]]
     pc: int
     sp: int
     frame: int
@@ -35,6 +37,7 @@ class Arch:
     nop: int
     loop: int
     root: str
+    root_writer: str | None
     image: str
     machine: str
     qemu: tuple[str, ...]
@@ -48,11 +51,25 @@ class Arch:
         """Return the physical address of the table that an entry points to."""
         return entry & _PHYSICAL
 
-    def window(self, levels: int) -> int:
-        """Return an address of the vmalloc area that small allocations do not come near, aligned to a PUD's table."""
+    def va_bits(self, page_shift: int, levels: int) -> int:
+        """Return the bits of an address that the page tables translate; arm64's LPA and LPA2 are not there."""
+        bits = page_shift + (page_shift - 3) * levels
+        return bits if self.name == "x86_64" else min(bits, 48)
+
+    def window(self, page_shift: int, levels: int) -> int:
+        """Return an address of the vmalloc area that small allocations do not come near, aligned to a root's entry."""
         if self.name == "x86_64":
             return 0xFFD0_0000_0000_0000 if levels == 5 else 0xFFFF_D000_0000_0000
-        return 0xFFFF_FFE0_0000_0000 if levels == 3 else 0xFFFF_C000_0000_0000
+        # the vmalloc area is most of the upper half of the kernel's addresses: the middle of that
+        return (1 << 64) - (1 << self.va_bits(page_shift, levels) - 2)
+
+    def room(self, page_shift: int, levels: int) -> int:
+        """Return the bytes from `window` on that are vmalloc space for certain."""
+        if self.name == "x86_64":
+            # VMALLOC_SIZE_TB_L4 and _L5 are 32 and 12800, from 0xffffc90000000000 and 0xffa0000000000000
+            return 25 << 40 if levels == 4 else 1 << 49
+        # vmemmap, half of an address space that is cut by the page's size, and what lies above it
+        return (1 << self.va_bits(page_shift, levels) - 2) - (1 << self.va_bits(page_shift, levels) - 5)
 
 
 def _x86_is_table(entry: int, shift: int) -> bool:
@@ -67,7 +84,7 @@ def _arm64_is_table(entry: int, shift: int) -> bool:
 X86_64 = Arch(
     name="x86_64",
     kernel_name="x86_64",
-    levels=(4, 5),
+    levels={"4K": (4, 5)},
     pc=16,
     sp=7,
     frame=6,
@@ -78,6 +95,7 @@ X86_64 = Arch(
     nop=1,
     loop=2,
     root="init_top_pgt",
+    root_writer=None,
     image="arch/x86/boot/bzImage",
     machine="qemu-system-x86_64",
     qemu=("-machine", "pc", "-cpu", "max"),
@@ -93,7 +111,8 @@ X86_64 = Arch(
 ARM64 = Arch(
     name="arm64",
     kernel_name="arm64",
-    levels=(3, 4),
+    # CONFIG_ARM64_VA_BITS is 39 and 48, 48 and 47, 42 and 48
+    levels={"4K": (3, 4), "16K": (4, 3), "64K": (2, 3)},
     pc=32,
     sp=31,
     frame=29,
@@ -104,9 +123,11 @@ ARM64 = Arch(
     nop=4,
     loop=4,
     root="swapper_pg_dir",
+    root_writer="set_swapper_pgd",
     image="arch/arm64/boot/Image",
     machine="qemu-system-aarch64",
-    qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a57"),
+    # one that has 4K, 16K and 64K pages
+    qemu=("-machine", "virt,gic-version=3", "-cpu", "cortex-a76"),
     console="ttyAMA0",
     append="",
     stops_before=True,
@@ -116,3 +137,6 @@ ARM64 = Arch(
 )
 
 ARCHES = {arch.name: arch for arch in (X86_64, ARM64)}
+
+PACKAGES = {X86_64.machine: "qemu-system-x86", ARM64.machine: "qemu-system-arm"}
+"""The Debian package of each QEMU."""

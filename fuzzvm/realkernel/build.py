@@ -9,30 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fuzzvm.realkernel import cpio, fix, tools
-from fuzzvm.realkernel.arch import ARCHES, Arch
+from fuzzvm.realkernel.arch import ARCHES, PAGE_SHIFTS, Arch
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.symbols import Symbols
 
 MANIFEST = "kernel.json"
+FRAGMENT = "fragment.config"
+"""What the kernel is configured by: the first file of a build, by which its folder is known."""
 BUILD_SECONDS = 3600.0
-_PAGES = {"4K": ()}
-_LEVELS: dict[tuple[str, int], tuple[str, ...]] = {
-    ("x86_64", 4): ("CONFIG_X86_5LEVEL=n",),
-    ("x86_64", 5): ("CONFIG_X86_5LEVEL=y",),
-    ("arm64", 3): ("CONFIG_ARM64_VA_BITS_39=y",),
-    ("arm64", 4): ("CONFIG_ARM64_VA_BITS_48=y",),
-}
+_FILES = ("image", "System.map", "initramfs", "config")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is built. `levels` 0 stands for what the architecture's scenarios have: 4 on x86_64, 3 on arm64."""
+    """What is built. `levels` 0 stands for the first of what Arch.levels has for the page size."""
 
     source: Path
     arch: str
@@ -66,6 +63,29 @@ class BuiltKernel:
         """Return the file that QEMU boots."""
         return self.folder / "image"
 
+    @property
+    def page_shift(self) -> int:
+        """Return the shift of the size of a page."""
+        return PAGE_SHIFTS[self.page_size]
+
+    def window(self) -> int:
+        """Return the first address of the part of vmalloc space that schedules are followed in."""
+        return self.facts.window(self.page_shift, self.levels)
+
+    def shadow_offset(self) -> int:
+        """Return what KASAN adds to an eighth of an address for the byte that says whether it may be accessed.
+
+        Raises RealKernelError where the kernel has no generic KASAN.
+        """
+        found = re.search(r"^CONFIG_KASAN_SHADOW_OFFSET=(0x[0-9a-f]+)$", self.config(), re.MULTILINE)
+        if found is None:
+            raise RealKernelError(f"{self.folder}: the kernel has no CONFIG_KASAN_SHADOW_OFFSET, and so no judge")
+        return int(found[1], 16)
+
+    def config(self) -> str:
+        """Read its configuration."""
+        return (self.folder / "config").read_text(encoding="utf-8")
+
     def symbols(self) -> Symbols:
         """Read its System.map."""
         return Symbols.read(self.folder / "System.map")
@@ -88,8 +108,11 @@ def load(folder: Path) -> BuiltKernel:
         kernel = BuiltKernel(folder=folder, **data)
     except (OSError, ValueError, TypeError) as error:
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` ({error})") from error
-    if kernel.arch not in ARCHES:
-        raise RealKernelError(f"{folder}: no architecture {kernel.arch!r}")
+    if kernel.arch not in ARCHES or kernel.levels not in kernel.facts.levels.get(kernel.page_size, ()):
+        raise RealKernelError(f"{folder}: no {kernel.arch!r} with {kernel.page_size} pages and {kernel.levels} levels")
+    lacking = [name for name in _FILES if not (folder / name).is_file()]
+    if lacking:
+        raise RealKernelError(f"{folder} lacks {', '.join(lacking)}: build it again with `fuzzvm kernel build`")
     return kernel
 
 
@@ -110,11 +133,15 @@ def build(options: Options, out: Path) -> BuiltKernel:
     """
     began = time.monotonic()
     arch = ARCHES[options.arch]
-    levels = options.levels or arch.levels[0]
-    if (options.arch, levels) not in _LEVELS:
-        raise RealKernelError(f"levels must be one of {', '.join(map(str, arch.levels))} on {options.arch}")
-    if options.page_size not in _PAGES:
-        raise RealKernelError(f"pages of {options.page_size} cannot be driven, only {', '.join(_PAGES)}")
+    if options.page_size not in arch.levels:
+        raise RealKernelError(f"{options.arch} has no pages of {options.page_size}, only of {', '.join(arch.levels)}")
+    possible = arch.levels[options.page_size]
+    levels = options.levels or possible[0]
+    if levels not in possible:
+        raise RealKernelError(
+            f"levels must be one of {', '.join(map(str, sorted(possible)))} on {options.arch} with "
+            f"{options.page_size} pages"
+        )
     if not options.source.exists():
         raise RealKernelError(f"{options.source} does not exist; on Debian, linux-source-6.12 has a source archive")
     missing = tools.missing_packages(options.arch)
@@ -123,12 +150,12 @@ def build(options: Options, out: Path) -> BuiltKernel:
     guest = guest_sources()
     config = _config(options, levels, guest)
     key = _key(options, config, guest)
-    out.mkdir(parents=True, exist_ok=True)
-    if options.source.is_file() and (out / MANIFEST).exists():
-        there = load(out)
-        if there.key == key:
-            return there
+    _take(out, options.source)
+    there = _there(out)
+    if options.source.is_file() and there is not None and there.key == key:
+        return there
     (out / MANIFEST).unlink(missing_ok=True)
+    (out / FRAGMENT).write_text(config, encoding="utf-8")
     log = out / "build.log"
     log.unlink(missing_ok=True)
     tree = _tree(options, out, log)
@@ -143,13 +170,46 @@ def build(options: Options, out: Path) -> BuiltKernel:
     (out / "initramfs").write_bytes(cpio.archive(members))
     seconds = round(time.monotonic() - began, 1)
     built = BuiltKernel(out, options.arch, options.page_size, levels, release, options.revert_fix, key, seconds)
+    # what was unpacked or copied is made anew by the next build, and takes two gigabytes
+    shutil.rmtree(out / "source", ignore_errors=True)
     (out / MANIFEST).write_text(json.dumps(built.to_data(), indent=2) + "\n", encoding="utf-8")
     return built
 
 
+def _take(out: Path, source: Path) -> None:
+    """Make the folder to build in, whose `source`, `module` and `tmp` are removed and made anew.
+
+    Raises RealKernelError where that could take what is not a build's: the user's source, or another folder of theirs.
+    """
+    folder, given = out.resolve(), source.resolve()
+    if given.is_relative_to(folder) or folder.is_relative_to(given):
+        raise RealKernelError(f"{source} and {out}: the source and the folder to build in must lie apart")
+    if out.is_dir() and any(out.iterdir()) and not (out / FRAGMENT).is_file():
+        raise RealKernelError(f"{out} is not empty, and nothing that `fuzzvm kernel build` made: name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _there(out: Path) -> BuiltKernel | None:
+    """Return what a folder holds already; None for nothing, for half a build, and for what an older fuzzvm built."""
+    try:
+        return load(out)
+    except RealKernelError:
+        return None
+
+
+def _geometry(arch: Arch, page_size: str, levels: int) -> list[str]:
+    """Return the options that give a kernel its page size and levels."""
+    if arch.name == "x86_64":
+        return [f"CONFIG_X86_5LEVEL={'y' if levels == 5 else 'n'}"]
+    return [
+        f"CONFIG_ARM64_{page_size}_PAGES=y",
+        f"CONFIG_ARM64_VA_BITS_{arch.va_bits(PAGE_SHIFTS[page_size], levels)}=y",
+    ]
+
+
 def _config(options: Options, levels: int, guest: Path) -> str:
     parts = [(guest / f"{name}.config").read_text(encoding="utf-8") for name in ("common", options.arch)]
-    parts.append("\n".join(_LEVELS[options.arch, levels]) + "\n")
+    parts.append("\n".join(_geometry(ARCHES[options.arch], options.page_size, levels)) + "\n")
     if options.fragment is not None:
         try:
             parts.append(options.fragment.read_text(encoding="utf-8"))
@@ -214,14 +274,13 @@ def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: st
     """Configure and build; put image and System.map where they belong, return the kernel's release."""
     objects = out / "build"
     objects.mkdir(exist_ok=True)
-    fragment = out / "fragment.config"
-    fragment.write_text(config, encoding="utf-8")
     make = _make(options, arch, tree, out)
-    tools.run([*make, f"KCONFIG_ALLCONFIG={fragment.resolve()}", "allnoconfig"], log, BUILD_SECONDS)
+    tools.run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], log, BUILD_SECONDS)
     _check_config((objects / ".config").read_text(encoding="utf-8"), config)
     tools.run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
     shutil.copy2(objects / arch.image, out / "image")
     shutil.copy2(objects / "System.map", out / "System.map")
+    shutil.copy2(objects / ".config", out / "config")
     return (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
 
 

@@ -6,8 +6,10 @@ that vmalloc returned, which lies where the kernel puts it: levels, sizes and at
 
 from __future__ import annotations
 
-import tempfile
+import gc
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -15,13 +17,14 @@ from hypothesis import strategies as st
 
 from fuzzvm.dump.errors import DumpError
 from fuzzvm.dump.reader import Reader, Rows
+from fuzzvm.kernel.pgtable import Geometry, Level
 from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.realkernel import plan as plans
 from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.guest import Guest
-from fuzzvm.realkernel.places import Window
+from fuzzvm.realkernel.places import ENTRY_SHIFT, Window
 from fuzzvm.scenario.calls import (
     Areas,
     Call,
@@ -34,14 +37,13 @@ from fuzzvm.scenario.calls import (
     VmUnmapAliases,
     Vunmap,
 )
-from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.scenario import MAX_BOOT_PAGES, Scenario
 from fuzzvm.scenario.system import System
 
-FANOUT = 512
-PAGES = 4 * FANOUT
-"""Pages of the window: four blocks of PMD."""
-STRIDE = 2 << 30
-"""Bytes from one sequence's window to the next one's: each has tables of its own."""
+BLOCKS = 4
+"""PMD blocks of a window."""
+AREA_BYTES = 128 << 20
+"""The most that an area of vmalloc's may take: it is backed by the guest's memory. With 64K pages no block fits."""
 MAX_CALLS = 10
 MAX_AREAS = 3
 SHOW_SECONDS = 120.0
@@ -74,7 +76,7 @@ class Comparison:
 
 
 @st.composite
-def placed(draw: st.DrawFn) -> tuple[Call, ...]:
+def placed(draw: st.DrawFn, fanout: int) -> tuple[Call, ...]:
     """Return a strategy for sequences of vmap and vunmap that a kernel allows.
 
     Nothing is mapped over what is mapped, and what is unmapped is what one call had mapped, since a part of a block
@@ -82,27 +84,35 @@ def placed(draw: st.DrawFn) -> tuple[Call, ...]:
     """
     calls: list[Call] = []
     mapped: list[tuple[int, int]] = []
+    # what the calls of a scenario may name in all; some is left for a last one
+    left = MAX_BOOT_PAGES
     for _ in range(draw(st.integers(1, MAX_CALLS))):
         if mapped and draw(st.integers(0, 2)) == 0:
-            first, last = mapped.pop(draw(st.integers(0, len(mapped) - 1)))
-            calls.append(Vunmap(first, last - first))
+            first, last = mapped[draw(st.integers(0, len(mapped) - 1))]
+            if last - first < left:
+                left -= last - first
+                mapped.remove((first, last))
+                calls.append(Vunmap(first, last - first))
             continue
         # often where blocks fit, for otherwise nothing would be promoted
-        page = draw(st.integers(0, PAGES // FANOUT - 1)) * FANOUT + draw(st.sampled_from([0, 0, 0, 1, 16, 511]))
-        pages = draw(st.one_of(st.sampled_from([FANOUT, 2 * FANOUT]), st.integers(1, 2 * FANOUT)))
-        pages = min(pages, PAGES - page)
-        if all(page + pages <= first or page >= last for first, last in mapped):
+        page = draw(st.integers(0, BLOCKS - 1)) * fanout + draw(st.sampled_from([0, 0, 0, 1, 16, fanout - 1]))
+        pages = draw(st.one_of(st.sampled_from([fanout, 2 * fanout]), st.integers(1, 2 * fanout)))
+        pages = min(pages, BLOCKS * fanout - page)
+        if pages < left and all(page + pages <= first or page >= last for first, last in mapped):
+            left -= pages
             mapped.append((page, page + pages))
             calls.append(Vmap(page, pages, draw(st.sampled_from(["pte", "pmd"])), draw(st.sampled_from(["rw", "ro"]))))
     # something must be there to be compared
-    return tuple(calls) if mapped else (*calls, Vmap(0, PAGES, "pmd"))
+    return tuple(calls) if mapped else (*calls, Vmap(0, min(BLOCKS * fanout, left), "pmd"))
 
 
 @st.composite
-def allocated(draw: st.DrawFn) -> tuple[Call, ...]:
-    """Return a strategy for sequences of vmalloc, vmalloc_huge, vfree and vm_unmap_aliases."""
+def allocated(draw: st.DrawFn, fanout: int, most: int) -> tuple[Call, ...]:
+    """Return a strategy for sequences of vmalloc, vmalloc_huge, vfree and vm_unmap_aliases, of `most` pages an area."""
+    huge = [pages for pages in (1, fanout - 1, fanout, 2 * fanout, 3 * fanout) if pages <= most]
     calls: list[Call] = []
     areas: list[str] = []
+    left = MAX_BOOT_PAGES
     for _ in range(draw(st.integers(1, MAX_CALLS))):
         kind = draw(
             st.sampled_from(["vmalloc", "vmalloc", "vmalloc_huge", "vmalloc_huge", "vfree", "vm_unmap_aliases"])
@@ -113,20 +123,22 @@ def allocated(draw: st.DrawFn) -> tuple[Call, ...]:
             calls.append(Vfree(areas.pop(draw(st.integers(0, len(areas) - 1)))))
         elif kind.startswith("vmalloc") and len(areas) < MAX_AREAS:
             name = next(name for name in "abcd" if name not in areas)
-            areas.append(name)
-            if kind == "vmalloc":
-                calls.append(Vmalloc(name, draw(st.one_of(st.integers(1, 40), st.integers(1, 3 * FANOUT)))))
-            else:
-                calls.append(VmallocHuge(name, draw(st.sampled_from([1, FANOUT - 1, FANOUT, 2 * FANOUT, 3 * FANOUT]))))
-    return tuple(calls) if areas else (*calls, VmallocHuge("a", 2 * FANOUT))
+            small = st.one_of(st.integers(1, 40), st.integers(1, min(3 * fanout, most)))
+            pages = draw(small if kind == "vmalloc" else st.sampled_from(huge))
+            if pages < left:
+                left -= pages
+                areas.append(name)
+                calls.append(Vmalloc(name, pages) if kind == "vmalloc" else VmallocHuge(name, pages))
+    return tuple(calls) if areas else (*calls, VmallocHuge("a", min(huge[-1], left)))
 
 
-def draw_sequences(number: int, seed_number: int) -> list[tuple[Call, ...]]:
+def draw_sequences(number: int, seed_number: int, page_shift: int = 12) -> list[tuple[Call, ...]]:
     """Return that many sequences of both kinds, no two alike and none empty, the same for the same seed.
 
     They are not mixed: the model's vmalloc hands out the addresses that `vmap` names.
     """
     found: list[tuple[Call, ...]] = []
+    fanout = 1 << page_shift - ENTRY_SHIFT
 
     @seed(seed_number)
     @settings(
@@ -136,13 +148,27 @@ def draw_sequences(number: int, seed_number: int) -> list[tuple[Call, ...]]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.one_of(placed(), allocated()))
+    @given(st.one_of(placed(fanout), allocated(fanout, AREA_BYTES >> page_shift)))
     def collect(calls: tuple[Call, ...]) -> None:
         if calls and calls not in found and len(found) < number:
             found.append(calls)
 
-    collect()
+    with _no_callbacks():
+        collect()
     return found
+
+
+@contextmanager
+def _no_callbacks() -> Iterator[None]:
+    """Keep the garbage collector from calling Hypothesis, which asks it to: a KeyboardInterrupt in there is lost."""
+    was_enabled, before = gc.isenabled(), list(gc.callbacks)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.callbacks[:] = before
+        if was_enabled:
+            gc.enable()
 
 
 def compare(
@@ -152,19 +178,20 @@ def compare(
 
     Raises RealKernelError where the guest does not do it.
     """
-    drawn = draw_sequences(number, seed_number)
+    drawn = draw_sequences(number, seed_number, kernel.page_shift)
     scenarios = [_scenario(kernel, calls) for calls in drawn]
-    base = kernel.facts.window(kernel.levels)
-    windows = [Window(scenario.geometry(), base + at * STRIDE) for at, scenario in enumerate(scenarios)]
+    windows = _windows(kernel, [scenario.geometry() for scenario in scenarios])
     lines: list[str] = []
     slots: list[dict[str, int]] = []
     for at, (calls, window) in enumerate(zip(drawn, windows, strict=True)):
         slots.append({})
-        end = window.address(PAGES)
+        end = window.start + BLOCKS * window.block(Level.PMD)
         lines.append(f"boot area {window.start:#x} {end - window.start:#x}")
         lines += [f"boot {plans.operations(call, window, slots[at])}" for call in calls]
         lines.append(f"show {at} {window.start:#x} {end:#x}")
         lines += [f"boot vfree {slot}" for slot in slots[at].values()]
+        # with KASAN_VMALLOC, which arm64 turns on by itself, an area takes an eighth of its size until it is purged
+        lines += ["boot release", "boot vm_unmap_aliases"]
     results = []
     with Guest(kernel, lines, 2, binary=binary) as guest:
         for at, (calls, window) in enumerate(zip(drawn, windows, strict=True)):
@@ -174,9 +201,31 @@ def compare(
     return results
 
 
+def _windows(kernel: BuiltKernel, geometries: Sequence[Geometry]) -> list[Window]:
+    """Return a window for each sequence, with page tables of its own. Raises RealKernelError where they do not fit."""
+    first = kernel.window()
+    windows = []
+    for at, geometry in enumerate(geometries):
+        window = Window(geometry, first)
+        above = window.path(Level.PMD)[:-1]
+        # where the root is the table of the blocks, all share that one
+        stride = window.block(above[-1]) if above else 2 * BLOCKS * window.block(Level.PMD)
+        room = kernel.facts.room(kernel.page_shift, kernel.levels) // stride
+        if len(geometries) > room:
+            raise RealKernelError(f"with {kernel.page_size} pages and {kernel.levels} levels {room} sequences fit")
+        windows.append(Window(geometry, first + at * stride))
+    return windows
+
+
 def _scenario(kernel: BuiltKernel, calls: tuple[Call, ...]) -> Scenario:
     return Scenario(
-        kernel.arch, kernel.page_size, kernel.levels, FANOUT, calls, ((CatKernelPageTables(),),), cont_ptes=1
+        kernel.arch,
+        kernel.page_size,
+        kernel.levels,
+        1 << kernel.page_shift - ENTRY_SHIFT,
+        calls,
+        ((CatKernelPageTables(),),),
+        cont_ptes=1,
     )
 
 
@@ -209,8 +258,8 @@ def _compared(
     real = "\n".join(line for line in shown if not line.startswith("slot ")) + "\n"
     places = {int(number): int(start, 16) for _, number, start, _ in map(str.split, filter(_is_slot, shown))}
     sizes = {call.area: call.nr_pages for call in calls if isinstance(call, Vmalloc | VmallocHuge)}
-    page = window.geometry.size(4)
-    ranges = [] if areas else [("window", window.geometry.base, window.start, PAGES * page)]
+    page, size = window.geometry.size(Level.PTE), BLOCKS * window.block(Level.PMD)
+    ranges = [] if areas else [("window", window.geometry.base, window.start, size)]
     for name, start in areas:
         if slots[name] not in places:
             raise RealKernelError(f"the kernel has no area for {name!r}")
@@ -233,11 +282,12 @@ def _is_slot(line: str) -> bool:
 
 def rows(text: str) -> list[Row]:
     """Return the rows of a dump's text. Raises RealKernelError where it is none."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="ascii") as file:
+    # the reader takes a path; a file without a name stays behind in no case
+    with os.fdopen(os.memfd_create("dump"), "w", encoding="ascii") as file:
         file.write(text)
         file.flush()
         try:
-            return list(_read(file.name))
+            return list(_read(f"/proc/self/fd/{file.fileno()}"))
         except DumpError as error:
             raise RealKernelError(f"what the kernel prints is no dump: {error}") from error
 

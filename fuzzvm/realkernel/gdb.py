@@ -18,6 +18,9 @@ from fuzzvm.realkernel.errors import RealKernelError
 ANSWER_SECONDS = 20.0
 """How long the stub may take to answer what does not run the guest."""
 
+_READ_BYTES = 1024
+"""What is read by one packet, which QEMU limits (MAX_PACKET_LENGTH)."""
+
 _QUIET_SECONDS = 0.3
 """How long the stub must say nothing after it was connected to."""
 
@@ -97,7 +100,9 @@ class Gdb:
     def memory(self, cpu: int, address: int, length: int) -> bytes:
         """Return memory as a CPU sees it. Raises GdbError where nothing is mapped."""
         self._select(cpu)
-        return _bytes(self._ask(b"m%x,%x" % (address, length)))
+        end = address + length
+        parts = range(address, end, _READ_BYTES)
+        return b"".join(_bytes(self._ask(b"m%x,%x" % (at, min(_READ_BYTES, end - at)))) for at in parts)
 
     def physical(self, address: int) -> int:
         """Return eight bytes of physical memory as a number."""

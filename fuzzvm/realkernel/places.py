@@ -1,8 +1,9 @@
 """Where the model's pages lie on the real kernel, and the real page-table entries that map them.
 
-The model's tables have few entries, the kernel's 512 (4K pages). A page of the model is the path of indices that leads
-to it; the same path through tables of 512 entries is its place in the window, which is aligned so that all indices
-below the window's own are 0. A range that covers a table of the model to its end covers the kernel's to its end.
+The model's tables have few entries, the kernel's fill a page: 512 with 4K pages. A page of the model is the path of
+indices that leads to it; the same path through the kernel's tables is its place in the window, which is aligned so that
+all indices below the window's own are 0. A range that covers a table of the model to its end covers the kernel's to its
+end.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.gdb import Gdb
 from fuzzvm.realkernel.symbols import Symbols
 
-PAGE_SHIFT = 12
-BITS = 9
-"""Bits of an index with 4K pages and entries of eight bytes."""
+ENTRY_SHIFT = 3
+"""Shift of the size of an entry, eight bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,22 @@ class Window:
     geometry: Geometry
     start: int
 
+    @property
+    def bits(self) -> int:
+        """Return the bits of an index into a table that fills a page."""
+        return self.geometry.page_shift - ENTRY_SHIFT
+
     def address(self, page: int) -> int:
         """Return the real address of a page of the model. Raises NoCounterpartError for one before the first."""
         if page < 0:
             raise NoCounterpartError("an address below the vmalloc area has no counterpart")
         offset = 0
         for depth, level in enumerate(self._levels()):
-            shift = self.geometry.shifts[level] - PAGE_SHIFT
+            shift = self.geometry.shifts[level] - self.geometry.page_shift
             index = page >> shift
             if level != Level.PGD:
                 index &= self.geometry.ptrs[level] - 1
-            offset += index << (PAGE_SHIFT + BITS * depth)
+            offset += index << (self.geometry.page_shift + self.bits * depth)
         return self.start + offset
 
     def block(self, level: Level) -> int:
@@ -59,7 +64,7 @@ class Window:
         """Return the shift of an entry of a level on the real kernel; a folded level has its parent's."""
         while self.geometry.folded(level):
             level = Level(level - 1)
-        return PAGE_SHIFT + BITS * self._levels().index(level)
+        return self.geometry.page_shift + self.bits * self._levels().index(level)
 
     def entry(self, level: Level, va: int) -> Entry:
         """Return the entry of a level that maps an address of the model."""
@@ -78,8 +83,9 @@ class Window:
 class Tables:
     """The kernel's own page tables, walked from the root through physical memory, and as the kernel addresses them."""
 
-    def __init__(self, arch: Arch, symbols: Symbols, gdb: Gdb, levels: int) -> None:
+    def __init__(self, arch: Arch, symbols: Symbols, gdb: Gdb, levels: int, page_shift: int) -> None:
         self._arch = arch
+        self._va_bits = arch.va_bits(page_shift, levels)
         self._gdb = gdb
         self._root = symbols.address(arch.root, "swapper_pg_dir")
         if arch.name == "x86_64":
@@ -88,9 +94,8 @@ class Tables:
             self._linear = 0xFF11_0000_0000_0000 if levels == 5 else 0xFFFF_8880_0000_0000
         else:
             self._root_physical = self._root - self._word(symbols.address("kimage_voffset"))
-            bits = PAGE_SHIFT + BITS * levels
             # __phys_to_virt(): (phys - PHYS_OFFSET) | PAGE_OFFSET
-            self._linear = (-(1 << bits) - self._word(symbols.address("memstart_addr"))) & (1 << 64) - 1
+            self._linear = (-(1 << self._va_bits) - self._word(symbols.address("memstart_addr"))) & (1 << 64) - 1
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._gdb.memory(0, address, 8), "little")
@@ -102,7 +107,8 @@ class Tables:
         path = window.path(entry.level)
         for level in path:
             shift = window.shift(level)
-            offset = ((address >> shift) & (1 << BITS) - 1) * 8
+            # the root has as many entries as the address has bits left for it
+            offset = ((address >> shift) & (1 << min(window.bits, self._va_bits - shift)) - 1) << ENTRY_SHIFT
             if level == entry.level:
                 return virtual + offset
             value = self._gdb.physical(table + offset)
@@ -112,7 +118,9 @@ class Tables:
             virtual = (table + self._linear) & (1 << 64) - 1
         return None
 
-    def value(self, window: Window, entry: Entry) -> int | None:
-        """Return what an entry holds, None while there is no table for it."""
-        address = self.find(window, entry)
-        return None if address is None else self._word(address)
+    def below(self, window: Window, entry: Entry) -> int | None:
+        """Return the address at which the kernel accesses the table below an entry, None while there is none."""
+        levels = window.path(Level.PTE)
+        lower = levels[levels.index(entry.level) + 1]
+        first = self.find(window, Entry(lower, entry.page))
+        return None if first is None else first & -(1 << window.geometry.page_shift)

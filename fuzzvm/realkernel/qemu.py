@@ -1,12 +1,18 @@
 """A QEMU that boots a kernel: its console, its gdb stub, and its end, which is certain.
 
+It leaves nothing behind, not even where it and this process are killed, since nothing of it has a name in a file system
+while it runs: the initramfs is a memfd, and the path of the gdb stub's socket is gone before QEMU starts.
+
 KVM is not used: every vCPU is a thread of TCG, and breakpoints and watchpoints are as many as one likes.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -15,58 +21,39 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from fuzzvm.realkernel.arch import Arch
+from fuzzvm.realkernel.arch import PACKAGES, Arch
+from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.gdb import Gdb
 
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm"}
-"""The Debian package of each QEMU."""
-
 MEMORY = "1G"
-_PR_SET_PDEATHSIG = 1
 _APPEND = "nokaslr rcupdate.rcu_cpu_stall_suppress=1 panic=-1 kasan_multi_shot"
 """The addresses of System.map; a parked CPU is no stall; a panic ends QEMU; no report hides a later one."""
 
 
 class Qemu:
-    """A running guest, as a context: leaving it kills QEMU and takes its folder away.
+    """A running guest, as a context: leaving it kills QEMU.
 
     QEMU dies with this process in any case: with an exception, at exit, and where this process is killed, since the
-    kernel then sends it SIGKILL (prctl(2), PR_SET_PDEATHSIG).
+    kernel then sends it SIGKILL.
     """
 
     def __init__(self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None) -> None:
         program = shutil.which(binary or arch.machine)
         if program is None:
             raise RealKernelError(f"{arch.machine} is not installed: apt-get install {PACKAGES[arch.machine]}")
-        self._folder = Path(tempfile.mkdtemp(prefix="fuzzvm-qemu-"))
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self._gdb: Gdb | None = None
+        listening, self._stub = _listen()
         try:
-            (self._folder / "initramfs").write_bytes(initramfs)
-            command = [
-                program,
-                *arch.qemu,
-                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", MEMORY),
-                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
-                *("-chardev", f"socket,id=gdb,path={self._folder / 'gdb'},server=on,wait=off", "-gdb", "chardev:gdb"),
-                *("-kernel", str(image), "-initrd", str(self._folder / "initramfs")),
-                *("-append", f"console={arch.console} {arch.append} {_APPEND}"),
-            ]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # Ctrl-C is for this process, which ends QEMU in good order
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+            self._process = self._start(program, arch, image, initramfs, cpus, listening)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._stub)
             raise
+        finally:
+            listening.close()
         atexit.register(self.close)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -79,13 +66,41 @@ class Qemu:
     ) -> None:
         self.close()
 
+    @staticmethod
+    def _start(
+        program: str, arch: Arch, image: Path, initramfs: bytes, cpus: int, listening: socket.socket
+    ) -> subprocess.Popen[bytes]:
+        with os.fdopen(os.memfd_create("initramfs"), "wb") as ramfs:
+            ramfs.write(initramfs)
+            ramfs.flush()
+            inherited = (listening.fileno(), ramfs.fileno())
+            command = [
+                program,
+                *arch.qemu,
+                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", MEMORY),
+                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+                *("-chardev", f"socket,id=gdb,fd={inherited[0]},server=on,wait=off", "-gdb", "chardev:gdb"),
+                *("-kernel", str(image), "-initrd", f"/proc/self/fd/{inherited[1]}"),
+                *("-append", f"console={arch.console} {arch.append} {_APPEND}"),
+            ]
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Ctrl-C is for this process, which ends QEMU in good order
+                start_new_session=True,
+                pass_fds=inherited,
+                preexec_fn=dies_with_parent(signal.SIGKILL),
+            )
+
     @property
     def pid(self) -> int:
         """Return the number of QEMU's process."""
         return self._process.pid
 
     def close(self) -> None:
-        """Kill QEMU, wait for its end, and remove its folder; nothing where that was done."""
+        """Kill QEMU and wait for its end; nothing where that was done."""
         atexit.unregister(self.close)
         if self._gdb is not None:
             self._gdb.close()
@@ -97,12 +112,14 @@ class Qemu:
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._stub >= 0:
+            os.close(self._stub)
+            self._stub = -1
 
     def gdb(self) -> Gdb:
         """Connect to the gdb stub, which stops the guest; return the connection."""
         if self._gdb is None:
-            self._gdb = Gdb(self._folder / "gdb")
+            self._gdb = Gdb(Path(f"/proc/self/fd/{self._stub}"))
         return self._gdb
 
     def lines(self) -> list[str]:
@@ -154,6 +171,24 @@ class Qemu:
             self._changed.notify_all()
 
 
+def _listen() -> tuple[socket.socket, int]:
+    """Return a socket that listens, and an open file through which this process alone can connect to it.
+
+    The path that it is bound to is gone again: an abstract address would be open to every user of the machine, and the
+    stub's monitor commands start programs.
+    """
+    with tempfile.TemporaryDirectory(prefix="fuzzvm-qemu-") as folder:
+        path = Path(folder) / "gdb"
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            listening.bind(str(path))
+            listening.listen(1)
+            return listening, os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            listening.close()
+            raise RealKernelError(f"no socket for QEMU's gdb stub at {path}: {error}") from error
+
+
 def _without_stamp(line: str) -> str:
     """Return a console line without `[    1.234567] ` before it."""
     if line.startswith("["):
@@ -161,11 +196,3 @@ def _without_stamp(line: str) -> str:
         if bracket and stamp[1:].strip().replace(".", "").isdigit():
             return rest
     return line
-
-
-def _die_with_parent() -> None:
-    # in the child, before QEMU: nothing of Python's own is asked for what the C library does
-    import ctypes
-    import signal
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -12,11 +12,11 @@ from fuzzvm.realkernel import plan as plans
 from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.cpus import Cpus
 from fuzzvm.realkernel.errors import NoCounterpartError
-from fuzzvm.realkernel.follow import Hit, Rehearsal, Watcher, rehearse
+from fuzzvm.realkernel.follow import Freed, Hit, Rehearsal, Watcher, rehearse
 from fuzzvm.realkernel.guest import BOOT_SECONDS, Guest
-from fuzzvm.realkernel.locks import Handler, Locks
+from fuzzvm.realkernel.locks import Locks
 from fuzzvm.realkernel.outcome import FailedLock, Outcome, Result
-from fuzzvm.realkernel.places import Tables
+from fuzzvm.realkernel.places import Entry, Tables
 from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
 
 CALL_SECONDS = 30.0
@@ -37,7 +37,7 @@ def replay(
     the guest does not come up. A schedule that is still under way after `seconds` has diverged where it is.
     """
     _check_geometry(case, kernel)
-    plan = plans.make(case, kernel.facts.window(kernel.levels), mitigation)
+    plan = plans.make(case, kernel.window(), mitigation)
     began = time.monotonic()
     cpus = len(case.scenario.cpus)
     with Guest(kernel, script(plan), max(2, cpus), binary=binary) as guest:
@@ -101,8 +101,17 @@ class _Run:
         self.cpus = Cpus(gdb, guest.kernel.facts, gate)
         # from here on every CPU is in the kernel, and so is all memory that is looked at mapped for it
         self.cpus.settle(len(calls))
-        tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels)
-        self._watcher = Watcher(gdb, self.cpus, tables, plan.window, deadline)
+        tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels, guest.kernel.page_shift)
+        writer = guest.kernel.facts.root_writer
+        self._watcher = Watcher(
+            gdb,
+            self.cpus,
+            tables,
+            plan.window,
+            guest.kernel.shadow_offset(),
+            guest.symbols.address(writer) if writer is not None and writer in guest.symbols else None,
+            deadline,
+        )
         self._locks = Locks(self.cpus, guest.symbols, self._watcher.stop_at)
         self._progress = {
             cpu: _Progress([e for e in plan.expected if e.cpu == cpu], calls_left=len(calls[cpu]))
@@ -110,12 +119,13 @@ class _Run:
         }
         self._rehearsals: dict[int, Rehearsal] = {}
         self._extra = 0
+        self._free: set[Entry] = set()
         self._printed = len(guest.qemu.lines())
         self._verdict: Outcome | None = None
 
     def walk(self) -> Outcome:
         """Rehearse, then follow one segment after the other; return how it ended."""
-        self._watcher.find(self._plan.entries())
+        self._watcher.find(self._plan.entries(), self._plan.freed())
         for cpu, calls in enumerate(self._plan.case.scenario.cpus):
             if rehearsable(self._plan, cpu):
                 accesses = self._plan.accesses(cpu)
@@ -145,29 +155,28 @@ class _Run:
         self._verdict = None
         done = False
 
-        def hit(seen: Hit) -> bool:
+        def hit(seen: Hit | Freed) -> bool:
             nonlocal done
-            if seen.cpu != cpu:
-                return False
-            self._verdict = self._access(progress, seen, end)
+            if isinstance(seen, Freed):
+                self._verdict = self._freed(progress, seen, end)
+            elif seen.cpu == cpu:
+                self._verdict = self._access(progress, seen, end)
             done = progress.next == end and self._last_moment(cpu, progress)
             return done or self._verdict is not None
-
-        def returned(on: int) -> None:
-            nonlocal done
-            if on == cpu:
-                self._verdict = self._freed(progress, end)
-                done = progress.next == end
 
         def stopped() -> bool:
             return done or self._verdict is not None
 
-        self._watcher.find(self._plan.entries())
-        self._watcher.watch([e.entry for e in self._progress[cpu].expected if isinstance(e, Access)])
+        self._watcher.find(self._plan.entries(), self._plan.freed())
+        unknown = [e for e in segment if isinstance(e, TableFreed) and e.entry not in self._watcher.tables_below]
+        if unknown:
+            raise NoCounterpartError(
+                f"step {unknown[0].step}: the table below the {unknown[0].entry} is allocated by the same CPU with no "
+                "switch between, so that nobody can know where it is"
+            )
+        entries = [e.entry for e in progress.expected if isinstance(e, Access)]
+        self._watcher.watch(entries, [above for above in self._plan.freed() if above not in self._free])
         self._watcher.stop_at(self.cpus.gate, lambda on: self._arrived(on, cpu, progress))
-        for freed in segment:
-            if isinstance(freed, TableFreed):
-                self._stop_at_return(freed, cpu, returned)
         self._locks.start(cpu)
         self.cpus.unpark(cpu)
         ended = self._watcher.run(cpu, CALL_SECONDS, hit, stopped)
@@ -204,28 +213,14 @@ class _Run:
         wanted = 0 if rehearsal is None else rehearsal.counts.get(last.step, 0)
         return progress.reads[last.entry] >= wanted
 
-    def _stop_at_return(self, freed: TableFreed, cpu: int, returned: Handler) -> None:
-        """Stop where the innermost function of the model's that the kernel has returns: the table is free then."""
-        function = next((name for name in freed.stack if name in self._symbols), None)
-        if function is None:
-            raise NoCounterpartError(f"the kernel has none of the functions {', '.join(freed.stack)}")
-
-        def entered(on: int) -> None:
-            if on == cpu:
-                self._watcher.stop_at(self.cpus.return_address(cpu), returned)
-
-        self._watcher.stop_at(self._symbols.address(function), entered)
-
-    def _freed(self, progress: _Progress, end: int) -> Outcome | None:
-        """Take in that the function that frees has returned; it may do so again when all has been seen."""
-        if progress.next >= end:
-            return None
-        if not isinstance(progress.expected[progress.next], TableFreed):
-            cpu = progress.expected[progress.next].cpu
-            return self._diverged(progress, "the function that frees the table has returned", cpu)
-        while progress.next < end and isinstance(progress.expected[progress.next], TableFreed):
+    def _freed(self, progress: _Progress, seen: Freed, end: int) -> Outcome | None:
+        """Take in that a table is free; return None where it fits the plan."""
+        self._free.add(seen.entry)
+        expected = progress.expected[progress.next] if progress.next < end else None
+        if isinstance(expected, TableFreed) and (expected.cpu, expected.entry) == (seen.cpu, seen.entry):
             progress.next += 1
-        return None
+            return None
+        return self._diverged(progress, f"CPU {seen.cpu} frees the table below the {seen.entry}", seen.cpu)
 
     def _arrived(self, on: int, cpu: int, progress: _Progress) -> None:
         """A worker has made a call and stands at the gate again."""

@@ -12,6 +12,13 @@ for line in os.environ.get("FAKE_QEMU_SAYS", "").split("|"):
     print(line, flush=True)
 if "FAKE_QEMU_PID" in os.environ:
     open(os.environ["FAKE_QEMU_PID"], "w").write(str(os.getpid()))
+if "FAKE_QEMU_ACCEPTS" in os.environ:
+    import socket
+    print("initramfs:", open(sys.argv[sys.argv.index("-initrd") + 1]).read(), flush=True)
+    number = next(part for word in sys.argv for part in word.split(",") if part.startswith("fd="))[3:]
+    listening = socket.socket(fileno=int(number))
+    peer, _ = listening.accept()
+    peer.sendall(b"hello")
 if "FAKE_QEMU_ENDS" in os.environ:
     sys.exit("qemu: no such machine")
 time.sleep(600)
@@ -34,6 +41,7 @@ def install_kernel(folder: Path) -> Path:
         ' "key": "0", "seconds": 1.0}'
     )
     (folder / "image").write_bytes(b"")
+    (folder / "config").write_text("CONFIG_KASAN_SHADOW_OFFSET=0xdffffc0000000000\n")
     (folder / "initramfs").write_bytes(b"")
     names = ("vmap_page_range", "vunmap_range", "__get_vm_area_caller", "init_top_pgt")
     lines = [f"{0xFFFFFFFF81000000 + 256 * n:x} T {name}" for n, name in enumerate(names)]

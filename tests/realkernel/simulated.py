@@ -19,22 +19,38 @@ from fuzzvm.realkernel.symbols import Symbols
 GATE = 0xFFFF_FFFF_A000_0000
 STACK = 0xFFFF_FFFF_B000_0000
 TEXT = 0xFFFF_FFFF_8100_0000
-NAMES = ("walk_pgd_range", "ptdump_pte_entry", "vmap_range_noflush", "pmd_free_pte_page", "down_read_trylock")
+NAMES = (
+    "walk_pgd_range",
+    "ptdump_pte_entry",
+    "vmap_range_noflush",
+    "pmd_free_pte_page",
+    "down_read_trylock",
+    "set_swapper_pgd",
+)
 AT = {name: TEXT + 0x1000 * number for number, name in enumerate(NAMES)}
 ROOT = TEXT + 0x100000
 PUD, PMD, PTE = 0x5000, 0x6000, 0x7000
 LINEAR = 0xFFFF_8880_0000_0000
+SHADOW_OFFSET = 0xDFFF_FC00_0000_0000
+SHADOW = (LINEAR + PTE >> 3) + SHADOW_OFFSET
+LAST = SHADOW + 512 - 8
+"""The shadow of the PTE table, and its last word."""
 
 
 @dataclass(frozen=True)
 class Do:
-    """An instruction: what it does, to which address; at a function's entry, where it returns to and what."""
+    """An instruction: what it does, to which address; at a function's entry, argument, return address and result.
+
+    `poison` and `unpoison` write all of the PTE table's shadow up to an address, or one word of it with `only`.
+    """
 
     pc: int
     what: str = "nop"
     address: int = 0
     back: int = 0
     result: int = 1
+    argument: int = TEXT + 0x200000
+    only: bool = False
 
 
 @dataclass
@@ -45,13 +61,16 @@ class Simulated:
     programs: list[list[Do]]
     words: dict[int, int]
     stops_before: bool = False
+    idle_steps: int = 0
+    """Of so many steps, one that is reported and not made; 0 for none."""
+    steps: int = 0
     at: dict[int, int] = field(default_factory=dict)
     pcs: dict[int, int] = field(default_factory=dict)
     breakpoints: set[int] = field(default_factory=set)
     watched: set[tuple[int, Watch]] = field(default_factory=set)
     running: list[int] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
-    freed: bool = False
+    shadow: bytearray = field(default_factory=lambda: bytearray(512))
     stale: bool = False
     report_lines: list[str] = field(default_factory=list)
 
@@ -73,7 +92,7 @@ class Simulated:
         if number == self.arch.flags:
             return 0x200
         if number == self.arch.arguments[0]:
-            return TEXT + 0x200000
+            return self.programs[cpu][self.at[cpu]].argument
         if number == self.arch.result:
             return self.programs[cpu][self.at[cpu] - 1].result
         return 0
@@ -88,6 +107,8 @@ class Simulated:
             self._goto(cpu)
 
     def memory(self, cpu: int, address: int, length: int) -> bytes:
+        if SHADOW <= address < SHADOW + 512:
+            return bytes(self.shadow[address - SHADOW : address - SHADOW + length])
         return self.programs[cpu][self.at[cpu]].back.to_bytes(length, "little")
 
     def physical(self, address: int) -> int:
@@ -112,7 +133,9 @@ class Simulated:
         return Stop(0, 2)
 
     def step(self, cpu: int) -> None:
-        self._execute(cpu)
+        self.steps += 1
+        if not self.idle_steps or self.steps % self.idle_steps:
+            self._execute(cpu)
 
     def wait(self, seconds: float) -> Stop | None:
         for _ in range(1000):
@@ -138,6 +161,8 @@ class Simulated:
             return None
         do = self.programs[cpu][self.at[cpu]]
         kind = {"read": Watch.READ, "write": Watch.WRITE, "clear": Watch.WRITE}.get(do.what)
+        if do.what in ("poison", "unpoison"):
+            kind = Watch.WRITE
         return None if kind is None or (do.address, kind) not in self.watched else Stop(cpu, 5, kind, do.address)
 
     def _execute(self, cpu: int) -> None:
@@ -148,14 +173,17 @@ class Simulated:
         if do.what == "gate":
             self.pcs[cpu] = self.loop
             return
-        if do.what == "clear":
+        if do.what in ("clear", "clear-by-alias"):
             self.words[do.address - LINEAR] = 0
-        elif do.what == "free":
-            self.freed = True
+        elif do.what in ("poison", "unpoison"):
+            end = do.address + 8 - SHADOW
+            self.shadow[end - 8 if do.only else 0 : end] = (b"\xff" if do.what == "poison" else b"\0") * (
+                8 if do.only else end
+            )
         elif do.what == "read" and do.address == LINEAR + PMD:
             # the last read is the one that the walk follows
             self.stale = self.words[PMD] != 0
-        elif do.what == "kasan" and self.freed and self.stale:
+        elif do.what == "kasan" and self.shadow[0] == 0xFF and self.stale:
             self.report_lines = [
                 "BUG: KASAN: use-after-free in ptdump_pte_entry+0x10/0x20",
                 f"Read of size 8 at addr {LINEAR + PTE:016x} by task init/34",
@@ -187,7 +215,7 @@ def promotion(root: int, *, trylock: int | None = None, frees: bool = True) -> l
             Do(free, back=vmap + 16),
             Do(free + 4, "read", LINEAR + PMD),
             Do(free + 8, "clear", LINEAR + PMD),
-            Do(free + 12, "free"),
+            Do(free + 12, "poison", LAST),
             Do(vmap + 16, "write", LINEAR + PMD),
         ]
     return [*program, Do(GATE, "gate")]

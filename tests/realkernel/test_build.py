@@ -58,10 +58,12 @@ def test_a_folder_that_is_no_tree(tmp_path: Path, all_installed: None) -> None:
 
 
 def test_a_tree_that_was_built_in(tmp_path: Path, all_installed: None) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
     for name in ("Kbuild", ".config"):
-        (tmp_path / name).write_text("")
+        (tree / name).write_text("")
     with pytest.raises(RealKernelError, match="mrproper"):
-        builds.build(Options(tmp_path, "x86_64"), tmp_path / "out")
+        builds.build(Options(tree, "x86_64"), tmp_path / "out")
 
 
 def test_the_users_tree_is_not_written_to(tmp_path: Path, all_installed: None) -> None:
@@ -73,6 +75,40 @@ def test_the_users_tree_is_not_written_to(tmp_path: Path, all_installed: None) -
         builds.build(Options(tree, "x86_64", revert_fix=True), tmp_path / "out")
     assert sorted(path.name for path in tree.rglob("*")) == ["Kbuild", "mm", "vmalloc.c"]
     assert not (tmp_path / "out" / builds.MANIFEST).exists()
+
+
+@pytest.mark.parametrize("revert_fix", [False, True])
+@pytest.mark.parametrize("out", [".", "source", "source/out"])
+def test_the_users_tree_is_not_taken_for_the_builds(
+    out: str, revert_fix: bool, tmp_path: Path, all_installed: None
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/Kbuild").write_text("")
+    # not even where an earlier build has been
+    (tmp_path / builds.FRAGMENT).write_text("")
+    with pytest.raises(RealKernelError, match="must lie apart"):
+        builds.build(Options(tmp_path / "source", "x86_64", revert_fix=revert_fix), tmp_path / out)
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["Kbuild"]
+
+
+@pytest.mark.parametrize("name", ["source", "module", "tmp"])
+def test_a_folder_of_the_users_is_not_built_in(name: str, tmp_path: Path, all_installed: None) -> None:
+    archive, out = tmp_path / "linux.tar", tmp_path / "out"
+    archive.write_text("no archive")
+    mine = out / name / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("")
+    with pytest.raises(RealKernelError, match="is not empty"):
+        builds.build(Options(archive, "x86_64"), out)
+    assert mine.exists() and sorted(out.iterdir()) == [mine.parent]
+
+
+def test_half_a_build_is_begun_anew(tmp_path: Path, all_installed: None) -> None:
+    archive, out = tmp_path / "linux.tar", tmp_path / "out"
+    archive.write_text("no archive")
+    for _ in range(2):
+        with pytest.raises(RealKernelError, match="tar fails"):
+            builds.build(Options(archive, "x86_64"), out)
 
 
 def test_what_fails_is_said_in_one_line(tmp_path: Path) -> None:
@@ -87,6 +123,28 @@ def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
         tools.run(["sh", "-c", "sleep 4711.25 & sleep 4711.25"], tmp_path / "log", 0.3)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "4711.25" not in listed
+
+
+def test_what_ends_may_clean_up_and_what_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = tmp_path / "half"
+    tidy = f"trap 'rm {half}; exit' TERM; touch {half}; while :; do sleep 0.05; done"
+    with pytest.raises(RealKernelError, match="has not ended"):
+        tools.run(["sh", "-c", tidy], tmp_path / "log", 0.5)
+    assert not half.exists()
+    monkeypatch.setattr(tools, "_END_SECONDS", 0.5)
+    with pytest.raises(RealKernelError, match="has not ended"):
+        tools.run(["sh", "-c", "trap '' TERM; sleep 4712.25 & while :; do sleep 0.05; done"], tmp_path / "log", 0.3)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "4712.25" not in listed
+
+
+def test_temporary_files_go(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(RealKernelError, match="sh fails"):
+        tools.run(["sh", "-c", f"mktemp > {made}; kill -KILL $$"], tmp_path / "log", 60)
+    assert Path(made.read_text().strip()).parent == tmp_path / "tmp" and not (tmp_path / "tmp").exists()
 
 
 def test_the_module_and_init_know_the_same_calls() -> None:

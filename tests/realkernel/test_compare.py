@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
+from fuzzvm.kernel.pgtable import Level
 from fuzzvm.realkernel import compare
 from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.build import BuiltKernel
@@ -18,8 +21,8 @@ SHIFT = {"x86_64": -0x700_0000_0000, "arm64": -0x40_0000_0000}
 """How far from the model's addresses the made-up kernel's are."""
 
 
-def kernel(arch: str) -> BuiltKernel:
-    return BuiltKernel(Path(), arch, "4K", ARCHES[arch].levels[0], "6.12.0", True, "", 0.0)
+def kernel(arch: str, page_size: str = "4K") -> BuiltKernel:
+    return BuiltKernel(Path(), arch, page_size, ARCHES[arch].levels[page_size][0], "6.12.0", True, "", 0.0)
 
 
 def moved(text: str, by: int) -> list[str]:
@@ -89,3 +92,41 @@ def test_sequences_are_the_same_for_the_same_seed_and_the_model_allows_them() ->
         text, _ = compare._model_text(compare._scenario(kernel("arm64"), calls))
         # arm64 prints mapped ranges with their attributes: never is nothing compared
         assert "MEM/NORMAL" in text
+
+
+def test_nothing_is_collected_while_sequences_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis has the garbage collector call a function, and a Ctrl-C that comes in there is lost."""
+    enabled: list[bool] = []
+    callbacks, placed = list(gc.callbacks), compare.placed
+
+    @st.composite
+    def noted(draw: st.DrawFn, fanout: int) -> tuple[Call, ...]:
+        enabled.append(gc.isenabled())
+        return draw(placed(fanout))
+
+    monkeypatch.setattr(compare, "placed", noted)
+    compare.draw_sequences(10, 7)
+    assert enabled and not any(enabled)
+    assert gc.isenabled() and gc.callbacks == callbacks
+
+
+@pytest.mark.parametrize("page_size", ["16K", "64K"])
+def test_larger_pages_have_sequences_too(page_size: str) -> None:
+    built = kernel("arm64", page_size)
+    drawn = compare.draw_sequences(30, 1, built.page_shift)
+    assert len(drawn) == 30
+    scenarios = [compare._scenario(built, calls) for calls in drawn]
+    block = scenarios[0].geometry().ptrs[Level.PTE]
+    # blocks are among them, and tables that an unmap left below where one goes
+    assert any(call.nr_pages >= block for calls in drawn for call in calls if isinstance(call, Vmap))
+    assert any(isinstance(call, Vunmap) for calls in drawn for call in calls)
+    windows = compare._windows(built, [scenario.geometry() for scenario in scenarios])
+    ends = [window.start + compare.BLOCKS * window.block(Level.PMD) for window in windows]
+    assert all(end <= after.start for end, after in zip(ends, windows[1:], strict=False))
+
+
+def test_more_sequences_than_windows() -> None:
+    built = BuiltKernel(Path(), "arm64", "64K", 3, "6.12.0", True, "", 0.0)
+    geometries = [compare._scenario(built, (Vmap(0, 1, "pte"),)).geometry()] * 40
+    with pytest.raises(RealKernelError, match="14 sequences fit"):
+        compare._windows(built, geometries)

@@ -13,8 +13,8 @@ from fuzzvm.realkernel.places import Entry, Tables, Window
 from fuzzvm.realkernel.symbols import Symbols
 from tests.support import geometry_of
 
-X86 = Window(geometry_of("x86_64", 4, 2), X86_64.window(4))
-ARM = Window(geometry_of("arm64", 3, 2), ARM64.window(3))
+X86 = Window(geometry_of("x86_64", 4, 2), X86_64.window(12, 4))
+ARM = Window(geometry_of("arm64", 3, 2), ARM64.window(12, 3))
 
 
 def test_a_page_is_its_path_of_indices() -> None:
@@ -28,7 +28,7 @@ def test_a_page_is_its_path_of_indices() -> None:
 
 @given(st.integers(0, 2000), st.integers(0, 2000))
 def test_with_the_real_fan_out_pages_lie_as_in_the_model(first: int, second: int) -> None:
-    window = Window(geometry_of("x86_64", 4, 512), X86_64.window(4))
+    window = Window(geometry_of("x86_64", 4, 512), X86_64.window(12, 4))
     assert window.address(first) - window.address(second) == (first - second) * 4096
 
 
@@ -58,12 +58,12 @@ class Memory:
 def tables(arch: Arch, words: dict[int, int]) -> Tables:
     if arch is X86_64:
         symbols = Symbols("ffffffff82000000 D init_top_pgt\n")
-        return Tables(arch, symbols, Memory(words), 4)  # type: ignore[arg-type]
+        return Tables(arch, symbols, Memory(words), 4, 12)  # type: ignore[arg-type]
     symbols = Symbols(
         "ffffffc080100000 D swapper_pg_dir\nffffffc080200000 D kimage_voffset\nffffffc080200008 D memstart_addr\n"
     )
     variables = {0xFFFFFFC080200000: 0xFFFFFFC040000000, 0xFFFFFFC080200008: 0x40000000}
-    return Tables(arch, symbols, Memory(words, variables), 3)  # type: ignore[arg-type]
+    return Tables(arch, symbols, Memory(words, variables), 3, 12)  # type: ignore[arg-type]
 
 
 def index(window: Window, level: Level) -> int:

@@ -19,6 +19,8 @@ CORPUS = Path(__file__).resolve().parents[2] / "corpus" / "regressions"
 X86_PMD = "none-use-after-free-read-4f5a29210ff8"
 X86_PUD = "none-use-after-free-read-97403cd7bf16"
 ARM_PMD = "none-use-after-free-read-c77cd3c19dbc"
+ARM_16K = "none-use-after-free-read-d49b329a252c"
+ARM_64K = "none-use-after-free-read-d3a29d868c0b"
 ARM_WEAK = "none-use-after-free-read-cfc468ae88b1"
 
 
@@ -28,7 +30,7 @@ def case(name: str) -> TestCase:
 
 def made(name: str) -> plan.Plan:
     of = case(name)
-    return plan.make(of, ARCHES[of.scenario.arch].window(of.scenario.levels))
+    return plan.make(of, ARCHES[of.scenario.arch].window(of.scenario.geometry().page_shift, of.scenario.levels))
 
 
 def test_the_segments_of_the_shortest_schedule() -> None:
@@ -81,6 +83,26 @@ def test_calls_that_cannot_be_driven(call: str) -> None:
     scenario = replace(of.scenario, cpus=(*of.scenario.cpus[:1], (parse_call(call), *of.scenario.cpus[1])))
     with pytest.raises(NoCounterpartError, match=call.partition("(")[0]):
         plan.make(replace(of, scenario=scenario), 0)
+
+
+@pytest.mark.parametrize("name", [ARM_16K, ARM_64K])
+def test_contiguous_blocks_that_only_the_setup_makes_are_pages_on_the_kernel(name: str) -> None:
+    found = made(name)
+    size = found.window.block(Level.PTE)
+    assert f" {size:#x} rw" in replay.script(found)[1]
+    assert size == 1 << found.case.scenario.geometry().page_shift
+
+
+def test_contiguous_blocks_in_the_schedule_have_no_counterpart() -> None:
+    refused = 0
+    for path in sorted(CORPUS.glob("none-*.toml")):
+        of = read(path)
+        if of.scenario.geometry().cont_ptes > 1 and of.memory == "sc":
+            try:
+                made(path.stem)
+            except NoCounterpartError as error:
+                refused += "is of a contiguous block" in str(error)
+    assert refused
 
 
 def test_every_minimal_schedule_of_none_has_a_plan_or_says_why() -> None:

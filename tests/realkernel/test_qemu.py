@@ -1,9 +1,10 @@
-"""QEMU's life is never longer than that of who started it; shown on a program that would sleep for ten minutes."""
+"""QEMU's life is never longer than that of who started it, and it leaves nothing; shown on a program that sleeps."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,8 +39,8 @@ def start(says: str = "") -> Qemu:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends within a few seconds."""
-    for _ in range(100):
+    """Whether a process ends within some seconds."""
+    for _ in range(400):
         try:
             os.kill(pid, 0)
             if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
@@ -50,27 +51,41 @@ def gone(pid: int) -> bool:
     return False
 
 
-def folders(path: Path) -> list[Path]:
-    return list(path.glob("fuzzvm-qemu-*"))
+def left(path: Path) -> list[Path]:
+    return list(path.glob("fuzzvm-*"))
 
 
 def test_leaving_the_context_ends_it(path: Path) -> None:
     with start() as qemu:
-        assert folders(path)
         pid = qemu.pid
-    assert gone(pid) and not folders(path)
+    assert gone(pid) and not left(path)
     qemu.close()
+
+
+def test_while_it_runs_nothing_of_it_has_a_name(path: Path) -> None:
+    with start():
+        assert not left(path)
+
+
+def test_the_stub_listens_where_only_this_process_can_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that is started accepts on the socket that it inherits, and reads the initramfs that it inherits."""
+    monkeypatch.setenv("FAKE_QEMU_ACCEPTS", "1")
+    with Qemu(X86_64, Path("image"), b"of the guest", 2) as qemu:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"/proc/self/fd/{qemu._stub}")
+            assert client.recv(5) == b"hello"
+        assert qemu.wait_for(lambda line: line.startswith("initramfs"), 60) == "initramfs: of the guest"
 
 
 def test_an_exception_ends_it(path: Path) -> None:
     with pytest.raises(ZeroDivisionError), start() as qemu:
         raise ZeroDivisionError
-    assert gone(qemu.pid) and not folders(path)
+    assert gone(qemu.pid) and not left(path)
 
 
 def test_the_console_without_time_stamps(path: Path) -> None:
     with start("[    0.000000] Linux version|fuzzvm: gate ffff|[last]") as qemu:
-        assert qemu.wait_for(lambda line: line == "[last]", 5) == "[last]"
+        assert qemu.wait_for(lambda line: line == "[last]", 60) == "[last]"
         assert qemu.lines()[:2] == ["Linux version", "fuzzvm: gate ffff"]
 
 
@@ -86,13 +101,13 @@ def test_nothing_said_in_time_is_an_error(path: Path) -> None:
 
 def test_a_panic_is_an_error(path: Path) -> None:
     with start("Kernel panic - not syncing") as qemu, pytest.raises(RealKernelError, match="Kernel panic"):
-        qemu.wait_for(lambda line: line == "three", 5)
+        qemu.wait_for(lambda line: line == "three", 60)
 
 
 def test_what_qemu_says_when_it_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_QEMU_ENDS", "1")
     with start() as qemu, pytest.raises(RealKernelError, match="QEMU has ended: qemu: no such machine"):
-        qemu.wait_for(lambda line: line == "three", 5)
+        qemu.wait_for(lambda line: line == "three", 60)
 
 
 def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,24 +116,33 @@ def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
         start()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def heed_signals() -> None:
+    """Let a child heed SIGINT and SIGHUP also where the tests run in the background, or by nohup."""
+    heed_sigint()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> None:
     kernel = fake_qemu.install_kernel(path)
     pid_file = path / "pid"
     command = [sys.executable, "-m", "fuzzvm", "kernel", "stress", "--kernel", str(kernel), "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_QEMU_PID": str(pid_file), "FAKE_QEMU_SAYS": "booting"}
     ran = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
-    for _ in range(400):
+    for _ in range(1200):
         if pid_file.exists() and pid_file.read_text():
             break
         time.sleep(0.05)
     pid = int(pid_file.read_text())
     ran.send_signal(sent)
-    out, err = ran.communicate(timeout=20)
+    try:
+        out, err = ran.communicate(timeout=60)
+    finally:
+        ran.kill()
     assert gone(pid)
     assert out == ""
-    if sent == signal.SIGINT:
+    assert not left(path)
+    if sent != signal.SIGKILL:
         assert ran.returncode == 130 and err.strip() == "fuzzvm: interrupted"
-        assert not folders(path)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -15,7 +19,8 @@ from fuzzvm.realkernel import build as builds
 from fuzzvm.realkernel import compare as comparing
 from fuzzvm.realkernel import replay as replaying
 from fuzzvm.realkernel import stress as stressing
-from fuzzvm.realkernel.arch import ARCHES
+from fuzzvm.realkernel import tools
+from fuzzvm.realkernel.arch import ARCHES, PAGE_SHIFTS
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import report_text
@@ -31,15 +36,57 @@ _kernel_option = click.option(
 
 
 @click.group()
-def kernel() -> None:
+@click.pass_context
+def kernel(ctx: click.Context) -> None:
     """Replay schedules on a real kernel under QEMU, with KASAN as the judge.
 
     \b
+    fuzzvm kernel packages
     fuzzvm kernel build --tree linux --arch x86_64 --revert-fix -o out
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out
     fuzzvm kernel stress --kernel out --seconds 120
     fuzzvm kernel compare --kernel out
     """
+    ctx.with_resource(_ended_like_ctrl_c())
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: children are killed, and what is temporary goes."""
+    if threading.current_thread() is not threading.main_thread():
+        # signals are the main thread's
+        yield
+        return
+    # what is ignored, as nohup has SIGHUP, stays so
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@kernel.command()
+@click.option("--arch", multiple=True, type=click.Choice(list(ARCHES)), help="Architecture; repeatable. Default: all.")
+@json_option
+def packages(arch: tuple[str, ...], as_json: bool) -> int:
+    """Name the Debian packages that building and driving kernels takes, and which of them are missing here.
+
+    Nothing is installed. Exit status 2 if one is missing.
+
+    \b
+    fuzzvm kernel packages --arch arm64
+    """
+    needed = tools.packages(arch or tuple(ARCHES))
+    missing = [package for package, there in needed.items() if not there]
+    if as_json:
+        print_json({"needed": list(needed), "missing": missing})
+    else:
+        click.echo(f"needed: {' '.join(needed)}")
+    if missing:
+        click.echo(f"fuzzvm: packages are missing: apt-get install {' '.join(missing)}", err=True)
+    return 2 if missing else 0
 
 
 @kernel.command()
@@ -51,8 +98,16 @@ def kernel() -> None:
     help="Kernel source: a clean tree, or an archive such as Debian's linux-source-6.12.tar.xz. It is not written to.",
 )
 @click.option("--arch", required=True, type=click.Choice(list(ARCHES)), help="Architecture.")
-@click.option("--page-size", default="4K", show_default=True, type=click.Choice(["4K"]), help="Page size.")
-@click.option("--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, 3 on arm64.")
+@click.option(
+    "--page-size",
+    default="4K",
+    show_default=True,
+    type=click.Choice(list(PAGE_SHIFTS)),
+    help="Page size; x86_64 has 4K only.",
+)
+@click.option(
+    "--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, on arm64 3, 4 and 2 with 4K, 16K and 64K."
+)
 @click.option(
     "--revert-fix",
     is_flag=True,
@@ -60,7 +115,9 @@ def kernel() -> None:
     "choice between huge vmalloc and CONFIG_PTDUMP_DEBUGFS.",
 )
 @click.option("--config", "fragment", type=click.Path(path_type=Path), metavar="FILE", help="Further options.")
-@click.option("--jobs", "-j", type=click.IntRange(1), help="Processes at once. Default: as many as CPUs.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(1), envvar="FUZZVM_KERNEL_JOBS", help="Processes at once. Default: the CPUs."
+)
 @click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to build in."
 )
@@ -106,12 +163,27 @@ def build(
 @click.option(
     "--seconds", default=120.0, show_default=True, type=click.FloatRange(1), help="Longest time for one replay."
 )
+@click.option(
+    "--expect",
+    default=Result.REPRODUCED.value,
+    show_default=True,
+    type=click.Choice([result.value for result in Result]),
+    help="The ending that exit status 0 stands for.",
+)
 @json_option
-def replay(file: Path, folder: Path, mitigation_name: str | None, times: int, seconds: float, as_json: bool) -> int:
+def replay(
+    file: Path,
+    folder: Path,
+    mitigation_name: str | None,
+    times: int,
+    seconds: float,
+    expect: str,
+    as_json: bool,
+) -> int:
     """Walk a corpus entry's schedule on a real kernel: one CPU runs at a time, stopped by watchpoints on its tables.
 
     Ends with `reproduced` and KASAN's report beside the model's; `diverged` at a step, and what the kernel did instead;
-    or `not reachable`, and the lock that was not to be had. Exit status 0 if all replays reproduced.
+    or `not reachable`, and the lock that was not to be had. Exit status 0 if all end as `--expect` says, else 1.
 
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
@@ -126,6 +198,7 @@ def replay(file: Path, folder: Path, mitigation_name: str | None, times: int, se
             if not as_json and times > 1:
                 click.echo(_line(outcomes[-1]))
     reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
+    wanted = Result(expect)
     if as_json:
         print_json(
             {
@@ -138,10 +211,10 @@ def replay(file: Path, folder: Path, mitigation_name: str | None, times: int, se
         )
     else:
         model = report_text(tell(case, mitigation_of(case, given)))
-        _print_outcome(next((o for o in outcomes if o.result is not Result.REPRODUCED), outcomes[-1]), model)
+        _print_outcome(next((o for o in outcomes if o.result is not wanted), outcomes[-1]), model)
         if times > 1:
             click.echo(f"\n{reproduced} of {times} reproduced")
-    return 0 if reproduced == times else 1
+    return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
 
 
 def _line(outcome: Outcome) -> str:

@@ -307,7 +307,10 @@ def _describe(row: DumpRow) -> str:
         "  ",
         "DEVICE/nGnRE" if prot & PROT_DEVICE else "MEM/NORMAL",
     ]
-    return " ".join([row.level.name, *fields])
+    # an entry of the root is a block only where all levels to PMD are folded into it; ptdump notes it as the lowest
+    # one's, and a hole as the root's (real_depth())
+    level = Level.PMD if row.level == Level.PGD else row.level
+    return " ".join([level.name, *fields])
 
 
 ARCHITECTURE = Arm64()

@@ -3,6 +3,7 @@
  * Makes the kernel calls of a scenario from user space, one a write to /sys/kernel/debug/fuzzvm:
  *
  *	area START BYTES                 reserve [START, START + BYTES) of the vmalloc area
+ *	release                          unmap and give back the area reserved last
  *	vmap ADDR BYTES PHYS CHUNK PROT  map it, CHUNK bytes a call: no entry is larger than that
  *	vunmap ADDR BYTES                unmap it, leave the tables
  *	vmalloc SLOT BYTES               allocate, remember as SLOT
@@ -31,6 +32,7 @@ module_param(vmap_page_range_at, ulong, 0);
 module_param(vunmap_range_at, ulong, 0);
 module_param(get_vm_area_at, ulong, 0);
 
+static struct vm_struct *reserved;
 static void *slots[SLOTS];
 static unsigned long sizes[SLOTS];
 
@@ -71,7 +73,8 @@ static int do_area(unsigned long start, unsigned long bytes)
 						const void *) = (void *)get_vm_area_at;
 
 	/* room for the guard page; VM_IOREMAP would ask for an alignment that START has anyway */
-	return get_vm_area_caller(bytes, VM_MAP, start, start + bytes + PAGE_SIZE, (void *)_RET_IP_) ? 0 : -ENOMEM;
+	reserved = get_vm_area_caller(bytes, VM_MAP, start, start + bytes + PAGE_SIZE, (void *)_RET_IP_);
+	return reserved ? 0 : -ENOMEM;
 }
 
 static int do_vmap(unsigned long addr, unsigned long bytes, unsigned long phys, unsigned long chunk, const char *prot)
@@ -117,6 +120,13 @@ static int run(char *line)
 	}
 	if (!strcmp(call, "vm_unmap_aliases")) {
 		vm_unmap_aliases();
+		return 0;
+	}
+	if (!strcmp(call, "release")) {
+		if (!reserved)
+			return -EINVAL;
+		free_vm_area(reserved);
+		reserved = NULL;
 		return 0;
 	}
 	if (sscanf(line, "area %lx %lx", &a, &b) == 2)

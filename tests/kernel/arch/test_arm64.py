@@ -100,6 +100,13 @@ def test_the_text_of_a_dump_is_the_kernels() -> None:
     )
 
 
+def test_with_two_levels_a_block_is_noted_as_a_pmd_and_a_hole_as_the_roots() -> None:
+    """ptdump_pmd_entry() sees the folded entry, pte_hole() is told real_depth(): what 6.12 prints with 64K pages."""
+    block, hole = (line(DumpRow(BASE, BASE + (512 << 20), Level.PGD, entry)) for entry in (mk_leaf(1, PAGE_KERNEL), 0))
+    assert " PMD " in block and "PGD" not in block
+    assert hole.endswith("512M PGD")
+
+
 @pytest.mark.parametrize("level", list(Level))
 @pytest.mark.parametrize("prot", [PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL | PROT_DEVICE, None])
 def test_lines_have_the_kernels_widths(level: Level, prot: int | None) -> None:
@@ -108,7 +115,7 @@ def test_lines_have_the_kernels_widths(level: Level, prot: int | None) -> None:
     text = line(DumpRow(BASE, BASE + 0x1000, level, entry))
     match = LINE.fullmatch(text)
     assert match is not None
-    assert match[1] == level.name
+    assert match[1] == ("PMD" if prot is not None and level is Level.PGD else level.name)
     if prot is None:
         assert match[2] is None
         return
