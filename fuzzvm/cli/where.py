@@ -10,7 +10,6 @@ from fuzzvm.explore.exhaustive.limits import limit_process
 from fuzzvm.explore.exhaustive.memory_use import available_memory
 from fuzzvm.explore.matrix import Bounds, Cell, Run, verify_all
 from fuzzvm.explore.processes import cores
-from fuzzvm.explore.split_matrix import verify_split
 
 Running = Generator[tuple[int, Run], None, None]
 
@@ -44,7 +43,12 @@ class Where:
         total = self._memory()
         share = None if total is None else total // processes
         bounds = replace(bounds, limits=replace(bounds.limits, max_memory=share, pooled_memory=total))
-        return verify_split(cells, bounds, jobs, show=show) if self.split else verify_all(cells, bounds, jobs)
+        if not self.split:
+            return verify_all(cells, bounds, jobs)
+        # imported here, as below: few need it, and a matrix of small runs takes a second
+        from fuzzvm.explore.split_matrix import verify_split
+
+        return verify_split(cells, bounds, jobs, show=show)
 
     def _there(self, cells: Sequence[Cell], bounds: Bounds, show: Callable[[int], None]) -> Running:
         # imported here: few need a cluster
@@ -59,6 +63,8 @@ class Where:
         with connected(self.executor) as cluster:
             call = RemoteCaller(cluster, Session.begin(names, cluster.hosts, memory=asked, memory_bounded=True))
             if self.split:
+                from fuzzvm.explore.split_matrix import verify_split
+
                 yield from verify_split(cells, bounds, self.jobs or cluster.threads, call, show)
             else:
                 yield from verify_all(cells, bounds, self.jobs or len(cells), call)

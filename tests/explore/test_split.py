@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, slices, split_task, verify, whole
+from fuzzvm.explore.exhaustive.needs import DifferentProgramsError
 from fuzzvm.explore.exhaustive.prefixes import Prefixes
 from fuzzvm.explore.exhaustive.reduced_search import foresee, search_reduced
 from fuzzvm.explore.exhaustive.search import Searched, search
 from fuzzvm.explore.exhaustive.slices import Slice
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.split import Split
-from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError, Explored, explore
+from fuzzvm.explore.exhaustive.split_task import Explored, explore
 from fuzzvm.explore.matrix import Bounds, Cell
 from fuzzvm.explore.processes import Caller, T, call_all
 from fuzzvm.explore.same_processes import SameProcesses

@@ -28,7 +28,7 @@ from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError
+from fuzzvm.explore.exhaustive.needs import DifferentProgramsError
 from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule

@@ -27,6 +27,10 @@ class OutdatedError(Exception):
     """A CPU does more than the search assumed; it has to begin again."""
 
 
+class DifferentProgramsError(Exception):
+    """Two processes that work on one search do not know the same programs."""
+
+
 class _Facts:
     """One bit for each thing that a CPU may do."""
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
+from fuzzvm.explore.exhaustive.needs import DifferentProgramsError
 from fuzzvm.explore.exhaustive.prefixes import Prefixes
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.search import Searched
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.slices import Slice, first_ones
-from fuzzvm.explore.exhaustive.split_task import DifferentProgramsError, Explored, explore
+from fuzzvm.explore.exhaustive.split_task import Explored, explore
 from fuzzvm.explore.exhaustive.verdict import left_of
 from fuzzvm.explore.exhaustive.whole import Lesson, Question, Source, Whole, forget, known
 from fuzzvm.explore.processes import Caller

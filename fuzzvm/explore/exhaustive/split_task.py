@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
-from fuzzvm.explore.exhaustive.needs import OutdatedError
+from fuzzvm.explore.exhaustive.needs import DifferentProgramsError, OutdatedError
 from fuzzvm.explore.exhaustive.prefixes import Prefixes
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.slices import Slice, precedes
@@ -20,10 +20,6 @@ from fuzzvm.explore.exhaustive.space import LOCAL_MASK, Entry, StateBoundError
 from fuzzvm.explore.exhaustive.verdict import no_collection, unchanged_mitigation
 from fuzzvm.explore.exhaustive.whole import Lesson, Question, Whole, WholeReduction, forget, known, take
 from fuzzvm.machine.schedule import Schedule, Step
-
-
-class DifferentProgramsError(Exception):
-    """Two processes that work on one search do not know the same programs."""
 
 
 @dataclass(frozen=True)
