@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import sys
+import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
@@ -16,6 +19,9 @@ from typing import Any, TypeVar
 from fuzzvm.explore.processes import begin_worker
 
 T = TypeVar("T")
+
+ATTEMPTS = 3
+"""Times that a call is made whose process dies: for want of memory it dies each time, by accident once."""
 
 
 class SameProcesses:
@@ -42,8 +48,9 @@ class SameProcesses:
         """Call a function with each of the arguments in up to `jobs` processes, `jobs` being the same in every call.
 
         Yields the index of each and what it returned, when it is done. Closing the iterator early, or an exception in
-        it, ends the processes. Raises what the function raises, and BrokenProcessPool where a process was ended from
-        outside. With one job it is called in this process.
+        it, ends the processes. A call whose process is ended from outside is made again, in a new one: it is to return
+        the same. Raises what the function raises, and BrokenProcessPool where one call has lost ATTEMPTS processes.
+        With one job it is called in this process.
         """
         if jobs < 2:
             for index, values in enumerate(arguments):
@@ -67,6 +74,7 @@ class SameProcesses:
         waiting = [deque(range(count * n // workers, count * (n + 1) // workers)) for n in range(workers)]
         running: dict[Any, tuple[int, int]] = {}
         idle = list(range(workers))
+        deaths: Counter[int] = Counter()
         while running or any(waiting):
             while idle and any(waiting):
                 number = idle.pop(0)
@@ -74,21 +82,34 @@ class SameProcesses:
                 longest = max(waiting, key=len)
                 index = waiting[number].popleft() if waiting[number] else longest.pop()
                 connection = self._workers[number][1]
-                try:
+                # a process that is gone already is noticed below: it has no answer
+                with contextlib.suppress(ConnectionError):
                     connection.send((function, arguments[index]))
-                except OSError as gone:
-                    raise BrokenProcessPool("a process was ended from outside") from gone
                 running[connection] = (number, index)
             for ready in wait(list(running)):
                 number, index = running.pop(ready)
-                idle.append(number)
                 try:
                     result, error = self._workers[number][1].recv()
-                except (EOFError, OSError) as gone:
-                    raise BrokenProcessPool("a process was ended from outside") from gone
+                except (EOFError, ConnectionError) as gone:
+                    deaths[index] += 1
+                    if deaths[index] == ATTEMPTS:
+                        raise BrokenProcessPool(f"{ATTEMPTS} processes were ended from outside in one call") from gone
+                    self._replace(number)
+                    waiting[number].appendleft(index)
+                    idle.append(number)
+                    continue
+                idle.append(number)
                 if error is not None:
                     raise error
                 yield index, result
+
+    def _replace(self, number: int) -> None:
+        process, connection = self._workers[number]
+        connection.close()
+        # it may have closed its end and not have ended
+        process.kill()
+        process.join()
+        self._workers[number] = _started()
 
     def _end(self) -> None:
         workers, self._workers = self._workers, []
@@ -110,13 +131,11 @@ def _started() -> tuple[BaseProcess, Connection]:
 
 
 def _work(connection: Connection) -> None:
-    """Answer calls until nobody is left to ask."""
+    """Answer calls until the process is ended."""
     begin_worker()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
-        try:
-            function, values = connection.recv()
-        except EOFError:
-            return
+        function, values = connection.recv()
         answer: tuple[Any, Exception | None]
         try:
             answer = (function(*values), None)
@@ -124,3 +143,14 @@ def _work(connection: Connection) -> None:
             error.add_note(traceback.format_exc())
             answer = (None, error)
         connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, which may have had no time to end it.
+
+    The pipe of calls would not tell: a process that is forked has both of its ends.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

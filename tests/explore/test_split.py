@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +41,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.explore.campaigns.killing import alive, children
 from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_system
 from tests.explore.test_exhaustive import SpinsForEver, SpinsUntilUnlocked
 from tests.explore.test_weak_reductions import own_ranges
@@ -330,6 +334,55 @@ def process_of() -> int | None:
 def test_a_process_that_is_killed_is_said() -> None:
     with SameProcesses() as call, pytest.raises(BrokenProcessPool):
         list(call(kill_oneself, [()] * 2, 2))
+
+
+@dataclass
+class Killing:
+    """Ends one of the processes from outside in each set of calls, when the first of them is done."""
+
+    processes: SameProcesses
+    killed: int = 0
+
+    def __call__(
+        self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], jobs: int
+    ) -> Generator[tuple[int, T], None, None]:
+        for number, (index, result) in enumerate(self.processes(function, arguments, jobs)):
+            if number == 0:
+                multiprocessing.active_children()[0].kill()
+                self.killed += 1
+            yield index, result
+
+
+def test_a_process_that_is_killed_is_replaced_and_changes_nothing() -> None:
+    asked = cell("static-key", "pud-promotion", "arm64")
+    once = split(asked, bands=3)
+    with SameProcesses() as processes:
+        killing = Killing(processes)
+        again = split(asked, call=killing, jobs=2, bands=3)
+    assert killing.killed > 3
+    assert (again.states, again.transitions, again.passes) == (once.states, once.transitions, once.passes)
+    assert not multiprocessing.active_children()
+
+
+ORPHANS = """
+import time
+from fuzzvm.explore.same_processes import SameProcesses
+with SameProcesses() as call:
+    # one is at work, and one waits for more
+    list(call(time.sleep, [(0,), (1000,)], 2))
+"""
+
+
+def test_processes_do_not_outlive_who_started_them() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHANS]) as parent:
+        until = time.monotonic() + 60
+        while len(workers := children(parent.pid)) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        parent.kill()
+    while any(map(alive, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def kill_oneself() -> None:
