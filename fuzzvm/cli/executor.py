@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fuzzvm.explore.cluster.connection import Cluster
 
 SCHEME = "dask://"
-_ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
 
 
 def _address(context: click.Context, option: click.Parameter, given: str | None) -> str | None:

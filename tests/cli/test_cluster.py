@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -218,6 +219,31 @@ def test_without_a_scheduler_it_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_with_tls_it_is_the_same(tmp_path: Path) -> None:
+    """As dask is configured for it: by the environment here, a file in ~/.config/dask as a rule."""
+    pytest.importorskip("distributed")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=cluster", "-days", "2")
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    comm = "DASK_DISTRIBUTED__COMM__"
+    configured = {
+        f"{comm}DEFAULT_SCHEME": "tls",
+        f"{comm}REQUIRE_ENCRYPTION": "True",
+        f"{comm}TLS__CA_FILE": certificate,
+    }
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        configured |= {f"{comm}TLS__{role}__KEY": key, f"{comm}TLS__{role}__CERT": certificate}
+    cluster = Running(tmp_path / "cluster", workers=1, environment=configured)
+    try:
+        assert cluster.scheme == "tls"
+        arguments = ("verify", "-m", "static-key", *SMALL, "--json", *cluster.executor)
+        assert answer(start(*arguments, cwd=tmp_path, **configured))["runs"][0]["verdict"] == "safe"
+        assert "no scheduler of dask answers" in error_of(start(*arguments, cwd=tmp_path))
+    finally:
+        cluster.end()
+
+
 def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError('no such module')")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
@@ -227,13 +253,17 @@ def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["local", "dask:127.0.0.1:1", "dask://", "dask://host", "dask://host:port", "dask://host:99999"]
+    "wrong",
+    [
+        *("local", "dask:127.0.0.1:1", "dask://", "dask://host", "dask://host:port", "dask://host:99999"),
+        *("dask://host:\u0661", "dask://user@host:1", "dask://a\x1b[31mb:1", "dask://a/b:1"),
+    ],
 )
 def test_an_address_is_host_and_port(wrong: str) -> None:
     for command in ("verify", "fuzz"):
         done = CliRunner().invoke(cli, [command, *SMALL, "--executor", wrong])
         assert done.exit_code == 2
-        assert f"'{wrong}' is not dask://HOST:PORT" in done.output
+        assert f"{wrong!r} is not dask://HOST:PORT" in done.output
 
 
 def test_atheris_stays_here() -> None:

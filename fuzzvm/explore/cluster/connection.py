@@ -73,8 +73,10 @@ async def _kind(distributed: Any, address: str) -> object:
 
     Asked before there is a client: that would wait for ever where a connection is taken and nothing said.
     """
+    # of dask's own configuration, as a client takes it: certificates, if it has TLS
+    security = distributed.Security().get_connection_args("client")
     async with asyncio.timeout(CONNECT_SECONDS):
-        async with distributed.rpc(address) as there:
+        async with distributed.rpc(address, connection_args=security) as there:
             return (await there.identity())["type"]
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.explore.campaigns.killing import alive, children
@@ -28,18 +28,22 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 class Running:
-    """A scheduler and its workers, of one thread each. Their folder is their own: no file of a test's lies there."""
+    """A scheduler and its workers, of one thread each. Their folder is their own: no file of a test's lies there.
 
-    def __init__(self, folder: Path, workers: int = 2) -> None:
+    `environment` is theirs beside what this process has.
+    """
+
+    def __init__(self, folder: Path, workers: int = 2, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._environment = environment or {}
         self.folder.mkdir(exist_ok=True)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.scheduler = self._start("scheduler", ROOT, "--host", "127.0.0.1", "--port", "0")
         wait_until(lambda: "Scheduler at:" in self.log("scheduler"))
-        found = re.search(r"Scheduler at:\s+tcp://(\S+)", self.log("scheduler"))
+        found = re.search(r"Scheduler at:\s+(\w+)://(\S+)", self.log("scheduler"))
         assert found is not None
-        self.address = found[1]
+        self.scheme, self.address = found.groups()
         self.restore(workers)
 
     @property
@@ -61,7 +65,14 @@ class Running:
     def start_worker(self, root: Path = ROOT) -> str:
         """Start a worker with the fuzzvm below that folder; return the name of its log."""
         name = f"worker-{len(self._processes)}"
-        arguments = (f"tcp://{self.address}", "--nthreads", "1", "--no-nanny", "--local-directory", str(self.folder))
+        arguments = (
+            f"{self.scheme}://{self.address}",
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--local-directory",
+            str(self.folder),
+        )
         self.workers.append(self._start("worker", root, *arguments, log=name))
         return name
 
@@ -86,7 +97,7 @@ class Running:
                 cwd=self.folder,
                 stdout=file,
                 stderr=file,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])} | self._environment,
             )
         self._processes.append(process)
         return process
