@@ -156,7 +156,17 @@ def _filled(weights: list[int], automaton: Automaton) -> list[int]:
 
 
 class WholeReduction(WeakReduction):
-    """What is left of each state's steps: a function of the state alone, as automata are whole and stay so."""
+    """What is left of each state's steps: a function of the state alone, as automata are whole and stay so.
+
+    So slices, put together, are one graph of states, which does not depend on the order or the place of searching, and
+    no step is ignored in it: take a cycle of this graph, and any state on it. Whose step leads on along the cycle goes
+    around a cycle of its automaton, and is in a `recurrent` local state; a buffer's agent only drains what its CPU
+    stores around the cycle, so that CPU is in one too. `persistent` leaves no CPU out for the sake of such a one, and
+    all steps of that state are there. This asks nothing of a search's stack, nor whether the cycle lies in one slice.
+
+    `recurrent` is asked once, of automata that are whole. A search in one process asks again after each round, as they
+    grow; here what was missing is a lesson, and everything is searched again with it.
+    """
 
     def __init__(self, whole: Whole) -> None:
         self._whole = whole
