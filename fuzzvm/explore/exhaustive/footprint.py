@@ -62,6 +62,10 @@ class Footprints:
             accesses |= self._notes(edge)[0]
         return accesses
 
+    def least(self, node: Node) -> int:
+        """Return accesses of any step of a local state."""
+        return self._operation(node)[0]
+
     def _operation(self, node: Node) -> tuple[int, int]:
         found = self._of_node.get(node)
         if found is None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice, permutations
+from typing import Any
 
 from fuzzvm.explore.automaton import Node
 from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
@@ -41,7 +42,7 @@ WALKS_AHEAD = 10
 class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None, *, on_trial: bool = False) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None = None, *, on_trial: bool = False) -> None:
         self._space = space
         self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
@@ -60,7 +61,7 @@ class Reduction:
         self._reduced: list[int] = []
         """States in which steps were left out, oldest first."""
         self._outdated = 0
-        """How many of them, from the first, were visited before a future grew."""
+        """How many of them, from the first, were visited before a future grew, or while it did."""
 
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
         return Footprints(unwatched, tlb=self._space.system.kernel.tlb)
@@ -95,6 +96,7 @@ class Reduction:
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
         self.walk_ahead()
+        self._outdated = 0
         todo = [*self.visited]
         rounds = 0
         while todo:
@@ -116,32 +118,15 @@ class Reduction:
         space = self._space
         visited = self.visited
         canonical = None if self._symmetry is None else self._symmetry.canonical
-        lanes = [
-            (lane.mask, lane.shift, lane.table, access, futures.of, futures.places, cyclic, self._computer(lane))
-            for lane, access, futures, cyclic in zip(
-                space.lanes, self._accesses, self._futures, self._cyclic, strict=True
-            )
-        ]
-        reduced = self._reduced
+        lanes = self._lanes()
+        chosen = self._chosen
         stack = todo
         transitions = 0
         look = self._watch.next_look
         while stack and not (self.findings and first_only):
             state = stack.pop()
-            moves: list[Move] = []
-            for mask, shift, table, access, future, places, cyclic, compute in lanes:
-                key = state & mask
-                local = key >> shift
-                if local:
-                    accesses = access.get(key)
-                    if accesses is None:
-                        accesses = compute(key)
-                    moves.append((table[key], accesses, future[places[local]], local in cyclic))
-            chosen = [moves[index][0] for index in persistent(moves)]
-            if len(chosen) < len(moves):
-                reduced.append(state)
             before = transitions
-            for entry in chosen:
+            for _, entry in chosen(state, lanes):
                 if isinstance(entry, int):
                     if entry:
                         transitions += 1
@@ -172,8 +157,60 @@ class Reduction:
                 look = self._watch.next_look
                 if self._on_trial and len(visited) >= TRIAL:
                     self._on_trial = False
-                    judge(visited, len(reduced), self._symmetry)
+                    judge(visited, len(self._reduced), self._symmetry)
         self.transitions += transitions
+
+    def _lanes(self) -> list[Any]:
+        """Return what `_chosen` looks at of each CPU, as far as it is known."""
+        return [
+            (lane, access, futures.of, futures.places, cyclic, self._computer(lane))
+            for lane, access, futures, cyclic in zip(
+                self._space.lanes, self._accesses, self._futures, self._cyclic, strict=True
+            )
+        ]
+
+    def _chosen(self, state: int, lanes: list[Any]) -> list[tuple[int, Entry]]:
+        """Return the CPUs of a persistent set of a state, each with its step.
+
+        What a CPU may still do is known without its step. So the steps of others are not worked out where one CPU is
+        enough, nor is that of a CPU whose operation alone already conflicts with them.
+        """
+        running = []
+        conflicts = []
+        for known in lanes:
+            lane = known[0]
+            key = state & lane.mask
+            local = key >> lane.shift
+            if local:
+                running.append((known, key, local))
+                conflicts.append(known[2][known[3][local]])
+        least = self._footprints.least
+        if len(running) > 1:
+            for index, ((lane, access, _, _, cyclic, compute), key, local) in enumerate(running):
+                if local in cyclic:
+                    continue
+                others = 0
+                for other, conflict in enumerate(conflicts):
+                    if other != index:
+                        others |= conflict
+                accesses = access.get(key)
+                if accesses is None:
+                    if least(lane.nodes[local]) & others:
+                        continue
+                    accesses = compute(key)
+                if not accesses & others and lane.table[key]:
+                    self._reduced.append(state)
+                    return [(lane.cpu, lane.table[key])]
+        moves: list[Move] = []
+        for ((lane, access, _, _, cyclic, compute), key, local), conflict in zip(running, conflicts, strict=True):
+            accesses = access.get(key)
+            if accesses is None:
+                accesses = compute(key)
+            moves.append((lane.table[key], accesses, conflict, local in cyclic))
+        members = several(moves)
+        if len(members) < len(moves):
+            self._reduced.append(state)
+        return [(running[member][0][0].cpu, moves[member][0]) for member in members]
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
         nodes = self._space.automata[lane.cpu].nodes
@@ -189,29 +226,23 @@ class Reduction:
             accesses = table[key] = footprints.step(node, lane.edges)
             known = len(node.edges)
             if futures.learn(node):
-                self._outdated = len(self._reduced)
+                self._outdated = len(self._reduced) + 1
             if symmetry is not None and mirrored.get(node) != known:
                 mirrored[node] = known
                 # only one of the states that are alike is searched, and each CPU's future counts in all of them
                 for other, image in symmetry.mirror(lane.cpu, node):
                     if all_futures[other].learn(image):
-                        self._outdated = len(self._reduced)
+                        self._outdated = len(self._reduced) + 1
             return accesses
 
         return compute
 
 
-def persistent(moves: Sequence[Move]) -> list[int]:
-    """Return which moves are a persistent set: what they touch, no CPU outside may ever touch in conflict."""
-    if len(moves) < 2:
-        return list(range(len(moves)))
-    for index, (entry, accesses, _, cyclic) in enumerate(moves):
-        if entry and not cyclic:
-            for other, move in enumerate(moves):
-                if accesses & move[2] and other != index:
-                    break
-            else:
-                return [index]
+def several(moves: Sequence[Move]) -> list[int]:
+    """Return which moves are a persistent set: what they touch, no CPU outside may ever touch in conflict.
+
+    Of those that contain several moves, as no single one is.
+    """
     if len(moves) > 2:
         for index, move in enumerate(moves):
             if move[0]:

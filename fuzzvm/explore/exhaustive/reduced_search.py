@@ -39,8 +39,11 @@ def search_reduced(
         return Searched(1, 0, (space.start,))
     if not can_reduce(space):
         raise ValueError(f"memory model {space.system.memory} does not say what its steps touch")
-    kind = Reduction if isinstance(space.shared, FlatShared) else WeakReduction
-    search = kind(space, limits, symmetry, on_trial=on_trial)
+    search: Reduction
+    if isinstance(space.shared, FlatShared):
+        search = Reduction(space, limits, symmetry, on_trial=on_trial)
+    else:
+        search = WeakReduction(space, limits)
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)

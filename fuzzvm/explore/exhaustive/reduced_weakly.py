@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fuzzvm.explore.exhaustive.footprint import Footprints
-from fuzzvm.explore.exhaustive.reduced import Move, Reduction, persistent
+from fuzzvm.explore.exhaustive.reduced import Move, Reduction, several
 from fuzzvm.explore.exhaustive.space import SHARED_MASK, Entry, Lane, Way
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints, idle
@@ -38,106 +38,84 @@ class WeakReduction(Reduction):
     def walk_ahead(self) -> None:
         """Do nothing: what CPUs may do was looked for under sequential consistency."""
 
-    def _visit(self, todo: list[int], *, first_only: bool) -> None:
-        space = self._space
-        visited = self.visited
-        lanes = self._lanes()
-        stack = todo
-        transitions = 0
-        look = self._watch.next_look
-        while stack and not (self.findings and first_only):
-            state = stack.pop()
-            before = transitions
-            for _, entry in self._chosen(state, lanes):
-                if isinstance(entry, int):
-                    if entry:
-                        transitions += 1
-                        following = state + entry
-                        if following not in visited:
-                            visited.add(following)
-                            stack.append(following)
-                    continue
-                for _, delta, finding in entry:
-                    transitions += 1
-                    if finding is not None:
-                        self.findings[finding] = None
-                    elif (following := state + delta) not in visited:
-                        visited.add(following)
-                        stack.append(following)
-            if transitions == before:
-                finding = space.ended(state)
-                if finding is not None:
-                    self.findings[finding] = None
-                else:
-                    self.ends.add(state)
-            if len(visited) >= look:
-                self._watch.look(len(visited))
-                look = self._watch.next_look
-        self.transitions += transitions
-
     def _lanes(self) -> list[Any]:
-        """Return what `_chosen` looks at of each CPU, as far as it is known."""
-        return [
-            (lane, access, futures.of, futures.places, cyclic, self._computer(lane), entries)
-            for lane, access, futures, cyclic, entries in zip(
-                self._space.lanes, self._accesses, self._futures, self._cyclic, self._entries, strict=True
-            )
-        ]
+        return [(*known, entries) for known, entries in zip(super()._lanes(), self._entries, strict=True)]
 
     def _chosen(self, state: int, lanes: list[Any]) -> list[tuple[int, Entry]]:
         """Return the CPUs of a persistent set of a state, each with its steps and those of its buffer's agent."""
-        space = self._space
         begun = self._begun_at(state & SHARED_MASK)
-        agents = space.agent_steps(state) if begun else {}
-        moves: list[Move] = []
-        owners: list[int] = []
-        for cpu, (lane, access, future, places, cyclic, compute, entries) in enumerate(lanes):
+        running = []
+        conflicts = []
+        for cpu, known in enumerate(lanes):
+            lane = known[0]
             key = state & lane.mask
             local = key >> lane.shift
+            conflict = begun[cpu][1] if begun else 0
             if local:
-                accesses = access.get(key)
-                if accesses is None:
-                    accesses = compute(key)
-                entry = entries.get(key) or lane.table[key]
-                conflicts = future[places[local]]
-            elif begun and begun[cpu][1]:
-                entry, accesses, conflicts = 0, 0, 0
-            else:
+                conflict |= known[2][known[3][local]]
+            elif not conflict:
                 continue
-            if begun:
-                accesses |= begun[cpu][0]
-                conflicts |= begun[cpu][1]
-                if local and isinstance(space.automata[cpu].nodes[local].op, InterruptAll):
-                    for others, _ in begun:
-                        accesses |= others
-                buffered = agents.get(len(lanes) + cpu)
-                if buffered is not None:
-                    entry = (*_ways(entry), *buffered)
-            moves.append((entry, accesses, conflicts, local in cyclic))
-            owners.append(cpu)
-        members = persistent(moves)
+            running.append((known, key, local))
+            conflicts.append(conflict)
+        if len(running) > 1:
+            least = self._footprints.least
+            for index, (known, key, local) in enumerate(running):
+                if local in known[4]:
+                    continue
+                others = 0
+                for other, conflict in enumerate(conflicts):
+                    if other != index:
+                        others |= conflict
+                if local and least(known[0].nodes[local]) & others:
+                    continue
+                entry, accesses = self._step(state, known, key, local, begun)
+                if entry and not accesses & others:
+                    self._reduced.append(state)
+                    return [(known[0].cpu, self._put_early(known[0], key, entry))]
+        moves: list[Move] = []
+        for (known, key, local), conflict in zip(running, conflicts, strict=True):
+            entry, accesses = self._step(state, known, key, local, begun)
+            moves.append((entry, accesses, conflict, local in known[4]))
+        members = several(moves)
         if len(members) < len(moves):
             self._reduced.append(state)
-        if len(members) == 1:
-            moves[members[0]] = self._put_early(state, owners[members[0]], moves[members[0]])
-        return [(owners[member], moves[member][0]) for member in members]
+        elif len(members) == 1:
+            known, key, _ = running[0]
+            return [(known[0].cpu, self._put_early(known[0], key, moves[0][0]))]
+        return [(running[member][0][0].cpu, moves[member][0]) for member in members]
 
-    def _put_early(self, state: int, cpu: int, move: Move) -> Move:
+    def _step(self, state: int, known: Any, key: int, local: int, begun: Begun) -> tuple[Entry, int]:
+        """Return the steps of a CPU and its buffer's agent, and what they touch."""
+        lane, access, _, _, _, compute, entries = known
+        entry: Entry = 0
+        accesses = 0
+        if local:
+            accesses = access.get(key)
+            if accesses is None:
+                accesses = compute(key)
+            entry = entries.get(key) or lane.table[key]
+        if begun:
+            accesses |= begun[lane.cpu][0]
+            if local and isinstance(lane.nodes[local].op, InterruptAll):
+                for others, _ in begun:
+                    accesses |= others
+            buffered = self._space.agent_steps(state).get(len(self._space.lanes) + lane.cpu)
+            if buffered is not None:
+                entry = (*_ways(entry), *buffered)
+        return entry, accesses
+
+    def _put_early(self, lane: Lane, key: int, entry: Entry) -> Entry:
         """Return a step that conflicts with nobody without the way that keeps a page-table entry's store back."""
-        entry = move[0]
         if isinstance(entry, int) or len(entry) < 2:
-            return move
-        lane = self._space.lanes[cpu]
-        op = self._space.automata[cpu].nodes[lane.local(state)].op
+            return entry
+        op = lane.nodes[key >> lane.shift].op
         # code might be fetched by the CPU itself, which sees a difference; and hardware that walks page tables sees
         # whether a store is in place before an invalidation
         if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
-            return move
-        key = state & lane.mask
-        kept_back = self._entries[cpu].get(key) or lane.table[key]
+            return entry
+        kept_back = self._entries[lane.cpu].get(key) or lane.table[key]
         assert not isinstance(kept_back, int)
-        ways = tuple(way for way in entry if way.choices == _AT_ONCE or way not in kept_back)
-        return (ways, *move[1:])
+        return tuple(way for way in entry if way.choices == _AT_ONCE or way not in kept_back)
 
     def _begun_at(self, number: int) -> Begun:
         found = self._begun.get(number)

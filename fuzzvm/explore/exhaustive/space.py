@@ -55,8 +55,9 @@ class Lane:
         self.table: dict[int, Entry] = {}
         self.edges: tuple[Edge, ...] = ()
         """What the CPU's program did in the step that was computed last, for each way of it."""
+        self.nodes = space.automata[cpu].nodes
+        """The CPU's local states, by number."""
         self._space = space
-        self._nodes = space.automata[cpu].nodes
 
     def local(self, state: int) -> int:
         """Return the number of the CPU's local state."""
@@ -68,7 +69,7 @@ class Lane:
         entry: Entry = 0
         self.edges = ()
         if local:
-            outcomes = self._space.shared.step(number, self.cpu, self._nodes[local])
+            outcomes = self._space.shared.step(number, self.cpu, self.nodes[local])
             entry = self._entry(number, local, outcomes)
             self.edges = tuple([outcome.edge for outcome in outcomes if outcome.edge is not None])
         self.table[key] = entry

@@ -170,7 +170,7 @@ class WholeReduction(WeakReduction):
 
     def __init__(self, whole: Whole) -> None:
         self._whole = whole
-        super().__init__(whole.space, Limits(), None)
+        super().__init__(whole.space, Limits())
         self._cyclic = recurrent(whole.space.automata, whole.space.values)
         self._all_lanes = self._lanes()
 
