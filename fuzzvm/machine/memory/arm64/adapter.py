@@ -103,6 +103,8 @@ class Arm64(MemoryModel):
         super().__init__(cpus)
         self._timeline = Timeline({})
         self._views = [Views() for _ in range(cpus)]
+        self._own = 0
+        """Bit n: the views of CPU n are looked at by this memory alone, and may change; others are copied first."""
         self._pending: list[tuple[Pending, ...]] = [() for _ in range(cpus)]
         self._epochs = [0] * cpus
         self._learned: list[dict[int, int]] = [{} for _ in range(cpus)]
@@ -118,10 +120,11 @@ class Arm64(MemoryModel):
         other.points_to = self.points_to
         other.key_of = self.key_of
         other._timeline = self._timeline
-        other._views = [views.copy() for views in self._views]
+        other._views = list(self._views)
+        self._own = other._own = 0
         other._pending = list(self._pending)
         other._epochs = list(self._epochs)
-        other._learned = [dict(learned) for learned in self._learned]
+        other._learned = list(self._learned)
         other._loads = list(self._loads)
         other._overtaken = list(self._overtaken)
         return other
@@ -129,9 +132,11 @@ class Arm64(MemoryModel):
     def state(self) -> tuple[Hashable, ...]:
         key_of = self.key_of
         pending = self._pending
+        # views that have been asked for their key stay as they are
+        self._own = 0
         return (
             self._timeline.key(key_of),
-            tuple([views.key() for views in self._views]),
+            tuple([views.frozen_key() for views in self._views]),
             tuple([tuple([entry.key(key_of) for entry in entries]) for entries in pending]) if any(pending) else (),
             tuple(self._epochs),
             tuple([frozenset(learned.items()) for learned in self._learned]) if any(self._learned) else (),
@@ -143,6 +148,7 @@ class Arm64(MemoryModel):
         normal = normal_form(self._timeline, self._views, needs)
         self._timeline = normal.timeline
         self._views = normal.views
+        self._own = 0
         for cpu, points in enumerate(normal.points):
             if self._learned[cpu]:
                 rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
@@ -207,7 +213,7 @@ class Arm64(MemoryModel):
     # Operations
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
-        views = self._views[cpu]
+        views = self._own_views(cpu)
         address = op.address
         dependency = self._learned[cpu].get(object_of(address), 0)
         if op.order in (Order.ACQUIRE, Order.ACQUIRE_RELEASE):
@@ -239,7 +245,7 @@ class Arm64(MemoryModel):
         self._execute(cpu, Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency), choose)
 
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
-        views = self._views[cpu]
+        views = self._own_views(cpu)
         address = op.address
         if op.order in RELEASES:
             # bob: [M]; po; [L]. Cache maintenance is not M: a release does not wait for a DC or IC.
@@ -271,7 +277,7 @@ class Arm64(MemoryModel):
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
-        views = self._views[cpu]
+        views = self._own_views(cpu)
         kind = op.kind
         if kind is Barrier.DMB_ISHST:
             self._epochs[cpu] += 1
@@ -286,7 +292,7 @@ class Arm64(MemoryModel):
             views.completed(len(self._timeline))
 
     def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
-        views = self._views[cpu]
+        views = self._own_views(cpu)
         ways = views.fetches(self._timeline, op.address)
         source, place = ways[choose(len(ways)) if len(ways) > 1 else 0]
         views.fetch(place)
@@ -304,7 +310,7 @@ class Arm64(MemoryModel):
             for other in (*[other for other in range(self.cpus) if other != cpu], cpu):
                 self._put_all(other)
                 self._order_loads(other)
-                self._views[other].interrupted(len(self._timeline))
+                self._own_views(other).interrupted(len(self._timeline))
         elif isinstance(op, CacheMaintenance):
             kind = CLEAN if op.operation is CacheOperation.DC_CVAU else INVALIDATE
             self._execute(cpu, Pending(kind, op.address, 0, Order.PLAIN, self._epochs[cpu], 0), choose)
@@ -333,11 +339,19 @@ class Arm64(MemoryModel):
             self._put_all(cpu)
         self._timeline = Timeline(self._timeline.contents())
         self._views = [Views() for _ in range(self.cpus)]
+        self._own = 0
         self._learned = [{} for _ in range(self.cpus)]
         for cpu in range(self.cpus):
             self._order_loads(cpu)
 
     # Inner parts
+
+    def _own_views(self, cpu: int) -> Views:
+        """Return the views of a CPU, to be changed."""
+        if not self._own >> cpu & 1:
+            self._views[cpu] = self._views[cpu].copy()
+            self._own |= 1 << cpu
+        return self._views[cpu]
 
     def _execute(self, cpu: int, entry: Pending, choose: Choose) -> None:
         """Put a message on the timeline at once, with all that must precede it, or keep it pending."""
@@ -364,7 +378,7 @@ class Arm64(MemoryModel):
         old = self._timeline.latest(entry.address) if self.on_visible is not None else None
         self._timeline = self._timeline.extend(Message(entry.kind, cpu, address, entry.value))
         timestamp = len(self._timeline)
-        views = self._views[cpu]
+        views = self._own_views(cpu)
         if entry.kind == STORE:
             depends = entry.dependency
             views.stored(
@@ -421,4 +435,5 @@ class Arm64(MemoryModel):
     def _learn(self, cpu: int, value: Value, view: int) -> None:
         number = self.points_to(value)
         if number:
-            self._learned[cpu][number] = view
+            # copies of this memory look at the old one
+            self._learned[cpu] = {**self._learned[cpu], number: view}

@@ -70,6 +70,7 @@ class Views:
         "control",
         "fetch_floor",
         "fetched",
+        "frozen",
         "invalidate_floor",
         "invalidations",
         "loads",
@@ -111,6 +112,8 @@ class Views:
         self.fetched = 0
         """The latest place at which a fetch took place."""
         self.cells: dict[Hashable, Cell] = {}
+        self.frozen: tuple[object, ...] | None = None
+        """The key, once views do not change any more."""
 
     def copy(self) -> Views:
         """Return equal views that go their own way."""
@@ -134,7 +137,14 @@ class Views:
         other.released = self.released
         other.fetched = self.fetched
         other.cells = dict(self.cells)
+        other.frozen = None
         return other
+
+    def frozen_key(self) -> tuple[object, ...]:
+        """Return the key of views that do not change any more; worked out once."""
+        if self.frozen is None:
+            self.frozen = self.key()
+        return self.frozen
 
     def key(self) -> tuple[object, ...]:
         """Return a value that is equal for equal views."""
