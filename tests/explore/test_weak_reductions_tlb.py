@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.exhaustive.reduced import Move
-from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
+from fuzzvm.explore.exhaustive.reduced_weakly import Begun, WeakReduction
+from fuzzvm.explore.exhaustive.space import Entry, Lane
 from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints, idle
 from fuzzvm.machine.ops import Barrier, Order
 from fuzzvm.mitigations import registry
@@ -72,9 +72,7 @@ def finds_nothing(lists: list[list[Step]]) -> None:
 def test_it_is_noticed_if_invalidations_conflict_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both(TableSystem("arm64", "arm64", REMAPPED_TOO_EARLY), MOST)
     make = WeakFootprints.__init__
-    monkeypatch.setattr(
-        WeakFootprints, "__init__", lambda self, unwatched, model, tlb: make(self, unwatched, model, tlb=False)
-    )
+    monkeypatch.setattr(WeakFootprints, "__init__", lambda self, *of, tlb: make(self, *of, tlb=False))
     finds_nothing(REMAPPED_TOO_EARLY)
 
 
@@ -83,9 +81,9 @@ def test_it_is_noticed_if_a_clear_is_put_before_its_invalidation(monkeypatch: py
     assert both(TableSystem("arm64", "arm64", INVALIDATED_TOO_EARLY), MOST)
     put_early = WeakReduction._put_early
 
-    def without_tlbs(self: WeakReduction, state: int, cpu: int, move: Move) -> Move:
+    def without_tlbs(self: WeakReduction, lane: Lane, key: int, entry: Entry, begun: Begun) -> Entry:
         self._tlb = False
-        return put_early(self, state, cpu, move)
+        return put_early(self, lane, key, entry, begun)
 
     monkeypatch.setattr(WeakReduction, "_put_early", without_tlbs)
     finds_nothing(INVALIDATED_TOO_EARLY)

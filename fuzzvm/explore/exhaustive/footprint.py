@@ -1,18 +1,18 @@
-"""What a step touches, and what a CPU may still touch: the facts that partial-order reduction rests on.
+"""What a step touches: the facts that partial-order reduction rests on.
 
 A footprint is one integer with two bits for each location: what a step reads and writes, or which reads and writes of
 others it would conflict with. Two steps commute where the one's accesses and the other's conflicts have no bit in
-common. Locations are cells of memory, the life of each object, the allocator's lists, and the page tables as a whole,
-as the oracles read them. Sequential consistency only: cache maintenance touches nothing, and fences and TLB
-maintenance touch what TLBs may hold, where that is watched.
+common. Locations are cells of memory, the life of each object, the allocator's lists, and the page tables of each
+region, as the oracles read them, with what they remember of it. Sequential consistency only: cache maintenance touches
+nothing, and fences and TLB maintenance touch what TLBs may hold, where that is watched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
 
-from fuzzvm.explore.automaton import Automaton, Edge, Node
+from fuzzvm.explore.automaton import Edge, Node
+from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.kernel.mmap_lock import AssertWriteLocked
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkEnds
 from fuzzvm.machine.ops import (
@@ -34,23 +34,25 @@ from fuzzvm.machine.ops import (
 from fuzzvm.scenario.calls import Output
 
 _HEAP = "heap"
-_TABLES = "tables"
-"""All page-table entries together, and what oracles remember of walks: every write to an entry counts as a write."""
-
 _TLB = "tlb"
 """What all TLBs and walk caches may hold: changed by every write to an entry, by invalidations, and by what completes
 them."""
+
+
+_LASTING = (MappingNoted, WalkEnds)
+"""What passes a check now passes it after any writes of others as well."""
 
 
 class Footprints:
     """Footprints of the steps and futures of one system's automata.
 
     `unwatched` are the objects from boot that oracles do not watch; whatever is allocated later may be a page table.
-    `tlb` says whether TLBs are watched.
+    `regions` says which part of the page tables a step concerns, and `tlb` whether TLBs are watched.
     """
 
-    def __init__(self, unwatched: frozenset[int], *, tlb: bool) -> None:
+    def __init__(self, unwatched: frozenset[int], regions: Regions, *, tlb: bool) -> None:
         self._tlb = tlb
+        self._regions = regions
         self._unwatched = unwatched
         self._places: dict[Hashable, int] = {}
         self._of_node: dict[Node, tuple[int, int]] = {}
@@ -80,25 +82,28 @@ class Footprints:
                 reads = [address, ("life", object_of(address))]
             case Fetch(address):
                 reads = [address]
-            case Store(address):
+            case Store(address, value):
+                self._regions.check(address, value)
                 reads, writes = [("life", object_of(address))], self._written(address)
             case Rmw(address):
                 reads, writes = [address, ("life", object_of(address))], self._written(address)
-            case Alloc():
+            case Alloc(_, label):
+                self._regions.learn(label)
                 writes = [_HEAP]
             case Free(address):
-                reads, writes = [_TABLES, _TLB], [_HEAP, ("life", object_of(address))]
+                reads, writes = [*self._regions.of_table(address), _TLB], [_HEAP, ("life", object_of(address))]
             case Fence(Barrier.DSB_ISH | Barrier.ISB) if self._tlb:
                 writes = [_TLB]
             case Tlbi() | InterruptAll() if self._tlb:
                 # what is valid then is held again at once
-                reads, writes = [_TABLES], [_TLB]
+                reads, writes = [*self._regions.all], [_TLB]
         return self._masks(reads, writes)
 
     def _written(self, address: Address) -> list[Hashable]:
         if object_of(address) in self._unwatched:
             return [address]
-        return [address, _TABLES, _TLB] if self._tlb else [address, _TABLES]
+        places = [address, *self._regions.of_entry(address)]
+        return [*places, _TLB] if self._tlb else places
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
         """Return (accesses, conflicts) of what oracles are told.
@@ -111,9 +116,24 @@ class Footprints:
             return 0, 0
         annotations = [note.annotation for note in edge.notes]
         accesses, _ = self._masks(
-            [place for note in annotations if not isinstance(note, _LASTING) for place in _looked_at(note)], []
+            [place for note in annotations if not isinstance(note, _LASTING) for place in self._looked_at(note)], []
         )
-        return accesses, self._masks([place for note in annotations for place in _looked_at(note)], [])[1]
+        return accesses, self._masks([place for note in annotations for place in self._looked_at(note)], [])[1]
+
+    def is_last(self, node: Node) -> bool:
+        """Return whether what comes after the operation of a local state does not count: it always does."""
+        return False
+
+    def _looked_at(self, annotation: Annotation) -> list[Hashable]:
+        """Return the locations that oracles read when a program says something."""
+        match annotation:
+            case Output():
+                return []
+            case AssertWriteLocked(lock):
+                return [lock.address]
+            case MappingNoted(_, addr):
+                return [self._regions.at(addr)]
+        return [*self._regions.all]
 
     def _masks(self, reads: list[Hashable], writes: list[Hashable]) -> tuple[int, int]:
         """Return (accesses, conflicts): bit 2n of a location's accesses is a read, bit 2n + 1 a write."""
@@ -135,79 +155,3 @@ class Footprints:
     def of_notes(self, edge: Edge) -> int:
         """Return what is read by oracles where a program says something conflicts with."""
         return self._notes(edge)[1]
-
-
-class Facts(Protocol):
-    """Says what steps do, as bits."""
-
-    def of_operation(self, node: Node) -> int:
-        """Return what the operation of a local state does."""
-
-    def of_notes(self, edge: Edge) -> int:
-        """Return what is done where a program says something."""
-
-
-class Futures:
-    """What a CPU may still do, by the bits of `facts`, from each place of its automaton, as far as that is known.
-
-    `of` is indexed by place, not by local state: local states of one place nearly always have the same future, and a
-    new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.
-    """
-
-    def __init__(self, automaton: Automaton, facts: Facts) -> None:
-        self._automaton = automaton
-        self._facts = facts
-        self.of: list[int] = []
-        self.places: list[int] = []
-        """The place of each local state."""
-        self._predecessors: list[set[int]] = []
-        self._seen: list[int] = []
-        self._grow()
-        for node in automaton.nodes:
-            self.learn(node)
-
-    def _grow(self) -> None:
-        for node in self._automaton.nodes[len(self.places) :]:
-            self.places.append(node.place)
-            self._seen.append(0)
-            if node.place == len(self.of):
-                self.of.append(self._facts.of_operation(node))
-                self._predecessors.append(set())
-
-    def learn(self, node: Node) -> bool:
-        """Take in the edges of a local state that are new, and tell all places before it.
-
-        Returns whether any future grew: what was concluded from it before must be looked at again.
-        """
-        if len(node.edges) == self._seen[node.number]:
-            return False
-        self._seen[node.number] = len(node.edges)
-        self._grow()
-        conflicts = 0
-        for edge in node.edges.values():
-            conflicts |= self._facts.of_notes(edge)
-            if edge.target is not None:
-                conflicts |= self.of[edge.target.place]
-                self._predecessors[edge.target.place].add(node.place)
-        todo = [(node.place, conflicts)]
-        grew = False
-        while todo:
-            place, added = todo.pop()
-            known = self.of[place]
-            if added & ~known:
-                self.of[place] = known | added
-                grew = True
-                todo += [(before, known | added) for before in self._predecessors[place]]
-        return grew
-
-
-_LASTING = (MappingNoted, WalkEnds)
-
-
-def _looked_at(annotation: Annotation) -> list[Hashable]:
-    """Return the locations that oracles read when a program says something."""
-    if isinstance(annotation, Output):
-        return []
-    if isinstance(annotation, AssertWriteLocked):
-        return [annotation.lock.address]
-    return [_TABLES]

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
-from fuzzvm.explore.exhaustive.footprint import Futures
+from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.ops import Address, Await, Fetch, Free, Load, Rmw, object_of
+from fuzzvm.machine.ops import Address, Await, Fetch, Free, Load, Rmw, Store, object_of
 
 _LOOKS = 1
 """Oracles ask what the CPU may read of any page-table entry."""
@@ -53,16 +53,26 @@ class _Facts:
                 return self._bit("fetch", address)
             case Free(address):
                 return self._bit("free", object_of(address))
+            case Store(address):
+                self._know(address)
         return 0
 
     def of_notes(self, edge: Edge) -> int:
         """Return what oracles ask for when a program says something."""
         return _LOOKS if any(isinstance(note.annotation, WalkBegins) for note in edge.notes) else 0
 
+    def is_last(self, node: Node) -> bool:
+        return False
+
     def _bit(self, what: str, place: int) -> int:
-        if what != "free" and what != "fetch" and object_of(place) not in self._unwatched:
-            self.entries.add(place)
+        if what != "free" and what != "fetch":
+            self._know(place)
         return 2 << self._bits.setdefault((what, place), len(self._bits))
+
+    def _know(self, address: Address) -> None:
+        """Take note of a location that may be a page-table entry; one that nobody stores to has one value only."""
+        if object_of(address) not in self._unwatched:
+            self.entries.add(address)
 
     def needs(self, mask: int) -> Needs:
         """Return what a CPU may do that may do the things of these bits."""

@@ -23,9 +23,11 @@ from itertools import islice, permutations
 from typing import Any
 
 from fuzzvm.explore.automaton import Node
-from fuzzvm.explore.exhaustive.footprint import Footprints, Futures
+from fuzzvm.explore.exhaustive.footprint import Footprints
+from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.explore.exhaustive.limits import Limits, Watch
 from fuzzvm.explore.exhaustive.recurrence import recurrent
+from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
@@ -42,7 +44,9 @@ WALKS_AHEAD = 10
 class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None = None, *, on_trial: bool = False) -> None:
+    def __init__(
+        self, space: Space, limits: Limits, symmetry: Symmetry | None = None, *, on_trial: bool = False
+    ) -> None:
         self._space = space
         self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
@@ -64,7 +68,8 @@ class Reduction:
         """How many of them, from the first, were visited before a future grew, or while it did."""
 
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
-        return Footprints(unwatched, tlb=self._space.system.kernel.tlb)
+        system = self._space.system
+        return Footprints(unwatched, Regions(system), tlb=system.kernel.tlb)
 
     def walk_ahead(self) -> None:
         """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""

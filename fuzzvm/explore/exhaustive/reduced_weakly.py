@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fuzzvm.explore.exhaustive.footprint import Footprints
+from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.explore.exhaustive.reduced import Move, Reduction, several
+from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.explore.exhaustive.space import SHARED_MASK, Entry, Lane, Way
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
-from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints, idle
+from fuzzvm.explore.exhaustive.weak_footprint import Looks, WeakFootprints, idle
 from fuzzvm.machine.ops import CacheMaintenance, InterruptAll, Load, Store, object_of
 
 Begun = tuple[tuple[int, int], ...]
@@ -28,7 +30,10 @@ class WeakReduction(Reduction):
         assert isinstance(self._space.shared, SteppedShared)
         self._unwatched = unwatched
         self._tlb = self._space.system.kernel.tlb
-        self._weak = WeakFootprints(unwatched, self._space.shared.model, tlb=self._tlb)
+        regions = Regions(self._space.system, self._space.automata)
+        self._weak = WeakFootprints(unwatched, regions, self._space.shared.model, tlb=self._tlb)
+        looks = Looks(self._weak, self._space.shared.model)
+        self._looks = [Futures(automaton, looks) for automaton in self._space.automata]
         self._begun: dict[int, Begun] = {}
         self._entries: list[dict[int, Entry]] = [{} for _ in self._space.lanes]
         """Those of each lane's table of which ways are left out, without them."""
@@ -71,7 +76,7 @@ class WeakReduction(Reduction):
                 entry, accesses = self._step(state, known, key, local, begun)
                 if entry and not accesses & others:
                     self._reduced.append(state)
-                    return [(known[0].cpu, self._put_early(known[0], key, entry))]
+                    return [(known[0].cpu, self._put_early(known[0], key, entry, begun))]
         moves: list[Move] = []
         for (known, key, local), conflict in zip(running, conflicts, strict=True):
             entry, accesses = self._step(state, known, key, local, begun)
@@ -80,8 +85,10 @@ class WeakReduction(Reduction):
         if len(members) < len(moves):
             self._reduced.append(state)
         elif len(members) == 1:
+            # a store that is not kept back is a step left out, too
+            self._reduced.append(state)
             known, key, _ = running[0]
-            return [(known[0].cpu, self._put_early(known[0], key, moves[0][0]))]
+            return [(known[0].cpu, self._put_early(known[0], key, moves[0][0], begun))]
         return [(running[member][0][0].cpu, moves[member][0]) for member in members]
 
     def _step(self, state: int, known: Any, key: int, local: int, begun: Begun) -> tuple[Entry, int]:
@@ -104,7 +111,7 @@ class WeakReduction(Reduction):
                 entry = (*_ways(entry), *buffered)
         return entry, accesses
 
-    def _put_early(self, lane: Lane, key: int, entry: Entry) -> Entry:
+    def _put_early(self, lane: Lane, key: int, entry: Entry, begun: Begun) -> Entry:
         """Return a step that conflicts with nobody without the way that keeps a page-table entry's store back."""
         if isinstance(entry, int) or len(entry) < 2:
             return entry
@@ -112,6 +119,11 @@ class WeakReduction(Reduction):
         # code might be fetched by the CPU itself, which sees a difference; and hardware that walks page tables sees
         # whether a store is in place before an invalidation
         if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
+            return entry
+        # what the CPU has kept back before may be put in place along with it
+        written = self._weak.written(op) | (begun[lane.cpu][1] if begun else 0)
+        looks = self._looks[lane.cpu]
+        if looks.of[looks.places[key >> lane.shift]] & written:
             return entry
         kept_back = self._entries[lane.cpu].get(key) or lane.table[key]
         assert not isinstance(kept_back, int)
@@ -129,6 +141,7 @@ class WeakReduction(Reduction):
         compute = super()._computer(lane)
         nodes = self._space.automata[lane.cpu].nodes
         entries = self._entries[lane.cpu]
+        looks = self._looks[lane.cpu]
         shared: Any = self._space.shared
         tlb = self._tlb
 
@@ -136,6 +149,8 @@ class WeakReduction(Reduction):
             accesses = compute(key)
             entry = lane.table[key]
             node = nodes[key >> lane.shift]
+            if looks.learn(node):
+                self._outdated = len(self._reduced) + 1
             if not isinstance(entry, int) and isinstance(node.op, Store | CacheMaintenance) and len(entry) == 2:
                 unfinished = shared.unfinished(key & SHARED_MASK)
                 # where a store overtakes loads of what may be freed, it matters when it is executed

@@ -15,7 +15,9 @@ floor is a maximum of views, each load may read what its floor allows). In turn 
 which asks of who reads it that he sees a's store, but nobody who is not c touches that location any more. So the runs
 of a, t include those of t, a, and all of them are runs of the system.
 
-For the same reason a store that no other CPU may see any more is not kept back: what is put early is put best.
+For the same reason a store that no other CPU may see any more is not kept back: what is put early is put best. Its own
+CPU reads it either way; but the oracles look at memory, so it must not be one that they look at on that CPU's behalf
+before it is put in place (`Looks`): a table that is freed behind a store that unlinks it, with no barrier between.
 
 A store is not kept back either if the CPU's next step puts it in place anyway (`idle`): between the two, nothing but
 the steps of others takes place, and they do not see what is kept back, so the store might as well have been executed
@@ -33,6 +35,7 @@ from functools import cached_property
 
 from fuzzvm.explore.automaton import Edge, Node
 from fuzzvm.explore.exhaustive.footprint import Footprints
+from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
@@ -57,8 +60,8 @@ _FLIGHT = "flight"
 class WeakFootprints(Footprints):
     """Footprints under a memory model that is `reducible`. Bits are those of `Footprints`."""
 
-    def __init__(self, unwatched: frozenset[int], model: type[MemoryModel], *, tlb: bool) -> None:
-        super().__init__(unwatched, tlb=tlb)
+    def __init__(self, unwatched: frozenset[int], regions: Regions, model: type[MemoryModel], *, tlb: bool) -> None:
+        super().__init__(unwatched, regions, tlb=tlb)
         self._model = model
 
     def _make(self, node: Node) -> tuple[int, int]:
@@ -122,6 +125,44 @@ class WeakFootprints(Footprints):
         reads: list[Hashable] = [("life", number) for number in objects]
         writes = [place for address in begun.locations for place in (*self._written(address), ("code", address))]
         return self._masks([*reads, _KICK], writes)
+
+    def written(self, op: Store) -> int:
+        """Return what reads of page tables conflict with, of a store to an entry."""
+        return self._masks([], [*self._regions.of_entry(op.address)])[1]
+
+    def read_by_free(self, op: Free) -> int:
+        """Return the accesses of the oracle that looks at page tables when a table is freed."""
+        return self._masks([*self._regions.of_table(op.address)], [])[0]
+
+    def read_by_notes(self, edge: Edge) -> int:
+        """Return the accesses of the oracles that look at page tables when a program says something."""
+        return self._masks([place for note in edge.notes for place in self._looked_at(note.annotation)], [])[0]
+
+
+class Looks:
+    """Which page tables oracles look at because of what a CPU does while a store that it has kept back may be so still.
+
+    They look at memory, where that store is not: its own CPU's next free or note may find the entry as it was.
+    """
+
+    def __init__(self, footprints: WeakFootprints, model: type[MemoryModel]) -> None:
+        self._footprints = footprints
+        self._model = model
+
+    def of_operation(self, node: Node) -> int:
+        """Return what is looked at because of the operation of a local state."""
+        return self._footprints.read_by_free(node.op) if isinstance(node.op, Free) else 0
+
+    def of_notes(self, edge: Edge) -> int:
+        """Return what is looked at where a program says something."""
+        return self._footprints.read_by_notes(edge)
+
+    def is_last(self, node: Node) -> bool:
+        """Return whether an operation puts in place whatever store its CPU has kept back."""
+        return node.op is not None and self._model.settles(node.op, _ANY_STORE)
+
+
+_ANY_STORE = Store(0, 0)
 
 
 def idle(model: type[MemoryModel], node: Node, *, tlb: bool) -> bool:
