@@ -105,7 +105,7 @@ def test_it_is_noticed_if_a_store_is_forgotten_that_can_still_be_read(monkeypatc
 
 def test_it_is_noticed_if_a_cpu_is_taken_to_read_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = stale_after_a_flag()
-    nothing = Needs(frozenset(), frozenset(), frozenset(), frozenset())
+    nothing = Needs(*[frozenset()] * 5, overtakes=False)
     monkeypatch.setattr(Assumed, "needs", lambda self, mask: nothing)
     with pytest.raises(AssertionError):
         bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)

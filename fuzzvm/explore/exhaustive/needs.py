@@ -11,16 +11,19 @@ run was seen by the search, and none of them is one that was assumed not to come
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from operator import or_
+from typing import Any, ClassVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.kernel.ptdump_notes import WalkBegins
-from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.ops import Address, Await, Fetch, Free, Load, Rmw, Store, object_of
+from fuzzvm.machine.memory import MemoryModel, Needs
+from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Fetch, Free, Load, Rmw, Store, object_of
 
 _LOOKS = 1
 """Oracles ask what the CPU may read of any page-table entry."""
+_OVERTAKES = 2
+"""A store may be seen before the loads that the CPU has executed so far."""
 
 
 class OutdatedError(Exception):
@@ -36,15 +39,18 @@ class _Facts:
 
     def __init__(self, unwatched: frozenset[int]) -> None:
         self._unwatched = unwatched
-        self._bits: dict[tuple[str, int], int] = {}
+        self._bits: dict[tuple[str, int | Barrier], int] = {}
         self.entries: set[Address] = set()
-        """All page-table entries that are known of."""
+        """All page-table entries that are known of; of one that nobody stores to, there is one value to read."""
         self._needs: dict[int, Needs] = {}
         self._entries_of_needs = 0
 
     def of_operation(self, node: Node) -> int:
         """Return what the operation of a local state does."""
-        match node.op:
+        op = node.op
+        if isinstance(op, Load | Await | Rmw | Store) and object_of(op.address) not in self._unwatched:
+            self.entries.add(op.address)
+        match op:
             case Load(address):
                 return self._bit("load", address) | self._bit("read", address)
             case Await(address) | Rmw(address):
@@ -53,8 +59,8 @@ class _Facts:
                 return self._bit("fetch", address)
             case Free(address):
                 return self._bit("free", object_of(address))
-            case Store(address):
-                self._know(address)
+            case Fence(kind):
+                return self._bit("barrier", kind)
         return 0
 
     def of_notes(self, edge: Edge) -> int:
@@ -64,15 +70,8 @@ class _Facts:
     def is_last(self, node: Node) -> bool:
         return False
 
-    def _bit(self, what: str, place: int) -> int:
-        if what != "free" and what != "fetch":
-            self._know(place)
-        return 2 << self._bits.setdefault((what, place), len(self._bits))
-
-    def _know(self, address: Address) -> None:
-        """Take note of a location that may be a page-table entry; one that nobody stores to has one value only."""
-        if object_of(address) not in self._unwatched:
-            self.entries.add(address)
+    def _bit(self, what: str, which: int | Barrier) -> int:
+        return 4 << self._bits.setdefault((what, which), len(self._bits))
 
     def needs(self, mask: int) -> Needs:
         """Return what a CPU may do that may do the things of these bits."""
@@ -81,15 +80,36 @@ class _Facts:
             self._entries_of_needs = len(self.entries)
         found = self._needs.get(mask)
         if found is None:
-            parts: dict[str, set[int]] = {"load": set(), "read": set(), "fetch": set(), "free": set()}
-            for (what, place), bit in self._bits.items():
-                if mask >> bit & 2:
-                    parts[what].add(place)
+            parts: dict[str, set[Any]] = {what: set() for what in ("load", "read", "fetch", "free", "barrier")}
+            for (what, which), bit in self._bits.items():
+                if mask >> bit & 4:
+                    parts[what].add(which)
             if mask & _LOOKS:
                 parts["load"] |= self.entries
                 parts["read"] |= self.entries
-            found = self._needs[mask] = Needs(*(frozenset(parts[what]) for what in ("load", "read", "fetch", "free")))
+            loads, reads, fetches, frees, barriers = map(frozenset, parts.values())
+            found = Needs(loads, reads, fetches, frees, barriers, bool(mask & _OVERTAKES))
+            self._needs[mask] = found
         return found
+
+
+class _Overtaking:
+    """Whether a CPU may store before something orders the loads that it has executed so far."""
+
+    def __init__(self, model: type[MemoryModel]) -> None:
+        self._model = model
+
+    def of_operation(self, node: Node) -> int:
+        """Return whether the operation of a local state is a store that may be seen before earlier loads."""
+        return _OVERTAKES if isinstance(node.op, Store | Rmw) and not self._model.orders_loads(node.op) else 0
+
+    def of_notes(self, edge: Edge) -> int:
+        """Return 0: what a program says stores nothing."""
+        return 0
+
+    def is_last(self, node: Node) -> bool:
+        """Return whether what comes after an operation is seen after the loads before it."""
+        return node.op is not None and self._model.orders_loads(node.op)
 
 
 class Assumed:
@@ -101,21 +121,26 @@ class Assumed:
     forgets: ClassVar[bool] = True
     """Whether memory may forget what is not assumed to be needed."""
 
-    def __init__(self, automata: Sequence[Automaton], unwatched: frozenset[int]) -> None:
+    def __init__(self, automata: Sequence[Automaton], unwatched: frozenset[int], model: type[MemoryModel]) -> None:
         self._facts = _Facts(unwatched)
         self._automata = automata
         self._futures = [Futures(automaton, self._facts) for automaton in automata]
+        self._overtaking = [Futures(automaton, _Overtaking(model)) for automaton in automata]
         self._frozen: list[list[int]] = []
         self._entries = 0
         self.renew()
 
     def renew(self) -> None:
         """Assume what is known by now."""
-        for automaton, futures in zip(self._automata, self._futures, strict=True):
+        for cpu, automaton in enumerate(self._automata):
             for node in automaton.nodes:
-                futures.learn(node)
-        self._frozen = [list(futures.of) for futures in self._futures]
+                self._futures[cpu].learn(node)
+                self._overtaking[cpu].learn(node)
+        self._frozen = [self._known(cpu) for cpu in range(len(self._automata))]
         self._entries = len(self._facts.entries)
+
+    def _known(self, cpu: int) -> list[int]:
+        return list(map(or_, self._futures[cpu].of, self._overtaking[cpu].of))
 
     def at(self, cpu: int, node: Node, before: int) -> int:
         """Return what a CPU is assumed to do from a local state on, as bits; `before` is that of the one before.
@@ -123,7 +148,8 @@ class Assumed:
         Of a place that was not known there is nothing to say, but that it comes after the one before.
         """
         frozen = self._frozen[cpu]
-        return frozen[node.place] if node.place < len(frozen) else before
+        # it may be behind what ordered loads before
+        return frozen[node.place] if node.place < len(frozen) else before | _OVERTAKES
 
     def needs(self, mask: int) -> Needs:
         """Return what these bits stand for."""
@@ -131,10 +157,10 @@ class Assumed:
 
     def learn(self, cpu: int, node: Node) -> None:
         """Take in what is new of a local state. Raises OutdatedError where more is done than was assumed."""
-        futures = self._futures[cpu]
-        if futures.learn(node):
+        learned = self._futures[cpu].learn(node)
+        if self._overtaking[cpu].learn(node) or learned:
             frozen = self._frozen[cpu]
-            if futures.of[: len(frozen)] != frozen or len(self._facts.entries) != self._entries:
+            if self._known(cpu)[: len(frozen)] != frozen or len(self._facts.entries) != self._entries:
                 raise OutdatedError
 
 

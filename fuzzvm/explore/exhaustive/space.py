@@ -139,7 +139,8 @@ class Space:
             model = memory_models.get(system.memory)
             forgets = forget and model.normalise is not MemoryModel.normalise
             kind = Assumed if forgets else Anything
-            self._assumed = kind(self.automata, frozenset(range(len(boot.allocator.allocations))) - boot.watched)
+            unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
+            self._assumed = kind(self.automata, unwatched, model)
         self._begin()
 
     def _begin(self) -> None:

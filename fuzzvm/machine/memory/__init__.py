@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 from fuzzvm.machine.ops import (
     Address,
     Await,
+    Barrier,
     CacheMaintenance,
     Fence,
     Fetch,
@@ -45,13 +46,16 @@ class Needs(NamedTuple):
     """What one CPU may still do with memory, by location. What it says too much costs states, and never is wrong.
 
     `loads` are locations of plain loads, which may be stale, `reads` those of loads, waits and atomics, `fetches` those
-    of instructions; `frees` are numbers of objects that it may free.
+    of instructions; `frees` are numbers of objects that it may free, `barriers` the kinds that it may execute.
+    `overtakes` says whether a store of its may be seen before the loads that it has executed so far.
     """
 
     loads: frozenset[Address]
     reads: frozenset[Address]
     fetches: frozenset[Address]
     frees: frozenset[int]
+    barriers: frozenset[Barrier]
+    overtakes: bool
 
 
 class Unfinished(NamedTuple):
@@ -155,6 +159,11 @@ class MemoryModel(ABC):
     def settles(cls, op: Operation, earlier: Operation) -> bool:
         """Return whether an operation is executed only once an earlier store, DC or IC of its CPU is in place."""
         return False
+
+    @classmethod
+    def orders_loads(cls, op: Operation) -> bool:
+        """Return whether an operation, and all that follows it, is seen after the loads of its CPU that precede it."""
+        return True
 
     def hold_code(self, address: Address) -> None:  # noqa: B027 - most models fetch from any location alike
         """Be told, before anything runs, that a location holds an instruction that is patched at run time."""

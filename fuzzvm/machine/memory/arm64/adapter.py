@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
 from fuzzvm.machine.memory.arm64.normal_form import normal_form
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
-from fuzzvm.machine.memory.arm64.views import ACQUIRES, RELEASES, Views
+from fuzzvm.machine.memory.arm64.views import ACQUIRES, ORDERS_LOADS, RELEASES, Views
 from fuzzvm.machine.ops import (
     Address,
     Await,
@@ -163,6 +163,8 @@ class Arm64(MemoryModel):
                 self._epochs[cpu] = len(epochs) - 1
             else:
                 self._epochs[cpu] = 0
+            if not needs[cpu].overtakes:
+                self._loads[cpu] = frozenset()
             if self._loads[cpu] or self._overtaken[cpu]:
                 # only a free by another CPU asks for them
                 freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
@@ -209,6 +211,15 @@ class Arm64(MemoryModel):
         if isinstance(op, Fence):
             return kind in _ORDERED.get(op.kind, ())
         return isinstance(op, Rmw) and op.order in RELEASES and kind == STORE
+
+    @classmethod
+    def orders_loads(cls, op: Operation) -> bool:
+        match op:
+            case Fence(kind):
+                return kind in ORDERS_LOADS
+            case Store(_, _, order) | Rmw(_, _, order):
+                return order in RELEASES
+        return isinstance(op, InterruptAll)
 
     # Operations
 
@@ -284,7 +295,7 @@ class Arm64(MemoryModel):
         elif kind in _ORDERED:
             # The barrier is executed once what it orders is in place; put there earlier, it was the agent's choice.
             self._put(cpu, _ORDERED[kind])
-        if kind in (Barrier.DMB_ISH, Barrier.DMB_ISHLD, Barrier.DSB_ISH, Barrier.DSB_ISHLD):
+        if kind in ORDERS_LOADS:
             self._order_loads(cpu)
         views.fence(kind)
         if kind is Barrier.DSB_ISH and views.invalidations:

@@ -27,6 +27,8 @@ oldest one kept out of reach, and so after that one in any case.
 Bounds. As views are rounded down, the bound at a location of which several stores are kept, or one that has a place,
 is written into what the CPU has `seen` there, which is used for nothing else.
 
+Barriers. What a view is only read for by barriers that the CPU executes no more is 0, and so is what only fetches read.
+
 What the adapter never reads is 0: floors of stores and of cache maintenance, which are put at the end of the timeline
 and so past any floor, and pick views, which are for stores only.
 """
@@ -39,7 +41,8 @@ from typing import Any, NamedTuple
 
 from fuzzvm.machine.memory import Needs
 from fuzzvm.machine.memory.arm64.timeline import COMPLETE, Message, Timeline
-from fuzzvm.machine.memory.arm64.views import Cell, Views
+from fuzzvm.machine.memory.arm64.views import ORDERS_LOADS, ORDERS_STORES, Cell, Views
+from fuzzvm.machine.ops import Barrier
 
 _EMPTY = Cell()
 
@@ -220,17 +223,22 @@ def _views(
     new.invalidations = tuple(sorted(moved[at] for at in view.invalidations))
     rounded = points.round
     if points.old:
-        new.loads = rounded(view.loads)
-        new.quiet = rounded(view.quiet)
-        new.stores = rounded(view.stores)
-        new.cleans = rounded(view.cleans)
+        barriers = needs.barriers
+        if barriers & ORDERS_LOADS:
+            new.loads = rounded(view.loads)
+            new.quiet = rounded(view.quiet)
+        if barriers & ORDERS_STORES:
+            new.stores = rounded(view.stores)
+            new.cleans = rounded(view.cleans)
+        if Barrier.ISB in barriers:
+            new.synchronised = rounded(view.synchronised)
+            new.control = rounded(view.control)
+            new.address = rounded(view.address)
+        if needs.fetches:
+            new.fetch_floor = rounded(view.fetch_floor)
+            new.fetched = rounded(view.fetched)
         new.read_floor = rounded(view.read_floor)
-        new.fetch_floor = rounded(view.fetch_floor)
-        new.synchronised = rounded(view.synchronised)
-        new.control = rounded(view.control)
-        new.address = rounded(view.address)
         new.released = rounded(view.released)
-        new.fetched = rounded(view.fetched)
         for address, cell in view.cells.items():
             if address not in needs.reads:
                 continue

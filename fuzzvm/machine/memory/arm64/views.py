@@ -28,6 +28,10 @@ from fuzzvm.machine.ops import Barrier, Order
 
 ACQUIRES = frozenset({Order.ACQUIRE, Order.ACQUIRE_PC, Order.ACQUIRE_RELEASE})
 RELEASES = frozenset({Order.RELEASE, Order.ACQUIRE_RELEASE})
+ORDERS_LOADS = frozenset({Barrier.DMB_ISH, Barrier.DMB_ISHLD, Barrier.DSB_ISH, Barrier.DSB_ISHLD})
+"""The kinds of barrier that order loads before everything after them."""
+ORDERS_STORES = frozenset({Barrier.DMB_ISH, Barrier.DSB_ISH, Barrier.DSB_ISHST})
+"""Those that order stores before the loads after them."""
 
 
 class Cell(NamedTuple):
