@@ -63,27 +63,50 @@ class IsPositive:
         return ()
 
 
-def run(k: Any, ops: tuple[Operation, ...], results: Address) -> Steps[None]:
-    """Execute the operations, and leave the responses in memory for all to see."""
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Replaces whatever is there."""
+
+    value: Any
+
+    def __call__(self, old: Any) -> Any:
+        return self.value
+
+
+def leave(k: Any, seen: tuple[Any, ...], results: Address, *, stored: bool) -> Operation:
+    """Return what leaves responses in memory for all to see: a store, or an atomic, after which nothing is pending."""
+    return Store(results + k.cpu, seen) if stored else Rmw(results + k.cpu, Put(seen), Order.RELEASE)
+
+
+def run(k: Any, ops: tuple[Operation, ...], results: Address, stored: bool) -> Steps[None]:
+    """Execute the operations, and leave the responses in memory."""
     seen: tuple[Any, ...] = ()
     index = 0
     while index < len(ops):
         response = yield ops[index]
         seen = (*seen, response)
         index += 1
-    yield Store(results + k.cpu, seen)
+    yield leave(k, seen, results, stored=stored)
 
 
 class SmallSystem(System):
-    """A system whose CPUs execute these operations."""
+    """A system whose CPUs execute these operations, and then leave what they have seen; `stored` is for `leave`."""
 
-    def __init__(self, memory: str, programs: Callable[[tuple[Address, ...]], Sequence[Sequence[Operation]]]) -> None:
+    def __init__(
+        self,
+        memory: str,
+        programs: Callable[[tuple[Address, ...]], Sequence[Sequence[Operation]]],
+        *,
+        stored: bool = True,
+    ) -> None:
         scenario = Scenario("arm64", "4K", 3, 2, (), ((), (), ())[: len(programs(tuple(range(WORDS + 1))))])
         super().__init__(scenario, Words, memory)
         self.ops = [tuple(ops) for ops in programs(Words.addresses)]
+        self.stored = stored
 
     def programs(self) -> Any:
-        return [partial(run, k, ops, Words.addresses[WORDS]) for k, ops in zip(self.views, self.ops, strict=True)]
+        results = Words.addresses[WORDS]
+        return [partial(run, k, ops, results, self.stored) for k, ops in zip(self.views, self.ops, strict=True)]
 
 
 Recipe = tuple[str, int, Any, Any]
@@ -146,6 +169,8 @@ def programs(recipes: st.SearchStrategy[Recipe], most: int) -> st.SearchStrategy
     return st.lists(st.lists(recipes, min_size=1, max_size=most), min_size=2, max_size=3).map(cut)
 
 
-def small_system(memory: str, lists: list[list[Recipe]]) -> SmallSystem:
+def small_system(memory: str, lists: list[list[Recipe]], *, stored: bool = True) -> SmallSystem:
     """Return the system of some recipes."""
-    return SmallSystem(memory, lambda words: [[operation(recipe, words) for recipe in ops] for ops in lists])
+    return SmallSystem(
+        memory, lambda words: [[operation(recipe, words) for recipe in ops] for ops in lists], stored=stored
+    )

@@ -41,7 +41,7 @@ class TableSystem(System):
 
     def programs(self) -> Any:
         """Return what runs the operations."""
-        return [partial(run, k, ops, Words.addresses[WORDS]) for k, ops in zip(self.views, self.ops, strict=True)]
+        return [partial(run, k, ops, Words.addresses[WORDS], True) for k, ops in zip(self.views, self.ops, strict=True)]
 
     def _operation(self, step: Step) -> Operation:
         kind, number, value = step

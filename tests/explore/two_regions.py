@@ -14,7 +14,7 @@ from fuzzvm.machine.ops import Address, Alloc, Annotation, Free, Load, Operation
 from fuzzvm.scenario.calls import Vmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
-from tests.explore.small_programs import WORDS, Words
+from tests.explore.small_programs import WORDS, Words, leave
 
 REGIONS = 2
 PAGES = 2
@@ -42,8 +42,8 @@ class LinkNewTable:
 Item = Operation | Annotation | InNewTable | LinkNewTable
 
 
-def run(k: Any, items: tuple[Item, ...], results: Address) -> Steps[None]:
-    """Execute the operations, and leave what loads returned in memory for all to see."""
+def run(k: Any, items: tuple[Item, ...], results: Address, stored: bool) -> Steps[None]:
+    """Execute the operations, and leave what loads returned in memory."""
     seen: tuple[Any, ...] = ()
     table = 0
     index = 0
@@ -61,13 +61,14 @@ def run(k: Any, items: tuple[Item, ...], results: Address) -> Steps[None]:
         else:
             yield item
         index += 1
-    yield Store(results + k.cpu, seen)
+    yield leave(k, seen, results, stored=stored)
 
 
 class RegionSystem(System):
     """A system whose CPUs change, free, allocate and look at page tables as recipes say."""
 
-    def __init__(self, memory: str, lists: list[list[Recipe]]) -> None:
+    def __init__(self, memory: str, lists: list[list[Recipe]], *, stored: bool = True) -> None:
+        self.stored = stored
         setup = tuple(Vmap(PAGES * region, PAGES, "pte") for region in range(REGIONS))
         super().__init__(Scenario("arm64", "4K", 3, 2, setup, ((),) * len(lists)), Words, memory)
         machine = self.booted()
@@ -88,7 +89,8 @@ class RegionSystem(System):
 
     def programs(self) -> Any:
         """Return what runs the recipes."""
-        return [partial(run, k, items, Words.addresses[WORDS]) for k, items in zip(self.views, self.items, strict=True)]
+        results = Words.addresses[WORDS]
+        return [partial(run, k, items, results, self.stored) for k, items in zip(self.views, self.items, strict=True)]
 
     def _va(self, page: int) -> int:
         return page * self._page

@@ -18,12 +18,15 @@ from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import MemoryModel, Needs
-from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Fetch, Free, Load, Rmw, Store, object_of
+from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Fetch, Free, Load, Order, Rmw, Store, object_of
 
 _LOOKS = 1
 """Oracles ask what the CPU may read of any page-table entry."""
 _OVERTAKES = 2
 """A store may be seen before the loads that the CPU has executed so far."""
+_STORES = 4
+_KINDS = ("load", "read", "fetch", "ordering", "free", "barrier")
+"""What there is a bit for by what it is done to."""
 
 
 class OutdatedError(Exception):
@@ -51,10 +54,14 @@ class _Facts:
         if isinstance(op, Load | Await | Rmw | Store) and object_of(op.address) not in self._unwatched:
             self.entries.add(op.address)
         match op:
-            case Load(address):
-                return self._bit("load", address) | self._bit("read", address)
-            case Await(address) | Rmw(address):
-                return self._bit("read", address)
+            case Load(address, order):
+                return self._bit("load", address) | self._read(address, order)
+            case Await(address, _, order):
+                return self._read(address, order)
+            case Rmw(address):
+                return self._read(address, Order.ACQUIRE)
+            case Store():
+                return _STORES
             case Fetch(address):
                 return self._bit("fetch", address)
             case Free(address):
@@ -62,6 +69,10 @@ class _Facts:
             case Fence(kind):
                 return self._bit("barrier", kind)
         return 0
+
+    def _read(self, address: Address, order: Order) -> int:
+        bits = self._bit("read", address)
+        return bits if order is Order.PLAIN else bits | self._bit("ordering", address)
 
     def of_notes(self, edge: Edge) -> int:
         """Return what oracles ask for when a program says something."""
@@ -71,7 +82,7 @@ class _Facts:
         return False
 
     def _bit(self, what: str, which: int | Barrier) -> int:
-        return 4 << self._bits.setdefault((what, which), len(self._bits))
+        return 8 << self._bits.setdefault((what, which), len(self._bits))
 
     def needs(self, mask: int) -> Needs:
         """Return what a CPU may do that may do the things of these bits."""
@@ -80,15 +91,16 @@ class _Facts:
             self._entries_of_needs = len(self.entries)
         found = self._needs.get(mask)
         if found is None:
-            parts: dict[str, set[Any]] = {what: set() for what in ("load", "read", "fetch", "free", "barrier")}
+            parts: dict[str, set[Any]] = {what: set() for what in _KINDS}
             for (what, which), bit in self._bits.items():
-                if mask >> bit & 4:
+                if mask >> bit & 8:
                     parts[what].add(which)
             if mask & _LOOKS:
                 parts["load"] |= self.entries
                 parts["read"] |= self.entries
-            loads, reads, fetches, frees, barriers = map(frozenset, parts.values())
-            found = Needs(loads, reads, fetches, frees, barriers, bool(mask & _OVERTAKES))
+            loads, reads, fetches, ordering, frees, barriers = (frozenset(parts[what]) for what in _KINDS)
+            stores, overtakes = bool(mask & _STORES), bool(mask & _OVERTAKES)
+            found = Needs(loads, reads, fetches, ordering, frees, barriers, stores, overtakes)
             self._needs[mask] = found
         return found
 

@@ -46,15 +46,18 @@ class Needs(NamedTuple):
     """What one CPU may still do with memory, by location. What it says too much costs states, and never is wrong.
 
     `loads` are locations of plain loads, which may be stale, `reads` those of loads, waits and atomics, `fetches` those
-    of instructions; `frees` are numbers of objects that it may free, `barriers` the kinds that it may execute.
-    `overtakes` says whether a store of its may be seen before the loads that it has executed so far.
+    of instructions, `ordering` those of acquires and atomics; `frees` are numbers of objects that it may free,
+    `barriers` the kinds that it may execute. `stores` says whether it may store other than by an atomic, `overtakes`
+    whether what it stores may be seen before the loads that it has executed so far.
     """
 
     loads: frozenset[Address]
     reads: frozenset[Address]
     fetches: frozenset[Address]
+    ordering: frozenset[Address]
     frees: frozenset[int]
     barriers: frozenset[Barrier]
+    stores: bool
     overtakes: bool
 
 

@@ -145,13 +145,14 @@ class Arm64(MemoryModel):
         )
 
     def normalise(self, needs: Sequence[Needs]) -> None:
-        normal = normal_form(self._timeline, self._views, needs)
+        pending = [bool(entries) for entries in self._pending]
+        normal = normal_form(self._timeline, self._views, needs, self._learned, pending, self.points_to)
         self._timeline = normal.timeline
         self._views = normal.views
         self._own = 0
         for cpu, points in enumerate(normal.points):
             if self._learned[cpu]:
-                rounded = {number: points.round(view) for number, view in self._learned[cpu].items()}
+                rounded = {number: points.round_towards(number, view) for number, view in self._learned[cpu].items()}
                 self._learned[cpu] = {number: view for number, view in rounded.items() if view}
             if self._pending[cpu]:
                 # epochs of what is pending count from the one that a store would have now

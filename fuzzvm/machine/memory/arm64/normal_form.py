@@ -18,11 +18,11 @@ kept of a site that a CPU may still fetch from, stores, DC, IC and their complet
 it is enough to know the last of the CPU's points at or before it, as max() of views goes with that, and as every
 message to come is later than all views there are. Where a CPU has no points, all its views are 0.
 
-Messages. A message that is no point matters by the view that reading it gives: it is as good right after the last
-point, of the CPUs that may read it, that is before it; among messages in the same place the order is by address. One
-with no such point becomes initial contents. The store that a CPU may forward from (`own`) is as good as any other for
-that CPU's view, so this CPU does not count there. A fetch takes place no earlier than what put the stores before the
-oldest one kept out of reach, and so after that one in any case.
+Messages. A message that is no point matters by the view that reading it gives. The store that a CPU may forward from
+(`own`) is as good as any other for that CPU's view, so this CPU does not count there. Which points a view is compared
+with, and so what must keep its place beside what, is said in `comparisons`; of all orders that keep that, one stands
+for all. The oldest store kept of a location that need not stay behind anything becomes initial contents. A fetch takes
+place no earlier than what put the stores before the oldest one kept out of reach, and so after that one in any case.
 
 Bounds. As views are rounded down, the bound at a location of which several stores are kept, or one that has a place,
 is written into what the CPU has `seen` there, which is used for nothing else.
@@ -36,13 +36,15 @@ and so past any floor, and pick views, which are for stores only.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64.timeline import COMPLETE, Message, Timeline
+from fuzzvm.machine.memory.arm64.comparisons import Places, Reach, carries_views
+from fuzzvm.machine.memory.arm64.timeline import COMPLETE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ORDERS_LOADS, ORDERS_STORES, Cell, Views
-from fuzzvm.machine.ops import Barrier
+from fuzzvm.machine.ops import Barrier, object_of
 
 _EMPTY = Cell()
 
@@ -56,22 +58,38 @@ class Normal(NamedTuple):
 
 
 class Points:
-    """The points that count for one CPU: `old` timestamps, ascending, and the `new` ones."""
+    """The points that count for one CPU: `old` timestamps, ascending, and where they are in the normal form."""
 
-    __slots__ = ("new", "old")
+    __slots__ = ("_moved", "_new", "_timeline", "old", "reach")
 
-    def __init__(self) -> None:
-        self.old: list[int] = []
-        self.new: list[int] = [0]
+    def __init__(self, old: list[int], reach: Reach | None = None) -> None:
+        self.old = old
+        self._new = [0]
+        self.reach = reach
+        """How far views are carried that come with pointers; None where they may be carried anywhere."""
 
-    def before(self, view: int) -> int:
-        """Return the old timestamp of the last point at or before a view, 0 if there is none."""
-        place = bisect_right(self.old, view)
-        return self.old[place - 1] if place else 0
+    def move(self, moved: Mapping[int, int], timeline: Timeline) -> None:
+        """Take note of the new timestamps of messages of a timeline."""
+        self._moved = moved
+        self._timeline = timeline
+        # the last of them where they have changed places: they do so only where no view lies between
+        self._new += accumulate((moved[at] for at in self.old), max)
 
     def round(self, view: int) -> int:
         """Return the new timestamp of the last point at or before a view, 0 if there is none."""
-        return self.new[bisect_right(self.old, view)] if view and self.old else 0
+        return self._new[bisect_right(self.old, view)] if view and self.old else 0
+
+    def round_towards(self, number: int, view: int) -> int:
+        """Return that of the last point that a view is compared with which comes with a pointer to an object."""
+        objects = None if self.reach is None else self.reach.objects(number)
+        if objects is None:
+            return self.round(view)
+        found = 0
+        for at in self.old[: bisect_right(self.old, view)]:
+            address = self._timeline.messages[at - 1].address
+            if isinstance(address, int) and object_of(address) in objects:
+                found = max(found, self._moved[at])
+        return found
 
 
 class _Kept:
@@ -157,19 +175,31 @@ class _Kept:
             self.of_cpu[cpu] |= points
 
 
-def normal_form(timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> Normal:
-    """Return the normal form of a timeline and the views on it, given what each CPU may still do."""
+def normal_form(
+    timeline: Timeline,
+    views: Sequence[Views],
+    needs: Sequence[Needs],
+    learned: Sequence[dict[int, int]],
+    pending: Sequence[bool],
+    points_to: Callable[[Hashable], int],
+) -> Normal:
+    """Return the normal form of a timeline and the views on it, given what each CPU may still do.
+
+    `learned` holds for each CPU the view of each pointer to an object, and `pending` says whether messages of it are
+    yet to come; `points_to` returns the object that a value points to, 0 if none.
+    """
     if not timeline.messages:
-        return Normal(timeline, [Views() for _ in views], [Points() for _ in views])
+        return Normal(timeline, [Views() for _ in views], [Points([]) for _ in views])
     kept = _Kept(timeline, views, needs)
     for address, stores in timeline.locations():
         kept.location(address, stores)
-    points = [Points() for _ in views]
+    points = []
     for cpu, own in enumerate(kept.of_cpu):
-        points[cpu].old = sorted(own)
-    new_timeline, moved = _renumbered(kept, points)
+        limited = own and not carries_views(needs[cpu], pending=pending[cpu])
+        points.append(Points(sorted(own), Reach(timeline, needs[cpu], points_to) if limited else None))
+    new_timeline, moved = _renumbered(kept, points, learned)
     for cpu_points in points:
-        cpu_points.new = [0, *[moved[at] for at in cpu_points.old]]
+        cpu_points.move(moved, timeline)
     seen: list[dict[Hashable, int]] = [{} for _ in views]
     for cpu, address, oldest in kept.bounds:
         seen[cpu][address] = oldest
@@ -177,43 +207,75 @@ def normal_form(timeline: Timeline, views: Sequence[Views], needs: Sequence[Need
     return Normal(new_timeline, new_views, points)
 
 
-def _renumbered(kept: _Kept, points: Sequence[Points]) -> tuple[Timeline, dict[int, int]]:
+def _places(kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, int]]) -> Places:
+    """Return the places of what is kept, and which must stay before which."""
+    messages = kept.timeline.messages
+    places = Places(kept.timeline, {*kept.points, *kept.open, *(base for base, _ in kept.bases)})
+    stores = [(at, *messages[at - 1][2:]) for at in places.kept if messages[at - 1].kind == STORE]
+    for cpu, (own, needs, view) in enumerate(zip(points, kept.needs, kept.views, strict=True)):
+        if not own.old:
+            continue
+        # what a CPU forwards from its own store has no view of the store's place
+        readable = [
+            (at, address, value)
+            for at, address, value in stores
+            if address in needs.reads and view.cells.get(address, _EMPTY).own != at
+        ]
+        if own.reach is None:
+            places.compare_all(own.old, [at for at, _, _ in readable])
+            continue
+        cells = [cell for address, cell in view.cells.items() if address in needs.reads]
+        live = {at for cell in cells for at in (cell.cleaned, cell.dependency, cell.chain, cell.exclusive)}
+        live.update(at for _, at in _live(view, needs))
+        places.compare_within(own.old, own.reach, readable, live, learned[cpu])
+    return places
+
+
+def _renumbered(
+    kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, int]]
+) -> tuple[Timeline, dict[int, int]]:
     """Return the timeline of what is kept, and the new timestamp of each message on it; 0 is initial contents."""
     timeline = kept.timeline
     messages = timeline.messages
     initial = {address: value for address, value in timeline.initial.items() if value != 0}
-    # by place; in one place the point first, then what follows it, by address
-    placed: list[tuple[int, bool, tuple[Any, ...], int]] = [(at, False, (), at) for at in kept.points]
+    places = _places(kept, points, learned)
+    first: dict[int, int] = {}
     for base, address in kept.bases:
-        place = 0
-        for cpu, needs in enumerate(kept.needs):
-            if address in needs.reads and points[cpu].old:
-                cell = kept.views[cpu].cells.get(address)
-                if cell is None or cell.own != base:
-                    place = max(place, points[cpu].before(base))
-        if place:
-            placed.append((place, True, (address,), base))
+        if places.follows_any(base):
             initial.pop(address, None)
-        elif (value := messages[base - 1].value) != 0:
+            continue
+        first[base] = 0
+        if (value := messages[base - 1].value) != 0:
             initial[address] = value
         else:
             initial.pop(address, None)
-    # an IC that nobody fetches after matters by being there, until a DSB of its CPU
-    placed += [(0, True, (messages[at - 1].address,), at) for at in kept.open if at not in kept.points]
-    placed.sort()
-    moved = {old: number for number, (_, _, _, old) in enumerate(placed, 1)}
+    order = [at for at in places.canonical_order() if at not in first]
+    moved = {old: number for number, old in enumerate(order, 1)} | first
     found = []
-    for _, _, _, old in placed:
+    for old in order:
         kind, _, address, value = messages[old - 1]
         if kind == COMPLETE:
             assert isinstance(value, tuple)
             value = tuple(moved[at] for at in value if kept.completed.get(at) == old)
         found.append(Message(kind, 0, address, value))
-    for base, _ in kept.bases:
-        moved.setdefault(base, 0)
     if initial == timeline.initial and tuple(found) == messages:
         return timeline, moved
     return Timeline.of(initial, found), moved
+
+
+def _live(view: Views, needs: Needs) -> list[tuple[str, int]]:
+    """Return names and places of what later operations read of a CPU's views, but for what it has of locations."""
+    barriers = needs.barriers
+    live = [("read_floor", view.read_floor), ("released", view.released)]
+    if barriers & ORDERS_LOADS:
+        live += [("loads", view.loads), ("quiet", view.quiet)]
+    if barriers & ORDERS_STORES:
+        live += [("stores", view.stores), ("cleans", view.cleans)]
+    if Barrier.ISB in barriers:
+        live += [("synchronised", view.synchronised), ("control", view.control), ("address", view.address)]
+    if needs.fetches:
+        live += [("fetch_floor", view.fetch_floor), ("fetched", view.fetched)]
+    return live
 
 
 def _views(
@@ -223,22 +285,9 @@ def _views(
     new.invalidations = tuple(sorted(moved[at] for at in view.invalidations))
     rounded = points.round
     if points.old:
-        barriers = needs.barriers
-        if barriers & ORDERS_LOADS:
-            new.loads = rounded(view.loads)
-            new.quiet = rounded(view.quiet)
-        if barriers & ORDERS_STORES:
-            new.stores = rounded(view.stores)
-            new.cleans = rounded(view.cleans)
-        if Barrier.ISB in barriers:
-            new.synchronised = rounded(view.synchronised)
-            new.control = rounded(view.control)
-            new.address = rounded(view.address)
-        if needs.fetches:
-            new.fetch_floor = rounded(view.fetch_floor)
-            new.fetched = rounded(view.fetched)
-        new.read_floor = rounded(view.read_floor)
-        new.released = rounded(view.released)
+        for name, at in _live(view, needs):
+            if at:
+                setattr(new, name, rounded(at))
         for address, cell in view.cells.items():
             if address not in needs.reads:
                 continue
