@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import sent_files
@@ -21,6 +21,8 @@ from fuzzvm.mitigations.errors import MitigationError, short
 
 _ALIKE = 0.85
 """How alike a method's name and a hook's must be (difflib's ratio) for the one to be taken for a slip of the other."""
+CLAIMS = ("one_walker", "two_walkers", "other_mm", "collapse")
+"""Attributes that say which verdict a scheme claims."""
 
 
 def load(spec: str) -> type[Mitigation]:
@@ -49,11 +51,14 @@ def load(spec: str) -> type[Mitigation]:
         classes = [name for name, value in vars(module).items() if _is_scheme(value, module)]
         there = f"; there is {', '.join(classes)}" if classes else ""
         raise MitigationError(f"{filename}: no class {short(class_name)!r}{there}")
-    found = checked(getattr(module, class_name), spec)
-    _no_slips(found, module)
-    for line, name in _idle_calls(sent_files.text_of(str(path)), module, found):
-        raise MitigationError(f"{filename}:{line}: {name}() without `yield from` does nothing: it is a generator")
-    return found
+    found = getattr(module, class_name)
+    if _is_scheme(found, module):
+        tree = ast.parse(sent_files.text_of(str(path)))
+        _no_slips(found, module, {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)})
+        # before it is asked whether hooks yield: this says why one does not
+        for line, name in _idle_calls(tree, module, found):
+            raise MitigationError(f"{filename}:{line}: {name}() without `yield from` does nothing: it is a generator")
+    return checked(found, spec)
 
 
 def checked(loaded: object, origin: str) -> type[Mitigation]:
@@ -63,42 +68,70 @@ def checked(loaded: object, origin: str) -> type[Mitigation]:
     for name, default in vars(Mitigation).items():
         hook = getattr(loaded, name)
         if inspect.isgeneratorfunction(default) and not inspect.isgeneratorfunction(hook):
-            raise MitigationError(f"{origin}: {name} is no generator; a hook yields, if only `yield from ()`")
+            where = f"{_place(hook)}: " if inspect.isfunction(hook) else f"{origin}: "
+            raise MitigationError(f"{where}{name} is no generator; a hook yields, if only `yield from ()`")
         if inspect.isfunction(default) and hook is not default:
             wanted = list(inspect.signature(default).parameters)
             try:
                 inspect.signature(hook).bind(*wanted)
             except TypeError as error:
-                code = inspect.unwrap(hook).__code__
-                where = f"{code.co_filename}:{code.co_firstlineno}"
-                raise MitigationError(f"{where}: {name} must take ({', '.join(wanted)}): {error}") from error
+                raise MitigationError(
+                    f"{_place(inspect.unwrap(hook))}: {name} must take ({', '.join(wanted)}): {error}"
+                ) from error
+    for claim in CLAIMS:
+        if getattr(loaded, claim) not in ("safe", "bug", None):
+            raise MitigationError(f"{origin}: {claim} is {getattr(loaded, claim)!r}; it may be 'safe', 'bug' or None")
     return loaded
+
+
+def _place(function: FunctionType) -> str:
+    return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
 
 
 def _is_scheme(value: object, module: ModuleType) -> bool:
     return isinstance(value, type) and issubclass(value, Mitigation) and value.__module__ == module.__name__
 
 
-def _no_slips(loaded: type[Mitigation], module: ModuleType) -> None:
-    """Raise MitigationError for a method that is no hook and is called nearly as one."""
+def _no_slips(loaded: type[Mitigation], module: ModuleType, used: set[str]) -> None:
+    """Raise MitigationError for a method that is no hook and that nothing calls, or is called nearly as a hook.
+
+    `used` are the names of all attributes that the file reads or sets. The same holds for claims.
+    """
     known = [name for name in vars(Mitigation) if not name.startswith("_")]
     for cls in loaded.__mro__:
         if cls.__module__ != module.__name__:
             continue
         for name, value in vars(cls).items():
-            if name in known or name.startswith("_") or not inspect.isfunction(value):
+            if name in known or name.startswith("_"):
                 continue
-            for meant in difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
-                where = f"{value.__code__.co_filename}:{value.__code__.co_firstlineno}"
+            meant = "".join(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE))
+            if not inspect.isfunction(value):
+                if meant in CLAIMS:
+                    raise MitigationError(f"{module.__file__}: {cls.__name__}.{name} claims nothing; {meant} does")
+                continue
+            if meant or name not in used:
                 raise MitigationError(
-                    f"{where}: {name} is no hook, so nothing calls it; {meant} is one "
-                    "(a helper of your own may begin with an underscore)"
+                    f"{_place(value)}: {name} is no hook, so nothing calls it; "
+                    + (f"{meant} is one " if meant else f"there is {', '.join(_hooks())} ")
+                    + "(a helper of your own may begin with an underscore)"
                 )
 
 
-def _idle_calls(text: bytes, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
-    """Yield line and name of each call of a generator function whose result is thrown away, or taken for a truth."""
-    for node in ast.walk(ast.parse(text)):
+def _hooks() -> list[str]:
+    return [name for name, value in vars(Mitigation).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def _idle_calls(tree: ast.AST, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each call of a generator function whose result is thrown away, or taken for a truth.
+
+    In a hook that has no `yield` at all, also of one whose result is kept or returned.
+    """
+    waiting = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in _hooks()]
+    for hook in waiting:
+        if not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(hook)):
+            values = [node.value for node in ast.walk(hook) if isinstance(node, ast.Assign | ast.Return)]
+            yield from _generators([value for value in values if value is not None], module, loaded)
+    for node in ast.walk(tree):
         tested: list[ast.expr] = []
         if isinstance(node, ast.Expr):
             tested = [node.value]
@@ -108,9 +141,14 @@ def _idle_calls(text: bytes, module: ModuleType, loaded: type[Mitigation]) -> It
             tested = [node.operand]
         elif isinstance(node, ast.BoolOp):
             tested = node.values
-        for value in tested:
-            if isinstance(value, ast.Call) and inspect.isgeneratorfunction(_called(value.func, module, loaded)):
-                yield value.lineno, ast.unparse(value.func)
+        yield from _generators(tested, module, loaded)
+
+
+def _generators(values: list[ast.expr], module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
+    """Yield line and name of those that are calls of generator functions."""
+    for value in values:
+        if isinstance(value, ast.Call) and inspect.isgeneratorfunction(_called(value.func, module, loaded)):
+            yield value.lineno, ast.unparse(value.func)
 
 
 def _called(function: ast.expr, module: ModuleType, loaded: type[Mitigation]) -> object:

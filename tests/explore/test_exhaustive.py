@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, shortest_failure, verify
+from fuzzvm.explore.exhaustive.progress import may_cycle
+from fuzzvm.explore.exhaustive.reduced_search import foresee
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.shortest import shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
@@ -268,3 +270,15 @@ def test_a_bug_found_within_a_bound_that_stops_the_proof_is_still_a_bug() -> Non
     assert "--max-states 1000 reached" in verdict.stopped
     assert verdict.schedule is not None
     assert execute(system.machine(), Replay(verdict.schedule)).failure == verdict.failure
+
+
+def test_the_bound_of_a_first_look_is_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that may go round in circles is looked at without reduction as well, past what the search has seen."""
+    system = System(shipped.get("x86-pmd-promotion"), registry.get("static-key"), "tso")
+    space = Space(system)
+    foresee(space, Limits())
+    assert may_cycle(space)
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.verdict.SHALLOW", 1000)
+    verdict = verify(system)
+    assert verdict.states < 1000 < verify(system, reduce=False).states
+    assert (verdict.verdict, verdict.complete, verdict.stopped) == ("safe", True, "")

@@ -279,6 +279,11 @@ def yields_from_a_list() -> Steps[None]:
     yield from [Fence(Barrier.ISB), None]  # type: ignore[misc]
 
 
+def yields_a_generator() -> Steps[None]:
+    yield Fence(Barrier.ISB)
+    yield yields_text()  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("booting", [False, True])
 @pytest.mark.parametrize(
     ("program", "line", "message"),
@@ -286,6 +291,7 @@ def yields_from_a_list() -> Steps[None]:
         (raises, 2, "ValueError: my mistake"),
         (yields_text, 2, "yielded 'store', which is no operation"),
         (yields_from_a_list, 2, "yielded None, which is no operation"),
+        (yields_a_generator, 2, "yielded yields_text(), which is a generator: `yield from` runs it"),
     ],
 )
 def test_a_broken_program_is_told_of_by_file_and_line(

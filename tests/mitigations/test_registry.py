@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
 
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import execute
 from fuzzvm.mitigations import registry
@@ -17,6 +19,7 @@ from fuzzvm.scenario.system import System
 from tests.support import Follow
 
 IMPORTS = "from fuzzvm.kernel import mmap_lock\nfrom fuzzvm.kernel.mmap_lock import mmap_read_trylock\n"
+HOOKS = [name for name, value in vars(Mitigation).items() if isfunction(value)]
 GOOD = """
 from fuzzvm.kernel.hooks import Mitigation
 
@@ -104,7 +107,7 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
         (
             GOOD,
             "NoGenerator",
-            "{file}:NoGenerator: before_free is no generator; a hook yields, if only `yield from ()`",
+            "{path}:{last_but_one}: before_free is no generator; a hook yields, if only `yield from ()`",
         ),
         ("x = 1\ny = 1 +\n", "Mine", "{path}:2: SyntaxError: invalid syntax"),
         ("x = 1\n\nimport no_such_module\n", "Mine", "{file}:3: ModuleNotFoundError: No module named 'no_such_module'"),
@@ -118,6 +121,30 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
                 "{path}:{last_but_one}: befor_free is no hook, so nothing calls it; before_free is one "
                 "(a helper of your own may begin with an underscore)"
             ),
+        ),
+        (
+            GOOD + "class Other(Mine):\n    def on_free(self, k, level, token):\n        yield from ()\n",
+            "Other",
+            "{path}:{last_but_one}: on_free is no hook, so nothing calls it; there is " + ", ".join(HOOKS) + " "
+            "(a helper of your own may begin with an underscore)",
+        ),
+        (
+            GOOD + "class Claims(Mine):\n    one_walker = 'saef'\n",
+            "Claims",
+            "{file}:Claims: one_walker is 'saef'; it may be 'safe', 'bug' or None",
+        ),
+        (
+            GOOD + "class Claims(Mine):\n    one_walkr = 'safe'\n",
+            "Claims",
+            "{path}: Claims.one_walkr claims nothing; one_walker does",
+        ),
+        *(
+            (
+                GOOD + f"class Kept(Mine):\n    def before_clear(self, k, level):\n        {code}\n\n",
+                "Kept",
+                "{file}:{last_but_one}: self.after_free() without `yield from` does nothing: it is a generator",
+            )
+            for code in ("return self.after_free(k, level, None)", "kept = self.after_free(k, level, None)")
         ),
         (
             GOOD + "class Few(Mine):\n    def before_free(self, k, level):\n        yield from ()\n",
@@ -167,9 +194,9 @@ def test_a_file_that_cannot_be_used(
 
 
 def test_helpers_are_no_slips(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        GOOD + "class Helped(Mine):\n    def _before_fre(self):\n        pass\n    def wait(self, k):\n        yield\n"
-    )
+    helpers = "    def _before_fre(self):\n        pass\n    def wait(self, k):\n        yield from ()\n"
+    hook = "    def before_free(self, k, level, token):\n        yield from self.wait(k)\n"
+    (tmp_path / "mine.py").write_text(GOOD + "class Helped(Mine):\n" + helpers + hook)
     assert get(f"{tmp_path}/mine.py:Helped").name == "mine"
 
 

@@ -144,6 +144,7 @@ def verify(
     else:
         _print(runs, saved)
     if interrupted:
+        click.echo(f"interrupted: {len(runs)} of {len(chosen)} runs done", err=True)
         return 130
     return 0 if all(run.as_expected for run in runs) else 1
 

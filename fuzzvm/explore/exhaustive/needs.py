@@ -44,7 +44,11 @@ class _Facts:
         self._unwatched = unwatched
         self._bits: dict[tuple[str, int | Barrier], int] = {}
         self.entries: set[Address] = set()
-        """All page-table entries that are known of; of one that nobody stores to, there is one value to read."""
+        """All page-table entries that are known of.
+
+        It may grow during a search: an entry is known before it is first stored to, and until then there is one value
+        to read.
+        """
         self._needs: dict[int, Needs] = {}
         self._entries_of_needs = 0
 
@@ -139,7 +143,6 @@ class Assumed:
         self._futures = [Futures(automaton, self._facts) for automaton in automata]
         self._overtaking = [Futures(automaton, _Overtaking(model)) for automaton in automata]
         self._frozen: list[list[int]] = []
-        self._entries = 0
         self.renew()
 
     def renew(self) -> None:
@@ -149,7 +152,6 @@ class Assumed:
                 self._futures[cpu].learn(node)
                 self._overtaking[cpu].learn(node)
         self._frozen = [self._known(cpu) for cpu in range(len(self._automata))]
-        self._entries = len(self._facts.entries)
 
     def _known(self, cpu: int) -> list[int]:
         return list(map(or_, self._futures[cpu].of, self._overtaking[cpu].of))
@@ -172,7 +174,7 @@ class Assumed:
         learned = self._futures[cpu].learn(node)
         if self._overtaking[cpu].learn(node) or learned:
             frozen = self._frozen[cpu]
-            if self._known(cpu)[: len(frozen)] != frozen or len(self._facts.entries) != self._entries:
+            if self._known(cpu)[: len(frozen)] != frozen:
                 raise OutdatedError
 
 

@@ -63,7 +63,11 @@ class Regions:
         return self._between(label.va + offset_of(address) * size, size)
 
     def check(self, address: Address, value: Hashable) -> None:
-        """Raise AssertionError if an entry leads to a table of another part of the address space."""
+        """Raise AssertionError if an entry leads to a table of another part of the address space.
+
+        Seen of entries and tables that are there from boot: that kernel code links tables where they are labelled is
+        up to it, and a mitigation has no say in it.
+        """
         if isinstance(value, int) and pxd_table(value) and object_of(pxd_pgtable(value)) in self._labels:
             label = self._labels.get(object_of(address))
             if isinstance(label, TableLabel) and label.level < Level.PTE:

@@ -155,7 +155,8 @@ def _shallow(space: Space, limits: Limits, began: float, *, reduce: bool) -> tup
         return replace(left_of(limits, began), max_states=SHALLOW)
 
     found = space.settled(lambda: _search(space, left(), None, reduce=reduce))
-    if found.findings or found.states < SHALLOW:
+    # its bound may be reached as well by the look for runs that never end, which has no reduction
+    if found.findings or found.complete:
         return found, None
     # what it has learnt is not lost: a search that goes further goes the same way first, by look-ups
     shortest = space.settled(lambda: shortest_run(space, left()))

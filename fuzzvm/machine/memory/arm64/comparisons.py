@@ -11,7 +11,8 @@ carry any view to any load: all its points count. One that will do none of that 
 acquire or an atomic raises floors, for all points. A plain load leaves a view that loads through the pointer it
 returned must come after: points in the object it points to, and where such loads return pointers, in those objects, as
 far as what is stored there by now goes. (A message that is yet to come is later than every point there is, and so is
-the view of who reads it.) Where an acquire or an atomic may take place on the way, all points count again.
+the view of who reads it; but not of a CPU that reads what it has stored itself, which may be by an atomic.) Where an
+acquire or an atomic may take place on the way, all points count again: an atomic's own store passes on what it read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from fuzzvm.machine.memory import Needs
 from fuzzvm.machine.memory.arm64.timeline import STORE, Timeline
 from fuzzvm.machine.memory.arm64.views import ORDERS_LOADS
-from fuzzvm.machine.ops import Barrier, object_of
+from fuzzvm.machine.ops import Address, Barrier, object_of
 
 _CARRIES = ORDERS_LOADS | {Barrier.ISB}
 
@@ -32,27 +33,36 @@ def carries_views(needs: Needs, *, pending: bool) -> bool:
     return bool(pending or needs.stores or needs.fetches or needs.barriers & _CARRIES)
 
 
-class Reach:
-    """Which points views can be compared with that come with a pointer, for a CPU that does not carry them further."""
+class Pointers:
+    """What the values on a timeline point to: for each object, the objects that a value in it points to or did."""
 
-    def __init__(self, timeline: Timeline, needs: Needs, points_to: Callable[[Hashable], int]) -> None:
+    def __init__(self, timeline: Timeline, points_to: Callable[[Hashable], int]) -> None:
         self.points_to = points_to
-        self._pointers: dict[int, set[int]] = {}
-        """For each object, those that a value in it points to, now or for whoever may read an older one."""
+        self.of: dict[int, set[int]] = {}
         for address, value in timeline.initial.items():
-            self._point(address, value)
+            self._take(address, value)
         for message in timeline.messages:
             if message.kind == STORE:
-                self._point(message.address, message.value)
-        self.ordering = needs.ordering
-        """Locations of which an acquire or an atomic may read."""
-        self._ordering = frozenset(map(object_of, needs.ordering))
-        self._known: dict[int, frozenset[int] | None] = {}
+                self._take(message.address, message.value)
 
-    def _point(self, address: Hashable, value: Hashable) -> None:
+    def _take(self, address: Hashable, value: Hashable) -> None:
         number = self.points_to(value)
         if number and isinstance(address, int):
-            self._pointers.setdefault(object_of(address), set()).add(number)
+            self.of.setdefault(object_of(address), set()).add(number)
+
+
+class Reach:
+    """Which points views can be compared with that come with a pointer, for a CPU that does not carry them further.
+
+    `ordering` are the locations of which an acquire or an atomic of the CPU may read.
+    """
+
+    def __init__(self, pointers: Pointers, ordering: frozenset[Address]) -> None:
+        self.points_to = pointers.points_to
+        self.ordering = ordering
+        self._pointers = pointers.of
+        self._ordering = frozenset(map(object_of, ordering))
+        self._known: dict[int, frozenset[int] | None] = {}
 
     def objects(self, number: int) -> frozenset[int] | None:
         """Return the objects that loads through a pointer to an object can come to; None if all points count."""

@@ -41,12 +41,12 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64.comparisons import Places, Reach, carries_views
+from fuzzvm.machine.memory.arm64.comparisons import Places, Pointers, Reach, carries_views
 from fuzzvm.machine.memory.arm64.timeline import COMPLETE, STORE, Message, Timeline
-from fuzzvm.machine.memory.arm64.views import ORDERS_LOADS, ORDERS_STORES, Cell, Views
+from fuzzvm.machine.memory.arm64.views import EMPTY, ORDERS_LOADS, ORDERS_STORES, Cell, Views
 from fuzzvm.machine.ops import Barrier, object_of
 
-_EMPTY = Cell()
+ORDERS_BOTH = ORDERS_LOADS & ORDERS_STORES
 
 
 class Normal(NamedTuple):
@@ -72,7 +72,7 @@ class Points:
         """Take note of the new timestamps of messages of a timeline."""
         self._moved = moved
         self._timeline = timeline
-        # the last of them where they have changed places: they do so only where no view lies between
+        # the last of them where they have changed places: they do so only where no view lies between that is rounded so
         self._new += accumulate((moved[at] for at in self.old), max)
 
     def round(self, view: int) -> int:
@@ -137,7 +137,7 @@ class _Kept:
 
     def _bound(self, cpu: int, address: Hashable) -> int:
         view = self.views[cpu]
-        cell = view.cells.get(address, _EMPTY)
+        cell = view.cells.get(address, EMPTY)
         return max(view.read_floor, cell.own, cell.seen, cell.cleaned)
 
     def _oldest_fetched(self, cpu: int, address: Hashable, stores: tuple[int, ...]) -> int:
@@ -193,10 +193,14 @@ def normal_form(
     kept = _Kept(timeline, views, needs)
     for address, stores in timeline.locations():
         kept.location(address, stores)
+    pointers: Pointers | None = None
     points = []
     for cpu, own in enumerate(kept.of_cpu):
-        limited = own and not carries_views(needs[cpu], pending=pending[cpu])
-        points.append(Points(sorted(own), Reach(timeline, needs[cpu], points_to) if limited else None))
+        reach = None
+        if own and not carries_views(needs[cpu], pending=pending[cpu]):
+            pointers = pointers or Pointers(timeline, points_to)
+            reach = Reach(pointers, needs[cpu].ordering)
+        points.append(Points(sorted(own), reach))
     new_timeline, moved = _renumbered(kept, points, learned)
     for cpu_points in points:
         cpu_points.move(moved, timeline)
@@ -212,6 +216,7 @@ def _places(kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, i
     messages = kept.timeline.messages
     places = Places(kept.timeline, {*kept.points, *kept.open, *(base for base, _ in kept.bases)})
     stores = [(at, *messages[at - 1][2:]) for at in places.kept if messages[at - 1].kind == STORE]
+    oldest = {(cpu, address): at for cpu, address, at in kept.bounds}
     for cpu, (own, needs, view) in enumerate(zip(points, kept.needs, kept.views, strict=True)):
         if not own.old:
             continue
@@ -219,7 +224,9 @@ def _places(kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, i
         readable = [
             (at, address, value)
             for at, address, value in stores
-            if address in needs.reads and view.cells.get(address, _EMPTY).own != at
+            if address in needs.reads
+            and at >= oldest.get((cpu, address), 0)
+            and view.cells.get(address, EMPTY).own != at
         ]
         if own.reach is None:
             places.compare_all(own.old, [at for at, _, _ in readable])
@@ -268,9 +275,11 @@ def _live(view: Views, needs: Needs) -> list[tuple[str, int]]:
     barriers = needs.barriers
     live = [("read_floor", view.read_floor), ("released", view.released)]
     if barriers & ORDERS_LOADS:
-        live += [("loads", view.loads), ("quiet", view.quiet)]
+        live.append(("loads", view.loads))
     if barriers & ORDERS_STORES:
-        live += [("stores", view.stores), ("cleans", view.cleans)]
+        live.append(("stores", view.stores))
+    if barriers & ORDERS_BOTH:
+        live += [("quiet", view.quiet), ("cleans", view.cleans)]
     if Barrier.ISB in barriers:
         live += [("synchronised", view.synchronised), ("control", view.control), ("address", view.address)]
     if needs.fetches:
@@ -300,10 +309,10 @@ def _views(
                 chain=rounded(cell.chain),
                 exclusive=rounded(cell.exclusive),
             )
-            if made != _EMPTY:
+            if made != EMPTY:
                 new.cells[address] = made
     for address, oldest in seen.items():
         at = moved.get(oldest, 0)
         if at:
-            new.cells[address] = new.cells.get(address, _EMPTY)._replace(seen=at)
+            new.cells[address] = new.cells.get(address, EMPTY)._replace(seen=at)
     return new
