@@ -55,6 +55,8 @@ class Futures:
 
         Returns whether any future grew: what was concluded from it before must be looked at again.
         """
+        if node.number >= len(self._seen):
+            self._grow()
         if len(node.edges) == self._seen[node.number]:
             return False
         self._seen[node.number] = len(node.edges)

@@ -56,6 +56,8 @@ class Reduction:
         self._footprints = self._make_footprints(unwatched)
         self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
+        self._mirrored: list[dict[Node, int]] = [{} for _ in space.lanes]
+        """With how many edges a local state was last told to the CPUs that are alike."""
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
         assert isinstance(space.start, int)
         self.visited = {self._symmetry.canonical(space.start) if self._symmetry is not None else space.start}
@@ -75,7 +77,6 @@ class Reduction:
         """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""
         lanes = self._space.lanes
         orders = list(islice(permutations(range(len(lanes))), ORDERS_AHEAD))
-        computers = [self._computer(lane) for lane in lanes]
         for number in range(len(orders) + WALKS_AHEAD):
             turns = random.Random(number)
             order = list(orders[number]) if number < len(orders) else list(range(len(lanes)))
@@ -90,13 +91,19 @@ class Reduction:
                     key = state & lane.mask
                     if key >> lane.shift:
                         if key not in self._accesses[cpu]:
-                            computers[cpu](key)
+                            lane.compute(key)
+                            node = lane.nodes[key >> lane.shift]
+                            self._accesses[cpu][key] = self._footprints.step(node, lane.edges)
                         entry = lane.table[key]
                         if isinstance(entry, int) and entry:
                             state += entry
                             break
                 else:
                     break
+        # from the ends of programs to their beginnings, so that what comes later is told of once
+        for cpu, automaton in enumerate(self._space.automata):
+            for node in reversed(list(automaton.nodes)):
+                self._learn(cpu, node)
 
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
@@ -220,27 +227,27 @@ class Reduction:
     def _computer(self, lane: Lane) -> Callable[[int], int]:
         nodes = self._space.automata[lane.cpu].nodes
         table = self._accesses[lane.cpu]
-        futures = self._futures[lane.cpu]
         footprints = self._footprints
-        symmetry, all_futures = self._symmetry, self._futures
-        mirrored: dict[Node, int] = {}
 
         def compute(key: int) -> int:
             lane.compute(key)
             node = nodes[key >> lane.shift]
             accesses = table[key] = footprints.step(node, lane.edges)
-            known = len(node.edges)
-            if futures.learn(node):
-                self._outdated = len(self._reduced) + 1
-            if symmetry is not None and mirrored.get(node) != known:
-                mirrored[node] = known
-                # only one of the states that are alike is searched, and each CPU's future counts in all of them
-                for other, image in symmetry.mirror(lane.cpu, node):
-                    if all_futures[other].learn(image):
-                        self._outdated = len(self._reduced) + 1
+            self._learn(lane.cpu, node)
             return accesses
 
         return compute
+
+    def _learn(self, cpu: int, node: Node) -> None:
+        """Take in what is new of a local state: what was concluded without it is to be looked at again."""
+        if self._futures[cpu].learn(node):
+            self._outdated = len(self._reduced) + 1
+        if self._symmetry is not None and self._mirrored[cpu].get(node, 0) != len(node.edges):
+            self._mirrored[cpu][node] = len(node.edges)
+            # only one of the states that are alike is searched, and each CPU's future counts in all of them
+            for other, image in self._symmetry.mirror(cpu, node):
+                if self._futures[other].learn(image):
+                    self._outdated = len(self._reduced) + 1
 
 
 def several(moves: Sequence[Move]) -> list[int]:
