@@ -46,6 +46,9 @@ def offset_of(address: Address) -> int:
 class Order(enum.Enum):
     """Ordering of one memory access (Arm ARM B2.3; the kernel's `_acquire` and `_release` suffixes)."""
 
+    # members are singletons; Enum's own hash is that of the name, a call of Python at each look into a set of orders
+    __hash__ = object.__hash__
+
     PLAIN = "plain"
     ACQUIRE = "acquire"
     ACQUIRE_PC = "acquire-pc"
@@ -55,6 +58,8 @@ class Order(enum.Enum):
 
 class Barrier(enum.Enum):
     """Kinds of barrier. x86's MFENCE is DMB_ISH; its serialising instructions are ISB."""
+
+    __hash__ = object.__hash__
 
     DMB_ISH = "dmb ish"
     DMB_ISHLD = "dmb ishld"

@@ -8,11 +8,13 @@ from pathlib import Path
 from tests.explore.campaigns.killing import promises, torment
 
 KILLS = int(os.environ.get("FUZZVM_KILLS", "10"))
+RUNS = 2_000 * KILLS
+"""So many that a campaign is not over before it has been killed often."""
 
 
 def test_no_kill_loses_repeats_or_damages_anything(tmp_path: Path) -> None:
     arguments = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going")
-    outcome = torment(tmp_path / "c", KILLS, 3, 20_000, *arguments)
+    outcome = torment(tmp_path / "c", KILLS, 3, RUNS, *arguments)
     assert outcome.wrong == []
     assert outcome.of_parent + outcome.of_workers > 0
     assert outcome.sittings > 1
@@ -20,4 +22,4 @@ def test_no_kill_loses_repeats_or_damages_anything(tmp_path: Path) -> None:
     (finding, *_) = (tmp_path / "c" / "findings").iterdir()
     finding.unlink()
     (tmp_path / "c" / "corpus" / ".half.tmp").touch()
-    assert len(promises(tmp_path / "c", 19_999, {"reported-once.toml"})) == 4
+    assert len(promises(tmp_path / "c", RUNS - 1, {"reported-once.toml"})) == 4
