@@ -267,7 +267,9 @@ class SteppedShared:
         """Yield every way of an operation that concerns memory alone."""
         before = self._memories[memory]
         name = _METHODS[type(op)]
-        for choices, after, response in _ways(lambda choose, copy: getattr(copy, name)(cpu, op, choose), before.copy):
+        for choices, after, response in every_way(
+            lambda choose, copy: getattr(copy, name)(cpu, op, choose), before.copy
+        ):
             yield _Performed(choices, self._memory_number(after), 0, 0, self._values.number(response))
 
     def _perform(
@@ -288,7 +290,7 @@ class SteppedShared:
             except ModelError as error:
                 return error
 
-        for choices, machine, response in _ways(caught, copy):
+        for choices, machine, response in every_way(caught, copy):
             if isinstance(response, ModelError):
                 yield _Performed(choices, memory, heap, remembered, 0, response)
             else:
@@ -414,7 +416,7 @@ class SteppedShared:
         return number
 
 
-def _ways(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:
+def every_way(run: Callable[[Choose, T], Any], copy: Callable[[], T]) -> Iterator[tuple[tuple[int, ...], T, Any]]:
     """Yield (choices, what was stepped, response) for every way that a step can go.
 
     A step is run again for each way; the choices that it asks for are counted up like the digits of a number.

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzzvm.explore.exhaustive.stepped import every_way
 from fuzzvm.machine.memory import Choose, Needs
 from fuzzvm.machine.memory.arm64.adapter import Arm64
 from fuzzvm.machine.memory.arm64.comparisons import Reach
@@ -65,7 +66,6 @@ class IsSet:
 
 
 Step = Operation | Look
-Way = tuple[tuple[int, ...], Arm64, Any]
 AT = st.sampled_from(ADDRESSES)
 VALUES = st.sampled_from([1, 2, *POINTERS])
 ATOMICS = st.builds(Rmw, AT, st.builds(Put, VALUES), st.sampled_from(list(Order)))
@@ -142,29 +142,6 @@ def perform(memory: Arm64, cpu: int, step: Step, choose: Choose) -> Any:
     raise AssertionError(step)
 
 
-def ways(memory: Arm64, run: Callable[[Arm64, Choose], Any]) -> list[Way]:
-    """Return choices, memory and response of every way that a step can go."""
-    found: list[Way] = []
-    script: list[int] = []
-    while True:
-        asked: list[tuple[int, int]] = []
-
-        def choose(ways: int, script: list[int] = script, asked: list[tuple[int, int]] = asked) -> int:
-            way = script[len(asked)] if len(asked) < len(script) else 0
-            asked.append((way, ways))
-            return way
-
-        stepped = memory.copy()
-        response = run(stepped, choose)
-        found.append((tuple(way for way, _ in asked), stepped, response))
-        while asked and asked[-1][0] == asked[-1][1] - 1:
-            asked.pop()
-        if not asked:
-            return found
-        script = [way for way, _ in asked]
-        script[-1] += 1
-
-
 def alike(programs: Sequence[Sequence[Step]]) -> None:
     """Assert that memory in normal form goes every way that memory goes which remembers everything."""
     cpus = len(programs)
@@ -182,8 +159,8 @@ def alike(programs: Sequence[Sequence[Step]]) -> None:
         seen.add(key)
         assert [raw.peek(address) for address in ADDRESSES] == [normal.peek(address) for address in ADDRESSES]
         assert raw.agents() == normal.agents()
-        steps: list[tuple[tuple[int, ...], Callable[[Arm64, Choose], Any]]] = [
-            (places, lambda memory, choose, agent=agent: memory.step(agent, choose))  # type: ignore[misc]
+        steps: list[tuple[tuple[int, ...], Callable[[Choose, Arm64], Any]]] = [
+            (places, lambda choose, memory, agent=agent: memory.step(agent, choose))  # type: ignore[misc]
             for agent in raw.agents()
         ]
         for cpu, place in enumerate(places):
@@ -196,9 +173,9 @@ def alike(programs: Sequence[Sequence[Step]]) -> None:
                 if not visible[0]:
                     continue
             after = (*places[:cpu], place + 1, *places[cpu + 1 :])
-            steps.append((after, lambda memory, choose, cpu=cpu, step=step: perform(memory, cpu, step, choose)))  # type: ignore[misc]
+            steps.append((after, lambda choose, memory, cpu=cpu, step=step: perform(memory, cpu, step, choose)))  # type: ignore[misc]
         for after, run in steps:
-            found, images = ways(raw, run), ways(normal, run)
+            found, images = [list(every_way(run, memory.copy)) for memory in (raw, normal)]
             assert [(choices, seen) for choices, _, seen in found] == [(choices, seen) for choices, _, seen in images]
             for (_, memory, _), (_, image, _) in zip(found, images, strict=True):
                 image.normalise([wanted[cpu][place] for cpu, place in enumerate(after)])
