@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any, Final
 
 from fuzzvm.dump.entry import Entry, Kind, Level
@@ -70,6 +72,10 @@ class Evidence:
             union |= self.unions.get((level, kind), 0)
         return _alignment(union)
 
+    def finest(self) -> int:
+        """Return what divides all rows but those of tables; 0: no rows."""
+        return _alignment(reduce(or_, (union for (_, kind), union in self.unions.items() if kind is not Kind.TABLE), 0))
+
     def against(self, page_size: int) -> str:
         """Return why pages cannot be of that size, or ''."""
         for level, size in LEVEL_SIZES[page_size].items():
@@ -96,7 +102,7 @@ class Geometry:
     """Page size, how it is known, and what follows from it.
 
     `source` is option, architecture or inferred. `candidates` are all page sizes that no row contradicts; where every
-    one is contradicted by blocks, those that no PTE row contradicts. Blocks are then finer than any hardware's, as in
+    one is contradicted by blocks, those that no row is finer than. Blocks are then finer than any hardware's, as in
     fuzzvm's own dumps (`scaled`): their sizes are what divides the rows of a level, and may be too large.
     """
 
@@ -127,7 +133,7 @@ class Geometry:
                 size = sizes[Level.PMD]
         # scaled down, blocks are as large as the rows allow
         found = self.evidence.alignment(entry.level, entry.kind)
-        return min(size, found) if found else size
+        return max(self.page_size, min(size, found)) if found else size
 
     def to_data(self) -> dict[str, Any]:
         """Return it as strings, numbers and lists."""
@@ -150,7 +156,8 @@ def infer(layout: Layout, evidence: Evidence, page_size: int | None) -> Geometry
     candidates = tuple(size for size, reason in against.items() if not reason)
     scaled = not candidates
     if scaled:
-        pages = evidence.alignment(Level.PTE)
+        # a block of any size is a page at least
+        pages = evidence.finest()
         candidates = tuple(size for size in layout.page_sizes if not pages % size) or layout.page_sizes[:1]
     if page_size is not None:
         if page_size not in layout.page_sizes:

@@ -269,6 +269,13 @@ def test_blocks_finer_than_any_hardwares_are_said_to_be_so(tmp_path: Path) -> No
     assert parts(summary.total) == {"PTE page": (4 * K, 1, 1), "PMD block": (8 * K, 1, 1)}
 
 
+def test_a_block_is_no_finer_than_a_page(tmp_path: Path) -> None:
+    """Found by harnesses/parsers/fuzz_ptdump.py: with no row of a PTE, any page size seemed possible."""
+    summary = read(tmp_path, row(BASE, 4 * K, f"PMD BLK {RW}") + row(BASE + 2 * M, 2 * M, f"PMD BLK {RW}"))
+    assert (summary.geometry.scaled, summary.geometry.page_size) == (True, 4 * K)
+    assert summary.total.tlb_entries == summary.total.tlb_entries_as_pages == 513
+
+
 def test_other_page_sizes_than_the_architectures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DumpError, match="x86_64 has no pages of 16K"):
         read(tmp_path, samples.X86_64, 16 * K)
