@@ -162,7 +162,7 @@ def test_workers_stop_when_the_command_is_gone(cluster: Running, tmp_path: Path,
         process.send_signal(number)
         _, error = process.communicate(timeout=HANG)
         if number == signal.SIGINT:
-            assert (process.returncode, error) == (130, "")
+            assert (process.returncode, error) == (130, "interrupted: 0 of 3 runs done\n")
     wait_until(lambda: not cluster.children())
 
 

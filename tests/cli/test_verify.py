@@ -133,7 +133,7 @@ def test_ctrl_c_ends_a_run_that_is_split(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=60)
     assert workers
     assert process.returncode == 130
-    assert err == ""
+    assert err == "interrupted: 0 of 1 runs done\n"
     assert "mitigation" in out
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 

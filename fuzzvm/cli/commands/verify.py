@@ -143,8 +143,9 @@ def verify(
         print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
     else:
         _print(runs, saved)
+        if interrupted:
+            click.echo(f"interrupted: {len(runs)} of {len(chosen)} runs done", err=True)
     if interrupted:
-        click.echo(f"interrupted: {len(runs)} of {len(chosen)} runs done", err=True)
         return 130
     return 0 if all(run.as_expected for run in runs) else 1
 
