@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Generator, Hashable, Sequence
 from itertools import dropwhile
 from pathlib import Path
-from types import CodeType
+from types import CodeType, GeneratorType
 from typing import Any, Protocol, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
@@ -545,7 +545,6 @@ def not_an_operation(program: Steps[Any], op: object) -> ProgramError:
     """Return what to raise where a program yielded something else; it names the innermost function's place."""
     frame = innermost(program)
     where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
-    if isinstance(op, Generator):
-        name = op.gi_code.co_name if hasattr(op, "gi_code") else type(op).__name__
-        return ProgramError(f"yielded {name}(), which is a generator: `yield from` runs it", *where)
+    if isinstance(op, GeneratorType):
+        return ProgramError(f"yielded {op.gi_code.co_name}(), which is a generator: `yield from` runs it", *where)
     return ProgramError(f"yielded {op!r}, which is no operation", *where)

@@ -52,7 +52,7 @@ def load(spec: str) -> type[Mitigation]:
         there = f"; there is {', '.join(classes)}" if classes else ""
         raise MitigationError(f"{filename}: no class {short(class_name)!r}{there}")
     found = getattr(module, class_name)
-    if _is_scheme(found, module):
+    if isinstance(found, type) and issubclass(found, Mitigation):
         tree = ast.parse(sent_files.text_of(str(path)))
         _no_slips(found, module, {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)})
         # before it is asked whether hooks yield: this says why one does not
@@ -126,8 +126,8 @@ def _idle_calls(tree: ast.AST, module: ModuleType, loaded: type[Mitigation]) -> 
 
     In a hook that has no `yield` at all, also of one whose result is kept or returned.
     """
-    waiting = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in _hooks()]
-    for hook in waiting:
+    names = _hooks()
+    for hook in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]:
         if not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(hook)):
             values = [node.value for node in ast.walk(hook) if isinstance(node, ast.Assign | ast.Return)]
             yield from _generators([value for value in values if value is not None], module, loaded)

@@ -147,6 +147,13 @@ def test_a_class_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rela
             for code in ("return self.after_free(k, level, None)", "kept = self.after_free(k, level, None)")
         ),
         (
+            # the class may come from elsewhere: the file is the user's all the same
+            IMPORTS + "from fuzzvm.mitigations.none import NoMitigation\n"
+            "def helper(k):\n    mmap_read_trylock(k, k.init_mm)\n    yield from ()\n",
+            "NoMitigation",
+            "{file}:{last_but_one}: mmap_read_trylock() without `yield from` does nothing: it is a generator",
+        ),
+        (
             GOOD + "class Few(Mine):\n    def before_free(self, k, level):\n        yield from ()\n",
             "Few",
             "{path}:{last_but_one}: before_free must take (self, k, level, token): too many positional arguments",

@@ -91,9 +91,7 @@ class Reduction:
                     key = state & lane.mask
                     if key >> lane.shift:
                         if key not in self._accesses[cpu]:
-                            lane.compute(key)
-                            node = lane.nodes[key >> lane.shift]
-                            self._accesses[cpu][key] = self._footprints.step(node, lane.edges)
+                            self._compute(lane, key)
                         entry = lane.table[key]
                         if isinstance(entry, int) and entry:
                             state += entry
@@ -225,18 +223,19 @@ class Reduction:
         return [(running[member][0][0].cpu, moves[member][0]) for member in members]
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
-        nodes = self._space.automata[lane.cpu].nodes
-        table = self._accesses[lane.cpu]
-        footprints = self._footprints
-
         def compute(key: int) -> int:
-            lane.compute(key)
-            node = nodes[key >> lane.shift]
-            accesses = table[key] = footprints.step(node, lane.edges)
-            self._learn(lane.cpu, node)
+            accesses = self._compute(lane, key)
+            self._learn(lane.cpu, lane.nodes[key >> lane.shift])
             return accesses
 
         return compute
+
+    def _compute(self, lane: Lane, key: int) -> int:
+        """Work out a step, and return what it touches."""
+        lane.compute(key)
+        accesses = self._footprints.step(lane.nodes[key >> lane.shift], lane.edges)
+        self._accesses[lane.cpu][key] = accesses
+        return accesses
 
     def _learn(self, cpu: int, node: Node) -> None:
         """Take in what is new of a local state: what was concluded without it is to be looked at again."""

@@ -120,10 +120,10 @@ class WeakReduction(Reduction):
         # whether a store is in place before an invalidation
         if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
             return entry
-        # what the CPU has kept back before may be put in place along with it
-        written = self._weak.written(op) | (begun[lane.cpu][1] if begun else 0)
         looks = self._looks[lane.cpu]
-        if looks.of[looks.places[key >> lane.shift]] & written:
+        looked_at = looks.of[looks.places[key >> lane.shift]]
+        # what the CPU has kept back before may be put in place along with it
+        if looked_at and looked_at & (self._weak.written(op) | (begun[lane.cpu][1] if begun else 0)):
             return entry
         kept_back = self._entries[lane.cpu].get(key) or lane.table[key]
         assert not isinstance(kept_back, int)

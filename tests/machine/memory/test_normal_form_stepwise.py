@@ -35,6 +35,7 @@ from fuzzvm.machine.ops import (
     address_of,
     object_of,
 )
+from tests.explore.small_programs import IsPositive, Put
 
 OBJECTS, LOCATIONS = 3, 2
 ADDRESSES = [address_of(number, offset) for number in range(1, OBJECTS + 1) for offset in range(LOCATIONS)]
@@ -48,30 +49,13 @@ class Look:
     """An oracle asks what the CPU may read, anywhere."""
 
 
-@dataclass(frozen=True)
-class Put:
-    value: int
-
-    def __call__(self, old: Any) -> int:
-        return self.value
-
-
-@dataclass(frozen=True)
-class IsSet:
-    def __call__(self, value: Any) -> bool:
-        return bool(value)
-
-    def blocked_by(self, value: Any) -> tuple[int, ...]:
-        return ()
-
-
 Step = Operation | Look
 AT = st.sampled_from(ADDRESSES)
 VALUES = st.sampled_from([1, 2, *POINTERS])
 ATOMICS = st.builds(Rmw, AT, st.builds(Put, VALUES), st.sampled_from(list(Order)))
 LOADS = st.builds(Load, AT)
 ACQUIRES = st.builds(Load, AT, st.sampled_from([Order.ACQUIRE, Order.ACQUIRE_PC]))
-WAITS = st.builds(Await, AT, st.just(IsSet()), st.sampled_from([Order.PLAIN, Order.ACQUIRE]))
+WAITS = st.builds(Await, AT, st.just(IsPositive()), st.sampled_from([Order.PLAIN, Order.ACQUIRE]))
 STORES = st.builds(Store, AT, VALUES, st.sampled_from([Order.PLAIN, Order.PLAIN, Order.RELEASE]))
 ORDERS_STORES = st.builds(Fence, st.sampled_from([Barrier.DMB_ISHST, Barrier.DSB_ISHST]))
 FENCES = st.builds(Fence, st.sampled_from(list(Barrier)))
@@ -98,7 +82,6 @@ def needs(steps: Sequence[Step]) -> Needs:
         for step in steps
         if isinstance(step, Rmw) or (isinstance(step, Load | Await) and step.order is not Order.PLAIN)
     }
-    stores = [step for step in steps if isinstance(step, Store)]
     overtakes = False
     for step in steps:
         if not isinstance(step, Look):
@@ -112,7 +95,7 @@ def needs(steps: Sequence[Step]) -> Needs:
         frozenset(ordering),
         frozenset(object_of(step.address) for step in steps if isinstance(step, Free)),
         frozenset(step.kind for step in steps if isinstance(step, Fence)),
-        bool(stores),
+        any(isinstance(step, Store) for step in steps),
         overtakes,
     )
 

@@ -33,6 +33,11 @@ def carries_views(needs: Needs, *, pending: bool) -> bool:
     return bool(pending or needs.stores or needs.fetches or needs.barriers & _CARRIES)
 
 
+def lies_in(address: Hashable, objects: frozenset[int]) -> bool:
+    """Return whether a location is one of some objects."""
+    return isinstance(address, int) and object_of(address) in objects
+
+
 class Pointers:
     """What the values on a timeline point to: for each object, the objects that a value in it points to or did."""
 
@@ -163,8 +168,7 @@ class Places:
             return points
         found = 0
         for index in _indices(points):
-            address = self._messages[self.kept[index] - 1].address
-            if isinstance(address, int) and object_of(address) in objects:
+            if lies_in(self._messages[self.kept[index] - 1].address, objects):
                 found |= 1 << index
         return found
 

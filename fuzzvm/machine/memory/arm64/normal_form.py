@@ -41,12 +41,12 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64.comparisons import Places, Pointers, Reach, carries_views
+from fuzzvm.machine.memory.arm64.comparisons import Places, Pointers, Reach, carries_views, lies_in
 from fuzzvm.machine.memory.arm64.timeline import COMPLETE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import EMPTY, ORDERS_LOADS, ORDERS_STORES, Cell, Views
-from fuzzvm.machine.ops import Barrier, object_of
+from fuzzvm.machine.ops import Barrier
 
-ORDERS_BOTH = ORDERS_LOADS & ORDERS_STORES
+_ORDERS_BOTH = ORDERS_LOADS & ORDERS_STORES
 
 
 class Normal(NamedTuple):
@@ -86,8 +86,7 @@ class Points:
             return self.round(view)
         found = 0
         for at in self.old[: bisect_right(self.old, view)]:
-            address = self._timeline.messages[at - 1].address
-            if isinstance(address, int) and object_of(address) in objects:
+            if lies_in(self._timeline.messages[at - 1].address, objects):
                 found = max(found, self._moved[at])
         return found
 
@@ -278,7 +277,7 @@ def _live(view: Views, needs: Needs) -> list[tuple[str, int]]:
         live.append(("loads", view.loads))
     if barriers & ORDERS_STORES:
         live.append(("stores", view.stores))
-    if barriers & ORDERS_BOTH:
+    if barriers & _ORDERS_BOTH:
         live += [("quiet", view.quiet), ("cleans", view.cleans)]
     if Barrier.ISB in barriers:
         live += [("synchronised", view.synchronised), ("control", view.control), ("address", view.address)]
