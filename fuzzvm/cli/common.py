@@ -1,4 +1,4 @@
-"""What commands share: which errors are the user's, how options become objects, how progress and JSON are shown."""
+"""What commands share: how options become objects, how progress and JSON are shown."""
 
 from __future__ import annotations
 
@@ -8,40 +8,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
-from fuzzvm.corpus.errors import CorpusError
-from fuzzvm.explore.campaign import NotReproducibleError
-from fuzzvm.explore.campaigns.errors import CampaignError
-from fuzzvm.explore.cluster.errors import ClusterError
-from fuzzvm.explore.engines import EngineError
-from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
-from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.mitigations import registry
-from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.scenario import ordering_points, shipped
-from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
-INPUT_ERRORS: tuple[type[Exception], ...] = (
-    CampaignError,
-    ClusterError,
-    CorpusError,
-    EngineError,
-    ExportError,
-    NotReproducibleError,
-    ProgramError,
-    RealKernelError,
-    ScenarioError,
-    ScheduleError,
-    registry.MitigationError,
-)
-"""Errors that the user can do something about: one line on stderr, exit status 2."""
+if TYPE_CHECKING:
+    from rich.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,6 +102,9 @@ def print_json(data: object) -> None:
 
 def progress_console() -> Console:
     """Return the console for progress: stderr, and silent where that is no terminal."""
+    # imported here: it takes a tenth of the time of a small matrix, and most commands show none
+    from rich.console import Console
+
     return Console(stderr=True, quiet=not sys.stderr.isatty())
 
 

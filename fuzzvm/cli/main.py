@@ -74,7 +74,7 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         # imported here: it brings in all layers, and `fuzzvm litmus` needs none but machine
-        from fuzzvm.cli.common import INPUT_ERRORS
+        from fuzzvm.cli.input_errors import INPUT_ERRORS
 
         if not isinstance(error, INPUT_ERRORS):
             raise

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fuzzvm.explore.matrix import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 UNEXPECTED = "!"
 LEGEND = (
@@ -75,6 +75,9 @@ def print_matrix(runs: Sequence[Run]) -> None:
     for matrix in matrices(runs):
         click.echo(f"\nmemory {matrix.memory}")
         if terminal:
+            # imported here, as in _table: only a terminal needs it, and a small matrix takes less than a second
+            from rich.console import Console
+
             console = Console(highlight=False)
             for number, mitigations in enumerate(blocks(matrix, console.width)):
                 if number:
@@ -137,6 +140,10 @@ def _column_width(matrix: Matrix, mitigation: str) -> int:
 
 
 def _table(matrix: Matrix, mitigations: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, GAP - 1, 0, 0), pad_edge=False)
     table.show_edge = False
     table.add_column("scenario", no_wrap=True)

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Sequence
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; without a terminal no line is broken and no character is drawn."""
     if sys.stdout.isatty():
+        # imported here: nothing else needs them, and a small matrix takes less than a second
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table(box=box.SIMPLE_HEAD, header_style="bold")
         for column in columns:
             table.add_column(column)

@@ -6,7 +6,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Collection
-from importlib.metadata import entry_points
 
 import fuzzvm.mitigations
 from fuzzvm.kernel.hooks import Mitigation
@@ -38,6 +37,9 @@ def available() -> dict[str, type[Mitigation]]:
 
     Raises MitigationError where an installed package offers one that cannot be loaded.
     """
+    # imported here: what ships has its name without it, and it takes as long as to boot all shipped scenarios
+    from importlib.metadata import entry_points
+
     found = shipped()
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:

@@ -18,7 +18,7 @@ pytest.importorskip("distributed", reason="dask.distributed is not installed (pi
 
 from distributed.scheduler import KilledWorker
 
-from fuzzvm.cli.common import INPUT_ERRORS
+from fuzzvm.cli.input_errors import INPUT_ERRORS
 from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.cluster.calls import ATTEMPTS, RemoteCaller
