@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.exhaustive.memory_use import release_memory, resident
+from fuzzvm.explore.exhaustive.memory_use import LeftBehind
 from fuzzvm.explore.exhaustive.verdict import Elsewhere
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
@@ -105,10 +107,9 @@ def verify_cell(
 ) -> Run:
     """Verify one cell; `elsewhere` is as for `verify`. Raises MitigationError, ScenarioError, ProgramError."""
     system = cell.system(mitigation)
-    before = resident()
+    left_behind = LeftBehind()
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce, elsewhere=elsewhere)
-    if resident() > before + LARGE:
-        release_memory()
+    left_behind.release(LARGE)
     limits = bounds.limits
     bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
     return Run(cell, verdict, None if cell.without else cell.scenario.expected(system.mitigation), bounded)
@@ -122,12 +123,31 @@ def verify_all(
     `call` says where. Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
     """
     order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
-    running = call(verify_cell, [(cells[index], bounds) for index in order], jobs)
+    own = call is call_all and jobs > 1 and len(cells) > 1
+    running = call(_verify_cell_here if own else verify_cell, [(cells[index], bounds) for index in order], jobs)
     try:
         for place, run in running:
             yield order[place], run
     finally:
         running.close()
+
+
+def _verify_cell_here(cell: Cell, bounds: Bounds) -> Run:
+    """Verify one cell in a process that does nothing else, and ends with the last one.
+
+    Small searches are not followed by a collection of garbage each, which takes a tenth of their time.
+    """
+    gc.disable()
+    left_behind = _left_behind()
+    run = verify_cell(cell, bounds)
+    left_behind.release(LARGE)
+    return run
+
+
+@functools.cache
+def _left_behind() -> LeftBehind:
+    """Return what counts the memory of this process from its first cell on."""
+    return LeftBehind()
 
 
 def _size(cell: Cell) -> tuple[int, int]:

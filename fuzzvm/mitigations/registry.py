@@ -23,6 +23,11 @@ MAX_STACKED = 16
 
 def shipped() -> dict[str, type[Mitigation]]:
     """Return the mitigations of this package by name, in alphabetical order."""
+    return dict(_shipped())
+
+
+@functools.cache
+def _shipped() -> dict[str, type[Mitigation]]:
     found: dict[str, type[Mitigation]] = {}
     for module in pkgutil.iter_modules(fuzzvm.mitigations.__path__):
         namespace = vars(importlib.import_module(f"fuzzvm.mitigations.{module.name}"))

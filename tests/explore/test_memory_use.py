@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from multiprocessing.connection import Connection
 
 import pytest
 
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
-from fuzzvm.explore.exhaustive.memory_use import resident_beside
+from fuzzvm.explore.exhaustive.memory_use import LeftBehind, resident, resident_beside
+from fuzzvm.explore.matrix import Bounds, Cell, verify_all
+from fuzzvm.scenario import shipped
 
 MIB = 1 << 20
 BALLAST = 200 * MIB
@@ -47,6 +50,37 @@ def test_what_siblings_have_is_counted() -> None:
         here.send(None)
         holder.join()
     assert 0 < before < asked() + BALLAST / 2
+
+
+def _leave(size: int) -> None:
+    """Leave garbage that only a collection finds."""
+    held: list[object] = [bytearray(size)]
+    held.append(held)
+    memory = held[0]
+    assert isinstance(memory, bytearray)
+    memory[::4096] = b"x" * len(memory[::4096])
+
+
+def test_what_is_left_behind_is_collected_once_it_is_a_lot() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        left_behind, before = LeftBehind(), resident()
+        _leave(BALLAST // 4)
+        assert not left_behind.release(BALLAST // 2)
+        _leave(BALLAST // 2)
+        assert left_behind.release(BALLAST // 2)
+        assert resident() < before + BALLAST // 8
+        assert not left_behind.release(BALLAST // 2)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_cells_verified_here_leave_the_collector_on(jobs: int) -> None:
+    cells = [Cell("none", shipped.get("pmd-promotion"), "sc")] * 3
+    assert len(list(verify_all(cells, Bounds(Limits()), jobs))) == 3
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

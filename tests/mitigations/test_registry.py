@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from importlib.metadata import EntryPoint
 from inspect import isfunction
 from pathlib import Path
@@ -42,7 +43,8 @@ class NoGenerator(Mitigation):
 
 def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
     found = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in points]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == registry.ENTRY_POINT_GROUP else [])
+    own = registry.ENTRY_POINT_GROUP
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == own else [])
 
 
 def test_what_ships_is_found_by_name() -> None:

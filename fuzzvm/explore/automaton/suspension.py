@@ -34,7 +34,7 @@ class Suspensions:
         self._instructions = [ins for ins in dis.get_instructions(code) if ins.opname != "CACHE"]
         self._index = {ins.offset: index for index, ins in enumerate(self._instructions)}
         self._successors = self._find_successors()
-        live_after = self._find_live()
+        bits, live_after = self._find_live()
         depth = self._find_depths()
         self.live: dict[int, tuple[str, ...]] = {}
         self._held: dict[int, int] = {}
@@ -45,7 +45,8 @@ class Suspensions:
                 continue
             # a delegating frame holds what it delegates to, and the value that passes through
             expected = 2 if self._instructions[index - 1].opname == "SEND" else 1
-            names = tuple(dict.fromkeys(n for n in order if n in live_after[index] or n in captured))
+            live = live_after[index]
+            names = tuple(dict.fromkeys(n for n in order if live & bits.get(n, 0) or n in captured))
             # f_lasti is the yield itself up to Python 3.12, and the RESUME behind it in 3.13
             for place in (ins.offset, self._instructions[index + 1].offset):
                 self.live[place] = names
@@ -89,23 +90,31 @@ class Suspensions:
                 depth = entry.depth + 1 + entry.lasti
                 yield guarded[0], guarded[-1] + 1, self._index[entry.target], depth
 
-    def _find_live(self) -> list[frozenset[str]]:
-        """Return for each instruction the variables that are live after it."""
+    def _find_live(self) -> tuple[dict[str, int], list[int]]:
+        """Return a bit for each variable that counts, and for each instruction the bits of those live after it."""
         everything = frozenset(self.code.co_varnames)
-        effects = [_effect(ins, everything) for ins in self._instructions]
-        before: list[frozenset[str]] = [frozenset()] * len(effects)
-        after = list(before)
+        bits: dict[str, int] = {}
+
+        def mask(names: frozenset[str]) -> int:
+            return sum(bits.setdefault(name, 1 << len(bits)) for name in names)
+
+        effects = [tuple(map(mask, _effect(instruction, everything))) for instruction in self._instructions]
+        before = [0] * len(effects)
+        after = [0] * len(effects)
         changed = True
         while changed:
             changed = False
-            for index in reversed(range(len(effects))):
+            for index in range(len(effects) - 1, -1, -1):
                 reads, writes = effects[index]
-                after[index] = frozenset().union(*(before[follower] for follower in self._successors[index]))
-                live = reads | (after[index] - writes)
+                follows = 0
+                for follower in self._successors[index]:
+                    follows |= before[follower]
+                after[index] = follows
+                live = reads | (follows & ~writes)
                 if live != before[index]:
                     before[index] = live
                     changed = True
-        return after
+        return bits, after
 
     def _find_depths(self) -> dict[int, int]:
         """Return the number of values on the stack before each instruction that can be reached."""

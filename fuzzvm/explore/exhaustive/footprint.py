@@ -59,9 +59,10 @@ class Footprints:
 
     def step(self, node: Node, edges: Sequence[Edge]) -> int:
         """Return the accesses of a step; `edges` are those of its ways, none where it fails or is blocked."""
-        accesses, _ = self._operation(node)
+        accesses = (self._of_node.get(node) or self._operation(node))[0]
         for edge in edges:
-            accesses |= self._notes(edge)[0]
+            if edge.notes:
+                accesses |= self._notes(edge)[0]
         return accesses
 
     def least(self, node: Node) -> int:

@@ -54,3 +54,18 @@ def release_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         # glibc's own; elsewhere freed memory stays with the process, and limits are reached a little early
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class LeftBehind:
+    """Measures how much more memory this process has than when the object was made, or released something last."""
+
+    def __init__(self) -> None:
+        self._before = resident()
+
+    def release(self, large: int) -> bool:
+        """Give free memory back if that is more than so many bytes; return whether it was."""
+        if resident() <= self._before + large:
+            return False
+        release_memory()
+        self._before = resident()
+        return True

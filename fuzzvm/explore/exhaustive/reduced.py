@@ -186,23 +186,22 @@ class Reduction:
         enough, nor is that of a CPU whose operation alone already conflicts with them.
         """
         running = []
-        conflicts = []
         for known in lanes:
-            lane = known[0]
+            lane, access, of, places, cyclic, compute = known
             key = state & lane.mask
             local = key >> lane.shift
             if local:
-                running.append((known, key, local))
-                conflicts.append(known[2][known[3][local]])
-        least = self._footprints.least
+                running.append((lane, key, local, access, compute, local in cyclic, of[places[local]]))
         if len(running) > 1:
-            for index, ((lane, access, _, _, cyclic, compute), key, local) in enumerate(running):
-                if local in cyclic:
+            least = self._footprints.least
+            for chosen in running:
+                lane, key, local, access, compute, cyclic, _ = chosen
+                if cyclic:
                     continue
                 others = 0
-                for other, conflict in enumerate(conflicts):
-                    if other != index:
-                        others |= conflict
+                for other in running:
+                    if other is not chosen:
+                        others |= other[6]
                 accesses = access.get(key)
                 if accesses is None:
                     if least(lane.nodes[local]) & others:
@@ -212,15 +211,15 @@ class Reduction:
                     self._reduced.append(state)
                     return [(lane.cpu, lane.table[key])]
         moves: list[Move] = []
-        for ((lane, access, _, _, cyclic, compute), key, local), conflict in zip(running, conflicts, strict=True):
+        for lane, key, _, access, compute, cyclic, conflict in running:
             accesses = access.get(key)
             if accesses is None:
                 accesses = compute(key)
-            moves.append((lane.table[key], accesses, conflict, local in cyclic))
+            moves.append((lane.table[key], accesses, conflict, cyclic))
         members = several(moves)
         if len(members) < len(moves):
             self._reduced.append(state)
-        return [(running[member][0][0].cpu, moves[member][0]) for member in members]
+        return [(running[member][0].cpu, moves[member][0]) for member in members]
 
     def _computer(self, lane: Lane) -> Callable[[int], int]:
         def compute(key: int) -> int:

@@ -104,12 +104,14 @@ class _Search:
         near: list[tuple[int, int]] = []
         far: list[tuple[int, int]] = []
         transitions = 0
+        look = self._watch.next_look
         for pair, parent in pairs:
             if pair in parents:
                 continue
             parents[pair] = parent
-            if len(parents) >= self._watch.next_look:
+            if len(parents) >= look:
                 self._watch.look(len(parents))
+                look = self._watch.next_look
             state = pair >> AGENT_BITS
             last = pair & _AGENT_MASK
             free = last == _NOBODY or (self._preemptions and not self._can_step(state, last))

@@ -70,19 +70,21 @@ class Lane:
         self.edges = ()
         if local:
             outcomes = self._space.shared.step(number, self.cpu, self.nodes[local])
-            entry = self._entry(number, local, outcomes)
-            self.edges = tuple([outcome.edge for outcome in outcomes if outcome.edge is not None])
+            if len(outcomes) == 1:
+                # nearly all steps have one way, to another state
+                choices, shared, target, edge, finding = outcomes[0]
+                if edge is not None:
+                    self.edges = (edge,)
+                if not choices and finding is None and target is not None and target.number <= LOCAL_MASK:
+                    entry = shared - number + (target.number - local << self.shift)
+            else:
+                self.edges = tuple([outcome.edge for outcome in outcomes if outcome.edge is not None])
+            if not entry:
+                entry = self._ways(number, local, outcomes)
         self.table[key] = entry
         return entry
 
-    def _entry(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
-        if len(outcomes) == 1:
-            # nearly all steps have one way, to another state
-            choices, shared, target, _, finding = outcomes[0]
-            if not choices and finding is None and target is not None and target.number <= LOCAL_MASK:
-                delta = shared - number + (target.number - local << self.shift)
-                if delta:
-                    return delta
+    def _ways(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
         ways = []
         for outcome in outcomes:
             delta = 0

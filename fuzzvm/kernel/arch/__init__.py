@@ -5,6 +5,7 @@ One file an architecture, found by its module's name; generic code imports this 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -196,6 +197,7 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+@functools.cache
 def get(name: str) -> Architecture:
     """Return the architecture of that name. Raises KeyError if there is none."""
     if name not in names():

@@ -5,6 +5,7 @@ A model is found by its module's name in this package: `sc`, `tso`, `arm64`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -220,6 +221,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name != "sc", name))
 
 
+@functools.cache
 def get(name: str) -> type[MemoryModel]:
     """Return the memory model of that name. Raises KeyError if there is none."""
     if name not in names():
