@@ -17,7 +17,7 @@ from fuzzvm.machine.errors import (
     USE_AFTER_FREE_WRITE,
     ModelError,
 )
-from fuzzvm.machine.ops import Address, address_of, object_of, offset_of
+from fuzzvm.machine.ops import OFFSET_BITS, Address, address_of, object_of, offset_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Allocator:
 
     def lookup(self, address: Address) -> Allocation | None:
         """Return the object that an address lies in, dead or alive, or None where there never was one."""
-        number = object_of(address)
+        number = address >> OFFSET_BITS
         return self.allocations[number] if 0 <= number < len(self.allocations) else None
 
     def owner(self, frame: int) -> Allocation:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from fuzzvm.machine.errors import Failure, ModelError, ProgramError, ScheduleError
 from fuzzvm.machine.machine import EXECUTE, Machine, program_error
 from fuzzvm.machine.memory import Choose
-from fuzzvm.machine.ops import OFFSET_BITS, Address, Await, Load, Rmw, Store, Value
+from fuzzvm.machine.ops import OFFSET_BITS, Address, Await, Fetch, Load, Rmw, Store, Value
 from fuzzvm.machine.schedule import Schedule, Step
 
 ChooseAgent = Callable[[Sequence[int], Machine], int]
@@ -95,7 +95,7 @@ def _run(
     memory = machine.memory
     # where a model has no cells, no kind of operation is one that looks them up or sets them
     cells: dict[Address, Value] = {} if memory.cells is None else memory.cells
-    loads, stores = (None, None) if memory.cells is None else (Load, Store)
+    loads, stores, fetches = (None, None, None) if memory.cells is None else (Load, Store, Fetch)
     no_effect = memory.no_effect if not machine.reports_hardware else frozenset[type]()
     has_agents = machine._has_agents
     dead = machine.allocator.dead
@@ -103,7 +103,8 @@ def _run(
     pending: list[Any] = machine._pending
     waiting = machine._waiting
     sends = [program.send for program in machine._programs]
-    alone: list[Step] = [(cpu,) for cpu in range(len(sends))]
+    cpus = len(sends)
+    alone: list[Step] = [(cpu,) for cpu in range(cpus)]
     simple = _ALWAYS_ENABLED if machine.rewrite is None else ()
     steps = machine.steps
     last = steps + max_steps
@@ -115,7 +116,7 @@ def _run(
         agent = choose_agent(ready, machine)
         if agent not in ready:
             raise ScheduleError(f"step {len(schedule) + 1} is of agent {agent}, which cannot step there")
-        if agent >= len(sends):
+        if agent >= cpus:
             machine.step(agent, choose)
             steps += 1
             schedule.append((agent, *extra))
@@ -137,6 +138,8 @@ def _run(
                 response = None
                 cells[op.address] = op.value
                 settled = not waiting
+            elif kind is fetches:
+                response = cells.get(op.address, 0)
             else:
                 response = EXECUTE[kind](machine, agent, op, choose)
                 settled = not has_agents and not waiting

@@ -86,6 +86,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
     yield
     sys.modules.pop("fuzzvm.kernel.arch.toy", None)
+    architectures.get.cache_clear()
 
 
 def scenario(*calls: str, levels: int = 3) -> Scenario:
