@@ -102,7 +102,7 @@ def print_json(data: object) -> None:
 
 def progress_console() -> Console:
     """Return the console for progress: stderr, and silent where that is no terminal."""
-    # imported here: it takes a tenth of the time of a small matrix, and most commands show none
+    # imported here: most commands show no progress, and a small matrix takes less than a second
     from rich.console import Console
 
     return Console(stderr=True, quiet=not sys.stderr.isatty())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.memory_use import LeftBehind
-from fuzzvm.explore.exhaustive.verdict import Elsewhere
+from fuzzvm.explore.exhaustive.verdict import Elsewhere, no_collection
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -99,7 +99,7 @@ def cells(
 
 
 LARGE = 64 << 20
-"""Bytes that a search must leave behind for them to be given back: that takes as long as a small search."""
+"""Bytes that searches must leave behind for them to be given back: that takes as long as a small search."""
 
 
 def verify_cell(
@@ -107,7 +107,7 @@ def verify_cell(
 ) -> Run:
     """Verify one cell; `elsewhere` is as for `verify`. Raises MitigationError, ScenarioError, ProgramError."""
     system = cell.system(mitigation)
-    left_behind = LeftBehind()
+    left_behind = _left_behind()
     verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce, elsewhere=elsewhere)
     left_behind.release(LARGE)
     limits = bounds.limits
@@ -123,30 +123,17 @@ def verify_all(
     `call` says where. Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
     """
     order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
-    own = call is call_all and jobs > 1 and len(cells) > 1
-    running = call(_verify_cell_here if own else verify_cell, [(cells[index], bounds) for index in order], jobs)
-    try:
+    running = call(verify_cell, [(cells[index], bounds) for index in order], jobs)
+    # processes that are forked have no collector either: one pass after each small search, by the collector itself,
+    # takes longer than to release what all of them leave behind once it is a lot; those of a cluster live on
+    with no_collection() if call is call_all else nullcontext(), closing(running):
         for place, run in running:
             yield order[place], run
-    finally:
-        running.close()
-
-
-def _verify_cell_here(cell: Cell, bounds: Bounds) -> Run:
-    """Verify one cell in a process that does nothing else, and ends with the last one.
-
-    Small searches are not followed by a collection of garbage each, which takes a tenth of their time.
-    """
-    gc.disable()
-    left_behind = _left_behind()
-    run = verify_cell(cell, bounds)
-    left_behind.release(LARGE)
-    return run
 
 
 @functools.cache
 def _left_behind() -> LeftBehind:
-    """Return what counts the memory of this process from its first cell on."""
+    """Return what measures the memory of this process, from its first cell on."""
     return LeftBehind()
 
 

@@ -42,7 +42,7 @@ def available() -> dict[str, type[Mitigation]]:
 
     Raises MitigationError where an installed package offers one that cannot be loaded.
     """
-    # imported here: what ships has its name without it, and it takes as long as to boot all shipped scenarios
+    # imported here: it brings in the parser of e-mail, and what ships has its name without it
     from importlib.metadata import entry_points
 
     found = shipped()

@@ -104,7 +104,7 @@ class Suspensions:
         changed = True
         while changed:
             changed = False
-            for index in range(len(effects) - 1, -1, -1):
+            for index in reversed(range(len(effects))):
                 reads, writes = effects[index]
                 follows = 0
                 for follower in self._successors[index]:

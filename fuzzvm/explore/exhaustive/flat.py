@@ -103,8 +103,9 @@ class FlatShared:
                     response = cells[slot]
                 if kind is Await and not op.when(self._values[response]):
                     return ()
-                if kind is not Fetch and address >> OFFSET_BITS in self._heaps[heap][0].dead:
-                    raise self._heaps[heap][0].fault(address, write=False)
+                allocator = self._heaps[heap][0]
+                if kind is not Fetch and address >> OFFSET_BITS in allocator.dead:
+                    raise allocator.fault(address, write=False)
             elif kind is Store or kind is Rmw:
                 address = op.address
                 slot = self._slots.get(address)
@@ -115,12 +116,13 @@ class FlatShared:
                     if op.when is not None and not op.when(self._values[old]):
                         return ()
                     response = old
-                if address >> OFFSET_BITS in self._heaps[heap][0].dead:
-                    raise self._heaps[heap][0].fault(address, write=True)
+                allocator, watched = self._heaps[heap]
+                if address >> OFFSET_BITS in allocator.dead:
+                    raise allocator.fault(address, write=True)
                 if kind is Rmw:
                     new = self._values.number(op.update(self._values[old]))
                 cells = self._written(cells, address, new)
-                if (remembered or self._hardware) and object_of(address) in self._heaps[heap][1]:
+                if (remembered or self._hardware) and object_of(address) in watched:
                     remembered = self._wrote(cpu, cells, heap, remembered, address, old, new)
                 if kind is Store:
                     response = self._none

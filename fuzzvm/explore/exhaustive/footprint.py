@@ -59,10 +59,9 @@ class Footprints:
 
     def step(self, node: Node, edges: Sequence[Edge]) -> int:
         """Return the accesses of a step; `edges` are those of its ways, none where it fails or is blocked."""
-        accesses = (self._of_node.get(node) or self._operation(node))[0]
+        accesses, _ = self._operation(node)
         for edge in edges:
-            if edge.notes:
-                accesses |= self._notes(edge)[0]
+            accesses |= self._notes(edge)[0]
         return accesses
 
     def least(self, node: Node) -> int:

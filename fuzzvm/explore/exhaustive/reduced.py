@@ -186,22 +186,22 @@ class Reduction:
         enough, nor is that of a CPU whose operation alone already conflicts with them.
         """
         running = []
-        for known in lanes:
-            lane, access, of, places, cyclic, compute = known
+        conflicts = []
+        for lane, access, of, places, cyclic, compute in lanes:
             key = state & lane.mask
             local = key >> lane.shift
             if local:
-                running.append((lane, key, local, access, compute, local in cyclic, of[places[local]]))
+                running.append((lane, key, local, access, compute, local in cyclic))
+                conflicts.append(of[places[local]])
         if len(running) > 1:
             least = self._footprints.least
-            for chosen in running:
-                lane, key, local, access, compute, cyclic, _ = chosen
+            for index, (lane, key, local, access, compute, cyclic) in enumerate(running):
                 if cyclic:
                     continue
                 others = 0
-                for other in running:
-                    if other is not chosen:
-                        others |= other[6]
+                for other, conflict in enumerate(conflicts):
+                    if other != index:
+                        others |= conflict
                 accesses = access.get(key)
                 if accesses is None:
                     if least(lane.nodes[local]) & others:
@@ -211,7 +211,7 @@ class Reduction:
                     self._reduced.append(state)
                     return [(lane.cpu, lane.table[key])]
         moves: list[Move] = []
-        for lane, key, _, access, compute, cyclic, conflict in running:
+        for (lane, key, _, access, compute, cyclic), conflict in zip(running, conflicts, strict=True):
             accesses = access.get(key)
             if accesses is None:
                 accesses = compute(key)

@@ -94,8 +94,6 @@ class Lane:
                 delta = outcome.shared - number + (outcome.node.number - local << self.shift)
             ways.append(Way(outcome.choices, delta, outcome.finding))
         # a step that changes nothing is a way, lest it be taken for none
-        if len(ways) == 1 and ways[0].delta and not ways[0].choices:
-            return ways[0].delta
         return tuple(ways) if ways else 0
 
 

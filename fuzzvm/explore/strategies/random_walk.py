@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.machine.machine import Machine
@@ -12,15 +11,11 @@ from fuzzvm.machine.machine import Machine
 class RandomWalk(Strategy):
     """The baseline. It switches at every other step or so, and rarely lets one CPU run far ahead."""
 
-    def __init__(self, random: Random) -> None:
-        super().__init__(random)
-        self._draw = random.random
-
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
         if len(enabled) == 1:
             return enabled[0]
         # randrange() is fairer by less than one in 2 ** 50, and takes three times as long
-        return enabled[int(self._draw() * len(enabled))]
+        return enabled[int(self.random.random() * len(enabled))]
 
 
 STRATEGY = RandomWalk
