@@ -52,7 +52,7 @@ def run_frontrun(strategy: str, slots: int, scheme: str, seconds: float = SECOND
     Raises CalledProcessError.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # frontrun does not follow code of installed packages, which the program is part of, and would find nothing in it
+        # frontrun does not follow installed packages, which the program is part of, and would find nothing in it
         program = shutil.copy(PROGRAM, folder)
         command = [_command() or "frontrun", sys.executable, program, strategy, str(slots), scheme, str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds * 2 + 60)

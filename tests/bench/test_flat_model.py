@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from fuzzvm.bench import spin, threads
@@ -65,3 +68,11 @@ def test_frontrun_agrees_on_verdicts(scheme: str) -> None:
     theirs = run_frontrun("dpor", 1, scheme)
     assert not theirs["ended_early"]
     assert theirs["holds"] == (verdict(1, 1, scheme) == "safe")
+
+
+@needs_frontrun
+def test_frontrun_sees_a_bug_in_an_installed_fuzzvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "site-packages" / "fuzzvm"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(threads, "PROGRAM", Path(shutil.copy(threads.PROGRAM, installed)))
+    assert not run_frontrun("dpor", 1, "none")["holds"]
