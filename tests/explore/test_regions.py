@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzzvm.explore import scale
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.reduced_search import search_reduced
@@ -19,6 +20,8 @@ from fuzzvm.kernel.pgtable import Level, TableLabel, mk_table
 from fuzzvm.machine.ops import Address
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.calls import Vmap
+from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from tests.explore.reduction import both
 from tests.explore.two_regions import RECIPES, Recipe, RegionSystem
@@ -51,6 +54,51 @@ def test_small_programs(lists: list[list[Recipe]]) -> None:
 @given(st.sampled_from(["tso", "arm64"]), st.lists(st.lists(RECIPES, min_size=1, max_size=3), min_size=2, max_size=2))
 def test_small_programs_under_weak_memory(memory: str, lists: list[list[Recipe]]) -> None:
     both(RegionSystem(memory, lists), MOST, but_for_what_oracles_remember)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(1, 3), st.sampled_from(["sc", "arm64"]), st.lists(st.lists(RECIPES, max_size=3), min_size=2, max_size=2)
+)
+def test_small_programs_where_few_regions_are_told_apart(most: int, memory: str, lists: list[list[Recipe]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fuzzvm.explore.exhaustive.regions.MOST", most)
+        both(RegionSystem(memory, lists), MOST, but_for_what_oracles_remember)
+
+
+ARCHES = [("arm64", 3), ("arm64", 4), ("x86_64", 4), ("x86_64", 5)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ARCHES), st.integers(1, 9), st.integers(0, 10_000), st.sampled_from([1, 2, 5, 256]))
+def test_an_address_is_in_a_region_of_every_entry_that_maps_it(
+    arch: tuple[str, int], bits: int, page: int, most: int
+) -> None:
+    """Whichever regions are told apart, what looks at an address conflicts with what writes to entries above it."""
+    page %= (2**bits) ** 2
+    scenario = Scenario(arch[0], "4K", arch[1], 2**bits, (Vmap(page, 1, "pte"),), ((), ()), name="one-page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fuzzvm.explore.exhaustive.regions.MOST", most)
+        system = System(scenario, registry.get("none"), "sc")
+        regions = Regions(system)
+        geometry = system.kernel.geometry
+        addr = geometry.base + (page << geometry.page_shift)
+        region = regions.at(addr)
+        tables = [one for one in system.booted().allocator.allocations if isinstance(one.label, TableLabel)]
+        above = [one for one in tables if geometry.table_start(one.label.level, addr) == one.label.va]
+        assert len(above) >= arch[1]
+        for one in above:
+            entry = one.address + geometry.index(one.label.level, addr)
+            assert region in regions.of_entry(entry)
+            assert set(regions.of_entry(entry)) <= set(regions.of_table(one.address)) <= set(regions.all)
+        assert len(regions.all) <= most
+
+
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_tables_of_hundreds_of_entries_can_be_searched(memory: str) -> None:
+    """With a region for each of the 512 ** 3 tables that there is room for, this would not end."""
+    verdict = verify(System(scale.pages(9), registry.get("static-key"), memory), Limits(max_seconds=120))
+    assert (verdict.verdict, verdict.complete) == ("safe", True)
 
 
 def test_a_write_to_one_region_waits_for_no_look_at_another() -> None:

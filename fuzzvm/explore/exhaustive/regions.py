@@ -2,7 +2,8 @@
 
 Oracles read page tables by address: what is mapped at one, what a table maps, what a write takes away. So writes to
 entries that map different addresses do not concern each other, nor do they concern a look at yet another address.
-A region is what one table of the lowest level maps.
+A region is what one table of the lowest level maps. Those where vmalloc begins are told apart, and all behind them are
+one: a look at any of these is taken for one at all of them, which only says that more concerns each other than does.
 
 Tables are where their labels say: page tables that are linked elsewhere would be read where no footprint tells.
 """
@@ -19,6 +20,9 @@ from fuzzvm.scenario.system import System
 
 Region = tuple[str, int]
 
+MOST = 256
+"""Regions that are told apart, the last of which is the rest. Scenarios count their pages from where vmalloc begins."""
+
 
 class Regions:
     """The regions of one system.
@@ -30,8 +34,9 @@ class Regions:
     def __init__(self, system: System, automata: Sequence[Automaton] | None = None) -> None:
         geometry = self._geometry = system.kernel.geometry
         self._unit = geometry.size(Level.PTE) * geometry.ptrs[Level.PTE]
-        self._start = geometry.table_start(Level.PGD, geometry.base)
-        self.all: list[Region] = self._between(self._start, geometry.size(Level.PGD) * geometry.ptrs[Level.PGD])
+        self._count = geometry.size(Level.PGD) * geometry.ptrs[Level.PGD] // self._unit
+        """Tables of the lowest level that there is room for."""
+        self.all: list[Region] = [("tables", number) for number in range(min(self._count, MOST))]
         """Every region."""
         self._labels = {one.number: one.label for one in system.booted().allocator.allocations}
         self._allocated: set[TableLabel] | None = None
@@ -44,7 +49,7 @@ class Regions:
 
     def at(self, addr: int) -> Region:
         """Return the region of an address of the kernel's."""
-        return ("tables", (addr - self._start) // self._unit)
+        return ("tables", min(self._number(addr), MOST - 1))
 
     def of_table(self, address: Address) -> list[Region]:
         """Return the regions that a table maps something in; all if it is no table that is known."""
@@ -83,8 +88,19 @@ class Regions:
         return self._between(label.va, self._geometry.size(label.level) * self._geometry.ptrs[label.level])
 
     def _between(self, addr: int, size: int) -> list[Region]:
-        first, last = self.at(addr), self.at(addr + size - 1)
-        return [("tables", number) for number in range(first[1], last[1] + 1)]
+        first = self._number(addr)
+        behind = first + max(1, size // self._unit)
+        if behind > self._count:
+            # what is mapped below vmalloc comes last, and a table may begin there
+            return _union([self._numbered(first, self._count), self._numbered(0, behind - self._count)])
+        return self._numbered(first, behind)
+
+    def _number(self, addr: int) -> int:
+        """Return which region an address is in, from where vmalloc begins to the end of the root table, and around."""
+        return (addr - self._geometry.base) // self._unit % self._count
+
+    def _numbered(self, first: int, behind: int) -> list[Region]:
+        return [("tables", number) for number in range(min(first, MOST - 1), min(behind, MOST))]
 
 
 def _union(found: Iterable[list[Region]]) -> list[Region]:
