@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+import pytest
+
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.reduced_search import foresee, search_reduced
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.scenario.system import System
+
+
+def reduce_at_once(patch: pytest.MonkeyPatch, few: int = 1) -> None:
+    """Let `verify` use reductions after so many states under sequential consistency, whatever they save."""
+    patch.setattr("fuzzvm.explore.exhaustive.verdict.FEW", few)
+    patch.setattr("fuzzvm.explore.exhaustive.worth.LEAST", 0.0)
+    patch.setattr("fuzzvm.explore.exhaustive.worth.LEAST_FOR_A_RENAMING", 0.0)
 
 
 def itself(space: Space, state: int) -> Hashable:

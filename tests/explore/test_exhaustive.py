@@ -28,6 +28,7 @@ from fuzzvm.scenario.system import System
 from tests.clock import slow_clock
 from tests.explore.context_bounded import Budget
 from tests.explore.context_bounded import shortest_failure as shortest_by_execution
+from tests.explore.reduction import reduce_at_once
 
 LARGEST = ("rcu-free", "two-promoters")
 """A million and a half states: longer than all the other cells together; `fuzzvm verify` has it."""
@@ -203,7 +204,10 @@ class SpinsUntilUnlocked(SpinsForEver):
 
 
 @pytest.mark.parametrize("reduce", [True, False])
-def test_a_run_that_cannot_end_is_no_progress_and_one_that_can_is_none(reduce: bool) -> None:
+def test_a_run_that_cannot_end_is_no_progress_and_one_that_can_is_none(
+    reduce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduce_at_once(monkeypatch)
     endless = verify(system_of(SpinsForEver, "pmd-promotion"), reduce=reduce)
     assert endless.failure is not None
     assert endless.failure.error == NO_PROGRESS

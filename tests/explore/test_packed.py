@@ -16,9 +16,8 @@ from fuzzvm.bench.flat_model import SCHEMES, FlatSystem
 from fuzzvm.explore import scale
 from fuzzvm.explore.exhaustive import search as search_module
 from fuzzvm.explore.exhaustive import verify
-from fuzzvm.explore.exhaustive.limits import Limits, Watch
-from fuzzvm.explore.exhaustive.search import Searched, search
-from fuzzvm.explore.exhaustive.seen import Seen
+from fuzzvm.explore.exhaustive.limits import Limits
+from fuzzvm.explore.exhaustive.search import Search, Searched, search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot, Kernel
@@ -234,11 +233,11 @@ def test_without_the_extra_python_does_it_all(broken: bool, monkeypatch: pytest.
     system = FlatSystem(*LARGE)
     compiled = verify(system)
 
-    def refuse(space: Space, seen: Seen, watch: Watch, *, first_only: bool) -> bool:
+    def refuse(search: Search) -> bool:
         assert broken, "was asked for"
         return False
 
-    monkeypatch.setattr(search_module, "_go_on", refuse)
+    monkeypatch.setattr(Search, "_go_on", refuse)
     monkeypatch.setattr(search_module, "has_compiled", lambda: broken)
     plain = verify(system)
     assert compiled.states > search_module.HAND_OVER

@@ -19,6 +19,7 @@ from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 from tests.explore.looping_programs import PROGRAMS, Graph, Line, LoopingSystem, components, graph
+from tests.explore.reduction import reduce_at_once
 
 MEMORIES = ["sc", "tso", "arm64"]
 MOST = 400
@@ -124,7 +125,9 @@ def test_a_run_without_end_is_found_where_there_is_one(memory: str, programs: li
                 ending.add(place)
                 todo.append(place)
     stuck = any(whole.states[end] >> SHARED_BITS for end in whole.ends)
-    verdict = verify(LoopingSystem(memory, programs))
+    with pytest.MonkeyPatch.context() as patch:
+        reduce_at_once(patch)
+        verdict = verify(LoopingSystem(memory, programs))
     assert not verdict.stopped
     if stuck:
         assert verdict.failure is not None

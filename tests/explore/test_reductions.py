@@ -25,6 +25,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.explore.reduction import reduce_at_once
 
 LARGE = {(scheme, "two-promoters") for scheme in ("config-off", "deferred-free", "rcu-free", "vmap-trylock")}
 """Cells of hundreds of thousands of states, that take longer than all the others; `fuzzvm verify` has them."""
@@ -129,7 +130,8 @@ class FirstWalkerSkipsLock(Mitigation):
             yield from mmap_read_unlock(k, k.init_mm)
 
 
-def test_cpus_that_a_mitigation_tells_apart_are_found_out() -> None:
+def test_cpus_that_a_mitigation_tells_apart_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduce_at_once(monkeypatch)
     system = System(scale.walkers(2), FirstWalkerSkipsLock, "sc")
     space = Space(system)
     with pytest.raises(AsymmetryError):

@@ -1,34 +1,43 @@
-"""Reductions that cost more than they save are dropped, and nothing but the number of states says so."""
+"""Reductions are asked for in large searches only, and there where they save more than they cost."""
 
 from __future__ import annotations
 
 import pytest
 
 from fuzzvm.bench.flat_model import FlatSystem
-from fuzzvm.explore.exhaustive import verify, worth
-from fuzzvm.explore.exhaustive.limits import Limits
+from fuzzvm.explore import scale
+from fuzzvm.explore.exhaustive import Limits, verify, worth
 from fuzzvm.explore.exhaustive.reduced_search import search_reduced
-from fuzzvm.explore.exhaustive.search import search
+from fuzzvm.explore.exhaustive.search import Search, Searched, search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
-from fuzzvm.explore.exhaustive.worth import NotWorthItError, alike, saving
+from fuzzvm.explore.exhaustive.worth import FEW, SAMPLE, NotWorthItError, alike, saving
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.explore.reduction import reduce_at_once
 
 
-def kernel(mitigation: str, scenario: str) -> System:
-    return System(shipped.get(scenario), registry.get(mitigation), "sc")
+def kernel(mitigation: str, scenario: str | Scenario) -> System:
+    return System(shipped.get(scenario) if isinstance(scenario, str) else scenario, registry.get(mitigation), "sc")
 
 
-@pytest.mark.parametrize(("slots", "walkers"), [(64, 1), (32, 2), (35, 4)])
+def judged(system: System) -> Searched:
+    """Return what a search with reductions finds, once its system was searched without and that was judged."""
+    space = Space(system)
+    every = Search(space, Limits())
+    assert every.run(pause=FEW) is None
+    return search_reduced(space, Limits(), symmetry=Symmetry(space), sample=every.sample(SAMPLE))
+
+
+@pytest.mark.parametrize(("slots", "walkers"), [(64, 1), (32, 2), (8, 3), (35, 4)])
 def test_dropped_where_they_save_little(slots: int, walkers: int) -> None:
-    space = Space(FlatSystem(slots, walkers))
     with pytest.raises(NotWorthItError):
-        search_reduced(space, Limits(), symmetry=Symmetry(space), on_trial=True)
+        judged(FlatSystem(slots, walkers))
 
 
-@pytest.mark.parametrize(("slots", "walkers"), [(64, 1), (32, 2)])
+@pytest.mark.parametrize(("slots", "walkers"), [(16, 1), (64, 1), (32, 2)])
 def test_every_state_is_counted_where_they_are_dropped(slots: int, walkers: int) -> None:
     verdict = verify(FlatSystem(slots, walkers))
     everything = search(Space(FlatSystem(slots, walkers)), Limits())
@@ -36,26 +45,43 @@ def test_every_state_is_counted_where_they_are_dropped(slots: int, walkers: int)
     assert (verdict.verdict, verdict.complete) == ("safe", True)
 
 
-@pytest.mark.parametrize("cell", [("static-key", "two-walkers"), ("static-key", "two-promoters")])
-def test_kept_where_they_save_much(cell: tuple[str, str]) -> None:
-    system = kernel(*cell)
-    space = Space(system)
-    kept = search_reduced(space, Limits(), symmetry=Symmetry(space), on_trial=True)
-    assert kept.complete
-    assert kept.states > worth.TRIAL
-    assert verify(system).states == kept.states
+@pytest.mark.parametrize("scenario", ["two-promoters", scale.cpus(3), scale.cpus(4)])
+def test_kept_where_they_save_much(scenario: str | Scenario) -> None:
+    system = kernel("static-key", scenario)
+    kept = judged(system)
+    verdict = verify(system)
+    assert (verdict.verdict, verdict.complete, verdict.states) == ("safe", True, kept.states)
+    assert kept.states < search(Space(system), Limits()).states / 5
 
 
-@pytest.mark.parametrize("trial", [1, 64, 512])
+@pytest.mark.parametrize("scenario", ["pmd-promotion", "two-walkers"])
+def test_not_asked_for_where_there_are_few_states(scenario: str) -> None:
+    system = kernel("static-key", scenario)
+    everything = search(Space(system), Limits())
+    assert everything.states < FEW
+    assert verify(system).states == everything.states
+
+
+def test_asked_for_where_no_more_states_are_allowed() -> None:
+    system = kernel("static-key", "two-walkers")
+    assert not verify(system, Limits(max_states=9000), reduce=False).complete
+    verdict = verify(system, Limits(max_states=9000))
+    assert (verdict.verdict, verdict.complete) == ("safe", True)
+    assert verdict.states < 9000
+    stopped = verify(system, Limits(max_states=1000))
+    assert (stopped.complete, stopped.stopped) == (False, "--max-states 1000 reached")
+
+
+@pytest.mark.parametrize("few", [1, 64, 512])
 @pytest.mark.parametrize("mitigation", registry.shipped())
-def test_whenever_it_is_judged_the_verdict_is_the_same(
-    mitigation: str, trial: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("scenario", ["two-walkers", scale.walkers(2)])
+def test_however_it_is_judged_the_verdict_is_the_same(
+    mitigation: str, scenario: str | Scenario, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = kernel(mitigation, "two-walkers")
-    monkeypatch.setattr("fuzzvm.explore.exhaustive.reduced.TRIAL", trial)
-    monkeypatch.setattr("fuzzvm.explore.exhaustive.limits.CHECK_EVERY", trial)
-    for cost in (0.0, 1e9):
-        monkeypatch.setattr(worth, "COST_OF_ORDERS", cost)
+    system = kernel(mitigation, scenario)
+    for least in (0.0, 1e9):
+        reduce_at_once(monkeypatch, few)
+        monkeypatch.setattr(worth, "LEAST", least)
         verdict = verify(system)
         assert verdict.complete
         assert verdict.verdict == system.scenario.expected(system.mitigation)
@@ -67,8 +93,8 @@ def test_what_a_state_stands_for() -> None:
     everything = search(Space(FlatSystem(6, 3)), Limits()).states
     one_of_each = search(space, Limits(), symmetry=symmetry)
     assert alike({1, 2, 3}, None) == 1.0
-    assert saving(set(range(10)), 5, None) == 2.0
-    assert saving(set(range(10)), 10, None) == 10.0
+    assert saving(range(10), 5, None) == 2.0
+    assert saving(range(10), 10, None) == 10.0
     visited = _visited(space, symmetry)
     assert len(visited) == one_of_each.states
     assert alike(visited, symmetry) * len(visited) == pytest.approx(everything, rel=0.1)

@@ -38,7 +38,8 @@ class Futures:
         """Whether what comes after a place counts before it."""
         self._seen: list[int] = []
         self._grow()
-        for node in automaton.nodes:
+        # from the ends of programs to their beginnings, so that what comes later is told of once
+        for node in reversed(list(automaton.nodes)):
             self.learn(node)
 
     def _grow(self) -> None:

@@ -31,7 +31,7 @@ from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
-from fuzzvm.explore.exhaustive.worth import TRIAL, judge
+from fuzzvm.explore.exhaustive.worth import judge
 from fuzzvm.machine.execution import MAX_STEPS
 
 Move = tuple[Entry, int, int, bool]
@@ -44,11 +44,8 @@ WALKS_AHEAD = 10
 class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(
-        self, space: Space, limits: Limits, symmetry: Symmetry | None = None, *, on_trial: bool = False
-    ) -> None:
+    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None = None) -> None:
         self._space = space
-        self._on_trial = on_trial
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
         boot = space.system.booted()
@@ -102,6 +99,19 @@ class Reduction:
         for cpu, automaton in enumerate(self._space.automata):
             for node in reversed(list(automaton.nodes)):
                 self._learn(cpu, node)
+
+    def judge(self, sample: Sequence[int]) -> None:
+        """Raise NotWorthItError where states of this space say that a search without reductions takes less time.
+
+        To be asked before `run`, of states that such a search has visited: it has learnt what CPUs do.
+        """
+        self._cyclic = recurrent(self._space.automata, self._space.values)
+        lanes = self._lanes()
+        for state in sample:
+            self._chosen(state, lanes)
+        reduced = len(self._reduced)
+        self._reduced.clear()
+        judge(sample, reduced, self._symmetry)
 
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
@@ -165,9 +175,6 @@ class Reduction:
             if len(visited) >= look:
                 self._watch.look(len(visited))
                 look = self._watch.next_look
-                if self._on_trial and len(visited) >= TRIAL:
-                    self._on_trial = False
-                    judge(visited, len(self._reduced), self._symmetry)
         self.transitions += transitions
 
     def _lanes(self) -> list[Any]:

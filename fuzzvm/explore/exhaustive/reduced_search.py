@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fuzzvm.explore.exhaustive.flat import FlatShared
@@ -27,13 +28,13 @@ def search_reduced(
     *,
     first_only: bool = True,
     symmetry: Symmetry | None = None,
-    on_trial: bool = False,
+    sample: Sequence[int] | None = None,
 ) -> Searched:
     """As `search`, with fewer states: the same verdict, and the same `ends`.
 
-    With `on_trial`, raises NotWorthItError where the first states of sequential consistency say that it takes longer
-    than `search` would. Raises ValueError for a memory model that the footprints do not describe, AsymmetryError as
-    `search` does.
+    With a sample of the states that `search` has visited under sequential consistency, raises NotWorthItError where
+    they say that this would take longer. Raises ValueError for a memory model that the footprints do not describe,
+    AsymmetryError as `search` does.
     """
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
@@ -41,7 +42,9 @@ def search_reduced(
         raise ValueError(f"memory model {space.system.memory} does not say what its steps touch")
     search: Reduction
     if isinstance(space.shared, FlatShared):
-        search = Reduction(space, limits, symmetry, on_trial=on_trial)
+        search = Reduction(space, limits, symmetry)
+        if sample is not None:
+            search.judge(sample)
     else:
         search = WeakReduction(space, limits)
     stopped, rounds = "", 0

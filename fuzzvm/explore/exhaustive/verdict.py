@@ -16,13 +16,13 @@ from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.memory_use import release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.reduced_search import can_reduce, foresee, search_reduced
-from fuzzvm.explore.exhaustive.search import Searched, search
+from fuzzvm.explore.exhaustive.search import Search, Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import AsymmetryError, Symmetry
-from fuzzvm.explore.exhaustive.worth import NotWorthItError
+from fuzzvm.explore.exhaustive.worth import FEW, SAMPLE, NotWorthItError
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.execution import Replay, execute
@@ -182,7 +182,12 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
         findings = () if bounded.finding is None else (bounded.finding,)
         return Searched(bounded.states, bounded.transitions, findings, bounded.stopped)
     began = time.monotonic()
-    found = _search_reduced(space, limits) if reduce and can_reduce(space) else search(space, limits)
+    if not reduce or not can_reduce(space):
+        found = search(space, limits)
+    elif space.has_agents:
+        found = search_reduced(space, limits)
+    else:
+        found = _search_strongly(space, limits)
     if not found.findings and found.complete and may_cycle(space):
         try:
             endless = endless_run(space, left_of(limits, began))
@@ -193,16 +198,25 @@ def _search(space: Space, limits: Limits, preemptions: int | None, *, reduce: bo
     return found
 
 
-def _search_reduced(space: Space, limits: Limits) -> Searched:
+def _search_strongly(space: Space, limits: Limits, *, symmetric: bool = True) -> Searched:
+    """Visit every state while there are few; from there on those that reductions leave, if that is worth it."""
     began = time.monotonic()
+    every = Search(space, limits)
+    found = every.run(pause=FEW)
+    if found is not None and (found.complete or limits.max_states is None or found.states < limits.max_states):
+        return found
+    # where no more states are allowed, only the reductions may come to an end: they are not judged then
+    sample = every.sample(SAMPLE) if found is None else None
+    symmetry = Symmetry(space) if symmetric else None
     try:
-        try:
-            return search_reduced(space, limits, symmetry=Symmetry(space), on_trial=True)
-        except AsymmetryError:
-            # a mitigation tells apart CPUs that run the same calls
-            return search_reduced(Space(space.system), left_of(limits, began), on_trial=True)
+        return search_reduced(space, left_of(limits, began), symmetry=symmetry, sample=sample)
+    except AsymmetryError:
+        # a mitigation tells apart CPUs that run the same calls; what they learnt of each other is forgotten
+        return _search_strongly(Space(space.system), left_of(limits, began), symmetric=False)
     except NotWorthItError:
-        return search(space, left_of(limits, began))
+        found = every.run()
+        assert found is not None
+        return found
 
 
 def left_of(limits: Limits, began: float, share: float = 1.0) -> Limits:
