@@ -69,7 +69,9 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     is_flag=True,
     help="Search one run after the other, a large one in all processes at once. For runs that are few and large.",
 )
-@click.option("--no-reduction", is_flag=True, help="Explore every order of steps that commute, too.")
+@click.option(
+    "--no-reduction", is_flag=True, help="Explore every order of steps that commute, however many states there are."
+)
 @click.option(
     "--save",
     type=click.Path(path_type=Path, file_okay=False),
