@@ -15,7 +15,7 @@ import click
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.mitigations import registry
-from fuzzvm.scenario import ordering_points, shipped
+from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def scenario_options(command: F) -> F:
         "-s",
         "scenario_names",
         multiple=True,
-        metavar="NAME",
-        help="Scenario to run; may be given more than once. Default: all that ship.",
+        metavar="NAME|FILE.toml",
+        help="Scenario to run, or a file with one of your own; may be given more than once. Default: all that ship.",
     )(command)
 
 
@@ -90,8 +90,8 @@ def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
 
 
 def scenarios(names: tuple[str, ...], *, tlb: bool = False) -> tuple[Scenario, ...]:
-    """Return the scenarios of these names, or all that ship; with `tlb`, TLBs are followed. Raises ScenarioError."""
-    chosen = tuple(shipped.get(name) for name in names) if names else tuple(shipped.shipped().values())
+    """Return the scenarios of these names or files, or all that ship; `tlb` has TLBs followed. Raises ScenarioError."""
+    chosen = tuple(own.get(name) for name in names) if names else tuple(shipped.shipped().values())
     return tuple(replace(scenario, tlb=True) for scenario in chosen) if tlb else chosen
 
 

@@ -21,10 +21,9 @@ from fuzzvm.machine.schedule import Schedule, format_schedule, parse_schedule
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.toml_text import TomlTextError, loads
+from fuzzvm.scenario.toml_text import TomlTextError, line_of, loads, read_text, text_of
 
 FORMAT = 1
-MAX_BYTES = 1 << 20
 HALF = 6
 """Hexadecimal digits of half the number in a file's name."""
 MAX_SCHEME = 80
@@ -115,36 +114,29 @@ def _digest(data: Mapping[str, Any]) -> str:
 def read(path: Path) -> TestCase:
     """Return the test case in a file. Raises CorpusError naming the file, the line and what is wrong."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CorpusError(path, error.strerror or str(error)) from error
-    return from_bytes(raw, path)
+        text = read_text(path)
+    except TomlTextError as error:
+        raise CorpusError(path, str(error), error.line) from error
+    return parse(text, path)
 
 
 def from_bytes(raw: bytes, path: Path | str = "<bytes>") -> TestCase:
     """Return the test case that a file's bytes stand for. Raises as `read` does, and nothing else."""
-    if len(raw) > MAX_BYTES:
-        raise CorpusError(path, f"larger than {MAX_BYTES} bytes, so no test case")
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(path, "not a text file in UTF-8", raw[: error.start].count(b"\n") + 1) from error
+        text = text_of(raw)
+    except TomlTextError as error:
+        raise CorpusError(path, str(error), error.line) from error
     return parse(text, path)
 
 
 def parse(text: str, path: Path | str = "<text>") -> TestCase:
     """Return the test case that a text stands for. Raises CorpusError; `path` is what it calls the file."""
     try:
-        data = loads(text)
+        return _from_data(loads(text))
     except TomlTextError as error:
-        raise CorpusError(path, f"not a whole TOML file: {error}", error.line) from error
-    try:
-        return _from_data(data)
-    except ScenarioError as error:
-        raise CorpusError(path, str(error), _line_of(text, error.key)) from error
-    except _WrongError as error:
-        raise CorpusError(path, str(error), _line_of(text, error.key)) from error
+        raise CorpusError(path, str(error), error.line) from error
+    except (ScenarioError, _WrongError) as error:
+        raise CorpusError(path, str(error), line_of(text, error.key)) from error
 
 
 class _WrongError(Exception):
@@ -174,7 +166,6 @@ def _from_data(data: Mapping[str, Any]) -> TestCase:
     if not isinstance(data.get("origin", ""), str):
         raise _WrongError("origin must be a string", "origin")
     _printable(data, "origin", "mitigation")
-    _printable(data["scenario"], "name", "summary")
     if data["memory"] not in memory_models.names():
         raise _WrongError(f"no memory model {data['memory']!r}; there are {', '.join(memory_models.names())}", "memory")
     try:
@@ -223,13 +214,3 @@ def _printable(data: Mapping[str, Any], *keys: str) -> None:
     for key in keys:
         if isinstance(data.get(key), str) and not data[key].isprintable():
             raise _WrongError(f"{key} has a character that cannot be printed", key)
-
-
-def _line_of(text: str, key: str | None) -> int | None:
-    """Return the line that a key, table or call stands in first, or None."""
-    if key is None:
-        return None
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*(\[{re.escape(key)}\]|{re.escape(key)}\s*=)", line) or (len(key) > 8 and key in line):
-            return number
-    return None

@@ -21,7 +21,7 @@ from fuzzvm.mitigations import registry
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import render
-from fuzzvm.scenario import ordering_points, shipped
+from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
@@ -66,7 +66,7 @@ def _asked(
     without: tuple[str, ...] | list[str] = (),
 ) -> list[Asked]:
     name, scheme = _mitigation(mitigation, root)
-    chosen = list(shipped.shipped().values()) if scenarios is None else [_scenario(given) for given in scenarios]
+    chosen = list(shipped.shipped().values()) if scenarios is None else [_scenario(given, root) for given in scenarios]
     for memory in memories or ():
         if memory not in memory_models.names():
             raise KeyError(f"no memory model {memory!r}; there are {', '.join(memory_models.names())}")
@@ -97,8 +97,8 @@ def own_or_shipped(name: str, root: Path) -> type[Mitigation]:
     return registry.get(str(root / name) if registry.is_path(name) else name)
 
 
-def _scenario(given: str | Scenario) -> Scenario:
-    return given if isinstance(given, Scenario) else shipped.get(given)
+def _scenario(given: str | Scenario, root: Path) -> Scenario:
+    return given if isinstance(given, Scenario) else own.get(given, root)
 
 
 class Run:

@@ -116,6 +116,10 @@ class Scenario:
         return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     def _check(self) -> None:
+        for key, text in (("name", self.name), ("summary", self.summary)):
+            if not text.isprintable():
+                # a terminal would obey it, or show it in another order than it stands: escapes, line ends, bidi marks
+                raise ScenarioError(f"{key} has a character that cannot be printed", key)
         if self.arch not in architectures.names():
             raise ScenarioError(f"no architecture {self.arch!r}; there are {', '.join(architectures.names())}", "arch")
         arch = architectures.get(self.arch)

@@ -25,5 +25,5 @@ def shipped() -> dict[str, Scenario]:
 def get(name: str) -> Scenario:
     """Return the shipped scenario of that name. Raises ScenarioError naming those that there are."""
     if name not in shipped():
-        raise ScenarioError(f"no scenario {name!r}; there are {', '.join(shipped())}")
+        raise ScenarioError(f"no scenario {name!r}; there are {', '.join(shipped())}, or FILE.toml")
     return shipped()[name]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
+MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 """How deeply tables and lists may stand in each other; a test case needs four."""
 MAX_KEY_PARTS = 8
@@ -32,6 +34,26 @@ class TomlTextError(Exception):
         self.line = line
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises TomlTextError, also for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise TomlTextError(error.strerror or str(error)) from error
+    return text_of(raw)
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text that a file's bytes stand for. Raises TomlTextError."""
+    if len(raw) > MAX_BYTES:
+        raise TomlTextError(f"larger than {MAX_BYTES} bytes")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TomlTextError("not a text file in UTF-8", raw[: error.start].count(b"\n") + 1) from error
+
+
 def loads(text: str) -> dict[str, Any]:
     """Return the data of a text. Raises TomlTextError, and nothing else."""
     for key in _KEY.finditer(text):
@@ -41,7 +63,8 @@ def loads(text: str) -> dict[str, Any]:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise TomlTextError(*_place(str(error), text)) from error
+        message, line = _place(str(error), text)
+        raise TomlTextError(f"not a whole TOML file: {message}", line) from error
     except RecursionError as error:
         raise TomlTextError("nested too deeply") from error
     except ValueError as error:
@@ -49,6 +72,16 @@ def loads(text: str) -> dict[str, Any]:
         raise TomlTextError(f"a value that cannot be read: {str(error).split(';')[0]}") from error
     _check(data)
     return data
+
+
+def line_of(text: str, key: str | None) -> int | None:
+    """Return the line that a key, a table or a call stands in first, or None."""
+    if key is None:
+        return None
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*(\[{re.escape(key)}\]|{re.escape(key)}\s*=)", line) or (len(key) > 8 and key in line):
+            return number
+    return None
 
 
 def _check(data: dict[str, Any]) -> None:

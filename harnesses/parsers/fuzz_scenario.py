@@ -1,8 +1,10 @@
 """Fuzzes scenarios: a text of TOML gives a machine that boots and runs to an end, or an error that says what is wrong.
 
-The first byte picks the memory model and the mitigation; the rest is what a corpus file has below `[scenario]`. The
+The first byte picks the memory model and the mitigation; the rest is a file for `--scenario`. The
 run goes CPU by CPU: what its steps are is the scenario's doing. How to run it: frame.py.
 """
+
+from pathlib import Path
 
 from frame import fuzz, instrumented
 
@@ -11,10 +13,11 @@ with instrumented(__name__, "tomllib", "fuzzvm.scenario"):
     from fuzzvm.machine import memory as memory_models
     from fuzzvm.machine.execution import execute
     from fuzzvm.mitigations import registry
+    from fuzzvm.scenario import own
     from fuzzvm.scenario.errors import ScenarioError
     from fuzzvm.scenario.scenario import Scenario
     from fuzzvm.scenario.system import System
-    from fuzzvm.scenario.toml_text import TomlTextError, loads
+    from fuzzvm.scenario.toml_text import TomlTextError, text_of
 
 SCHEMES = tuple(registry.shipped().values())
 MEMORIES = tuple(memory_models.names())
@@ -26,13 +29,11 @@ def one_input(data: bytes) -> None:
         return
     scheme, memory = SCHEMES[data[0] % len(SCHEMES)], MEMORIES[data[0] // len(SCHEMES) % len(MEMORIES)]
     try:
-        scenario = Scenario.from_data(loads(data[1:].decode("utf-8")))
+        scenario = own.parse(text_of(data[1:]), Path("mine.toml"))
         assert Scenario.from_data(scenario.to_data()) == scenario
         system = System(scenario, scheme, memory)
     except (ScenarioError, TomlTextError) as error:
         assert str(error).isprintable(), f"more than a line: {error!r}"
-        return
-    except UnicodeDecodeError:
         return
     execute(system.machine(), FollowPlan(Plan(())))
 

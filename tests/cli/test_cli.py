@@ -126,6 +126,7 @@ def test_a_broken_mitigation_is_one_line_with_its_place(tmp_path: Path, content:
     [
         (("fuzz", "-m", "nope"), "no mitigation 'nope'; there are config-off"),
         (("fuzz", "-s", "nope"), "no scenario 'nope'; there are 16k-promotion"),
+        (("verify", "-s", "missing.toml"), "missing.toml: No such file or directory"),
         (("fuzz", "-e", "nope"), "'nope' is not one of"),
         (("fuzz", "-m", "missing.py:X"), "missing.py: no such file"),
         (("fuzz", "--seconds", "0"), "--seconds"),

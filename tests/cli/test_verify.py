@@ -33,6 +33,33 @@ def test_json_says_what_the_design_promises() -> None:
     assert (safe["verdict"], safe["bug"], safe["schedule"], safe["complete"]) == ("safe", None, None, True)
 
 
+REAL = """\
+arch = "arm64"
+page_size = "4K"
+levels = 4
+fanout = 512
+setup = ["vmap(page=0, nr_pages=512, max_page_shift='pte')", "vunmap(page=0, nr_pages=512)"]
+cpus = [["vmap(page=0, nr_pages=512, max_page_shift='pmd')"], ["cat_kernel_page_tables()"]]
+"""
+
+
+def test_a_scenario_of_the_users_own_with_tables_as_large_as_a_kernels(tmp_path: Path) -> None:
+    file = tmp_path / "real.toml"
+    file.write_text(REAL)
+    arguments = ("-m", "none", "-m", "static-key", "-s", str(file), "--save", str(tmp_path / "findings"), "--json")
+    done = fuzzvm("verify", *arguments)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert [(run["mitigation"], run["memory"], run["verdict"], run["complete"]) for run in runs] == [
+        (mitigation, memory, verdict, True)
+        for mitigation, verdict in (("none", "bug"), ("static-key", "safe"))
+        for memory in ("sc", "tso", "arm64")
+    ]
+    assert {run["scenario"] for run in runs} == {"real.toml"}
+    file.unlink()
+    assert fuzzvm("replay", str(tmp_path / "findings")).returncode == 0
+
+
 def test_a_bound_is_in_the_verdict() -> None:
     done = fuzzvm("verify", "-m", "static-key", "-s", "two-walkers", "--memory", "sc", "--max-states", "50")
     assert "safe within the bound" in done.stdout

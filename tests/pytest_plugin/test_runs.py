@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -116,6 +117,21 @@ def test_none(fuzzvm_run):
     assert "1 proved over" in output
 
 
+def test_a_scenario_in_a_file_counts_from_the_root_folder(tmp_path: Path) -> None:
+    test = """
+@pytest.mark.fuzzvm(mitigation=Locked, scenarios=["own/mine.toml"], memories=["sc"])
+def test_locked(fuzzvm_run):
+    assert fuzzvm_run.scenario.name == "mine.toml"
+    fuzzvm_run.must_be_proven_safe()
+"""
+    root = project(tmp_path, test)
+    (root / "own").mkdir()
+    shipped = resources.files("fuzzvm.scenario") / "builtin" / "pmd-promotion.toml"
+    (root / "own" / "mine.toml").write_text(shipped.read_text(encoding="utf-8"))
+    status, output = pytest_in(root / "own", "--rootdir", str(root), str(root / "test_schemes.py"))
+    assert status == 0 and "1 passed" in output, output
+
+
 def test_beside_other_processes(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     test = FOUND.replace("Nothing", "Locked").replace("test_nothing", "test_locked")
@@ -131,6 +147,7 @@ def test_beside_other_processes(tmp_path: Path) -> None:
         ("'gone.py:Mine'", "gone.py: no such file"),
         ("mitigation=int", "neither a mitigation's name nor its class"),
         ("'none', scenarios=['nonesuch']", "no scenario 'nonesuch'"),
+        ("'none', scenarios=['gone.toml']", "gone.toml: No such file"),
         ("'none', memories=['nonesuch']", "no memory model 'nonesuch'"),
         ("'none', engine='nonesuch'", "no engine 'nonesuch'"),
         ("'none', without=['nonesuch']", "no ordering point 'nonesuch'"),

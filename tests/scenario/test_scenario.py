@@ -46,8 +46,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         fanout,
         draw(calls),
         tuple(draw(st.lists(calls, min_size=1, max_size=MAX_CPUS))),
-        draw(st.text(max_size=10)),
-        draw(st.text(max_size=10)),
+        draw(st.text(max_size=10).filter(str.isprintable)),
+        draw(st.text(max_size=10).filter(str.isprintable)),
         tlb=draw(st.booleans()),
     )
 

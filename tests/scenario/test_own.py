@@ -1,0 +1,91 @@
+"""Scenarios in files of the user's own: what is in them, and what is said where something is wrong."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzzvm.scenario import own, shipped
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import MAX_CALLS
+from fuzzvm.scenario.toml_text import MAX_BYTES
+
+TEXT = """\
+arch = "arm64"
+page_size = "4K"
+levels = 4
+fanout = 512
+setup = ["vmap(page=0, nr_pages=512, max_page_shift='pte')", "vunmap(page=0, nr_pages=512)"]
+cpus = [
+    ["vmap(page=0, nr_pages=512, max_page_shift='pmd')"],
+    ["cat_kernel_page_tables()"],
+]
+"""
+
+
+def test_a_file_is_a_scenario(tmp_path: Path) -> None:
+    (tmp_path / "real.toml").write_text(TEXT)
+    scenario = own.get("real.toml", tmp_path)
+    assert (scenario.name, scenario.fanout, scenario.walkers, len(scenario.cpus)) == ("real.toml", 512, 1, 2)
+    assert own.get(str(tmp_path / "real.toml")) == scenario
+    (tmp_path / "named.toml").write_text(f'name = "mine"\n{TEXT}')
+    assert own.get("named.toml", tmp_path).name == "mine"
+
+
+@pytest.mark.parametrize("name", shipped.shipped())
+def test_what_ships_could_be_a_file(name: str) -> None:
+    folder = resources.files("fuzzvm.scenario") / "builtin"
+    text = (folder / f"{name}.toml").read_text(encoding="utf-8")
+    assert own.parse(text, Path(f"{name}.toml")).anonymous() == shipped.get(name).anonymous()
+    assert own.get(name) is shipped.get(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.replace("512\n", "5\n"), "mine.toml:4: fanout must be a power of two from 2 to 512, not 5"),
+        (TEXT.replace("arch", "arhc"), "mine.toml:1: unknown key 'arhc' in a scenario"),
+        (TEXT.replace("cat_kernel", "cat_kernle"), "mine.toml:8: CPU 1, call 1: "),
+        (TEXT.replace('"4K"', "4"), "mine.toml:2: page_size must be str, not 4"),
+        (TEXT.replace("levels = 4\n", ""), "mine.toml: a scenario needs 'levels'"),
+        (TEXT + "cpus = [[", "mine.toml:10: not a whole TOML file: "),
+        (f'name = "\\u001b[31m"\n{TEXT}', "mine.toml:1: name has a character that cannot be printed"),
+        ("format = 1\nscenario = {}\n", "mine.toml:1: a test case, with a schedule: `fuzzvm replay` takes it"),
+        ("", "mine.toml: a scenario needs 'arch'"),
+        ("#" * (MAX_BYTES + 1), f"mine.toml: larger than {MAX_BYTES} bytes"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError) as caught:
+        own.read(path)
+    said = str(caught.value).removeprefix(f"{tmp_path}/")
+    assert said.startswith(message)
+    assert said.isprintable()
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for name in ("gone.toml", ".toml", ""):
+        with pytest.raises(ScenarioError, match=r"No such file|no scenario"):
+            own.get(name, tmp_path)
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ScenarioError, match=r"folder.toml: Is a directory"):
+        own.get("folder.toml", tmp_path)
+    (tmp_path / "mine.toml").write_bytes(b"# a\n\xff")
+    with pytest.raises(ScenarioError, match=r"mine.toml:2: not a text file in UTF-8"):
+        own.get("mine.toml", tmp_path)
+
+
+@given(st.lists(st.sampled_from([*TEXT.splitlines(), "tlb = true", "x = [", "lazy_mmu = 3", "[a]"]), max_size=12))
+def test_any_text_is_a_scenario_or_a_line_on_what_is_wrong(lines: list[str]) -> None:
+    try:
+        scenario = own.parse("\n".join(lines), Path("mine.toml"))
+    except ScenarioError as error:
+        assert str(error).startswith("mine.toml") and str(error).isprintable()
+    else:
+        assert max(map(len, scenario.cpus)) <= MAX_CALLS
