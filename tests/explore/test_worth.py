@@ -68,8 +68,28 @@ def test_asked_for_where_no_more_states_are_allowed() -> None:
     verdict = verify(system, Limits(max_states=9000))
     assert (verdict.verdict, verdict.complete) == ("safe", True)
     assert verdict.states < 9000
+    # also where they were judged not to be worth it
+    assert not verify(FlatSystem(32, 2), Limits(max_states=60_000), reduce=False).complete
+    flat = verify(FlatSystem(32, 2), Limits(max_states=60_000))
+    assert (flat.verdict, flat.complete) == ("safe", True)
     stopped = verify(system, Limits(max_states=1000))
     assert (stopped.complete, stopped.stopped) == (False, "--max-states 1000 reached")
+
+
+def test_a_bug_that_is_seen_as_the_bound_is_reached_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = kernel("none", "two-walkers")
+    until = search(Space(system), Limits()).states
+    bounds = [Limits(max_states=until - more) for more in range(3)]
+    found = [search(Space(system), limits) for limits in bounds]
+    at_the_bound = [limits for limits, one in zip(bounds, found, strict=True) if one.findings and one.stopped]
+    assert at_the_bound
+
+    def again(*arguments: object, **options: object) -> Searched:
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.verdict.search_reduced", again)
+    for limits in at_the_bound:
+        assert verify(system, limits).verdict == "bug"
 
 
 @pytest.mark.parametrize("few", [1, 64, 512])

@@ -7,7 +7,7 @@ import dis
 import gc
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.memory_use import release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.reduced_search import can_reduce, foresee, search_reduced
-from fuzzvm.explore.exhaustive.search import Search, Searched, search
+from fuzzvm.explore.exhaustive.search import HAND_OVER, Search, Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
@@ -203,20 +203,25 @@ def _search_strongly(space: Space, limits: Limits, *, symmetric: bool = True) ->
     began = time.monotonic()
     every = Search(space, limits)
     found = every.run(pause=FEW)
-    if found is not None and (found.complete or limits.max_states is None or found.states < limits.max_states):
-        return found
-    # where no more states are allowed, only the reductions may come to an end: they are not judged then
-    sample = every.sample(SAMPLE) if found is None else None
-    symmetry = Symmetry(space) if symmetric else None
     try:
-        return search_reduced(space, left_of(limits, began), symmetry=symmetry, sample=sample)
+        if found is None:
+            try:
+                return _reduced(space, left_of(limits, began), every.sample(SAMPLE), symmetric=symmetric)
+            except NotWorthItError:
+                found = every.run()
+        assert found is not None
+        most = limits.max_states
+        if found.complete or found.findings or most is None or not found.states >= most <= HAND_OVER:
+            return found
+        # no more states are allowed, so that only the reductions may come to an end; with so few it takes seconds
+        return _reduced(space, left_of(limits, began), None, symmetric=symmetric)
     except AsymmetryError:
         # a mitigation tells apart CPUs that run the same calls; what they learnt of each other is forgotten
         return _search_strongly(Space(space.system), left_of(limits, began), symmetric=False)
-    except NotWorthItError:
-        found = every.run()
-        assert found is not None
-        return found
+
+
+def _reduced(space: Space, limits: Limits, sample: Sequence[int] | None, *, symmetric: bool) -> Searched:
+    return search_reduced(space, limits, symmetry=Symmetry(space) if symmetric else None, sample=sample)
 
 
 def left_of(limits: Limits, began: float, share: float = 1.0) -> Limits:
