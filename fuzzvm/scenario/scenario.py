@@ -116,10 +116,6 @@ class Scenario:
         return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     def _check(self) -> None:
-        for key, text in (("name", self.name), ("summary", self.summary)):
-            if not text.isprintable():
-                # a terminal would obey it, or show it in another order than it stands: escapes, line ends, bidi marks
-                raise ScenarioError(f"{key} has a character that cannot be printed", key)
         if self.arch not in architectures.names():
             raise ScenarioError(f"no architecture {self.arch!r}; there are {', '.join(architectures.names())}", "arch")
         arch = architectures.get(self.arch)
@@ -195,6 +191,9 @@ class Scenario:
                 raise ScenarioError(f"a scenario needs {key!r}")
             if type(data[key]) is not expected:
                 raise ScenarioError(f"{key} must be {expected.__name__}, not {data[key]!r}", key)
+            if expected is str and not data[key].isprintable():
+                # a terminal would obey it, or show it in another order than it stands: escapes, line ends, bidi marks
+                raise ScenarioError(f"{key} has a character that cannot be printed", key)
         if "cpus" not in data:
             raise ScenarioError("a scenario needs 'cpus'")
         cpus = data["cpus"]
