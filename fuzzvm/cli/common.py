@@ -16,6 +16,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points, own, shipped
+from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
 def scenarios(names: tuple[str, ...], *, tlb: bool = False) -> tuple[Scenario, ...]:
     """Return the scenarios of these names or files, or all that ship; `tlb` has TLBs followed. Raises ScenarioError."""
     chosen = tuple(own.get(name) for name in names) if names else tuple(shipped.shipped().values())
+    called: dict[str, Scenario] = {}
+    for scenario in chosen:
+        if called.setdefault(scenario.name, scenario) != scenario:
+            # tables and pages call scenarios by name: one would stand for the other
+            raise ScenarioError(f"two scenarios are called {scenario.name!r}; give one of the files another `name`")
     return tuple(replace(scenario, tlb=True) for scenario in chosen) if tlb else chosen
 
 

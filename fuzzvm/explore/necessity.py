@@ -120,13 +120,11 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -
     runs = _probe(question, mitigation, budget, seed)
     if runs:
         return Answer(question, None, "", runs, time.monotonic() - started, used=False)
-    rewrites = []
     for number, name in enumerate(ENGINES):
         cell = Cell(
             question.mitigation, mitigation, engines.get(name), question.scenarios, question.memory, question.without
         )
         systems = cell.systems()
-        rewrites += [system.rewrite for system in systems]
         left = len(ENGINES) - number
         seconds = None if budget.seconds is None else max(0.0, budget.seconds - time.monotonic() + started) / left
         share = Budget(seconds, None if budget.runs is None else max(1, (budget.runs - runs) // left))
@@ -136,9 +134,8 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -
         if search.best is not None:
             finding = settle(cell, search.best, seed, corpus, steps=MINIMISER_STEPS, max_states=MINIMISER_STATES)
             return Answer(question, finding, name, runs, time.monotonic() - started, used=True)
-    point = None if question.point is None else ordering_points.get([question.point])[0]
-    used = point is None or ordering_points.used(point, mitigation, rewrites)
-    return Answer(question, None, "", runs, time.monotonic() - started, used)
+    # the probe has seen that the point is used, also where it left no time for any run here
+    return Answer(question, None, "", runs, time.monotonic() - started, used=True)
 
 
 def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, seed: int) -> int:

@@ -13,11 +13,12 @@ SUFFIX = ".toml"
 
 
 def get(spec: str, root: Path | None = None) -> Scenario:
-    """Return the shipped scenario of that name, or the one in `FILE.toml`; its path counts from `root`.
+    """Return the shipped scenario of that name, or the one in a file: a path ends in `.toml`, or has a slash in it.
 
-    Raises ScenarioError naming those that there are, or the file, the line and what is wrong.
+    The path counts from `root`. Raises ScenarioError naming those that there are, or the file, the line and what is
+    wrong.
     """
-    if spec not in shipped.shipped() and spec.endswith(SUFFIX):
+    if spec not in shipped.shipped() and (spec.lower().endswith(SUFFIX) or "/" in spec):
         return read(Path(spec) if root is None else root / spec)
     return shipped.get(spec)
 
@@ -37,7 +38,9 @@ def parse(text: str, path: Path) -> Scenario:
         data = loads(text)
         if "format" in data and "scenario" in data:
             raise ScenarioError("a test case, with a schedule: `fuzzvm replay` takes it", "format")
-        return Scenario.from_data({"name": path.name} | data)
+        if not data.get("name"):
+            data["name"] = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+        return Scenario.from_data(data)
     except TomlTextError as error:
         raise ScenarioError(f"{_place(path, error.line)}: {error}") from error
     except ScenarioError as error:

@@ -219,5 +219,5 @@ def _parse_calls(calls: object, key: str, where: str = "") -> tuple[Call, ...]:
         try:
             parsed.append(parse_call(call))
         except ScenarioError as error:
-            raise ScenarioError(f"{where}call {number}: {error}", call) from error
+            raise ScenarioError(f"{where or f'{key}, '}call {number}: {error}", call) from error
     return tuple(parsed)

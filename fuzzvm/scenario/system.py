@@ -74,7 +74,8 @@ class System:
                 self._booted.boot(efi_enter_virtual_mode(at_boot, mm))
             self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()), max_steps=MAX_SETUP_STEPS)
         except ModelError as error:
-            raise ScenarioError(f"setup fails: {error}", "setup") from error
+            of = f"{scenario.name}: " if scenario.name else ""
+            raise ScenarioError(f"{of}setup fails: {error}", "setup") from error
         self.remembered = Remembered(tlb=oracles.remembered.tlb)
         """What the oracles remember when a run begins: of the boot, what TLBs may hold, and nothing else."""
         self.kernel = kernel

@@ -49,7 +49,7 @@ def text_of(raw: bytes) -> str:
     if len(raw) > MAX_BYTES:
         raise TomlTextError(f"larger than {MAX_BYTES} bytes")
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TomlTextError("not a text file in UTF-8", raw[: error.start].count(b"\n") + 1) from error
 
@@ -78,8 +78,9 @@ def line_of(text: str, key: str | None) -> int | None:
     """Return the line that a key, a table or a call stands in first, or None."""
     if key is None:
         return None
+    quoted = (f'"{key}"', f"'{key}'")
     for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*(\[{re.escape(key)}\]|{re.escape(key)}\s*=)", line) or (len(key) > 8 and key in line):
+        if re.match(rf"\s*(\[{re.escape(key)}\]|{re.escape(key)}\s*=)", line) or any(one in line for one in quoted):
             return number
     return None
 

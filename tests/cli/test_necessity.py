@@ -43,6 +43,12 @@ def test_json_and_saved_schedules(tmp_path: Path) -> None:
     assert "left out: free-lock, patch-ipi" in fuzzvm("explain", answers[3]["saved"]).stdout
 
 
+def test_a_point_is_not_called_unused_where_there_was_no_time_to_use_it() -> None:
+    arguments = ("-p", "patch-dc", "-s", "pmd-promotion", "--memory", "arm64", "--seconds", "0.01", "--json")
+    done = fuzzvm("necessity", *arguments)
+    assert [answer["used"] for answer in json.loads(done.stdout)["points"]] == [True] * 4
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("as_json", [True, False])
 def test_ctrl_c_keeps_the_answers_that_are_there(tmp_path: Path, jobs: str, as_json: bool) -> None:

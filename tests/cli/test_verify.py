@@ -60,6 +60,18 @@ def test_a_scenario_of_the_users_own_with_tables_as_large_as_a_kernels(tmp_path:
     assert fuzzvm("replay", str(tmp_path / "findings")).returncode == 0
 
 
+def test_two_scenarios_of_one_name_would_hide_each_other(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").write_text(REAL.replace("512", "2" if folder == "one" else "4"))
+    one, two = (str(tmp_path / folder / "mine.toml") for folder in ("one", "two"))
+    done = fuzzvm("verify", "-m", "none", "-s", one, "-s", two)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fuzzvm: two scenarios are called 'mine.toml'; give one of the files another `name`\n"
+    (tmp_path / "two" / "mine.toml").write_text(f'name = "pmd-promotion"\n{REAL}')
+    assert fuzzvm("verify", "-m", "none", "-s", "pmd-promotion", "-s", two).returncode == 2
+
+
 def test_a_bound_is_in_the_verdict() -> None:
     done = fuzzvm("verify", "-m", "static-key", "-s", "two-walkers", "--memory", "sc", "--max-states", "50")
     assert "safe within the bound" in done.stdout

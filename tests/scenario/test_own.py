@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from fuzzvm.scenario import own, shipped
@@ -32,6 +32,10 @@ def test_a_file_is_a_scenario(tmp_path: Path) -> None:
     scenario = own.get("real.toml", tmp_path)
     assert (scenario.name, scenario.fanout, scenario.walkers, len(scenario.cpus)) == ("real.toml", 512, 1, 2)
     assert own.get(str(tmp_path / "real.toml")) == scenario
+    (tmp_path / "bom.toml").write_text(f'name = ""\n{TEXT}', encoding="utf-8-sig")
+    assert own.get("./bom.toml", tmp_path).name == "bom.toml"
+    (tmp_path / "UPPER.TOML").write_text(TEXT)
+    assert own.get("UPPER.TOML", tmp_path).anonymous() == scenario.anonymous()
     (tmp_path / "named.toml").write_text(f'name = "mine"\n{TEXT}')
     assert own.get("named.toml", tmp_path).name == "mine"
 
@@ -56,6 +60,8 @@ def test_what_ships_could_be_a_file(name: str) -> None:
         (f'name = "\\u001b[31m"\n{TEXT}', "mine.toml:1: name has a character that cannot be printed"),
         ("format = 1\nscenario = {}\n", "mine.toml:1: a test case, with a schedule: `fuzzvm replay` takes it"),
         ("", "mine.toml: a scenario needs 'arch'"),
+        (TEXT.replace("cat_kernel_page_tables()", "f()"), "mine.toml:8: CPU 1, call 1: no call 'f'"),
+        (TEXT.replace("vunmap(page=0, nr_pages=512)", "f()"), "mine.toml:5: setup, call 2: no call 'f'"),
         ("#" * (MAX_BYTES + 1), f"mine.toml: larger than {MAX_BYTES} bytes"),
     ],
 )
@@ -75,17 +81,45 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
             own.get(name, tmp_path)
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(ScenarioError, match=r"folder.toml: Is a directory"):
+        own.get("./folder.toml/", tmp_path)
+    with pytest.raises(ScenarioError, match=r"folder.toml: Is a directory"):
         own.get("folder.toml", tmp_path)
     (tmp_path / "mine.toml").write_bytes(b"# a\n\xff")
     with pytest.raises(ScenarioError, match=r"mine.toml:2: not a text file in UTF-8"):
         own.get("mine.toml", tmp_path)
 
 
-@given(st.lists(st.sampled_from([*TEXT.splitlines(), "tlb = true", "x = [", "lazy_mmu = 3", "[a]"]), max_size=12))
-def test_any_text_is_a_scenario_or_a_line_on_what_is_wrong(lines: list[str]) -> None:
+STATEMENTS = {
+    "arch": ['"arm64"', '"x86_64"', '"arm"', "64"],
+    "page_size": ['"4K"', '"64K"', "4096"],
+    "levels": ["4", "3", "9", "'4'"],
+    "fanout": ["2", "4", "512", "3", "1e3"],
+    "setup": ["[]", "[\"vmap(page=0, nr_pages=2, max_page_shift='pte')\"]", '["vunmap()"]', "[["],
+    "cpus": ['[["check_wx_pages()"]]', "[[\"vfree(area='a')\"], []]", '["f()"]', '[["f()"]]', "[]"],
+    "tlb": ["true", "1"],
+    "name": ['""', '"mine"', '"\\u202e"'],
+}
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            key: st.sampled_from([values[0], *values])
+            for key, values in STATEMENTS.items()
+            if key not in ("tlb", "name")
+        },
+        optional={key: st.sampled_from(STATEMENTS[key]) for key in ("tlb", "name")},
+    ),
+    st.sampled_from(["", "", "", "levels", "x = 1", "[a]", "= 3"]),
+)
+def test_any_text_is_a_scenario_or_a_line_on_what_is_wrong(values: dict[str, str], more: str) -> None:
+    text = "\n".join([more, *(f"{key} = {value}" for key, value in values.items() if key != more)])
     try:
-        scenario = own.parse("\n".join(lines), Path("mine.toml"))
+        scenario = own.parse("" if more == "levels" else text, Path("mine.toml"))
     except ScenarioError as error:
+        event("wrong")
         assert str(error).startswith("mine.toml") and str(error).isprintable()
     else:
+        event("a scenario")
+        assert scenario.name in ("mine", "mine.toml")
         assert max(map(len, scenario.cpus)) <= MAX_CALLS

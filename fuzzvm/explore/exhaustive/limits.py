@@ -57,6 +57,18 @@ class Watch:
 
     def look(self, states: int) -> None:
         """Raise StoppedError if a limit is reached; call it when there are `next_look` states."""
+        now = self.check(states)
+        if now - self._looked < LOOK_SECONDS / 2:
+            self._interval = min(CHECK_EVERY, self._interval * 2)
+        elif now - self._looked > LOOK_SECONDS * 2:
+            self._interval = max(1, self._interval // 2)
+        self._looked = now
+        self.next_look = states + self._interval
+        if self._limits.max_states is not None:
+            self.next_look = min(self.next_look, self._limits.max_states)
+
+    def check(self, states: int) -> float:
+        """Raise StoppedError if a limit is reached, at any time; return the time."""
         limits = self._limits
         now = time.monotonic()
         if limits.max_states is not None and states >= limits.max_states:
@@ -66,14 +78,7 @@ class Watch:
             raise StoppedError(f"--max-seconds {asked:g} reached after {states} states")
         if passed := self._passed(0):
             raise StoppedError(f"{passed} reached after {states} states")
-        if now - self._looked < LOOK_SECONDS / 2:
-            self._interval = min(CHECK_EVERY, self._interval * 2)
-        elif now - self._looked > LOOK_SECONDS * 2:
-            self._interval = max(1, self._interval // 2)
-        self._looked = now
-        self.next_look = states + self._interval
-        if limits.max_states is not None:
-            self.next_look = min(self.next_look, limits.max_states)
+        return now
 
     def room(self, size: int) -> None:
         """Raise StoppedError if that many bytes more, about to be taken at once, would be past the limit."""

@@ -39,6 +39,8 @@ Move = tuple[Entry, int, int, bool]
 
 ORDERS_AHEAD = 6
 WALKS_AHEAD = 10
+STATES_A_LOOK = 16
+"""States of a sample between two looks at the clock: one may take a hundred times as long as in a search."""
 
 
 class Reduction:
@@ -63,6 +65,8 @@ class Reduction:
         self.transitions = 0
         self._reduced: list[int] = []
         """States in which steps were left out, oldest first."""
+        self._ahead = False
+        """Whether most of what CPUs may touch is known."""
         self._outdated = 0
         """How many of them, from the first, were visited before a future grew, or while it did."""
 
@@ -95,6 +99,7 @@ class Reduction:
                             break
                 else:
                     break
+            self._watch.check(len(self.visited))
         # from the ends of programs to their beginnings, so that what comes later is told of once
         for cpu, automaton in enumerate(self._space.automata):
             for node in reversed(list(automaton.nodes)):
@@ -103,19 +108,24 @@ class Reduction:
     def judge(self, sample: Sequence[int]) -> None:
         """Raise NotWorthItError where states of this space say that a search without reductions takes less time.
 
-        To be asked before `run`, of states that such a search has visited: it has learnt what CPUs do.
+        To be asked before `run`, of states that such a search has visited: what that has learnt of CPUs is not looked
+        for again. Raises StoppedError and StateBoundError.
         """
         self._cyclic = recurrent(self._space.automata, self._space.values)
+        self._ahead = True
         lanes = self._lanes()
-        for state in sample:
+        for number, state in enumerate(sample):
             self._chosen(state, lanes)
+            if number % STATES_A_LOOK == 0:
+                self._watch.check(len(self.visited))
         reduced = len(self._reduced)
         self._reduced.clear()
         judge(sample, reduced, self._symmetry)
 
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
-        self.walk_ahead()
+        if not self._ahead:
+            self.walk_ahead()
         self._outdated = 0
         todo = [*self.visited]
         rounds = 0

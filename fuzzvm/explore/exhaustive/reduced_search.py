@@ -14,6 +14,7 @@ from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
+from fuzzvm.explore.exhaustive.worth import NotWorthItError
 
 
 def can_reduce(space: Space) -> bool:
@@ -44,7 +45,7 @@ def search_reduced(
     if isinstance(space.shared, FlatShared):
         search = Reduction(space, limits, symmetry)
         if sample is not None:
-            search.judge(sample)
+            _judge(search, sample)
     else:
         search = WeakReduction(space, limits)
     stopped, rounds = "", 0
@@ -58,6 +59,14 @@ def search_reduced(
         return Searched(count, search.transitions, tuple(search.findings), f"out of memory after {count} states")
     found = tuple(search.findings)
     return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
+
+
+def _judge(search: Reduction, sample: Sequence[int]) -> None:
+    """Raise NotWorthItError also where a bound or a lack of memory ends it: the search without reductions goes on."""
+    try:
+        search.judge(sample)
+    except (StoppedError, StateBoundError, MemoryError) as error:
+        raise NotWorthItError from error
 
 
 FORESEEN_STATES = 200_000

@@ -16,7 +16,7 @@ from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
 from fuzzvm.explore.exhaustive.memory_use import release_memory
 from fuzzvm.explore.exhaustive.progress import NEVER_ENDS, endless_run, may_cycle
 from fuzzvm.explore.exhaustive.reduced_search import can_reduce, foresee, search_reduced
-from fuzzvm.explore.exhaustive.search import HAND_OVER, Search, Searched, search
+from fuzzvm.explore.exhaustive.search import Search, Searched, search
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.shortest import ShortestRun, Wanted, shortest_run
 from fuzzvm.explore.exhaustive.some_run import some_run
@@ -211,10 +211,12 @@ def _search_strongly(space: Space, limits: Limits, *, symmetric: bool = True) ->
                 found = every.run()
         assert found is not None
         most = limits.max_states
-        if found.complete or found.findings or most is None or not found.states >= most <= HAND_OVER:
+        if found.complete or found.findings or most is None or found.states < most:
             return found
-        # no more states are allowed, so that only the reductions may come to an end; with so few it takes seconds
-        return _reduced(space, left_of(limits, began), None, symmetric=symmetric)
+        # no more states are allowed, and of those that the reductions leave there may be fewer: a few are tried
+        few = replace(left_of(limits, began), max_states=min(most, FEW))
+        reduced = _reduced(space, few, None, symmetric=symmetric)
+        return reduced if reduced.complete or reduced.findings else found
     except AsymmetryError:
         # a mitigation tells apart CPUs that run the same calls; what they learnt of each other is forgotten
         return _search_strongly(Space(space.system), left_of(limits, began), symmetric=False)
