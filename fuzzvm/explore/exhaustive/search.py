@@ -93,8 +93,8 @@ class Search:
     def run(self, pause: int | None = None) -> Searched | None:
         """Go on until no state is left, or an error or a limit ends it; or until there are `pause` states: then None.
 
-        It pauses in Python only: after `hand_over` states there is no pause. Raises AsymmetryError where CPUs are not
-        alike that should be.
+        There is no pause once compiled code has taken over. Raises AsymmetryError where CPUs are not alike that should
+        be.
         """
         space, seen = self._space, self._seen
         if isinstance(space.start, Finding):

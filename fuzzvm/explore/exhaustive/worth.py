@@ -12,7 +12,7 @@ from collections.abc import Collection
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
 
 FEW = 16_384
-"""States up to which reductions are not asked for: all that they could save is less than the time of judging them."""
+"""States up to which reductions are not asked for: hardly any search of so few is faster with them."""
 SAMPLE = 256
 LEAST = 10.0
 """States that each state must stand for by the estimate, which is several times too high where much is left out,"""
