@@ -65,6 +65,20 @@ class Follow:
         return 0
 
 
+REAL_TABLES = """\
+arch = "arm64"
+page_size = "4K"
+levels = 4
+fanout = 512
+setup = ["vmap(page=0, nr_pages=512, max_page_shift='pte')", "vunmap(page=0, nr_pages=512)"]
+cpus = [
+    ["vmap(page=0, nr_pages=512, max_page_shift='pmd')"],
+    ["cat_kernel_page_tables()"],
+]
+"""
+"""A scenario of a user's own: a promotion beside a dump, with tables of as many entries as a kernel's."""
+
+
 def executions(start: Callable[[], Machine], preemptions: int) -> Iterator[Execution]:
     """Run every schedule in which at most that many steps pre-empt a CPU that could have gone on."""
     todo: list[tuple[tuple[int, ...], int]] = [((), 0)]

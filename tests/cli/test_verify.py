@@ -12,7 +12,7 @@ import pytest
 
 from tests.clock import wait_until_worked
 from tests.explore.campaigns.killing import children
-from tests.support import heed_sigint
+from tests.support import REAL_TABLES, heed_sigint
 
 
 def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,19 +33,9 @@ def test_json_says_what_the_design_promises() -> None:
     assert (safe["verdict"], safe["bug"], safe["schedule"], safe["complete"]) == ("safe", None, None, True)
 
 
-REAL = """\
-arch = "arm64"
-page_size = "4K"
-levels = 4
-fanout = 512
-setup = ["vmap(page=0, nr_pages=512, max_page_shift='pte')", "vunmap(page=0, nr_pages=512)"]
-cpus = [["vmap(page=0, nr_pages=512, max_page_shift='pmd')"], ["cat_kernel_page_tables()"]]
-"""
-
-
 def test_a_scenario_of_the_users_own_with_tables_as_large_as_a_kernels(tmp_path: Path) -> None:
     file = tmp_path / "real.toml"
-    file.write_text(REAL)
+    file.write_text(REAL_TABLES)
     arguments = ("-m", "none", "-m", "static-key", "-s", str(file), "--save", str(tmp_path / "findings"), "--json")
     done = fuzzvm("verify", *arguments)
     assert done.returncode == 0, done.stderr
@@ -63,12 +53,12 @@ def test_a_scenario_of_the_users_own_with_tables_as_large_as_a_kernels(tmp_path:
 def test_two_scenarios_of_one_name_would_hide_each_other(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.toml").write_text(REAL.replace("512", "2" if folder == "one" else "4"))
+        (tmp_path / folder / "mine.toml").write_text(REAL_TABLES.replace("512", "2" if folder == "one" else "4"))
     one, two = (str(tmp_path / folder / "mine.toml") for folder in ("one", "two"))
     done = fuzzvm("verify", "-m", "none", "-s", one, "-s", two)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "fuzzvm: two scenarios are called 'mine.toml'; give one of the files another `name`\n"
-    (tmp_path / "two" / "mine.toml").write_text(f'name = "pmd-promotion"\n{REAL}')
+    (tmp_path / "two" / "mine.toml").write_text(f'name = "pmd-promotion"\n{REAL_TABLES}')
     assert fuzzvm("verify", "-m", "none", "-s", "pmd-promotion", "-s", two).returncode == 2
 
 

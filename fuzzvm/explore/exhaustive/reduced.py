@@ -31,7 +31,6 @@ from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
-from fuzzvm.explore.exhaustive.worth import judge
 from fuzzvm.machine.execution import MAX_STEPS
 
 Move = tuple[Entry, int, int, bool]
@@ -105,11 +104,11 @@ class Reduction:
             for node in reversed(list(automaton.nodes)):
                 self._learn(cpu, node)
 
-    def judge(self, sample: Sequence[int]) -> None:
-        """Raise NotWorthItError where states of this space say that a search without reductions takes less time.
+    def left_out(self, sample: Sequence[int]) -> int:
+        """Return in how many states of a sample steps would be left out. Raises StoppedError, StateBoundError.
 
-        To be asked before `run`, of states that such a search has visited: what that has learnt of CPUs is not looked
-        for again. Raises StoppedError and StateBoundError.
+        To be asked before `run`, of states that a search without reductions has visited: what that has learnt of CPUs
+        is not looked for again.
         """
         self._cyclic = recurrent(self._space.automata, self._space.values)
         self._ahead = True
@@ -120,7 +119,7 @@ class Reduction:
                 self._watch.check(len(self.visited))
         reduced = len(self._reduced)
         self._reduced.clear()
-        judge(sample, reduced, self._symmetry)
+        return reduced
 
     def run(self, *, first_only: bool) -> int:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""

@@ -14,7 +14,7 @@ from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space, StateBoundError
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
-from fuzzvm.explore.exhaustive.worth import NotWorthItError
+from fuzzvm.explore.exhaustive.worth import NotWorthItError, judge
 
 
 def can_reduce(space: Space) -> bool:
@@ -45,7 +45,7 @@ def search_reduced(
     if isinstance(space.shared, FlatShared):
         search = Reduction(space, limits, symmetry)
         if sample is not None:
-            _judge(search, sample)
+            _judge(search, sample, symmetry)
     else:
         search = WeakReduction(space, limits)
     stopped, rounds = "", 0
@@ -61,10 +61,10 @@ def search_reduced(
     return Searched(len(search.visited), search.transitions, found, stopped, frozenset(search.ends), rounds)
 
 
-def _judge(search: Reduction, sample: Sequence[int]) -> None:
+def _judge(search: Reduction, sample: Sequence[int], symmetry: Symmetry | None) -> None:
     """Raise NotWorthItError also where a bound or a lack of memory ends it: the search without reductions goes on."""
     try:
-        search.judge(sample)
+        judge(sample, search.left_out(sample), symmetry)
     except (StoppedError, StateBoundError, MemoryError) as error:
         raise NotWorthItError from error
 
