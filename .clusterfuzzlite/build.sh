@@ -33,5 +33,5 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.write(path, f"{Path(folder).name}-{path.name}")
 EOF
     cp "$parsers/$name.dict" "$OUT/"
-    printf '[libfuzzer]\nmax_len = 65536\ntimeout = 10\nrss_limit_mb = 2048\n' >"$OUT/$name.options"
+    printf '[libfuzzer]\nmax_len = 65536\ntimeout = 10\nrss_limit_mb = 512\n' >"$OUT/$name.options"
 done

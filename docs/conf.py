@@ -15,7 +15,5 @@ exclude_patterns = ["decisions/README.md"]
 html_theme = "furo"
 html_title = f"fuzzvm {release}"
 nitpicky = False
-# pages link to files of the repository, which are no pages
-suppress_warnings = ["myst.xref_missing"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

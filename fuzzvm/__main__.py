@@ -1,5 +1,5 @@
 """`python -m fuzzvm`."""
 
-from fuzzvm.cli.main import main
+from fuzzvm.cli.start import main
 
 main()

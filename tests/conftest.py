@@ -1,25 +1,80 @@
-"""Hypothesis in tests: no deadlines, since a busy machine is no failure. And a cluster for those that want one."""
+"""Hypothesis in tests: nothing that a busy machine could fail. A cluster. Samples of products."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.cli.forked import Commands
     from tests.explore.cluster.running import Running
 
-settings.register_profile("tests", deadline=None)
+FULL = "--full"
+ONE_IN = 10
+"""Of a product of one parameter, the part that is run without --full."""
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(FULL, action="store_true", help="run all of the tests that are products of what ships")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    text = "product: one test for each combination of what ships; without --full, a sample that has every value"
+    config.addinivalue_line("markers", text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of products, but for a sample: the same one in every run, so that a failure can be had again."""
+    if config.getoption(FULL):
+        return
+    products: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        # a test that is asked for by name is run
+        if item.get_closest_marker("product") and not any(item.nodeid in one for one in config.args):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {item.nodeid for product in products.values() for item in product} - {
+        item.nodeid for product in products.values() for item in _sample(product)
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+    items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def _sample(product: list[pytest.Item]) -> list[pytest.Item]:
+    """Return tests in which every value of every parameter is there; of one parameter, one in `ONE_IN`."""
+    drawn = sorted(product, key=lambda item: hashlib.blake2b(item.nodeid.encode()).digest())
+    values = [tuple(item.callspec.params.items()) for item in drawn]  # type: ignore[attr-defined]
+    if len(values[0]) == 1:
+        return drawn[: -(-len(drawn) // ONE_IN)]
+    sample, seen = [], set[str]()
+    for item, parameters in zip(drawn, values, strict=True):
+        named = {f"{name}={value!r}" for name, value in parameters}
+        if named - seen:
+            sample.append(item)
+            seen |= named
+    return sample
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """A process that runs commands of fuzzvm quickly."""
+    from tests.cli.forked import Commands
+
+    with Commands() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     if find_spec("distributed") is None:
-        pytest.skip("dask.distributed is not installed (pip install 'fuzzvm[distributed]')")
+        pytest.skip("dask.distributed is not installed (pip install distributed)")
     from tests.explore.cluster.running import Running
 
     running = Running(tmp_path_factory.mktemp("cluster"))

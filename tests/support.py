@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fuzzvm.kernel import arch as architectures
@@ -170,3 +171,21 @@ def agents_until(start: Callable[[], Machine], agent: int, reached: Callable[[Ma
 def heed_sigint() -> None:
     """Let a child process die of Ctrl-C, though whoever started the tests in the background has it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+_TELLS = """
+from pathlib import Path
+from fuzzvm.mitigations.mmap_lock_always import MmapLockAlways
+class Tells(MmapLockAlways):
+    name = "tells"
+    def before_clear(self, k, level):
+        Path({begun!r}).touch()
+        yield from super().before_clear(k, level)
+"""
+
+
+def tells_that_it_runs(folder: Path) -> tuple[str, Callable[[], bool]]:
+    """Write a safe scheme to a folder; return its name, and what says whether some schedule has run under it."""
+    begun = folder / "begun"
+    (folder / "tells.py").write_text(_TELLS.format(begun=str(begun)), encoding="utf-8")
+    return f"{folder / 'tells.py'}:Tells", begun.exists

@@ -13,7 +13,7 @@ import pytest
 import fuzzvm
 
 ROOT = Path(fuzzvm.__file__).parent
-LAYERS = ["machine", "kernel", "mitigations", "scenario"]
+LAYERS = ["files", "supervision", "machine", "kernel", "mitigations", "scenario"]
 """From the lowest up."""
 FILES = [(layer, path) for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 

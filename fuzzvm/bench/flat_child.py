@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.explore.exhaustive import Limits, verify
 from fuzzvm.explore.exhaustive.memory_use import resident
 from fuzzvm.explore.exhaustive.search import search
@@ -22,7 +22,7 @@ from fuzzvm.explore.exhaustive.space import Space
 def main() -> None:
     """Run what the arguments say."""
     slots, walkers, scheme, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    system = FlatSystem(slots, walkers, scheme)
+    system = FlatTask(slots, walkers, scheme)
     gc.disable()
     before = resident()
     began = time.perf_counter()

@@ -8,17 +8,14 @@ patched site, a lock with no queue. tests/bench/ checks that the verdicts are th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Barrier, Fence, Fetch, Free, Load, Order, Rmw, Steps, Store
-from fuzzvm.mitigations.none import NoMitigation
-from fuzzvm.scenario.calls import CatKernelPageTables, Vmap
-from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.task import Task
 
 SCHEMES = {"none": 0, "static-key": 1, "static-key-enable": 2}
 """The schemes of the flat model, each with its number in the Promela text; named as the shipped ones are."""
@@ -107,20 +104,16 @@ def walker(words: Words, scheme: str) -> Steps[None]:
         yield Store(words.site, 0)
 
 
-class FlatSystem(System):
-    """The flat model as a system: what every strategy and the exhaustive search can run.
+class FlatTask(Task):
+    """The flat model as a task: what every strategy and the exhaustive search can run.
 
     Raises KeyError for a scheme that there is not.
     """
 
     def __init__(self, slots: int, walkers: int = 1, scheme: str = "static-key", memory: str = "sc") -> None:
-        # the calls say which CPUs are alike, and are not run
-        calls = ((Vmap(0, 1, "pte"),), *((CatKernelPageTables(),),) * walkers)
-        name = f"flat-{slots}-{walkers}"
         if scheme not in SCHEMES:
             raise KeyError(scheme)
-        super().__init__(Scenario("arm64", "4K", 3, 2, (), calls, name=name), NoMitigation, memory, scheme)
-        machine = self._booted
+        machine = Machine(memory_models.get(memory)(1 + walkers))
         tables = tuple(machine.allocate(1, f"table {slot}") for slot in range(slots))
         words = Words(
             machine.allocate(slots, "slots"), tables, machine.allocate(1, "lock"), machine.allocate(1, "site")
@@ -128,17 +121,8 @@ class FlatSystem(System):
         machine.boot(_fill(words))
         self.words = words
         self.scheme = scheme
-
-    def programs(self) -> list[Callable[[], Steps[Any]]]:
-        """Return for each CPU a function that returns its program anew, at its beginning."""
-        walkers = len(self.scenario.cpus) - 1
-        return [partial(promoter, self.words, self.scheme), *[partial(walker, self.words, self.scheme)] * walkers]
-
-    def machine(self, *, tracing: bool = False) -> Machine:
-        """Return a machine with every CPU at its first operation."""
-        machine = self.booted(tracing=tracing)
-        machine.start([program() for program in self.programs()])
-        return machine
+        programs = [partial(promoter, words, scheme), *[partial(walker, words, scheme)] * walkers]
+        super().__init__(machine, list(map(GeneratorProgram, programs)), alike=[range(1, 1 + walkers)])
 
 
 def _fill(words: Words) -> Steps[None]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from fuzzvm.bench.result import Note, Result
 from fuzzvm.bench.timing import median_ratio
+from fuzzvm.explore.interpreter import environment, python
 
 NAME = "herd"
 SUMMARY = "litmus tests under herd7 and under fuzzvm litmus"
@@ -29,7 +29,7 @@ def run(*, quick: bool, note: Note) -> Result:
         note(f"herd: {path.name}")
         theirs, ours, ratio = median_ratio(
             lambda path=path: _seconds("herd7", str(path)),  # type: ignore[misc]
-            lambda path=path: _seconds(sys.executable, "-m", "fuzzvm", "litmus", str(path)),  # type: ignore[misc]
+            lambda path=path: _seconds(*python("-m", "fuzzvm", "litmus", str(path))),  # type: ignore[misc]
             1 if quick else 3,
         )
         row = {"test": path.name, "herd7_seconds": theirs, "fuzzvm_seconds": ours, "ratio": ratio}
@@ -39,5 +39,5 @@ def run(*, quick: bool, note: Note) -> Result:
 
 def _seconds(*command: str) -> float:
     began = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=False)
+    subprocess.run(command, capture_output=True, check=False, env=environment())
     return time.perf_counter() - began

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fuzzvm.bench.result import Result, Row
+from fuzzvm.files.writing import write
 
 
 def missing() -> str:
     """Return '' where plots can be drawn, else what is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed: pip install 'fuzzvm[bench]'"
+        return "matplotlib is not installed: pip install matplotlib"
     return ""
 
 
 def draw(results: Mapping[str, Result], folder: Path) -> list[Path]:
-    """Draw what the results hold figures for, and return the files. Raises OSError."""
+    """Draw what the results hold figures for, and return the files. Raises FileError."""
     makers = {"scaling": _scaling, "spin": _spin, "first-bug": _first_bug}
     drawn = []
     for name, make in makers.items():
@@ -43,7 +45,9 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write(path, drawn.getvalue())
 
 
 def _scaling(rows: list[Row], path: Path) -> None:

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import fuzzvm
+from fuzzvm.files.reading import read_bytes
+from fuzzvm.files.writing import write
 
 SOURCE = "source"
+MAX_BYTES = 256 << 20
+"""Of a file of records, which is read as a whole."""
 DECIDING = (
     "machine/**/*.py",
     "kernel/**/*.py",
@@ -30,7 +34,7 @@ class RecordsError(Exception):
 
 
 class Records:
-    """The records in a file, None for none that is kept. Raises OSError, RecordsError."""
+    """The records in a file, None for none that is kept. Raises OSError, FileError, RecordsError."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -38,20 +42,22 @@ class Records:
         self.others = 0
         """Records in the file that were measured with another source."""
         self.known: list[dict[str, Any]] = []
+        if path is not None and path.is_symlink():
+            raise RecordsError(f"{path}: a symbolic link, which is not followed")
         if path is not None and path.exists():
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        text = path.read_bytes()
+        text = read_bytes(path, MAX_BYTES)
         if text and not text.endswith(b"\n"):
             # the line that was being written when everything ended
             text = text[: text.rfind(b"\n") + 1]
-            path.write_bytes(text)
+            write(path, text)
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 record = json.loads(line)
                 source = record.pop(SOURCE)
-            except (ValueError, TypeError, AttributeError, KeyError) as error:
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
                 raise RecordsError(f"{path}:{number}: no record of fuzzvm bench") from error
             if source == self._source:
                 self.known.append(record)

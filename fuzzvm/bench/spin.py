@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from fuzzvm.bench.flat_model import SCHEMES
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.bench.timing import interleaved
+from fuzzvm.explore.interpreter import environment, python
 
 NAME = "spin"
 SUMMARY = "the flat model under Spin: whole time, search alone, bytes a state"
@@ -77,9 +77,9 @@ def run_spin(slots: int, walkers: int, scheme: str, *, reduced: bool = True) -> 
 def run_fuzzvm(slots: int, walkers: int, scheme: str, *, reduced: bool = True) -> dict[str, Any]:
     """Verify the flat model in a process of its own; return the same figures as `run_spin`."""
     mode = "default" if reduced else "every"
-    command = [sys.executable, "-m", "fuzzvm.bench.flat_child", str(slots), str(walkers), scheme, mode]
+    command = python("-m", "fuzzvm.bench.flat_child", str(slots), str(walkers), scheme, mode)
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     whole = time.perf_counter() - began
     figures = json.loads(done.stdout)
     return {**figures, "whole": whole, "search": figures["seconds"]}

@@ -12,7 +12,7 @@ from random import Random
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result
 from fuzzvm.bench.timing import median_ratio
 from fuzzvm.explore.strategies.random_walk import RandomWalk
@@ -25,13 +25,13 @@ STEPS_A_SLOT = 10
 """At least as many steps as any run takes for each slot, with what a run takes at its begin and end."""
 
 
-def _machine(system: FlatSystem) -> type[RuleBasedStateMachine]:
+def _machine(task: FlatTask) -> type[RuleBasedStateMachine]:
     class Interleavings(RuleBasedStateMachine):
         finished = 0
 
         def __init__(self) -> None:
             super().__init__()
-            self.machine = system.machine()
+            self.machine = task.machine()
 
         def can_step(self, cpu: int) -> bool:
             return cpu in self.machine.enabled()
@@ -58,8 +58,8 @@ def _machine(system: FlatSystem) -> type[RuleBasedStateMachine]:
     return Interleavings
 
 
-def _theirs(system: FlatSystem, slots: int, examples: int) -> float:
-    machine = _machine(system)
+def _theirs(task: FlatTask, slots: int, examples: int) -> float:
+    machine = _machine(task)
     chosen = settings(
         max_examples=examples,
         stateful_step_count=STEPS_A_SLOT * slots + 10,
@@ -75,11 +75,11 @@ def _theirs(system: FlatSystem, slots: int, examples: int) -> float:
     return examples / (time.perf_counter() - began)
 
 
-def _ours(system: FlatSystem, runs: int) -> float:
+def _ours(task: FlatTask, runs: int) -> float:
     strategy = RandomWalk(Random(0))
     began = time.perf_counter()
     for _ in range(runs):
-        execute(system.machine(), strategy)
+        execute(task.machine(), strategy)
     return runs / (time.perf_counter() - began)
 
 
@@ -88,11 +88,11 @@ def run(*, quick: bool, note: Note) -> Result:
     result = Result(NAME)
     for slots in SLOTS:
         note(f"hypothesis: {slots} slots")
-        system = FlatSystem(slots)
+        task = FlatTask(slots)
         examples, runs = (10, 50) if quick else (100, 2000)
         ours, theirs, ratio = median_ratio(
-            lambda system=system, runs=runs: _ours(system, runs),  # type: ignore[misc]
-            lambda system=system, slots=slots, examples=examples: _theirs(system, slots, examples),  # type: ignore[misc]
+            lambda task=task, runs=runs: _ours(task, runs),  # type: ignore[misc]
+            lambda task=task, slots=slots, examples=examples: _theirs(task, slots, examples),  # type: ignore[misc]
             1 if quick else 5,
         )
         result.rows.append(

@@ -10,13 +10,14 @@ import time
 from collections.abc import Generator, Sequence
 from random import Random
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.bench.timing import median_ratio
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import Chooser, execute
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.task import Task
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
@@ -55,14 +56,14 @@ def bare(count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def operations(system: System, chooser: Chooser, seconds: float) -> float:
+def operations(task: Task, chooser: Chooser, seconds: float) -> float:
     """Return how many operations a second whole runs take, with the start of each and its end."""
     steps = 0
     began = time.perf_counter()
     while (took := time.perf_counter() - began) < seconds:
         if isinstance(chooser, Strategy):
-            chooser.begin(0, len(system.scenario.cpus))
-        execution = execute(system.machine(), chooser)
+            chooser.begin(0, task.cpus)
+        execution = execute(task.machine(), chooser)
         if isinstance(chooser, Strategy):
             chooser.end(execution)
         steps += execution.steps
@@ -73,15 +74,15 @@ def run(*, quick: bool, note: Note) -> Result:
     """Measure; see the module."""
     result = Result(NAME)
     static_key = registry.get("static-key")
-    systems = {"flat model, 16 slots": FlatSystem(16)} | {
+    tasks: dict[str, Task] = {"flat model, 16 slots": FlatTask(16)} | {
         name: System(shipped.get(name), static_key, "sc") for name in SCENARIOS
     }
-    for name, system in systems.items():
+    for name, task in tasks.items():
         for chooser_name, chooser in (("first", _First()), ("random walk", RandomWalk(Random(0)))):
             note(f"stepping: {name}, {chooser_name}")
             seconds, count, repeats = (0.02, 50_000, 1) if quick else (0.3, 1_000_000, 9)
             ours, loop, ratio = median_ratio(
-                lambda system=system, chooser=chooser, seconds=seconds: operations(system, chooser, seconds),  # type: ignore[misc]
+                lambda task=task, chooser=chooser, seconds=seconds: operations(task, chooser, seconds),  # type: ignore[misc]
                 lambda count=count: bare(count),  # type: ignore[misc]
                 repeats,
             )

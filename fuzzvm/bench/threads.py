@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result, Target
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.strategies.random_walk import RandomWalk
@@ -72,7 +72,7 @@ def run(*, quick: bool, note: Note) -> Result:
             theirs = run_frontrun("dpor", slots, scheme)
             began = time.perf_counter()
             repeats = 5
-            verdicts = [verify(FlatSystem(slots, 1, scheme)) for _ in range(repeats)]
+            verdicts = [verify(FlatTask(slots, 1, scheme)) for _ in range(repeats)]
             seconds = statistics.median(verdict.seconds for verdict in verdicts)
             ratio = theirs["seconds"] / seconds
             agree = theirs["holds"] == (verdicts[0].verdict == "safe")
@@ -112,7 +112,7 @@ def run(*, quick: bool, note: Note) -> Result:
 
 
 def _runs_a_second(seconds: float) -> float:
-    system = FlatSystem(SLOTS)
+    system = FlatTask(SLOTS)
     strategy = RandomWalk(Random(0))
     runs = 0
     began = time.perf_counter()

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-import click
 from rich.live import Live
 from rich.text import Text
 
 from fuzzvm.cli.common import progress_console, shell_path
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.happened import not_met
+from fuzzvm.cli.output import print_table, say
+from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import read
 from fuzzvm.explore.campaigns.run import State
-from fuzzvm.explore.campaigns.status import Status
+from fuzzvm.explore.campaigns.status import MitigationStatus, Status
 from fuzzvm.machine.schedule import context_switches
 
 
@@ -51,13 +52,13 @@ def print_campaign(status: Status) -> None:
                 str(one.sums.pairs),
                 f"{one.sums.cpu_seconds:.1f}",
                 str(len(one.findings)),
-                "bug" if one.findings else "none found",
+                _verdict(one),
                 {True: "yes", False: "NO", None: "-"}[one.as_expected],
             )
             for one in status.mitigations
         ],
     )
-    click.echo()
+    say()
     print_table(
         ("engine", "runs", "CPU s", "pairs first covered", "ways to fail"),
         [
@@ -65,21 +66,33 @@ def print_campaign(status: Status) -> None:
             for name, sums in status.engines.items()
         ],
     )
+    for one in status.mitigations:
+        for where in one.vacuous if one.verdict == "vacuous" else ():
+            never = not_met([point for point, met in one.cover[where].items() if not met], "no run")
+            say("", f"{one.mitigation}, {where}: vacuous: {never}")
     for finding in status.findings:
         path = status.path(finding)
         case = read(path)
-        own = f" --mitigation {case.mitigation}" if ".py:" in case.mitigation else ""
         how = "proven minimal" if finding.proven else "reduced"
-        click.echo(
-            f"\n{case.mitigation}, {finding.engine}: {case.expect} ({context_switches(case.schedule)} context "
-            f"switches, {len(case.schedule)} steps, {how}; found in {finding.scenario})\n"
-            f"  saved: fuzzvm explain {shell_path(path)}{own}"
+        say(
+            "",
+            f"{case.mitigation}, {finding.engine}: {case.expect} ({context_switches(case.schedule)} context "
+            f"switches, {len(case.schedule)} steps, {how}; found in {finding.scenario})",
+            f"  saved: {command('explain', path, case.mitigation)}",
         )
     if status.unsettled:
-        click.echo(
-            f"\n{len(status.unsettled)} ways to fail are not minimised and checked: "
-            f"{shell_path(status.folder / 'unsettled')}"
+        say(
+            "",
+            f"{len(status.unsettled)} ways to fail are not minimised and checked: "
+            f"{shell_path(status.folder / 'unsettled')}",
         )
+
+
+def _verdict(one: MitigationStatus) -> str:
+    """Return a verdict that says no more than is known."""
+    if one.verdict == "bug" and not one.findings:
+        return "bug, not checked"
+    return "none found" if one.verdict == "safe" else one.verdict
 
 
 def print_progress(status: Status) -> None:
@@ -87,16 +100,19 @@ def print_progress(status: Status) -> None:
     state = "running" if status.running else "finished" if status.finished else "not running"
     lately = "" if status.runs_per_second_lately is None else f", {status.runs_per_second_lately:.0f}/s lately"
     new = "nothing new yet" if status.last_new is None else f"last new {_ago(status.last_new)}"
-    click.echo(
+    say(
         f"{status.folder}: {state}, {_duration(status.seconds)}, {status.sums.runs} runs, "
         f"{status.sums.runs / max(status.seconds, 1e-9):.0f}/s{lately}, {status.pairs} pairs, "
         f"{len(status.findings)} findings, {new}"
     )
     deaths = sum("worker died" in what for _, what in status.events)
     if deaths:
-        click.echo(f"{deaths} workers died, and their tasks were run again; --json has what of")
+        say(f"{deaths} workers died, and their tasks were run again; --json has what of")
+    if status.rebuilt:
+        when = _ago(time.time() - status.rebuilt)
+        say(f"its journal was rebuilt {when}: runs, times and coverage are at least these")
     if not status.running and not status.finished:
-        click.echo(f"goes on with: fuzzvm fuzz --resume {shell_path(status.folder)}")
+        say(f"goes on with: fuzzvm fuzz --resume {shell_path(status.folder)}")
 
 
 def _duration(seconds: float) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fuzzvm.cli.output import say_text
+from fuzzvm.files.shell import word
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.supervision.inside import HOOK_SECONDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +90,15 @@ def without_option(command: F) -> F:
     )(command)
 
 
+def hook_seconds_option(command: F) -> F:
+    """Add --hook-seconds."""
+    return click.option(
+        "--hook-seconds",
+        type=click.FloatRange(min=0.1),
+        help=f"Time that one call of a mitigation may take. Default: {HOOK_SECONDS:g}.",
+    )(command)
+
+
 def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
     """Return the mitigations of these names, or all that ship. Raises MitigationError."""
     return [(name, registry.get(name)) for name in names] if names else list(registry.shipped().items())
@@ -103,7 +117,7 @@ def scenarios(names: tuple[str, ...], *, tlb: bool = False) -> tuple[Scenario, .
 
 def print_json(data: object) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(data, indent=2))
+    say_text(json.dumps(data, indent=2))
 
 
 def progress_console() -> Console:
@@ -114,6 +128,23 @@ def progress_console() -> Console:
     return Console(stderr=True, quiet=not sys.stderr.isatty())
 
 
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: children are killed, and what is temporary goes."""
+    if threading.current_thread() is not threading.main_thread():
+        # signals are the main thread's
+        yield
+        return
+    # what is ignored, as nohup has SIGHUP, stays so
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def shell_path(path: Path) -> str:
     """Return a path as one word of a shell command."""
-    return shlex.quote(str(path))
+    return word(str(path))

@@ -1,33 +1,22 @@
 """The `fuzzvm` command: finds its commands, and turns what is wrong into one line and an exit status.
 
-0: no bug, or all as expected. 1: a bug, or not as expected. 2: usage or bad input. 130: ended by Ctrl-C.
+0: no bug, or all as expected. 1: a bug, or not as expected. 2: usage, bad input, or a failure of user code or of
+fuzzvm. 130: ended by Ctrl-C.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import sys
+import traceback
 
 import click
 
 import fuzzvm
-from fuzzvm.cli import commands
-
-
-class Commands(click.Group):
-    """The commands of the package `commands`, imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"{commands.__name__}.{name}"), name)
-        return command
+from fuzzvm.cli.commands_group import Commands
+from fuzzvm.cli.interrupts import raise_dropped_interrupts
+from fuzzvm.cli.output import say, say_text
+from fuzzvm.supervision import inside, user_code
 
 
 @click.group(
@@ -53,31 +42,59 @@ def _one_line(message: str) -> str:
 
 
 def main() -> None:
-    """Run the command line and exit with its status."""
+    """Run the command line in this process, and exit with its status."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line; return its exit status."""
+    raise_dropped_interrupts()
     try:
         status = cli.main(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
+        say_text(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context is not None else "fuzzvm"
-        click.echo(f"{name}: {_one_line(error.format_message())}", err=True)
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fuzzvm: interrupted", err=True)
-        sys.exit(130)
+        say(f"{name}: {_one_line(error.format_message())}", err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt) as error:
+        raised = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+        if raised is None or user_code.is_interrupt(raised):
+            say("fuzzvm: interrupted", err=True)
+            return 130
+        return _failed(raised)
     except BrokenPipeError:
         # the reader has seen enough; python must not complain at exit that it cannot flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:
-        # imported here: it brings in all layers, and `fuzzvm litmus` needs none but machine
-        from fuzzvm.cli.input_errors import INPUT_ERRORS
+        return 0
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything, and an exit status must come of it
+        return _failed(error)
+    return status if isinstance(status, int) else 0
 
-        if not isinstance(error, INPUT_ERRORS):
-            raise
-        click.echo(f"fuzzvm: {_one_line(str(error))}", err=True)
-        sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
+
+def _failed(error: BaseException) -> int:
+    """Say what has failed, in one line where the user can do something about it; return the exit status."""
+    # imported here: it brings in all layers, and `fuzzvm litmus` needs none but machine
+    from concurrent.futures.process import BrokenProcessPool
+
+    from fuzzvm.cli.input_errors import INPUT_ERRORS
+
+    place = user_code.place_in(error)
+    if isinstance(error, (*INPUT_ERRORS, BrokenProcessPool)):
+        message = _one_line(str(error))
+    elif place is not None:
+        filename, line, _ = place
+        message = f"{filename}:{line}: {user_code.said_by(error)}"
+    else:
+        traceback.print_exception(error)
+        message = "this is a defect of fuzzvm"
+    try:
+        say(f"fuzzvm: {message}", err=True)
+    except (OSError, ValueError):
+        # user code has closed stderr: the supervisor still has it
+        inside.report(message)
+    return 2

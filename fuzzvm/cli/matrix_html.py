@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.corpus.store import to_text, write_text
+from fuzzvm.corpus.store import to_text
 from fuzzvm.explore.matrix import Run
+from fuzzvm.files.writing import check_file, own_folder, write
 from fuzzvm.mitigations import registry
 from fuzzvm.report.html.matrix_page import MatrixCell, matrix_page
 from fuzzvm.report.html.story_page import story_page
@@ -17,19 +19,20 @@ from fuzzvm.report.html.story_page import story_page
 def write_matrix(runs: Sequence[tuple[Run, TestCase | None]], path: Path) -> None:
     """Write the page of these runs to `path`, and the stories of those with a case to the folder `<stem>-stories`.
 
-    Each story has its corpus file beside it. Raises CorpusError where a file cannot be written.
+    Each story has its corpus file beside it. Raises FileError where a file cannot be written.
     """
+    check_file(path)
     folder = path.with_name(f"{path.stem}-stories")
     cells = []
     for run, case in runs:
         verdict, cell = run.verdict, run.cell
         story = ""
         if case is not None:
-            own = f" --mitigation {case.mitigation}" if registry.is_path(case.mitigation) else ""
             file = folder / case.file_name()
-            write_text(file, to_text(case))
-            page = story_page(case, registry.get(case.mitigation), f"fuzzvm replay {file.name}{own}")
-            write_text(file.with_suffix(".html"), page)
+            own_folder(folder)
+            write(file, to_text(case), own_name=True)
+            page = story_page(case, registry.get(case.mitigation), command("replay", file.name, case.mitigation))
+            write(file.with_suffix(".html"), page, own_name=True)
             story = quote(f"{folder.name}/{file.stem}.html")
         cells.append(
             MatrixCell(
@@ -42,6 +45,7 @@ def write_matrix(runs: Sequence[tuple[Run, TestCase | None]], path: Path) -> Non
                 seconds=verdict.seconds,
                 as_expected=run.as_expected,
                 story=story,
+                missing=", ".join(verdict.missing),
             )
         )
-    write_text(path, matrix_page(cells))
+    write(path, matrix_page(cells))

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import click
-
+from fuzzvm.cli.output import plain, say
 from fuzzvm.explore.matrix import Run
 
 if TYPE_CHECKING:
@@ -21,9 +20,11 @@ if TYPE_CHECKING:
 UNEXPECTED = "!"
 LEGEND = (
     f"verdict, states, seconds; {UNEXPECTED} is not as expected; cut is safe as far as a bound let it be explored; "
+    "vacuous: what the scenario is for happened in no schedule; "
     "- was not run"
 )
-STYLES = {"safe": "green", "bug": "yellow", "cut": "magenta"}
+STYLES = {"safe": "green", "bug": "yellow", "cut": "magenta", "vacuous": "red", "undecided": "magenta"}
+ALWAYS = ("safe", "bug", "cut")
 UNEXPECTED_STYLE = "bold white on red"
 GAP = 2
 """Columns of a terminal between two cells."""
@@ -73,7 +74,7 @@ def print_matrix(runs: Sequence[Run]) -> None:
     """Print the matrices, a legend, and a line that counts the verdicts."""
     terminal = sys.stdout.isatty()
     for matrix in matrices(runs):
-        click.echo(f"\nmemory {matrix.memory}")
+        say("", f"memory {matrix.memory}")
         if terminal:
             # imported here, as in _table: only a terminal needs it, and a small matrix takes less than a second
             from rich.console import Console
@@ -81,18 +82,19 @@ def print_matrix(runs: Sequence[Run]) -> None:
             console = Console(highlight=False)
             for number, mitigations in enumerate(blocks(matrix, console.width)):
                 if number:
-                    click.echo()
+                    say()
                 console.print(_table(matrix, mitigations))
         else:
             for line in plain_lines(matrix):
-                click.echo(line)
-    click.echo(f"\n{LEGEND}")
-    click.echo(summary(runs))
+                say(line)
+    say("", LEGEND)
+    say(summary(runs))
 
 
 def summary(runs: Sequence[Run]) -> str:
     """Return how many verdicts there are of each kind, and what they took."""
-    counts = [f"{sum(_word(run) == word for run in runs)} {word}" for word in STYLES]
+    words = [_word(run) for run in runs]
+    counts = [f"{words.count(word)} {word}" for word in STYLES if word in ALWAYS or word in words]
     wrong = sum(not run.as_expected for run in runs)
     states, seconds = sum(run.verdict.states for run in runs), sum(run.verdict.seconds for run in runs)
     judged = f"{wrong} NOT as expected" if wrong else "all as expected"
@@ -142,17 +144,16 @@ def _column_width(matrix: Matrix, mitigation: str) -> int:
 def _table(matrix: Matrix, mitigations: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, GAP - 1, 0, 0), pad_edge=False)
     table.show_edge = False
     table.add_column("scenario", no_wrap=True)
     for mitigation in mitigations:
         width = _column_width(matrix, mitigation)
-        table.add_column(heading(mitigation, width), no_wrap=True, min_width=width)
+        table.add_column(plain(heading(mitigation, width)), no_wrap=True, min_width=width)
     for scenario in matrix.scenarios:
-        row = [matrix.entries.get((scenario, mitigation)) for mitigation in mitigations]
-        table.add_row(scenario, *(Text("-", "dim") if one is None else Text(one.text, one.style) for one in row))
+        row = [matrix.entries.get((scenario, mitigation)) or Entry("-", "dim") for mitigation in mitigations]
+        table.add_row(plain(scenario), *(plain(one.text, one.style) for one in row))
     return table
 
 
@@ -164,8 +165,8 @@ def _entry(run: Run, verdicts: int) -> Entry:
 
 
 def _word(run: Run) -> str:
-    if run.verdict.failure is not None:
-        return "bug"
+    if run.verdict.verdict != "safe":
+        return run.verdict.verdict
     return "safe" if run.verdict.complete else "cut"
 
 

@@ -40,6 +40,8 @@ class {cls}(Mitigation):
     # what it claims; without a claim, `fuzzvm verify` expects it to be safe
     # one_walker = "safe"
     # two_walkers = "safe"
+    # what never happens under it; else a verdict in which that happens in no schedule is called vacuous
+    # gives_up = frozenset({{"promotion", "table-freed", "walked-table-freed"}})
 
     # Take out of the comments what the scheme needs.
 '''

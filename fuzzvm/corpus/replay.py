@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.files.shell import word
 from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError
@@ -13,6 +14,7 @@ from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
+from fuzzvm.supervision.folder import same_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,12 @@ def mitigation_of(case: TestCase, given: type[Mitigation] | None = None) -> type
         return given
     if registry.is_path(case.mitigation):
         raise registry.MitigationError(
-            f"the test case names {case.mitigation}, which runs only where --mitigation {case.mitigation} says so"
+            f"the test case names {case.mitigation}, which runs only where --mitigation {word(case.mitigation)} says so"
         )
     return registry.get(case.mitigation)
 
 
+@same_folder()
 def run(
     case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False, chooser: Replay | None = None
 ) -> tuple[Machine, Execution]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ import tomli_w
 
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import HALF, TestCase, read
+from fuzzvm.files.errors import FileError
+from fuzzvm.files.writing import write
 
 SUFFIX = ".toml"
 
@@ -35,7 +36,10 @@ def save(case: TestCase, folder: Path) -> tuple[Path, bool]:
     if there is not None:
         return there, False
     path = folder / case.file_name()
-    write_text(path, to_text(case))
+    try:
+        write(path, to_text(case), own_name=True)
+    except FileError as error:
+        raise CorpusError(path, error.why) from error
     return path, True
 
 
@@ -48,28 +52,6 @@ def saved(case: TestCase, folder: Path) -> Path | None:
             if read(path).identity() == identity:
                 return path
     return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name in the same folder, then renamed.
-
-    Raises CorpusError where that is not possible; nothing is left behind then.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-        raise CorpusError(path, error.strerror or str(error)) from error
 
 
 def check_writable(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from fuzzvm.dump.entry import Kind, Level
 from fuzzvm.dump.figures import Figures, Summary
 from fuzzvm.dump.geometry import size_name
+from fuzzvm.files.writing import write
 
 FORMATS: Final = ("svg", "png")
 
@@ -26,12 +28,12 @@ _HATCHES: Final = {Level.PUD: "//", Level.P4D: "xx", Level.PGD: ".."}
 def missing() -> str:
     """Return '' where pictures can be drawn, else what is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed: pip install 'fuzzvm[plot]'"
+        return "matplotlib is not installed: pip install matplotlib"
     return ""
 
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
-    """Draw the mapped regions of each dump to a file, SVG or PNG by its name. Raises OSError.
+    """Draw the mapped regions of each dump to a file, SVG or PNG by its name. Raises FileError.
 
     A bar's length is 100 % of what is mapped in its region, whose bytes and TLB entries stand behind it: regions differ
     by orders of magnitude.
@@ -80,7 +82,9 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
     if parts:
         figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     file_format = path.suffix.lower().removeprefix(".")
-    figure.savefig(path, format=file_format, metadata={"Date": None} if file_format == "svg" else None)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=file_format, metadata={"Date": None} if file_format == "svg" else None)
+    write(path, drawn.getvalue())
 
 
 def _bytes(figures: Figures, level: Level, kind: Kind) -> int:

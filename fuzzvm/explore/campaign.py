@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +14,23 @@ from pathlib import Path
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
+from fuzzvm.explore.determinism.elsewhere import replay_differs
+from fuzzvm.explore.determinism.sources import is_users
 from fuzzvm.explore.engines import Budget, Engine, Found, Search
+from fuzzvm.explore.exhaustive.verdict import DisagreementError
+from fuzzvm.explore.happened import SystemHappened
 from fuzzvm.explore.minimise import DEFAULT_BUDGET, Minimised, minimise
 from fuzzvm.kernel.hooks import Mitigation, Verdict
+from fuzzvm.machine.errors import StoppedError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.folder import same_folder
+
+MINIMISER_SHARE = 0.5
+"""Of the seconds for a cell, the part that its minimiser has on top, where it began late."""
+MINIMISER_GRACE = 0.5
+"""Seconds that the minimiser has at the end of all time, or after Ctrl-C: of the two until all is over."""
 
 
 class NotReproducibleError(Exception):
@@ -60,7 +74,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Finding:
-    """A minimal failing test case, the name of the scenario that it was found in, and where it was saved."""
+    """A minimal failing test case, the name of the scenario that it was found in, and where it was saved.
+
+    `unchecked` says why no second process was asked whether a scheme of the user's fails there as well, '' if one was.
+    """
 
     minimised: Minimised
     scenario: str
@@ -68,6 +85,12 @@ class Finding:
     path: Path | None
     new: bool
     claimed_safe: bool
+    unchecked: str = ""
+
+    @property
+    def how(self) -> str:
+        """How sure it is, in the words of the reports."""
+        return f"{self.minimised.how}, {self.unchecked}" if self.unchecked else self.minimised.how
 
 
 @dataclass
@@ -78,6 +101,9 @@ class CellResult:
     search: Search
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
+    minimising_seconds: float = 0.0
+    happened: list[tuple[str, SystemHappened]] = field(default_factory=list)
+    """What happened in the runs of each scenario, by its name."""
 
     @property
     def interrupted(self) -> bool:
@@ -85,9 +111,14 @@ class CellResult:
         return self.search.interrupted
 
     @property
-    def verdict(self) -> Verdict:
-        """`bug` where one was found; `safe` means that none was found within the budget, no more."""
-        return "bug" if self.findings else "safe"
+    def verdict(self) -> str:
+        """`bug` where one was found; `safe` means that none was found within the budget, no more.
+
+        `vacuous` is where none was found, and something that a scenario is for has happened in no run of it.
+        """
+        if self.findings:
+            return "bug"
+        return "vacuous" if any(one.vacuous for _, one in self.happened) else "safe"
 
     @property
     def runs_to_first_bug(self) -> int | None:
@@ -109,30 +140,61 @@ def run_cell(
     corpus: Path | None,
     *,
     keep_going: bool = False,
+    end: float | None = None,
     on_search: Callable[[Search], None] = lambda search: None,
     on_minimise: Callable[[str], None] = lambda name: None,
 ) -> CellResult:
     """Search a cell, minimise and save its findings, and return what came of it.
 
-    Ctrl-C or SIGTERM ends the search, and what it has found until then is still minimised and saved; a second one
-    raises KeyboardInterrupt at once. Raises ScenarioError,
-    ProgramError for a broken mitigation, CorpusError where the corpus cannot be read or written.
+    `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this cell; findings are
+    saved as the minimiser has got them until then. So they are after Ctrl-C or SIGTERM, which end the search; a second
+    one raises KeyboardInterrupt at once. Raises ScenarioError, ProgramError for a broken mitigation, CorpusError where
+    the corpus cannot be read or written.
     """
-    systems = cell.systems()
+    began = time.monotonic()
     seeds = seed_runs(corpus)
     search = Search(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
     result = CellResult(cell, search)
     with _signals_end(search):
-        cell.engine.search(systems, seed, search)
-    result.seconds = search.seconds
-    for found in search.found:
-        result.findings.append(settle(cell, found, seed, corpus, on_minimise))
+        systems: list[System] = []
+        with bounded_search(budget.seconds):
+            systems = cell.systems()
+            cell.engine.search(systems, seed, search)
+        result.seconds = search.seconds
+        result.happened = [(system.scenario.name, search.happened.of(system)) for system in systems]
+        searched = time.monotonic()
+        until = minimiser_end(budget, began, end)
+        if search.interrupted:
+            until = min(until or math.inf, searched + MINIMISER_GRACE)
+        for found in search.found:
+            result.findings.append(settle(cell, found, seed, corpus, on_minimise, until=until))
+        result.minimising_seconds = time.monotonic() - searched
     return result
 
 
 @contextlib.contextmanager
+def bounded_search(seconds: float | None) -> Iterator[None]:
+    """Let a search in the body end after so many seconds, in the middle of a run if need be."""
+    with contextlib.suppress(StoppedError), same_folder(), bounded_by_seconds(seconds):
+        yield
+
+
+def bounded_by_seconds(seconds: float | None) -> contextlib.AbstractContextManager[None]:
+    """Bound the body by the time for a search: it raises StoppedError."""
+    return inside.bounded(StoppedError, name="the time for the search is over", seconds=seconds)
+
+
+def minimiser_end(budget: Budget, began: float, end: float | None) -> float | None:
+    """Return until when findings of a cell are minimised, that was begun then: None for as long as it takes."""
+    if budget.seconds is None:
+        return None
+    until = max(began + budget.seconds, time.monotonic() + MINIMISER_SHARE * budget.seconds)
+    return until if end is None else min(until, end + MINIMISER_GRACE)
+
+
+@contextlib.contextmanager
 def _signals_end(search: Search) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, and the second at once.
+    """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, or soon, and the second at once.
 
     An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
     """
@@ -141,6 +203,7 @@ def _signals_end(search: Search) -> Iterator[None]:
         if search.interrupted:
             raise KeyboardInterrupt
         search.interrupted = True
+        inside.hurry(MINIMISER_GRACE)
 
     if threading.current_thread() is not threading.main_thread():
         # only the main thread may set handlers; elsewhere whoever owns it decides what a signal does
@@ -172,10 +235,11 @@ def settle(
     *,
     steps: int = DEFAULT_BUDGET,
     max_states: int | None = None,
+    until: float | None = None,
 ) -> Finding:
     """Return what was found, minimised, and saved where there is a corpus.
 
-    `steps` and `max_states` bound the minimiser. Raises as `run_cell` does.
+    `steps`, `max_states` and `until`, by the monotonic clock, bound the minimiser. Raises as `run_cell` does.
     """
     system, execution = found.system, found.execution
     scenario = system.scenario
@@ -192,19 +256,38 @@ def settle(
             f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
             f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
         )
-    minimised = minimise(case, cell.mitigation, budget=steps, max_states=max_states, progress=on_minimise)
+    unchecked = ""
+    if is_users(cell.mitigation):
+        try:
+            differs = replay_differs(case, cell.mitigation, until)
+        except StoppedError as bound:
+            differs, unchecked = "", str(bound)
+        if differs:
+            raise NotReproducibleError(
+                f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} fails, and {differs}: "
+                f"{cell.mitigation_name} depends on more than the schedule"
+            )
+    try:
+        minimised = minimise(
+            case, cell.mitigation, budget=steps, max_states=max_states, until=until, progress=on_minimise
+        )
+    except DisagreementError as error:
+        if not is_users(cell.mitigation):
+            raise
+        raise NotReproducibleError(f"{cell.mitigation_name} depends on more than the schedule: {error}") from error
     origin = (
         f"found by {cell.engine.name}, seed {seed}, run {found.run}"
         + (f", in scenario {scenario.name}" if scenario.name else "")
         + f"; {minimised.how}"
+        + (f", {unchecked}" if unchecked else "")
     )
     minimised = minimised.with_origin(origin)
     message = execution.failure.message if execution.failure is not None else ""
     claimed_safe = not cell.without and scenario.expected(cell.mitigation) == "safe"
     if corpus is None:
-        return Finding(minimised, scenario.name, message, None, False, claimed_safe)
+        return Finding(minimised, scenario.name, message, None, False, claimed_safe, unchecked)
     path, new = store.save(minimised.case, corpus)
-    return Finding(minimised, scenario.name, message, path, new, claimed_safe)
+    return Finding(minimised, scenario.name, message, path, new, claimed_safe, unchecked)
 
 
 class SharedBudget:

@@ -7,16 +7,15 @@ before, whether or not it runs new code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import CodeType
+from collections.abc import Hashable, Sequence
 from typing import TypeAlias
 
 from fuzzvm.machine.execution import Chooser
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Await, Fetch, Free, Load, Rmw, Store, object_of
 
-Site: TypeAlias = tuple[int, CodeType, int]
-"""A CPU, and the code object and instruction that it executes."""
+Site: TypeAlias = tuple[int, Hashable, int]
+"""A CPU, and the function and instruction that it executes, as `Program.site` gives them."""
 
 Pair: TypeAlias = tuple[Site, Site]
 

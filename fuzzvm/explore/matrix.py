@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
+from fuzzvm.explore.determinism.asked import Driving
+from fuzzvm.explore.determinism.verified import Explored, check
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.exhaustive.all_errors import with_all_errors
+from fuzzvm.explore.exhaustive.limits import StoppedError, bounded_by
 from fuzzvm.explore.exhaustive.memory_use import LeftBehind
-from fuzzvm.explore.exhaustive.verdict import Elsewhere, no_collection
+from fuzzvm.explore.exhaustive.verdict import no_collection
+from fuzzvm.explore.judged import judged
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -36,8 +42,12 @@ class Cell:
 
     def system(self, mitigation: type[Mitigation] | None = None) -> System:
         """Return the system, by default under the cell's own mitigation. Raises as `verify_cell` does."""
-        scheme = mitigation if mitigation is not None else registry.get(self.mitigation)
+        scheme = mitigation if mitigation is not None else self.scheme()
         return System(self.scenario, scheme, self.memory, self.mitigation, self.without)
+
+    def scheme(self) -> type[Mitigation]:
+        """Return the cell's own mitigation. Raises MitigationError."""
+        return registry.get(self.mitigation)
 
 
 @dataclass(frozen=True)
@@ -47,23 +57,37 @@ class Bounds:
     limits: Limits
     preemptions: int | None = None
     reduce: bool = True
+    all_errors: bool = False
+    """Whether each error is looked for, with the shortest run of its own."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether bounds on the search were asked for."""
+        return self.preemptions is not None or self.limits.max_states is not None or self.limits.max_seconds is not None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A cell and its verdict. `expected` is the verdict that the mitigation claims, None where it claims nothing."""
+    """A cell and its verdict. `expected` is the verdict that the mitigation claims, None where it claims nothing.
+
+    `gives_up` are the cover points that the mitigation says it gives up. `question` is what a second process is to be
+    asked before the verdict is believed, None for a mitigation that ships.
+    """
 
     cell: Cell
     verdict: Verdict
     expected: str | None
     bounded: bool
     """Whether bounds were asked for, so that a safe verdict within them is what was asked for."""
+    gives_up: frozenset[str] = frozenset()
+    question: Driving | None = None
 
     @property
     def as_expected(self) -> bool:
         """Whether the verdict is the documented one; a mitigation that claims nothing must be safe.
 
-        A search that was cut short although nobody asked for it proves nothing.
+        A vacuous verdict is never as expected: what a mitigation gives up makes none. A search that was cut short
+        although nobody asked for it proves nothing.
         """
         if self.verdict.verdict != (self.expected or "safe"):
             return False
@@ -102,17 +126,39 @@ LARGE = 64 << 20
 """Bytes that searches must leave behind for them to be given back: that takes as long as a small search."""
 
 
-def verify_cell(
-    cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None, elsewhere: Elsewhere | None = None
-) -> Run:
-    """Verify one cell; `elsewhere` is as for `verify`. Raises MitigationError, ScenarioError, ProgramError."""
-    system = cell.system(mitigation)
-    left_behind = _left_behind()
-    verdict = verify(system, bounds.limits, preemptions=bounds.preemptions, reduce=bounds.reduce, elsewhere=elsewhere)
-    left_behind.release(LARGE)
+def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
+    """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
     limits = bounds.limits
-    bounded = bounds.preemptions is not None or limits.max_states is not None or limits.max_seconds is not None
-    return Run(cell, verdict, None if cell.without else cell.scenario.expected(system.mitigation), bounded)
+    left_behind = _left_behind()
+    began = time.monotonic()
+
+    def search(explored: Explored) -> Verdict:
+        preemptions, reduce = bounds.preemptions, bounds.reduce
+        verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
+        return with_all_errors(system, verdict, limits) if bounds.all_errors else verdict
+
+    try:
+        # where this process is guarded, the bounds hold wherever it is at: in the boot, or in a slow hook
+        with bounded_by(limits):
+            system = cell.system(mitigation)
+            verdict, question = judged(system, search)
+    except StoppedError as bound:
+        return _undecided(cell, bounds, str(bound), time.monotonic() - began)
+    left_behind.release(LARGE)
+    expected = None if cell.without else cell.scenario.expected(system.mitigation)
+    return Run(cell, verdict, expected, bounds.asked, frozenset(system.mitigation.gives_up), question)
+
+
+def _undecided(cell: Cell, bounds: Bounds, stopped: str, seconds: float = 0.0) -> Run:
+    """Return the run of a cell of which nothing is known but the bound that has cut it."""
+    verdict = Verdict(None, None, False, stopped, 0, 0, seconds)
+    scheme = cell.scheme()
+    expected = None if cell.without else cell.scenario.expected(scheme)
+    return Run(cell, verdict, expected, bounds.asked, frozenset(scheme.gives_up))
+
+
+def _name(cell: Cell, bounds: Bounds) -> str:
+    return f"{cell.mitigation}, {cell.scenario.name}, {cell.memory}"
 
 
 def verify_all(
@@ -123,12 +169,29 @@ def verify_all(
     `call` says where. Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
     """
     order = sorted(range(len(cells)), key=lambda index: _size(cells[index]), reverse=True)
-    running = call(verify_cell, [(cells[index], bounds) for index in order], jobs)
+    arguments = [(cells[index], bounds) for index in order]
+    share = bounds.limits.max_memory
+    large = None if share is None else share // 2
+    running = (
+        call_all(verify_cell, arguments, jobs, ended=_undecided, named=_name, large=large)
+        if call is call_all
+        else call(verify_cell, arguments, jobs)
+    )
     # processes that are forked have no collector either: one pass after each small search, by the collector itself,
     # takes longer than to release what all of them leave behind once it is a lot; those of a cluster live on
     with no_collection() if call is call_all else nullcontext(), closing(running):
         for place, run in running:
             yield order[place], run
+
+
+def check_runs(runs: Sequence[Run], max_seconds: float | None = None) -> None:
+    """Ask second processes whether the mitigations of the runs do the same there, each for so long at most.
+
+    Raises NondeterministicSchemeError for one that does not, StoppedError where its time is over, and as `verify_cell`
+    does.
+    """
+    for name in dict.fromkeys(run.cell.mitigation for run in runs if run.question is not None):
+        check(registry.get(name), [run.question for run in runs if run.cell.mitigation == name], max_seconds)
 
 
 @functools.cache

@@ -7,23 +7,27 @@ no better one, where it fits its bound.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.exhaustive import shortest_failure
 from fuzzvm.explore.landmarks import FollowLandmarks, landmarks
 from fuzzvm.explore.matrix import searchable
 from fuzzvm.explore.plan import FollowPlan, Plan
 from fuzzvm.explore.smaller_scenarios import size, smaller_scenarios
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.machine.errors import Failure
+from fuzzvm.machine.errors import Failure, StoppedError, UnkeyableError
 from fuzzvm.machine.execution import MAX_STEPS, Chooser, Execution, Replay, execute
 from fuzzvm.machine.schedule import context_switches
+from fuzzvm.scenario import preconditions
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.folder import same_folder
 
 DEFAULT_BUDGET = 1_500_000
 """Machine steps that the passes may spend: a few seconds."""
@@ -78,6 +82,7 @@ class _Minimiser:
         self._mitigation = mitigation
         self._budget = budget
         self.scenario = case.scenario
+        self._keeps_preconditions = not preconditions.breach(case.scenario)
         self._system = System(case.scenario, mitigation, case.memory, without=case.without)
         self.best = self._execute(self._system, Replay(case.schedule), MAX_STEPS)
         if self.best.failure is None:
@@ -145,7 +150,10 @@ class _Minimiser:
         )
 
     def shrink_scenario(self) -> bool:
-        """Make the scenario smaller where the race goes the same way in it. Never more switches, never more steps."""
+        """Make the scenario smaller where the race goes the same way in it. Never more switches, never more steps.
+
+        No scenario that keeps the preconditions of the kernel's API becomes one that breaks them in every order.
+        """
         machine = self._system.machine()
         marks = landmarks(machine, self.best.schedule)
         for scenario, renumbered in self._smaller():
@@ -157,9 +165,12 @@ class _Minimiser:
             threads = range(len(self.scenario.cpus), self._system.cpus)
             agents = renumbered | dict(zip(threads, range(len(scenario.cpus), system.cpus), strict=True))
             run = self._execute(system, FollowLandmarks(marks, agents))
-            if self._fails_the_same(run) and self._key(run, scenario) < self._key(self.best, self.scenario):
-                self.scenario, self._system, self.best = scenario, system, run
-                return True
+            if not (self._fails_the_same(run) and self._key(run, scenario) < self._key(self.best, self.scenario)):
+                continue
+            if self._keeps_preconditions and preconditions.breach(scenario):
+                continue
+            self.scenario, self._system, self.best = scenario, system, run
+            return True
         return False
 
     def prove(self) -> bool:
@@ -219,22 +230,28 @@ class _Minimiser:
         return context_switches(run.schedule), len(run.schedule), size(scenario), relaxations
 
 
+@same_folder()
 def minimise(
     case: TestCase,
     mitigation: type[Mitigation],
     *,
     budget: int = DEFAULT_BUDGET,
     max_states: int | None = None,
+    until: float | None = None,
     progress: Progress = lambda name: None,
 ) -> Minimised:
     """Return the smallest test case found that fails as `case` does.
 
     `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof
-    (None: what suits the memory model), so the result does not depend on the machine's speed. Raises
-    NotFailingError where the case does not fail, ScheduleError where its schedule does not fit.
+    (None: what suits the memory model), so the result does not depend on the machine's speed; unless it is cut short,
+    at `until` by the monotonic clock where this process is guarded. Raises NotFailingError where the case does not
+    fail, ScheduleError where its schedule does not fit.
     """
     work = _Minimiser(case, mitigation, Budget(budget), max_states)
-    work.run(progress)
+    seconds = None if until is None else max(0.0, until - time.monotonic())
+    over = "the time for the minimiser is over"
+    with contextlib.suppress(StoppedError), inside.bounded(StoppedError, name=over, seconds=seconds, lag=0):
+        work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
     minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))
     return Minimised(minimal, work.proven)

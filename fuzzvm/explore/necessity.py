@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell, Finding, settle
+from fuzzvm.explore.campaign import Cell, Finding, bounded_search, minimiser_end, settle
 from fuzzvm.explore.engines import Budget, Found, Search
 from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel.hooks import Mitigation
@@ -20,6 +20,7 @@ from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
 
 ENGINES = ("pct", "urw", "random")
 """Searched in this order, each with its share of what is left of the budget."""
@@ -110,53 +111,85 @@ class _RaceSearch(Search):
         return next(iter([*races, *self.found]), None)
 
 
-def answer(question: Question, budget: Budget, seed: int, corpus: Path | None) -> Answer:
+def answer(question: Question, budget: Budget, seed: int, corpus: Path | None, end: float | None = None) -> Answer:
     """Search until a bug is found or the budget is used up; minimise the bug, and save it where there is a corpus.
 
-    Raises MitigationError, ScenarioError, ProgramError, CorpusError.
+    `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this question. Raises
+    MitigationError, ScenarioError, ProgramError, CorpusError.
     """
-    mitigation = registry.get(question.mitigation)
     started = time.monotonic()
-    runs = _probe(question, mitigation, budget, seed)
-    if runs:
+    if end is not None and budget.seconds is not None:
+        budget = replace(budget, seconds=min(budget.seconds, max(0.0, end - started)))
+    mitigation = None
+    # None is no bound
+    if budget.seconds != 0:
+        with bounded_search(budget.seconds):
+            mitigation = registry.get(question.mitigation)
+    if mitigation is None:
+        return Answer(question, None, "", 0, time.monotonic() - started, used=True)
+    runs, used = _probe(question, mitigation, budget, seed)
+    if not used:
         return Answer(question, None, "", runs, time.monotonic() - started, used=False)
+    runs = 0
     for number, name in enumerate(ENGINES):
-        cell = Cell(
-            question.mitigation, mitigation, engines.get(name), question.scenarios, question.memory, question.without
-        )
-        systems = cell.systems()
+        cell = _cell(question, mitigation, name)
         left = len(ENGINES) - number
         seconds = None if budget.seconds is None else max(0.0, budget.seconds - time.monotonic() + started) / left
         share = Budget(seconds, None if budget.runs is None else max(1, (budget.runs - runs) // left))
         search = _RaceSearch(share, keep_going=True)
-        cell.engine.search(systems, seed, search)
+        with bounded_search(seconds):
+            cell.engine.search(cell.systems(), seed, search)
         runs += search.runs
         if search.best is not None:
-            finding = settle(cell, search.best, seed, corpus, steps=MINIMISER_STEPS, max_states=MINIMISER_STATES)
+            finding = settle(
+                cell,
+                search.best,
+                seed,
+                corpus,
+                steps=MINIMISER_STEPS,
+                max_states=MINIMISER_STATES,
+                until=minimiser_end(budget, started, end),
+            )
             return Answer(question, finding, name, runs, time.monotonic() - started, used=True)
-    # the probe has seen that the point is used, also where it left no time for any run here
+    # the probe has seen that the point is used, or had no time to, also where it left none for any run here
     return Answer(question, None, "", runs, time.monotonic() - started, used=True)
 
 
-def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, seed: int) -> int:
-    """Return after how many runs a point had nothing to leave out, so that it is none of the scheme's; 0 if it had."""
-    if question.point is None:
-        return 0
-    cell = Cell(
-        question.mitigation, mitigation, engines.get("random"), question.scenarios, question.memory, question.without
+def _cell(question: Question, mitigation: type[Mitigation], engine: str) -> Cell:
+    return Cell(
+        question.mitigation, mitigation, engines.get(engine), question.scenarios, question.memory, question.without
     )
-    systems = cell.systems()
-    search = Search(Budget(None, min(PROBE_RUNS, budget.runs or PROBE_RUNS)), keep_going=True)
-    cell.engine.search(systems, seed, search)
+
+
+def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, seed: int) -> tuple[int, bool]:
+    """Return how many runs there were, and whether a point had something to leave out in them.
+
+    Where the time did not let it see that, it is taken to have had.
+    """
+    if question.point is None:
+        return 0, True
+    cell = _cell(question, mitigation, "random")
+    runs = min(PROBE_RUNS, budget.runs or PROBE_RUNS)
+    search = Search(Budget(budget.seconds, runs), keep_going=True)
+    systems: list[System] = []
+    with bounded_search(budget.seconds):
+        systems = cell.systems()
+        cell.engine.search(systems, seed, search)
     (point,) = ordering_points.get([question.point])
-    return 0 if ordering_points.used(point, mitigation, [system.rewrite for system in systems]) else search.runs
+    used = ordering_points.used(point, mitigation, [system.rewrite for system in systems])
+    return search.runs, used or search.runs < runs
 
 
 def answer_all(
-    asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int
+    asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int, end: float | None = None
 ) -> Generator[tuple[int, Answer], None, None]:
     """Answer questions in up to `jobs` processes; yield each one's index and answer when it is there.
 
-    `budget` is for each question. Closing the iterator, or an exception in it, ends the processes. Raises as `answer`.
+    `budget` is for each question, and `end` as for `answer`. Closing the iterator, or an exception in it, ends the
+    processes. Raises as `answer`.
     """
-    return call_all(answer, [(question, budget, seed, corpus) for question in asked], jobs)
+    return call_all(answer, [(question, budget, seed, corpus, end) for question in asked], jobs, named=_name)
+
+
+def _name(question: Question, *others: object) -> str:
+    return f"{question.mitigation}, {question.point or 'all points in place'}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Protocol, TypeVar
+
+from fuzzvm.explore.same_processes import SameProcesses
+from fuzzvm.supervision import inside
 
 T = TypeVar("T")
 
@@ -29,35 +27,25 @@ def cores() -> int:
 
 
 def call_all(
-    function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], jobs: int
+    function: Callable[..., T],
+    arguments: Sequence[tuple[Any, ...]],
+    jobs: int,
+    *,
+    ended: Callable[..., T] | None = None,
+    named: Callable[..., str] = lambda *arguments: "",
+    large: int | None = None,
 ) -> Generator[tuple[int, T], None, None]:
     """Call a function with each of the arguments in up to `jobs` processes, the first ones first.
 
     Yields the index of each and what it returned, when it is done. Closing the iterator, or an exception in it, ends
-    the processes. Raises what the function raises. With one job, or one call, it is called in this process.
+    the processes. Raises what the function raises. With one job, or one call, it is called in this process, unless that
+    is guarded: then user code does not run where its end would be that of all. `ended`, `named` and `large` are as for
+    SameProcesses, which says what is raised where a process has an end of its own.
     """
-    if jobs < 2 or len(arguments) < 2:
+    jobs = min(jobs, len(arguments))
+    if jobs < 2 and not inside.hook_seconds():
         for index, values in enumerate(arguments):
             yield index, function(*values)
         return
-    # forking starts a worker in milliseconds, with all that is loaded and compiled; nothing here has threads yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(arguments)), mp_context=context, initializer=begin_worker)
-    done = False
-    try:
-        futures = {pool.submit(function, *values): index for index, values in enumerate(arguments)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-        done = True
-    finally:
-        pool.shutdown(wait=done, cancel_futures=True)
-        if not done:
-            for process in multiprocessing.active_children():
-                process.terminate()
-
-
-def begin_worker() -> None:
-    """Let Ctrl-C end a worker at once and without a word: the parent has the last one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # what was there before the fork is no garbage, and looking through it for some takes as long as a small search
-    gc.freeze()
+    with SameProcesses(in_turn=True, attempts=1, ended=ended, named=named, large=large) as call:
+        yield from call(function, arguments, jobs)

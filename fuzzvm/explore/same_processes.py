@@ -5,34 +5,53 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import sys
 import threading
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fuzzvm.explore.processes import begin_worker
+from fuzzvm.explore.interrupts import interrupts_deferred
+from fuzzvm.explore.worker_process import WorkerProcess
+from fuzzvm.machine.machine import blamed
+from fuzzvm.supervision.channel import LOOK_SECONDS, resident_of
+from fuzzvm.supervision.errors import UserCodeError, pack, unpack
+from fuzzvm.supervision.outside import Trouble
 
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""Times that a call is made whose process dies: for want of memory it dies each time, by accident once."""
+"""Times that a call is made whose process is killed: for want of memory it is each time, by accident once."""
 
 
 class SameProcesses:
     """Calls as `call_all` does, in processes that are started by the first call and end with the `with` statement.
 
     Arguments that stand side by side go to the same process where that keeps all of them at work: what it has worked
-    out for the one may serve for the other.
+    out for the one may serve for the other. With `in_turn` they are taken in their order instead, by whoever is free.
+
+    A call that a bound has not stopped is ended with its process, and comes to what `ended` returns of its arguments
+    and of the reason. `named` returns of the arguments what a message calls the call. A process that has more than
+    `large` bytes when it has made a call is replaced: what it does not give back would count as that of the next.
     """
 
-    def __init__(self) -> None:
-        self._workers: list[tuple[BaseProcess, Connection]] = []
+    def __init__(
+        self,
+        *,
+        in_turn: bool = False,
+        attempts: int = ATTEMPTS,
+        ended: Callable[..., Any] | None = None,
+        named: Callable[..., str] = lambda *arguments: "",
+        large: int | None = None,
+    ) -> None:
+        self._workers: list[WorkerProcess] = []
+        self._in_turn = in_turn
+        self._attempts = attempts
+        self._ended = ended
+        self._named = named
+        self._large = large
 
     def __enter__(self) -> SameProcesses:
         return self
@@ -48,17 +67,14 @@ class SameProcesses:
         """Call a function with each of the arguments in up to `jobs` processes, `jobs` being the same in every call.
 
         Yields the index of each and what it returned, when it is done. Closing the iterator early, or an exception in
-        it, ends the processes. A call whose process is ended from outside is made again, in a new one: it is to return
-        the same. Raises what the function raises, and BrokenProcessPool where one call has lost ATTEMPTS processes.
-        With one job it is called in this process.
+        it, ends the processes. A call whose process is killed from outside is made again, in a new one: it is to return
+        the same. Raises what the function raises, UserCodeError where user code does not end or has ended a process,
+        and BrokenProcessPool where one call has lost too many processes.
         """
-        if jobs < 2:
-            for index, values in enumerate(arguments):
-                yield index, function(*values)
-            return
         if not self._workers:
             # all at once, as long as nothing here has threads
-            self._workers = [_started() for _ in range(jobs)]
+            with interrupts_deferred():
+                self._workers = [WorkerProcess(_work) for _ in range(jobs)]
         done = False
         try:
             yield from self._calls(function, arguments)
@@ -71,7 +87,11 @@ class SameProcesses:
         self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]
     ) -> Generator[tuple[int, T], None, None]:
         count, workers = len(arguments), len(self._workers)
-        waiting = [deque(range(count * n // workers, count * (n + 1) // workers)) for n in range(workers)]
+        waiting: list[deque[int]] = (
+            [deque(range(count))] * workers
+            if self._in_turn
+            else [deque(range(count * n // workers, count * (n + 1) // workers)) for n in range(workers)]
+        )
         running: dict[Any, tuple[int, int]] = {}
         idle = list(range(workers))
         deaths: Counter[int] = Counter()
@@ -81,67 +101,84 @@ class SameProcesses:
                 # who has done his own goes on at the far end of whoever has most left
                 longest = max(waiting, key=len)
                 index = waiting[number].popleft() if waiting[number] else longest.pop()
-                connection = self._workers[number][1]
+                connection = self._workers[number].connection
                 # a process that is gone already is noticed below: it has no answer
                 with contextlib.suppress(ConnectionError):
                     connection.send((function, arguments[index]))
                 running[connection] = (number, index)
-            for ready in wait(list(running)):
+            for ready in wait(list(running), LOOK_SECONDS):
                 number, index = running.pop(ready)
                 try:
-                    result, error = self._workers[number][1].recv()
+                    result, packed = self._workers[number].connection.recv()
                 except (EOFError, ConnectionError) as gone:
+                    trouble = self._replace(number)
                     deaths[index] += 1
-                    if deaths[index] == ATTEMPTS:
-                        raise BrokenProcessPool(f"{ATTEMPTS} processes were ended from outside in one call") from gone
-                    self._replace(number)
+                    if trouble.blames:
+                        raise self._blame(trouble, arguments[index]) from gone
+                    if not trouble.by_others and self._ended is not None:
+                        # its own guard has ended it, at the end of its time
+                        idle.append(number)
+                        yield index, self._ended(*arguments[index], trouble.sentence)
+                        continue
+                    if deaths[index] == self._attempts:
+                        raise BrokenProcessPool(
+                            f"a process was ended from outside, {trouble.sentence}, for want of memory perhaps; "
+                            "try --max-memory or fewer --jobs"
+                        ) from gone
                     waiting[number].appendleft(index)
                     idle.append(number)
                     continue
                 idle.append(number)
-                if error is not None:
-                    raise error
+                if packed is not None:
+                    raise unpack(packed)
+                if (trouble_now := self._workers[number].trouble()) is not None and trouble_now.blames:
+                    # a copy of the process has said so, that user code has made
+                    raise self._blame(trouble_now, arguments[index])
+                if self._large is not None and resident_of(self._workers[number].pid) > self._large:
+                    self._workers[number].kill()
+                    self._replace(number)
                 yield index, result
+            for connection, (number, index) in list(running.items()):
+                trouble_now = self._workers[number].trouble()
+                # what it has answered meanwhile counts
+                if trouble_now is None or connection.poll():
+                    continue
+                if trouble_now.blames or self._ended is None:
+                    raise self._blame(trouble_now, arguments[index])
+                del running[connection]
+                self._replace(number)
+                idle.append(number)
+                yield index, self._ended(*arguments[index], trouble_now.sentence)
 
-    def _replace(self, number: int) -> None:
-        process, connection = self._workers[number]
-        connection.close()
-        # it may have closed its end and not have ended
-        process.kill()
-        process.join()
-        self._workers[number] = _started()
+    def _blame(self, trouble: Trouble, arguments: tuple[Any, ...]) -> UserCodeError:
+        name = self._named(*arguments)
+        return UserCodeError(f"{name}: {trouble.sentence}" if trouble.nowhere and name else trouble.sentence)
+
+    def _replace(self, number: int) -> Trouble:
+        """Start a process in the place of one; return what that died of."""
+        trouble = self._workers[number].bury()
+        with interrupts_deferred():
+            self._workers[number] = WorkerProcess(_work)
+        return trouble
 
     def _end(self) -> None:
         workers, self._workers = self._workers, []
-        for process, _ in workers:
-            process.terminate()
-        for process, connection in workers:
-            process.join()
-            connection.close()
-
-
-def _started() -> tuple[BaseProcess, Connection]:
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there,), daemon=True)
-    process.start()
-    # only the process itself holds that end then, so that the pipe tells when it is gone
-    there.close()
-    return process, here
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.bury()
 
 
 def _work(connection: Connection) -> None:
     """Answer calls until the process is ended."""
-    begin_worker()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         function, values = connection.recv()
-        answer: tuple[Any, Exception | None]
+        answer: tuple[Any, bytes | None]
         try:
             answer = (function(*values), None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised by who asked
-            error.add_note(traceback.format_exc())
-            answer = (None, error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised by who asked
+            answer = (None, pack(blamed(error)))
         connection.send(answer)
 
 

@@ -16,7 +16,7 @@ from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import run
 from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.lock_actions import LockAction, lock_action
+from fuzzvm.kernel.locking.lock import LockAction, lock_action
 from fuzzvm.kernel.pgtable import TableLabel, table_pointed_to
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import (
@@ -208,8 +208,11 @@ class _Builder:
         self._sites: dict[str, bool] = {}
         self._left_out: dict[str, None] = {}
         self._threads: dict[int, _Thread] = {}
-        actions = [lock_action(step.op, step.response) for step in trace]
-        self._exclusive = {action.address for action in actions if action is not None and action.write}
+        self._exclusive = {
+            step.op.address
+            for step in trace
+            if isinstance(step.op, Rmw | Await) and (action := lock_action(step.op, step.response)) and action.write
+        }
         """Locks that somebody takes for writing: readers alone exclude nobody."""
 
     def question(self) -> Question:
@@ -279,12 +282,14 @@ class _Builder:
                 pass
 
     def _lock(self, thread: _Thread, action: LockAction, step: TraceStep) -> None:
-        if action.address not in self._exclusive:
+        assert isinstance(step.op, Rmw | Await)
+        if step.op.address not in self._exclusive:
             return
-        place = self._place(action.address)
+        place = self._place(step.op.address)
+        if action.downgrade:
+            raise ExportError(f"{place} is downgraded from writing to reading: a lock in a litmus test is one or free")
         if action.queued:
             return  # it is taken where the wait for it ends
-        assert isinstance(step.op, Rmw | Await)
         if action.release:
             thread.add(Unlock(place, step.op.order))
         elif action.failed:
@@ -308,8 +313,8 @@ class _Builder:
             name = f"{label.level.name.lower()}{allocation.number}_{offset_of(address)}"
             meaning = f"entry {offset_of(address)} of {label}"
         else:
-            name = "".join(letter if letter.isalnum() else "_" for letter in str(label)).strip("_")
-            meaning = str(label)
+            meaning = f"{label}[{offset_of(address)}]" if allocation.size > 1 else str(label)
+            name = "".join(letter if letter.isalnum() else "_" for letter in meaning).strip("_")
         if name not in self._meanings:
             self._meanings[name] = meaning
             initial = self._boot.get(address, 0)

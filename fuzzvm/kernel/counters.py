@@ -11,38 +11,18 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from fuzzvm.kernel.arch import FLUSH_TLBI
+from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont, pxd_leaf, pxd_table
 from fuzzvm.kernel.ptdump_notes import WalkEnds
-from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
+from fuzzvm.kernel.vmap import PromotionBegins, PromotionEnds
 from fuzzvm.machine.allocator import Allocator
-from fuzzvm.machine.ops import (
-    Address,
-    Alloc,
-    Barrier,
-    Fence,
-    Free,
-    InterruptAll,
-    Order,
-    Rmw,
-    Store,
-    Tlbi,
-)
+from fuzzvm.machine.ops import Address, Alloc, Barrier, Fence, Free, InterruptAll, Rmw, Store, Tlbi
 from fuzzvm.machine.trace import TraceStep
 
-CLEARED_LEVEL = {
-    "_free_isolated_pte_tables": Level.PMD,
-    "pmd_free_pte_page": Level.PMD,
-    "pud_free_pmd_page": Level.PUD,
-    "p4d_free_pud_page": Level.P4D,
-}
-"""Functions that clear an entry and flush, and the level of the entry."""
-
-FREE_PATH = frozenset({*CLEARED_LEVEL, "vmap_try_huge_pmd", "vmap_try_huge_pud", "vmap_try_huge_p4d"})
-"""Functions of the path on which a promotion frees a table."""
-
-TAKES_A_LOCK = frozenset({"down_read", "down_write", "down_read_trylock", "_lock"})
-TRYLOCKS = frozenset({"down_read_trylock"})
-DSBS = frozenset({Barrier.DSB_ISH, Barrier.DSB_ISHLD, Barrier.DSB_ISHST})
+_CLEARED_LEVEL = {point: level.name for level, point in FLUSH_TLBI.items()}
+PATCHES = frozenset({"patch-store", "poke-store"})
+"""Points of the store that completes the patch of a site."""
 
 
 class Counters:
@@ -78,6 +58,7 @@ class Counters:
         self._last_entry: dict[int, str] = {}
         self._cleared: dict[int, set[Address]] = {}
         self._contiguous: Counter[Level] = Counter()
+        self._promoting: set[int] = set()
         self._count: dict[type, Callable[[TraceStep], None]] = {
             Fence: self._fence,
             Tlbi: self._tlbi,
@@ -97,8 +78,18 @@ class Counters:
             count(step)
         if op is not None and type(op) is not Fence:
             self._after_ishst[step.cpu] = False
-        if step.annotations:
-            self.walks += sum(isinstance(note, WalkEnds) for note in step.annotations)
+        for note in step.annotations:
+            match note:
+                case WalkEnds():
+                    self.walks += 1
+                case PromotionBegins():
+                    self._promoting.add(step.cpu)
+                case PromotionEnds():
+                    self._promoting.discard(step.cpu)
+
+    def on_free_path(self, cpu: int) -> bool:
+        """Return whether a CPU is on the path on which a promotion frees a table, after the steps so far."""
+        return cpu in self._promoting
 
     def to_data(self) -> dict[str, Any]:
         """Return the counts as plain data, with stable keys."""
@@ -139,8 +130,7 @@ class Counters:
     def _tlbi(self, step: TraceStep) -> None:
         op = step.op
         assert isinstance(op, Tlbi)
-        level = next((CLEARED_LEVEL[name] for name in step.stack if name in CLEARED_LEVEL), None)
-        self.tlbi[op.operation, "leaf" if level is None else level.name] += 1
+        self.tlbi[op.operation, _CLEARED_LEVEL.get(op.point, "leaf")] += 1
 
     def _interrupt(self, step: TraceStep) -> None:
         self.ipis += 1
@@ -150,9 +140,7 @@ class Counters:
         assert isinstance(op, Store)
         level = self._table_level(op.address)
         if level is None:
-            # a site holds 0 or 1; x86 puts a breakpoint there in between
-            if "patch_text" in step.stack and op.value in (0, 1):
-                self.text_patches += 1
+            self.text_patches += op.point in PATCHES
             return
         value = op.value
         assert isinstance(value, int)
@@ -180,17 +168,14 @@ class Counters:
             self.mappings["page" if level is Level.PTE else "block", level] += 1
 
     def _rmw(self, step: TraceStep) -> None:
-        function = step.stack[0] if step.stack else ""
-        if function not in TAKES_A_LOCK:
+        action = lock_action(step.op, step.response)
+        if action is None or action.release:
             return
-        contended = False
-        if function != "_lock":
-            sem = rwsem_state(step.response)
-            contended = sem != UNLOCKED if function == "down_write" else sem.writer is not None or bool(sem.waiters)
-        taken = not (contended and function in TRYLOCKS)
+        contended = action.queued or action.failed
+        taken = not action.failed
         self.locks += taken
         self.locks_contended += contended
-        if not FREE_PATH.isdisjoint(step.stack):
+        if step.cpu in self._promoting:
             self.free_path_locks += taken
             self.free_path_contended += contended
 
@@ -213,8 +198,3 @@ class Counters:
 
 def _by_level(counts: Counter[Level]) -> dict[str, int]:
     return {level.name: counts[level] for level in Level if counts[level]}
-
-
-def is_release(step: TraceStep) -> bool:
-    """Return whether a step gives a lock back."""
-    return type(step.op) is Rmw and step.op.order is Order.RELEASE

@@ -30,7 +30,7 @@ DESCRIPTIONS: dict[str, str] = {
     FREE_OF_LINKED_TABLE: "a page table was freed while an entry still points to it",
     UNLOCK_WITHOUT_LOCK: "a lock was released by a CPU that does not hold it",
     LOCK_NOT_RELEASED: "a lock is still held after every CPU has returned",
-    WALK_WITHOUT_LOCK: "page tables were walked without mmap_lock held for writing",
+    WALK_WITHOUT_LOCK: "page tables were walked without mmap_lock held as the walk asserts",
     UNBALANCED_STATIC_KEY: "a static key was disabled more often than enabled, or left enabled",
     LEAKED_TABLE: "a page table is allocated that no entry leads to",
     WX_MISSED: "a writable and executable mapping was there all along and the walk did not report it",

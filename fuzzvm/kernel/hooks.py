@@ -8,9 +8,12 @@ what belongs to one teardown or one walk goes from its first hook to the later o
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.ops import Address, Free, Steps
+from fuzzvm.machine.program import Constant
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
@@ -18,9 +21,26 @@ if TYPE_CHECKING:
     from fuzzvm.kernel.pgtable import Level
 
 Verdict = Literal["safe", "bug"]
+WalkAssertion = Literal["write", "read", "none"]
+WALK_ASSERTIONS: tuple[WalkAssertion, ...] = ("write", "read", "none")
+"""What a walk may assert of the mmap_lock of the mm that it walks, the strongest first."""
 
 
-class Mitigation:
+def answer(scheme: Mitigation, hook: str, result: object) -> bool:
+    """Return the result of a hook that answers yes or no.
+
+    Raises ProgramError, with the hook's file and line, for a result that is neither True nor False. A hook that forgets
+    its `return` gives None, which Python takes for False: the scheme would give up in silence what it is asked about.
+    """
+    if isinstance(result, bool):
+        return result
+    code = getattr(inspect.unwrap(getattr(type(scheme), hook)), "__code__", None)
+    place = (type(scheme).__module__, 0) if code is None else (code.co_filename, code.co_firstlineno)
+    message = f"{hook} of {type(scheme).__qualname__} returned {result!r}; it must return True or False"
+    raise ProgramError(message, *place)
+
+
+class Mitigation(Constant):
     """A scheme against freeing a page table under a walker. Every hook has a default that does nothing.
 
     `name` is what `--mitigation` takes, `summary` one line for `fuzzvm mitigations`. `one_walker` and `two_walkers`
@@ -36,8 +56,25 @@ class Mitigation:
     other_mm: ClassVar[Verdict | None] = None
     collapse: ClassVar[Verdict | None] = None
 
+    gives_up: ClassVar[frozenset[str]] = frozenset()
+    """Cover points (kernel/cover_points.py) that no schedule meets under the scheme, by its own account.
+
+    Where another one is met in no schedule, though the scenario is for it, the verdict is `vacuous`.
+    """
+    walk_assertion: ClassVar[WalkAssertion] = "write"
+    """How the walk asserts that mmap_lock is held: for writing, for reading or writing ("read"), or not at all.
+
+    It is part of the scheme: a patch that lets walks share the lock, or take none, changes the assertion as well.
+    """
     isolates_first: ClassVar[bool] = False
-    """arm64's pud_free_pmd_page clears the PUD before it frees the PTE tables, and frees those with no hook around."""
+    """Order of arm64's pud_free_pmd_page, which frees a PMD table and the PTE tables below it.
+
+    False is Linux 6.12: pmd_free_pte_page frees each PTE table, with the hooks around it at Level.PMD; then the PUD is
+    cleared and flushed and the PMD table freed, with the hooks at Level.PUD. True is "arm64: Enable vmalloc-huge with
+    ptdump" (6.18): the PUD is cleared and flushed first, between before_clear and before_free at Level.PUD, so that no
+    new walk comes to the tables below; then each PTE table is freed with no hook around it, and the PMD table last. A
+    scheme that waits for walkers in before_free then waits once for all of them. Without effect on x86_64.
+    """
 
     def attach(self, boot: Boot) -> None:
         """Set up what the scheme needs in the kernel, a static key for one, before the first call."""
@@ -57,6 +94,10 @@ class Mitigation:
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[Any]:
         """Run before the entry of that level is cleared, whose table will be freed; returns the teardown's token."""
+        yield from ()
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        """Run between the clear of the entry and the TLB flush that follows."""
         yield from ()
 
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
@@ -108,6 +149,27 @@ class Mitigation:
     def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
         """Run with mmap_lock held for writing, before the first entry is read."""
         yield from ()
+
+    def before_attempt(self, k: Kernel, mm: Mm, token: Any) -> Steps[Any]:
+        """Run before the first entry is read, and again each time that the walk is repeated; returns a token."""
+        yield from ()
+
+    def before_descend(self, k: Kernel, level: Level, pxdp: Address, pxd: int) -> Steps[bool]:
+        """Run in a walk that has read an entry of that level, before it reads the table that the entry leads to.
+
+        `pxdp` is where the entry is. False has it read again, as it is then.
+        """
+        yield from ()
+        return True
+
+    def after_descend(self, k: Kernel, level: Level, pxd: int) -> Steps[None]:
+        """Run after the last entry of that table is read, where before_descend returned True."""
+        yield from ()
+
+    def after_attempt(self, k: Kernel, mm: Mm, token: Any) -> Steps[bool]:
+        """Run after the last entry is read, with before_attempt's token; True drops all that was read, to read anew."""
+        yield from ()
+        return False
 
     def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
         """Run after the last entry is read, before mmap_lock is released."""

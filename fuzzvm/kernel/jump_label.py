@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.errors import UNBALANCED_STATIC_KEY
-from fuzzvm.kernel.locks import mutex_lock, mutex_unlock
+from fuzzvm.kernel.locking.exclusive import mutex_lock, mutex_unlock
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Fetch, Load, Order, Rmw, Steps, Store
 
@@ -54,7 +54,7 @@ class _Dec:
 def static_branch_unlikely(k: Kernel, key: StaticKey, function: str) -> Steps[bool]:
     """Execute the patched site of a key in a function; return whether the branch is taken. Off, it costs a NOP."""
     site = key.site(function)
-    instruction = yield Fetch(site)
+    instruction = yield Fetch(site, "free-key-check")
     if instruction not in (NOP, BRANCH):
         instruction = yield from k.arch.trap(k, site, instruction)
     return bool(instruction == BRANCH)
@@ -80,7 +80,7 @@ def static_branch_inc(k: Kernel, key: StaticKey) -> Steps[None]:
     counted = yield from _fast_inc_not_disabled(k, key)
     if counted:
         return
-    yield from mutex_lock(k, k.jump_label_mutex)
+    yield from mutex_lock(k.cpu, k.jump_label_mutex)
     old = yield Rmw(key.enabled, _CompareAndExchange(0, -1), Order.ACQUIRE_RELEASE)
     if old == 0:
         yield from jump_label_update(k, key, BRANCH)
@@ -88,7 +88,7 @@ def static_branch_inc(k: Kernel, key: StaticKey) -> Steps[None]:
         yield Store(key.enabled, 1, Order.RELEASE)
     else:
         yield from _fast_inc_not_disabled(k, key)
-    yield from mutex_unlock(k, k.jump_label_mutex)
+    yield from mutex_unlock(k.cpu, k.jump_label_mutex)
 
 
 def _dec_not_one(k: Kernel, key: StaticKey) -> Steps[bool]:
@@ -109,14 +109,14 @@ def static_branch_dec(k: Kernel, key: StaticKey) -> Steps[None]:
     counted = yield from _dec_not_one(k, key)
     if counted:
         return
-    yield from mutex_lock(k, k.jump_label_mutex)
+    yield from mutex_lock(k.cpu, k.jump_label_mutex)
     value = yield Load(key.enabled)
     if value <= 0:
         raise ModelError(UNBALANCED_STATIC_KEY, f"{key.name} is decremented below zero", address=key.enabled)
     old = yield Rmw(key.enabled, _Dec(), Order.ACQUIRE_RELEASE)
     if old == 1:
         yield from jump_label_update(k, key, NOP)
-    yield from mutex_unlock(k, k.jump_label_mutex)
+    yield from mutex_unlock(k.cpu, k.jump_label_mutex)
 
 
 def static_branch_enable(k: Kernel, key: StaticKey) -> Steps[None]:
@@ -124,13 +124,13 @@ def static_branch_enable(k: Kernel, key: StaticKey) -> Steps[None]:
     value = yield Load(key.enabled)
     if value > 0:
         return
-    yield from mutex_lock(k, k.jump_label_mutex)
+    yield from mutex_lock(k.cpu, k.jump_label_mutex)
     value = yield Load(key.enabled)
     if value == 0:
         yield Store(key.enabled, -1)
         yield from jump_label_update(k, key, BRANCH)
         yield Store(key.enabled, 1, Order.RELEASE)
-    yield from mutex_unlock(k, k.jump_label_mutex)
+    yield from mutex_unlock(k.cpu, k.jump_label_mutex)
 
 
 def static_branch_disable(k: Kernel, key: StaticKey) -> Steps[None]:
@@ -138,8 +138,8 @@ def static_branch_disable(k: Kernel, key: StaticKey) -> Steps[None]:
     value = yield Load(key.enabled)
     if value != 1:
         return
-    yield from mutex_lock(k, k.jump_label_mutex)
+    yield from mutex_lock(k.cpu, k.jump_label_mutex)
     old = yield Rmw(key.enabled, _CompareAndExchange(1, 0), Order.ACQUIRE_RELEASE)
     if old == 1:
         yield from jump_label_update(k, key, NOP)
-    yield from mutex_unlock(k, k.jump_label_mutex)
+    yield from mutex_unlock(k.cpu, k.jump_label_mutex)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import StaticKey
-from fuzzvm.kernel.locks import ExclusiveLock
-from fuzzvm.kernel.mmap_lock import Mm
+from fuzzvm.kernel.locking import rcu
+from fuzzvm.kernel.locking.exclusive import ExclusiveLock
+from fuzzvm.kernel.locking.lock import Lock
+from fuzzvm.kernel.locking.rcu import Rcu
+from fuzzvm.kernel.locking.rwsem import RwSemaphore
+from fuzzvm.kernel.mmap_lock import FREE, Mm, Role
 from fuzzvm.kernel.pgtable import CodeLabel, Geometry, Level, LockLabel, StaticLabel, TableLabel
-from fuzzvm.kernel.rcu import Rcu, RcuCore
-from fuzzvm.kernel.rwsem import RwSemaphore
+from fuzzvm.kernel.rcu_callbacks import RcuCore
 from fuzzvm.kernel.workqueue import KernelThread, Kworker, ThreadFunction, WorkQueue
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address
+from fuzzvm.machine.program import Constant
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
+class Kernel(Constant):
     """The kernel as one CPU sees it: `cpu` is what smp_processor_id() returns. Nothing in it changes during a run.
 
     Compares by identity, which makes it one constant in a CPU's local state.
@@ -39,12 +43,10 @@ class Kernel:
     vmap_purge_lock: ExclusiveLock
     vmap_area_root: Address
     static_keys: tuple[StaticKey, ...]
-    locks: tuple[ExclusiveLock, ...]
-    """Every lock there is, the mitigation's own as well."""
+    locks: tuple[Lock, ...]
+    """Every lock there is, of whatever kind, the mitigation's own as well."""
     opaque_words: tuple[Address, ...]
     """Words that the mitigation keeps something of its own in."""
-    rcu: Rcu | None = None
-    """None where nothing in this kernel uses RCU."""
     nr_cpus: int = 1
     """CPUs that make calls; those of `threads` are numbered after them."""
     threads: tuple[KernelThread, ...] = ()
@@ -57,11 +59,23 @@ class Kernel:
     walk_rereads: bool = False
     """Whether a walk reads an upper entry as often as the kernel does, not once."""
     cpu: int = 0
+    role: Role = FREE
+    """What the code that is given this takes an mm's lock for, unless it says so itself."""
+    _in_roles: dict[Role, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, cpu: int) -> Kernel:
         """Return the kernel as that CPU sees it."""
         view = copy.copy(self)
         object.__setattr__(view, "cpu", cpu)
+        object.__setattr__(view, "_in_roles", {})
+        return view
+
+    def in_role(self, role: Role) -> Kernel:
+        """Return the kernel for code that takes an mm's lock for that; for the same CPU always the same object."""
+        view = self._in_roles.get(role)
+        if view is None:
+            view = self._in_roles[role] = copy.copy(self)
+            object.__setattr__(view, "role", role)
         return view
 
     def mm(self, name: str) -> Mm:
@@ -72,10 +86,12 @@ class Kernel:
 class Boot:
     """Makes the objects that are there from the beginning. Mitigations get it in `attach`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, nr_cpus: int = 1) -> None:
         self._machine = machine
+        self.nr_cpus = nr_cpus
+        """CPUs that make calls, numbered from 0: a word for each is what a per-CPU variable is."""
         self.static_keys: list[StaticKey] = []
-        self.locks: list[ExclusiveLock] = []
+        self.locks: list[Lock] = []
         self.words: list[Address] = []
         """Words made for their own sake: nobody knows what is in them."""
         self.threads: list[KernelThread] = []
@@ -92,15 +108,22 @@ class Boot:
     def _word(self, name: str) -> Address:
         return self._machine.allocate(1, StaticLabel(name))
 
+    def lock_word(self, name: str, unused: str = "free", words: int = 1) -> Address:
+        """Return the address of a new word for a lock, or of the first of several; each holds 0.
+
+        `unused` says in words what 0 means there.
+        """
+        address = self._machine.allocate(words, LockLabel(name, unused))
+        self.locks += [Lock(address + word, name) for word in range(words)]
+        return address
+
     def rwsem(self, name: str) -> RwSemaphore:
         """Return a new rw_semaphore, unlocked."""
-        return RwSemaphore(self._word(name), name)
+        return RwSemaphore(self.lock_word(name), name)
 
     def lock(self, name: str) -> ExclusiveLock:
         """Return a new spinlock or mutex, unlocked."""
-        lock = ExclusiveLock(self._machine.allocate(1, LockLabel(name)), name)
-        self.locks.append(lock)
-        return lock
+        return ExclusiveLock(self.lock_word(name), name)
 
     def static_key(self, name: str, functions: tuple[str, ...]) -> StaticKey:
         """Return a new static key that is off, with one patched site in each of these functions."""
@@ -117,15 +140,10 @@ class Boot:
         """Return the address of a new word for a list: a tuple of addresses, and 0 while it was never used."""
         return self._word(name)
 
-    @property
-    def uses_rcu(self) -> bool:
-        """Whether anybody has asked for RCU."""
-        return self._rcu is not None
-
     def rcu(self) -> Rcu:
         """Return the kernel's RCU."""
         if self._rcu is None:
-            self._rcu = Rcu(self._word("rcu_state"), "rcu_state")
+            self._rcu = Rcu(self.lock_word("rcu_state", rcu.UNUSED), "rcu_state")
         return self._rcu
 
     def rcu_callbacks(self) -> WorkQueue:
@@ -169,7 +187,7 @@ def boot_kernel(
 
     `nr_cpus` CPUs make calls. `other_mms` are further mms, whose roots are as empty and lead nowhere yet.
     """
-    boot = Boot(machine)
+    boot = Boot(machine, nr_cpus)
     init_mm = _mm(boot, geometry, "init_mm")
     mitigation.attach(boot)
     opaque_words = tuple(boot.words)
@@ -193,7 +211,6 @@ def boot_kernel(
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,
-        rcu=boot.rcu() if boot.uses_rcu else None,
         nr_cpus=nr_cpus,
         threads=tuple(boot.threads),
         lazy_mmu=lazy_mmu,

@@ -6,10 +6,10 @@ since the walk began, small and immutable, so that it can be part of a state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
@@ -22,37 +22,19 @@ from fuzzvm.kernel.errors import (
     WX_MISSED,
 )
 from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.mmap_lock import AssertWriteLocked
-from fuzzvm.kernel.pgtable import (
-    Level,
-    TableLabel,
-    pgprot_wx,
-    pxd_flags,
-    pxd_leaf,
-    pxd_pfn,
-    pxd_pgprot,
-    pxd_pgtable,
-    pxd_table,
-)
+from fuzzvm.kernel.locking.lock import left
+from fuzzvm.kernel.locking.rwsem import rwsem_state
+from fuzzvm.kernel.mmap_lock import AssertLocked, AssertWriteLocked
+from fuzzvm.kernel.pgtable import Level, TableLabel, pgprot_wx, pxd_flags, pxd_leaf, pxd_pfn, pxd_pgprot
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
-from fuzzvm.kernel.rcu import rcu_state
-from fuzzvm.kernel.rwsem import UNLOCKED, rwsem_state
+from fuzzvm.kernel.tables import Mapping, Read, linked_tables, mappings, mappings_at, path
 from fuzzvm.kernel.tlb import TlbOracle
-from fuzzvm.machine.allocator import Allocation, Allocator
+from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, Value, offset_of
+from fuzzvm.machine.property import World
 from fuzzvm.machine.tlb import TlbState
-
-_LEVELS = tuple(Level)
-
-
-class Mapping(NamedTuple):
-    """A leaf entry: its level, the first address that it maps, its value."""
-
-    level: Level
-    addr: int
-    entry: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +64,8 @@ class Remembered(NamedTuple):
         return self._replace(walks=tuple(sorted(walks, key=lambda item: item[0])), tlb=tlb)
 
 
-Read = Callable[[Address], Value]
-"""Reads a location, as memory holds it or as somebody sees it."""
-
-
 def _overlaid(seen: dict[Address, Value], read: Read, address: Address) -> Value:
     return seen[address] if address in seen else read(address)
-
-
-class Memory(Protocol):
-    """Memory as oracles read it."""
-
-    cpus: int
-
-    def peek(self, address: Address) -> Value:
-        """Return a location's latest value."""
-
-
-class World(Protocol):
-    """What oracles look at: a machine, or one state of a search."""
-
-    @property
-    def memory(self) -> Memory:
-        """All of memory."""
-
-    @property
-    def allocator(self) -> Allocator:
-        """All objects."""
-
-    def watch(self, address: Address) -> None:
-        """Report writes to the object at `address` to the observer."""
-
-    def report_hardware(self) -> None:
-        """Report what TLBs and walk caches depend on to the observer."""
 
 
 class Oracles:
@@ -196,11 +147,11 @@ class Oracles:
         label = allocation.label
         if not isinstance(label, TableLabel):
             return
-        if any(allocation.address in self._path(label.va, mm.pgd) for mm in self._kernel.mms):
+        if any(self._leads_to(mm.pgd, label.va, allocation.address) for mm in self._kernel.mms):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
-        mappings = self._mappings_of_table(label.level, label.va, allocation.address, self._machine.memory.peek)
-        mapping = next((mapping for mapping in mappings if not self._mapped_elsewhere(mapping)), None)
+        lost = (one for one in self._mappings_of(label, allocation.address) if not self._mapped_elsewhere(one))
+        mapping = next(lost, None)
         if mapping is not None:
             message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
             raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
@@ -213,6 +164,11 @@ class Oracles:
             case AssertWriteLocked(lock):
                 if rwsem_state(self._machine.memory.peek(lock.address)).writer != cpu:
                     message = f"CPU {cpu} walks page tables without {lock.name} held for writing"
+                    raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
+            case AssertLocked(lock):
+                state = rwsem_state(self._machine.memory.peek(lock.address))
+                if state.writer != cpu and cpu not in state.readers:
+                    message = f"CPU {cpu} walks page tables without {lock.name} held"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case WalkBegins():
                 # taken away already, and this walk may still come before that is seen
@@ -236,36 +192,28 @@ class Oracles:
     def finished(self) -> None:
         """Check that every table is linked, every lock free and every key off."""
         allocator = self._machine.allocator
-        reachable = {pxd_pgtable(entry) for entry in self._table_entries()} | {mm.pgd for mm in self._kernel.mms}
+        peek = self._machine.memory.peek
+        linked = {table for mm in self._kernel.mms for table in linked_tables(self._kernel.geometry, mm.pgd, peek)}
         for allocation in allocator.allocations:
             if allocation.number in allocator.dead or not isinstance(allocation.label, TableLabel):
                 continue
-            if allocation.address not in reachable:
+            if allocation.address not in linked:
                 message = f"{allocation.label} is allocated and no entry leads to it"
                 raise ModelError(LEAKED_TABLE, message, address=allocation.address)
-        peek = self._machine.memory.peek
         for key in self._kernel.static_keys:
             if peek(key.enabled) != 0:
                 message = f"{key.name} is left at {peek(key.enabled)}"
                 raise ModelError(UNBALANCED_STATIC_KEY, message, address=key.enabled)
-        for sem in (*[mm.mmap_lock for mm in self._kernel.mms], self._kernel.mem_hotplug_lock):
-            if rwsem_state(peek(sem.address)) != UNLOCKED:
-                raise ModelError(LOCK_NOT_RELEASED, f"{sem.name} is still held", address=sem.address)
         for lock in self._kernel.locks:
-            if peek(lock.address) != 0:
-                raise ModelError(LOCK_NOT_RELEASED, f"{lock.name} is still held", address=lock.address)
-        rcu = self._kernel.rcu
-        if rcu is not None and rcu_state(peek(rcu.address)).readers:
-            cpu = rcu_state(peek(rcu.address)).readers[0]
-            message = f"CPU {cpu} never left a read-side section of RCU"
-            raise ModelError(LOCK_NOT_RELEASED, message, address=rcu.address)
+            if message := left(peek(lock.address), lock.name):
+                raise ModelError(LOCK_NOT_RELEASED, message, address=lock.address)
 
     # Reading page tables from outside
 
     def mappings(self) -> Iterator[Mapping]:
         """Yield every mapping that the page tables hold now, in ascending order of address."""
         start = self._kernel.geometry.table_start(Level.PGD, self._kernel.geometry.base)
-        return self._mappings_of_table(Level.PGD, start, self._kernel.init_mm.pgd, self._machine.memory.peek)
+        return self._mappings_of(TableLabel(Level.PGD, start), self._kernel.init_mm.pgd)
 
     def _leaving(self) -> Iterator[Mapping]:
         """Yield the mappings that stores take away which are not in memory yet, each as its CPU saw it go."""
@@ -290,8 +238,9 @@ class Oracles:
         allocation = self._machine.allocator.lookup(address)
         if isinstance(entry, int) and allocation is not None and isinstance(allocation.label, TableLabel):
             level = allocation.label.level
-            va = allocation.label.va + offset_of(address) * self._kernel.geometry.size(level)
-            yield from self._mappings(level, va, entry, read)
+            size = self._kernel.geometry.size(level)
+            va = allocation.label.va + offset_of(address) * size
+            yield from mappings_at(self._kernel.geometry, level, entry, va, va + size, read)
 
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):
@@ -303,44 +252,16 @@ class Oracles:
         if pgprot_wx(pxd_pgprot(noted.entry)):
             self._walks[cpu] = WalkRecord(walk.removed, walk.wx_all_along, walk.wx_noted | {noted})
 
-    def _entry(self, address: Address) -> int:
-        entry = self._machine.memory.peek(address)
-        return entry if isinstance(entry, int) else 0
-
-    def _next_level(self, level: int) -> Level:
-        ptrs = self._kernel.geometry.ptrs
-        level += 1
-        # folded
-        while ptrs[level] == 1:
-            level += 1
-        return _LEVELS[level]
-
-    def _mappings(self, level: Level, va: int, entry: int, read: Read) -> Iterator[Mapping]:
-        """Yield the mappings that an entry leads to, an entry of that level that maps from va on."""
-        if pxd_leaf(entry):
-            yield Mapping(level, va, entry)
-        elif pxd_table(entry) and level < Level.PTE:
-            yield from self._mappings_of_table(self._next_level(level), va, pxd_pgtable(entry), read)
-
-    def _mappings_of_table(self, level: Level, va: int, table: Address, read: Read) -> Iterator[Mapping]:
+    def _mappings_of(self, label: TableLabel, table: Address) -> Iterator[Mapping]:
+        """Yield the mappings of a table and of those below it."""
         geometry = self._kernel.geometry
-        for index in range(geometry.ptrs[level]):
-            entry = read(table + index)
-            if isinstance(entry, int) and entry:
-                yield from self._mappings(level, va + index * geometry.size(level), entry, read)
+        end = label.va + geometry.size(label.level) * geometry.ptrs[label.level]
+        return mappings(geometry, label.level, table, label.va, end, self._machine.memory.peek)
 
-    def _path(self, addr: int, root: Address) -> list[Address]:
-        """Return the tables that the walk of an address from a root goes through, the root first."""
-        geometry = self._kernel.geometry
-        level, table = Level.PGD, root
-        path = [table]
-        while level < Level.PTE:
-            entry = self._entry(table + geometry.index(level, addr))
-            if not pxd_table(entry):
-                break
-            level, table = self._next_level(level), pxd_pgtable(entry)
-            path.append(table)
-        return path
+    def _leads_to(self, root: Address, addr: int, table: Address) -> bool:
+        """Whether the walk of an address goes through a table."""
+        visited = path(self._kernel.geometry, root, addr, self._machine.memory.peek)
+        return any(one.table == table for one in visited)
 
     def _settled(self, cpu: int, mapping: Mapping) -> bool:
         """Whether a CPU that walks to a mapping now can see nothing older on its way."""
@@ -348,22 +269,14 @@ class Oracles:
         if not (self._stale_reads and isinstance(memory, MemoryModel)):
             return True
         geometry = self._kernel.geometry
-        level = Level.PGD
-        for table in self._path(mapping.addr, self._kernel.init_mm.pgd):
-            if len(memory.readable(cpu, table + geometry.index(level, mapping.addr))) > 1:
-                return False
-            level = self._next_level(level) if level < Level.PTE else level
-        return True
+        visited = path(geometry, self._kernel.init_mm.pgd, mapping.addr, memory.peek)
+        entries = (table + geometry.index(level, mapping.addr) for level, table, _ in visited)
+        return all(len(memory.readable(cpu, entry)) <= 1 for entry in entries)
 
     def _translate(self, addr: int) -> Mapping | None:
         """Return the mapping that an address has now."""
         geometry = self._kernel.geometry
-        level, table = Level.PGD, self._kernel.init_mm.pgd
-        while True:
-            entry = self._entry(table + geometry.index(level, addr))
-            if not pxd_table(entry) or level == Level.PTE:
-                break
-            level, table = self._next_level(level), pxd_pgtable(entry)
+        level, _, entry = path(geometry, self._kernel.init_mm.pgd, addr, self._machine.memory.peek)[-1]
         return Mapping(level, addr & ~(geometry.size(level) - 1), entry) if pxd_leaf(entry) else None
 
     def _mapped_elsewhere(self, mapping: Mapping) -> bool:
@@ -373,15 +286,3 @@ class Oracles:
             return False
         pfn = pxd_pfn(now.entry) + ((mapping.addr - now.addr) >> self._kernel.geometry.page_shift)
         return pfn == pxd_pfn(mapping.entry) and pxd_flags(now.entry) == pxd_flags(mapping.entry)
-
-    def _table_entries(self) -> Iterator[int]:
-        """Yield every table entry that can be reached from a root."""
-        geometry = self._kernel.geometry
-        todo = [(Level.PGD, mm.pgd) for mm in self._kernel.mms]
-        while todo:
-            level, table = todo.pop()
-            for index in range(geometry.ptrs[level]):
-                entry = self._entry(table + index)
-                if pxd_table(entry) and level < Level.PTE:
-                    yield entry
-                    todo.append((self._next_level(level), pxd_pgtable(entry)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fuzzvm.kernel.mmap_lock import AssertWriteLocked, Mm
+from fuzzvm.kernel.mmap_lock import WALK, WALK_BESIDE, AssertLocked, AssertWriteLocked, Mm
 from fuzzvm.kernel.pagewalk_rereads import read_pmd, read_pud
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pgtable
 from fuzzvm.kernel.ptdump_notes import Rows, note_page
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def walk_page_range(k: Kernel, mm: Mm, start: int, end: int) -> Steps[Rows]:
     """Walk a range of mm's page tables; return the rows noted."""
-    yield AssertWriteLocked(mm.mmap_lock)
+    if k.mitigation.walk_assertion == "write":
+        yield AssertWriteLocked(mm.mmap_lock, WALK.assertion)
+    elif k.mitigation.walk_assertion == "read":
+        yield AssertLocked(mm.mmap_lock, WALK.assertion)
     rows = Rows()
     return (yield from walk_pgd_range(k, mm.pgd, start, end, rows))
 
@@ -30,11 +33,16 @@ def walk_pgd_range(k: Kernel, table: Address, addr: int, end: int, rows: Rows) -
     """Walk the part of the root table that maps a range."""
     while addr != end:
         following = k.geometry.addr_end(Level.PGD, addr, end)
-        pgd = yield Load(table + k.geometry.index(Level.PGD, addr))
+        pgdp = table + k.geometry.index(Level.PGD, addr)
+        pgd = yield Load(pgdp)
         if pxd_none(pgd) or pxd_leaf(pgd):
             rows = yield from note_page(rows, addr, following, Level.PGD, pgd)
         else:
+            go_on = yield from k.mitigation.before_descend(k.in_role(WALK_BESIDE), Level.PGD, pgdp, pgd)
+            if not go_on:
+                continue
             rows = yield from walk_p4d_range(k, pgd, addr, following, rows)
+            yield from k.mitigation.after_descend(k.in_role(WALK_BESIDE), Level.PGD, pgd)
         addr = following
     return rows
 
@@ -45,11 +53,16 @@ def walk_p4d_range(k: Kernel, pgd: int, addr: int, end: int, rows: Rows) -> Step
         return (yield from walk_pud_range(k, pgd, addr, end, rows))
     while addr != end:
         following = k.geometry.addr_end(Level.P4D, addr, end)
-        p4d = yield Load(pxd_pgtable(pgd) + k.geometry.index(Level.P4D, addr))
+        p4dp = pxd_pgtable(pgd) + k.geometry.index(Level.P4D, addr)
+        p4d = yield Load(p4dp)
         if pxd_none(p4d) or pxd_leaf(p4d):
             rows = yield from note_page(rows, addr, following, Level.P4D, p4d)
         else:
+            go_on = yield from k.mitigation.before_descend(k.in_role(WALK_BESIDE), Level.P4D, p4dp, p4d)
+            if not go_on:
+                continue
             rows = yield from walk_pud_range(k, p4d, addr, following, rows)
+            yield from k.mitigation.after_descend(k.in_role(WALK_BESIDE), Level.P4D, p4d)
         addr = following
     return rows
 
@@ -63,15 +76,17 @@ def walk_pud_range(k: Kernel, p4d: int, addr: int, end: int, rows: Rows) -> Step
         pudp = pxd_pgtable(p4d) + k.geometry.index(Level.PUD, addr)
         if k.walk_rereads:
             rows, pud = yield from read_pud(k, pudp, addr, following, rows)
-            if pud:
-                rows = yield from walk_pmd_range(k, pud, addr, following, rows)
-            addr = following
-            continue
-        pud = yield Load(pudp)
-        if pxd_none(pud) or pxd_leaf(pud):
-            rows = yield from note_page(rows, addr, following, Level.PUD, pud)
         else:
+            pud = yield Load(pudp)
+            if pxd_none(pud) or pxd_leaf(pud):
+                rows = yield from note_page(rows, addr, following, Level.PUD, pud)
+                pud = 0
+        if pud:
+            go_on = yield from k.mitigation.before_descend(k.in_role(WALK_BESIDE), Level.PUD, pudp, pud)
+            if not go_on:
+                continue
             rows = yield from walk_pmd_range(k, pud, addr, following, rows)
+            yield from k.mitigation.after_descend(k.in_role(WALK_BESIDE), Level.PUD, pud)
         addr = following
     return rows
 
@@ -85,15 +100,17 @@ def walk_pmd_range(k: Kernel, pud: int, addr: int, end: int, rows: Rows) -> Step
         pmdp = pxd_pgtable(pud) + k.geometry.index(Level.PMD, addr)
         if k.walk_rereads:
             rows, pmd = yield from read_pmd(k, pmdp, addr, following, rows)
-            if pmd:
-                rows = yield from walk_pte_range(k, pmd, addr, following, rows)
-            addr = following
-            continue
-        pmd = yield Load(pmdp)
-        if pxd_none(pmd) or pxd_leaf(pmd):
-            rows = yield from note_page(rows, addr, following, Level.PMD, pmd)
         else:
+            pmd = yield Load(pmdp)
+            if pxd_none(pmd) or pxd_leaf(pmd):
+                rows = yield from note_page(rows, addr, following, Level.PMD, pmd)
+                pmd = 0
+        if pmd:
+            go_on = yield from k.mitigation.before_descend(k.in_role(WALK_BESIDE), Level.PMD, pmdp, pmd)
+            if not go_on:
+                continue
             rows = yield from walk_pte_range(k, pmd, addr, following, rows)
+            yield from k.mitigation.after_descend(k.in_role(WALK_BESIDE), Level.PMD, pmd)
         addr = following
     return rows
 

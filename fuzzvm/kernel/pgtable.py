@@ -43,6 +43,9 @@ class Level(enum.IntEnum):
     PTE = 4
 
 
+_LEVELS = tuple(Level)
+
+
 def mk_table(table: Address) -> int:
     """Return the entry that points to a table."""
     return table | TABLE
@@ -158,6 +161,13 @@ class Geometry:
         """Whether a level has no table of its own."""
         return self.ptrs[level] == 1
 
+    def below(self, level: int) -> Level:
+        """Return the next level down that is not folded. `PGD - 1` stands for what leads to the root table."""
+        level += 1
+        while self.ptrs[level] == 1:
+            level += 1
+        return _LEVELS[level]
+
     def size(self, level: int) -> int:
         """Return the bytes that one entry of a level maps."""
         return 1 << self.shifts[level]
@@ -226,7 +236,9 @@ class StaticLabel:
 
 @dataclass(frozen=True, slots=True)
 class LockLabel(StaticLabel):
-    """What the word of a spinlock or mutex is; it holds 0, or the number of the CPU that holds it plus one."""
+    """What the word of a lock is. `unused` says what it means that it holds 0."""
+
+    unused: str = "free"
 
     __str__ = StaticLabel.__str__
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fuzzvm.kernel.mmap_lock import Mm, mmap_write_lock, mmap_write_unlock
+from fuzzvm.kernel.locking.rwsem import down_read, up_read
+from fuzzvm.kernel.mmap_lock import WALK, WALK_BESIDE, Mm, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
 from fuzzvm.kernel.pgtable import pgprot_wx, pxd_pgprot
 from fuzzvm.kernel.ptdump_notes import Rows, WalkBegins, WalkEnds
-from fuzzvm.kernel.rwsem import down_read, up_read
 from fuzzvm.machine.ops import Steps
 
 if TYPE_CHECKING:
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 
 def ptdump_walk_pgd(k: Kernel, mm: Mm) -> Steps[Rows]:
     """Walk all of mm's page tables under its mmap_lock, between the mitigation's hooks; return the rows noted."""
-    token = yield from k.mitigation.before_walk(k, mm)
+    token = yield from k.mitigation.before_walk(k.in_role(WALK_BESIDE), mm)
     # get_online_mems()
-    yield from down_read(k, k.mem_hotplug_lock)
-    yield from mmap_write_lock(k, mm)
-    yield from k.mitigation.walk_locked(k, mm, token)
-    yield WalkBegins()
-    rows = yield from walk_page_range(k, mm, k.geometry.base, k.geometry.end)
+    yield from down_read(k.cpu, k.mem_hotplug_lock)
+    yield from mmap_write_lock(k, mm, WALK)
+    yield from k.mitigation.walk_locked(k.in_role(WALK_BESIDE), mm, token)
+    while True:
+        attempt = yield from k.mitigation.before_attempt(k.in_role(WALK_BESIDE), mm, token)
+        yield WalkBegins()
+        rows = yield from walk_page_range(k, mm, k.geometry.base, k.geometry.end)
+        again = yield from k.mitigation.after_attempt(k.in_role(WALK_BESIDE), mm, attempt)
+        if not again:
+            break
     yield WalkEnds()
-    yield from k.mitigation.walk_unlocking(k, mm, token)
-    yield from mmap_write_unlock(k, mm)
+    yield from k.mitigation.walk_unlocking(k.in_role(WALK_BESIDE), mm, token)
+    yield from mmap_write_unlock(k, mm, WALK)
     # put_online_mems()
-    yield from up_read(k, k.mem_hotplug_lock)
-    yield from k.mitigation.after_walk(k, mm, token)
+    yield from up_read(k.cpu, k.mem_hotplug_lock)
+    yield from k.mitigation.after_walk(k.in_role(WALK_BESIDE), mm, token)
     return rows
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fuzzvm.kernel.arch import DumpRow
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_pgprot
 from fuzzvm.machine.ops import Annotation, Steps
+from fuzzvm.machine.program import Printed
 
 
-class Rows(tuple[DumpRow, ...]):
+class Rows(tuple[DumpRow, ...], Printed):
     """What a walk has noted, in the order of addresses. Nothing but the text that user space reads is made of it."""
 
     __slots__ = ()

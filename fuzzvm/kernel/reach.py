@@ -9,18 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont, pxd_leaf, pxd_pgtable, pxd_table
+from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont
+from fuzzvm.kernel.tables import Mapping, mappings
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.ops import Address
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """An entry that maps memory: the level of its table, the first address that it maps, its value."""
-
-    level: Level
-    addr: int
-    entry: int
 
 
 @dataclass
@@ -53,33 +44,18 @@ class Reach:
         return {"bytes": kinds, "tlb_entries": self.tlb_entries}
 
 
-def leaves(machine: Machine, geometry: Geometry, start: int, end: int) -> list[Leaf]:
+def leaves(machine: Machine, geometry: Geometry, start: int, end: int) -> list[Mapping]:
     """Return the entries of init_mm that map part of a range, in ascending order of address."""
-    memory = machine.memory
     # init_mm's root is the first table there is
     tables = (one for one in machine.allocator.allocations if isinstance(one.label, TableLabel))
-    root = next(tables).address
-    found: list[Leaf] = []
-
-    def descend(level: Level, table: Address, addr: int, limit: int) -> None:
-        while addr < limit:
-            following = geometry.addr_end(level, addr, limit)
-            entry = memory.peek(table + geometry.index(level, addr))
-            if isinstance(entry, int) and pxd_leaf(entry):
-                found.append(Leaf(level, addr & ~(geometry.size(level) - 1), entry))
-            elif isinstance(entry, int) and pxd_table(entry):
-                descend(_below(geometry, level), pxd_pgtable(entry), addr, following)
-            addr = following
-
-    descend(Level.PGD, root, start, end)
-    return found
+    return list(mappings(geometry, Level.PGD, next(tables).address, start, end, machine.memory.peek))
 
 
-def reach_of(geometry: Geometry, mappings: Iterable[Leaf]) -> Reach:
+def reach_of(geometry: Geometry, found: Iterable[Mapping]) -> Reach:
     """Return what entries in ascending order of address map, and the TLB entries that they take."""
     reach = Reach()
     block = None
-    for leaf in mappings:
+    for leaf in found:
         size = geometry.size(leaf.level)
         if pxd_cont(leaf.entry):
             kind = "contiguous"
@@ -95,7 +71,7 @@ def reach_of(geometry: Geometry, mappings: Iterable[Leaf]) -> Reach:
 
 def mapped_areas(machine: Machine, geometry: Geometry) -> list[tuple[int, int, Reach]]:
     """Return the ranges without a hole that the page tables map: first address, end, and their reach, in order."""
-    found: list[tuple[int, int, list[Leaf]]] = []
+    found: list[tuple[int, int, list[Mapping]]] = []
     for leaf in leaves(machine, geometry, geometry.base, geometry.end):
         end = leaf.addr + geometry.size(leaf.level)
         if found and found[-1][1] == leaf.addr:
@@ -104,10 +80,3 @@ def mapped_areas(machine: Machine, geometry: Geometry) -> list[tuple[int, int, R
         else:
             found.append((leaf.addr, end, [leaf]))
     return [(start, end, reach_of(geometry, its_leaves)) for start, end, its_leaves in found]
-
-
-def _below(geometry: Geometry, level: Level) -> Level:
-    lower = level + 1
-    while geometry.folded(lower):
-        lower += 1
-    return Level(lower)

@@ -77,10 +77,8 @@ def _pte_offset(k: Kernel, addr: int) -> Steps[Address | None]:
     """Return the address of addr's PTE, or None where no table or a block is on the way."""
     level, table = Level.PGD, k.init_mm.pgd
     while level < Level.PTE:
-        if not k.geometry.folded(level):
-            entry = yield Load(table + k.geometry.index(level, addr))
-            if not pxd_table(entry):
-                return None
-            table = pxd_pgtable(entry)
-        level = Level(level + 1)
+        entry = yield Load(table + k.geometry.index(level, addr))
+        if not pxd_table(entry):
+            return None
+        level, table = k.geometry.below(level), pxd_pgtable(entry)
     return table + k.geometry.index(Level.PTE, addr)

@@ -52,12 +52,11 @@ class PageTables:
         self._memory = memory
         start = geometry.table_start(Level.PGD, geometry.base)
         self.root = Entry(start, geometry.end, Level.PGD - 1, pgd)
-        self._next = [self._next_level(level) for level in range(-1, Level.PTE)]
         self._copies: dict[tuple[Level, int, int], tuple[Entry, ...]] = {}
 
     def entries(self, pointer: Entry) -> Iterator[Entry]:
         """Yield the copies that can be made now of the valid entries of the table that a copy leads to."""
-        level = self._next[pointer.level + 1]
+        level = self._geometry.below(pointer.level)
         size = self._geometry.size(level)
         peek = self._memory().peek
         for index in range(self._geometry.ptrs[level]):
@@ -99,12 +98,6 @@ class PageTables:
                 size = self._geometry.cont_size(level)
                 start = va & ~(size - 1)
                 yield Entry(start, start + size, level, 0, output - (va - start), *attributes)
-
-    def _next_level(self, level: int) -> Level:
-        level += 1
-        while level > 0 and self._geometry.folded(level):
-            level += 1
-        return Level(level)
 
 
 class TlbOracle:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from fuzzvm.kernel.locks import mutex_lock, mutex_unlock
+from fuzzvm.kernel.hooks import answer
+from fuzzvm.kernel.locking.exclusive import mutex_lock, mutex_unlock
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range_noflush
 from fuzzvm.machine.ops import Order, Rmw, Steps
@@ -104,9 +105,9 @@ def alloc_vmap_area(k: Kernel, size: int, align: int) -> Steps[int | None]:
 
 def vm_unmap_aliases(k: Kernel) -> Steps[None]:
     """Flush the lazily unmapped areas from the TLBs and make their addresses free again."""
-    yield from mutex_lock(k, k.vmap_purge_lock)
+    yield from mutex_lock(k.cpu, k.vmap_purge_lock)
     yield from purge_vmap_area_lazy(k)
-    yield from mutex_unlock(k, k.vmap_purge_lock)
+    yield from mutex_unlock(k.cpu, k.vmap_purge_lock)
 
 
 def purge_vmap_area_lazy(k: Kernel) -> Steps[None]:
@@ -117,7 +118,7 @@ def purge_vmap_area_lazy(k: Kernel) -> Steps[None]:
     old = yield Rmw(k.vmap_area_root, _Look(), Order.ACQUIRE_RELEASE)
     purged = tuple(area for area in _areas(old) if area.lazy)
     if purged:
-        yield from k.arch.flush_tlb_kernel_range(k, purged[0].start, purged[-1].end)
+        yield from k.arch.flush_tlb_kernel_range(k, purged[0].start, purged[-1].end, "purge-flush-tlbi")
         yield Rmw(k.vmap_area_root, _Remove(purged), Order.ACQUIRE_RELEASE)
 
 
@@ -157,7 +158,8 @@ def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
 
     PMD blocks where the size reaches that of one, else runs of PTEs where the architecture has them.
     """
-    if k.arch.arch_vmap_pmd_supported() and k.mitigation.huge_vmap_allowed() and size >= k.geometry.size(Level.PMD):
+    allowed = answer(k.mitigation, "huge_vmap_allowed", k.mitigation.huge_vmap_allowed())
+    if k.arch.arch_vmap_pmd_supported() and allowed and size >= k.geometry.size(Level.PMD):
         shift = k.geometry.shifts[Level.PMD]
     else:
         shift = k.arch.arch_vmap_pte_supported_shift(k, size)

@@ -6,10 +6,13 @@ table to free.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING, PARTIAL_UNMAP
-from fuzzvm.kernel.locks import spin_lock, spin_unlock
+from fuzzvm.kernel.hooks import answer
+from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
+from fuzzvm.kernel.mmap_lock import PROMOTION
 from fuzzvm.kernel.pgtable import (
     Level,
     TableLabel,
@@ -21,10 +24,20 @@ from fuzzvm.kernel.pgtable import (
     pxd_pgtable,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, Alloc, Barrier, Fence, Free, Load, Steps, Store
+from fuzzvm.machine.ops import Address, Alloc, Annotation, Barrier, Fence, Free, Load, Steps, Store
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionBegins(Annotation):
+    """This CPU has found a table in the place of the block that it is about to map, and nobody else knows of it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionEnds(Annotation):
+    """The block of this CPU is set and the table freed, or the promotion given up."""
 
 
 # Tables on the way down
@@ -38,16 +51,16 @@ def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Addr
     entry = yield Load(parent)
     if pxd_none(entry):
         table = yield Alloc(k.geometry.ptrs[level], TableLabel(level, k.geometry.table_start(level, addr)))
-        yield from spin_lock(k, k.page_table_lock)
+        yield from spin_lock(k.cpu, k.page_table_lock)
         entry = yield Load(parent)
         if pxd_none(entry):
             # smp_wmb(): the table is empty before it can be reached
             yield Fence(Barrier.DMB_ISHST)
             entry = mk_table(table)
             yield from k.arch.set_pxd(k, parent, entry)
-            yield from spin_unlock(k, k.page_table_lock)
+            yield from spin_unlock(k.cpu, k.page_table_lock)
         else:
-            yield from spin_unlock(k, k.page_table_lock)
+            yield from spin_unlock(k.cpu, k.page_table_lock)
             yield Free(table)
     if pxd_leaf(entry):
         raise ModelError(MAP_OVER_MAPPING, f"{addr:#x} lies in a block that is mapped", address=parent)
@@ -127,7 +140,7 @@ def _block_fits(k: Kernel, level: Level, addr: int, end: int, phys_addr: int, ma
         and end - addr == geometry.size(level)
         and geometry.aligned(level, addr)
         and geometry.aligned(level, phys_addr)
-        and k.mitigation.huge_vmap_allowed()
+        and answer(k.mitigation, "huge_vmap_allowed", k.mitigation.huge_vmap_allowed())
     )
 
 
@@ -149,13 +162,16 @@ def vmap_try_huge_pmd(
         yield from k.arch.set_pxd(k, pmdp, block)
         return True
     _warn_on_leaf(pmd, pmdp, addr)
-    go_on = yield from k.mitigation.before_promotion(k, Level.PMD)
-    if not go_on:
+    yield PromotionBegins()
+    go_on = yield from k.mitigation.before_promotion(k.in_role(PROMOTION), Level.PMD)
+    if not answer(k.mitigation, "before_promotion", go_on):
+        yield PromotionEnds()
         return False
     freed = yield from k.arch.pmd_free_pte_page(k, pmdp, addr)
     if freed:
         yield from k.arch.set_pxd(k, pmdp, block)
-    yield from k.mitigation.after_promotion(k, Level.PMD)
+    yield from k.mitigation.after_promotion(k.in_role(PROMOTION), Level.PMD)
+    yield PromotionEnds()
     return bool(freed)
 
 
@@ -188,13 +204,16 @@ def vmap_try_huge_pud(
         yield from k.arch.set_pxd(k, pudp, block)
         return True
     _warn_on_leaf(pud, pudp, addr)
-    go_on = yield from k.mitigation.before_promotion(k, Level.PUD)
-    if not go_on:
+    yield PromotionBegins()
+    go_on = yield from k.mitigation.before_promotion(k.in_role(PROMOTION), Level.PUD)
+    if not answer(k.mitigation, "before_promotion", go_on):
+        yield PromotionEnds()
         return False
     freed = yield from k.arch.pud_free_pmd_page(k, pudp, addr)
     if freed:
         yield from k.arch.set_pxd(k, pudp, block)
-    yield from k.mitigation.after_promotion(k, Level.PUD)
+    yield from k.mitigation.after_promotion(k.in_role(PROMOTION), Level.PUD)
+    yield PromotionEnds()
     return bool(freed)
 
 
@@ -227,13 +246,16 @@ def vmap_try_huge_p4d(
         yield from k.arch.set_pxd(k, p4dp, block)
         return True
     _warn_on_leaf(p4d, p4dp, addr)
-    go_on = yield from k.mitigation.before_promotion(k, Level.P4D)
-    if not go_on:
+    yield PromotionBegins()
+    go_on = yield from k.mitigation.before_promotion(k.in_role(PROMOTION), Level.P4D)
+    if not answer(k.mitigation, "before_promotion", go_on):
+        yield PromotionEnds()
         return False
     freed = yield from k.arch.p4d_free_pud_page(k, p4dp, addr)
     if freed:
         yield from k.arch.set_pxd(k, p4dp, block)
-    yield from k.mitigation.after_promotion(k, Level.P4D)
+    yield from k.mitigation.after_promotion(k.in_role(PROMOTION), Level.P4D)
+    yield PromotionEnds()
     return bool(freed)
 
 
@@ -353,4 +375,4 @@ def vunmap_range_noflush(k: Kernel, addr: int, end: int) -> Steps[None]:
 def vunmap_range(k: Kernel, addr: int, end: int) -> Steps[None]:
     """Unmap a range and flush it from the TLBs."""
     yield from vunmap_range_noflush(k, addr, end)
-    yield from k.arch.flush_tlb_kernel_range(k, addr, end)
+    yield from k.arch.flush_tlb_kernel_range(k, addr, end, "unmap-flush-tlbi")

@@ -32,6 +32,10 @@ class QueueState(NamedTuple):
     finished: int = 0
     ended: bool = False
 
+    def in_words(self) -> str:
+        """Return how much waits, and whether that is all, for reports."""
+        return f"{len(self.pending) or 'nothing'} queued" + ("; the worker ends" if self.ended else "")
+
 
 @dataclass(frozen=True, slots=True)
 class WorkQueue:

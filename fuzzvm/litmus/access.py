@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from fuzzvm.litmus.encoding import MASK64, Encoding
+from fuzzvm.litmus.encoding import MASK64, Encoding, is_address
 from fuzzvm.litmus.interest import FUTURE, Interest
-from fuzzvm.litmus.operands import address, base, read, register, unsupported
+from fuzzvm.litmus.operands import address, base, check_widths, read, register, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name
 from fuzzvm.litmus.state import Position, Register, Reservation, Run
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE
@@ -52,6 +52,8 @@ class Accesses:
         self._values = values
         self._is_read_after = is_read_after
         self.loads: set[tuple[int, int]] = set()
+        self.masks: dict[int, int] = {}
+        """What part of each location the accesses so far were to."""
         self.interest = Interest()
 
     def step(self, instruction: Instruction, position: Position) -> Step | None:
@@ -74,10 +76,23 @@ class Accesses:
             return None
         return self._atomic(instruction, position, match[1], acquire=acquire, release=release)
 
-    def _checked(self, where: int, instruction: Instruction) -> int:
-        if not self._values.is_base(where):
-            shown = self._values.show(where)
+    def _checked(self, where: int, mask: int, instruction: Instruction) -> int:
+        """Return the location of an access.
+
+        Raises LitmusError if it is none, or if it is accessed in different sizes.
+        """
+        if self.masks.get(where) == mask:
+            return where
+        values = self._values
+        if not values.is_base(where):
+            shown = values.show(where)
             raise LitmusError(f"access at {shown}, where no location begins, in {instruction}", instruction.line)
+        bits, declared = mask.bit_length(), values.declared_bits(where)
+        for other in (self.masks.get(where, mask).bit_length(), declared if declared and declared < bits else bits):
+            if other != bits:
+                shown = f"{other} and {bits} bits of {values.show(where)} in {instruction}"
+                raise LitmusError(f"accesses of mixed sizes are not supported: {shown}", instruction.line)
+        self.masks[where] = mask
         return where
 
     def _load(self, instruction: Instruction, position: Position, order: Order, exclusive: bool) -> Step:
@@ -91,7 +106,7 @@ class Accesses:
 
         def step(run: Run) -> list[Run] | None:
             where, view, pick = get(run)
-            self._checked(where, instruction)
+            self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, order)
             found = self._sources(run, where, floor, mask, position)
@@ -101,13 +116,25 @@ class Accesses:
                 if write_back is not None:
                     write_back(way)
                 if target is not None:
-                    way.registers[target] = (_value(way, where, source) & mask, loaded.view, loaded.pick)
+                    way.registers[target] = (
+                        self._read(way, where, source, mask, instruction),
+                        loaded.view,
+                        loaded.pick,
+                    )
                 if exclusive:
                     way.reservation = Reservation(where, source, loaded.at)
                 way.position = following
             return _ways(ways)
 
         return step
+
+    @staticmethod
+    def _read(run: Run, where: int, source: int, mask: int, instruction: Instruction) -> int:
+        """Return what an access reads. Raises LitmusError where that is 32 bits of an address."""
+        value = _value(run, where, source)
+        if value > mask and is_address(value):
+            raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
+        return value & mask
 
     def _sources(self, run: Run, where: int, floor: int, mask: int, position: Position) -> dict[int, int]:
         """Return the timestamps of the stores that a load may read from, each with the floor of the load, newest first.
@@ -125,7 +152,7 @@ class Accesses:
 
     def _store(self, instruction: Instruction, following: Position, order: Order) -> Step:
         number, mask = register(instruction.operands[0], instruction)
-        data = read(number, mask)
+        data = read(number, mask, instruction)
         if order is Order.PLAIN:
             get, write_back = address(instruction.operands[1:], instruction)
         else:
@@ -135,7 +162,7 @@ class Accesses:
         def step(run: Run) -> list[Run] | None:
             where, view, pick = get(run)
             value, data_view, data_pick = data(run)
-            self._checked(where, instruction)
+            self._checked(where, mask, instruction)
             depends = max(view, data_view)
             depends_pick = max(pick, data_pick)
             floor = run.views.store_floor(where, depends_pick, order)
@@ -155,7 +182,7 @@ class Accesses:
         status, _ = register(instruction.operands[0], instruction)
         number, mask = register(instruction.operands[1], instruction)
         (operand,) = instruction.operands[2:]
-        data, get = read(number, mask), base(operand, instruction)
+        data, get = read(number, mask, instruction), base(operand, instruction)
 
         def done(way: Run, result: int) -> None:
             way.reservation = None
@@ -171,6 +198,7 @@ class Accesses:
                 return None
             failed = run.copy()
             done(failed, 1)
+            self._checked(where, mask, instruction)
             value, data_view, data_pick = data(run)
             depends, depends_pick = max(view, data_view), max(pick, data_pick)
             floor = max(run.views.store_floor(where, depends_pick, order), reservation.at)
@@ -197,7 +225,8 @@ class Accesses:
     def _atomic(self, instruction: Instruction, position: Position, name: str, *, acquire: bool, release: bool) -> Step:
         following = (position[0], position[1] + 1)
         number, mask = register(instruction.operands[0], instruction)
-        data = read(number, mask)
+        check_widths(instruction.operands, instruction)
+        data = read(number, mask, instruction)
         target = None if name.startswith("ST") else register(instruction.operands[1], instruction)[0]
         (operand,) = instruction.operands[1 if name.startswith("ST") else 2 :]
         get = base(operand, instruction)
@@ -209,7 +238,7 @@ class Accesses:
         def step(run: Run) -> list[Run] | None:
             where, view, pick = get(run)
             value, data_view, data_pick = data(run)
-            self._checked(where, instruction)
+            self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
@@ -217,7 +246,7 @@ class Accesses:
             for way, source in _fork(run, found):
                 # The release half orders accesses before the instruction, so its floor comes before the load half.
                 before = way.views.store_floor(where, max(pick, data_pick), store_order)
-                old = _value(way, where, source) & mask
+                old = self._read(way, where, source, mask, instruction)
                 loaded = way.views.loaded(where, source, found[source], pick, load_order, quiet=quiet)
                 new = value if update is None else update(old, value, mask) & mask
                 chain, chain_pick = max(view, data_view), max(pick, data_pick)
@@ -250,7 +279,12 @@ class Accesses:
         target, mask = register(instruction.operands[0], instruction)
         number, _ = register(instruction.operands[1], instruction)
         (operand,) = instruction.operands[2:]
-        compare, data, get = read(target, mask), read(number, mask), base(operand, instruction)
+        check_widths(instruction.operands, instruction)
+        compare, data, get = (
+            read(target, mask, instruction),
+            read(number, mask, instruction),
+            base(operand, instruction),
+        )
         quiet = target is None
         kept = target is not None and self._is_read_after(position, target)
         load_order = Order.ACQUIRE if acquire and not quiet else Order.PLAIN
@@ -260,13 +294,13 @@ class Accesses:
             where, view, pick = get(run)
             expected, expected_view, expected_pick = compare(run)
             value, data_view, data_pick = data(run)
-            self._checked(where, instruction)
+            self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
             following_runs: list[Run] = []
             found = self._sources(run, where, floor, mask, position)
             for way, source in _fork(run, found):
-                old = _value(way, where, source) & mask
+                old = self._read(way, where, source, mask, instruction)
                 equal = old == expected
                 before = way.views.store_floor(where, max(pick, expected_pick, data_pick if equal else 0), store_order)
                 loaded = way.views.loaded(where, source, found[source], pick, load_order, quiet=quiet)
@@ -318,9 +352,9 @@ class Accesses:
             raise unsupported(instruction)
         everything = name == "IVAU" and kind.text.upper() in ("IALLU", "IALLUIS") and not rest
         if everything:
-            get = read(None, MASK64)
+            get = read(None, MASK64, instruction)
         elif kind.text.upper() == name and len(rest) == 1:
-            get = read(*register(rest[0], instruction))
+            get = read(*register(rest[0], instruction), instruction)
         else:
             raise unsupported(instruction)
         clean = name == "CVAU"

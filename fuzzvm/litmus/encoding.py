@@ -24,6 +24,8 @@ _LOCATION_SHIFT = 32
 _LOCATIONS = 1 << 52
 _LABELS = 1 << 56
 _THREAD_SHIFT = 32
+_NAMED_SHIFT = 48
+"""Addresses with the same bits from there on are all locations, or all labels."""
 _INSTRUCTION_BYTES = 4
 _NOP = 0xD503201F
 _B = 0x14000000
@@ -42,6 +44,11 @@ MASK32 = (1 << 32) - 1
 MASK64 = (1 << 64) - 1
 
 
+def is_address(value: int) -> bool:
+    """Return whether a number is an address of a location or a label."""
+    return value >> _NAMED_SHIFT in (_LOCATIONS >> _NAMED_SHIFT, _LABELS >> _NAMED_SHIFT)
+
+
 class Encoding:
     """The numbers that a test's names stand for."""
 
@@ -52,8 +59,11 @@ class Encoding:
         self._texts: dict[str, int] = {}
         self._instructions: list[Instruction] = []
         self._types: dict[Place, tuple[int, bool]] = {}
+        self._has_code = any(instruction.mnemonic == "ADR" for thread in test.threads for instruction in thread.code)
         names = set()
         for declaration in test.declarations:
+            if isinstance(declaration.value, Code | Label) or declaration.value == Name("NOP"):
+                self._has_code = True
             if isinstance(declaration.value, Name) and declaration.value.text != "NOP":
                 names.add(declaration.value.text)
             if declaration.place.thread is None:
@@ -72,6 +82,8 @@ class Encoding:
             return value
         bits, signed = self._types.get(place, _TYPES["int"])
         value &= (1 << bits) - 1
+        if bits == _INSTRUCTION_BYTES * 8 and self._is_instruction(value):
+            return value
         return value - (1 << bits) if signed and value >> (bits - 1) else value
 
     def _named(self, value: int) -> bool:
@@ -79,9 +91,10 @@ class Encoding:
         return self.code_index(value) is not None or self._location_at(value) is not None or self._is_instruction(value)
 
     def _is_instruction(self, value: int) -> bool:
-        return value == _NOP or (
-            value & ~MASK32 == 0 and (value & _B_MASK == _B or _OTHER <= value < _OTHER + len(self._instructions))
-        )
+        """Return whether a value is an instruction; none is where a test has no code as data."""
+        if not self._has_code or value & ~MASK32:
+            return False
+        return value == _NOP or value & _B_MASK == _B or _OTHER <= value < _OTHER + len(self._instructions)
 
     def location(self, name: str) -> int:
         """Return the address of a location."""
@@ -92,9 +105,19 @@ class Encoding:
 
     def is_base(self, address: int) -> bool:
         """Return whether a location or an instruction begins at an address."""
-        if self.code_index(address) is not None:
-            return address % _INSTRUCTION_BYTES == 0
+        code = self.code_index(address)
+        if code is not None:
+            return code[1] < len(self._test.threads[code[0]].code)
         return address in self._locations.values()
+
+    def declared_bits(self, address: int) -> int | None:
+        """Return the width of what begins at an address; None where a location was declared without a type."""
+        if self.code_index(address) is not None:
+            return _INSTRUCTION_BYTES * 8
+        found = self._location_at(address)
+        assert found is not None
+        declared = self._types.get(Place(None, found[0]))
+        return None if declared is None else declared[0]
 
     def _location_at(self, address: int) -> tuple[str, int] | None:
         """Return (name, offset) of an address of the range of locations, or None."""
@@ -110,8 +133,8 @@ class Encoding:
         if address < _LABELS:
             return None
         thread = (address & ~_LABELS) >> _THREAD_SHIFT
-        index = (address & MASK32) // _INSTRUCTION_BYTES
-        if thread >= len(self._test.threads) or index > len(self._test.threads[thread].code):
+        index, offset = divmod(address & MASK32, _INSTRUCTION_BYTES)
+        if offset or thread >= len(self._test.threads) or index > len(self._test.threads[thread].code):
             return None
         return thread, index
 
@@ -161,8 +184,13 @@ class Encoding:
         return None
 
     def constant(self, value: Constant, line: int) -> int:
-        """Return what a constant of the initial state or of the condition stands for."""
+        """Return what a constant of the initial state or of the condition stands for.
+
+        Raises LitmusError for a label that is not there, and for a number that addresses are made of.
+        """
         if isinstance(value, int):
+            if is_address(value & MASK64):
+                raise LitmusError(f"the number {value:#x} stands for an address here", line)
             return value & MASK64
         if isinstance(value, Name):
             if value.text == "NOP":
@@ -181,6 +209,7 @@ class Encoding:
             for label, at in self._test.threads[thread].labels.items():
                 if at == index:
                     return f'label:"P{thread}:{label}"'
+            return f"P{thread}+{index * _INSTRUCTION_BYTES}"
         location = self._location_at(value)
         if location is not None:
             name, offset = location

@@ -9,24 +9,28 @@ outcome is a complete execution; its final states are the product of the outcome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
 from random import Random
 
-from fuzzvm.litmus.encoding import Encoding
+from fuzzvm.litmus.bounds import BoundReachedError, Bounds
+from fuzzvm.litmus.encoding import Encoding, is_address
 from fuzzvm.litmus.interest import FUTURE, Interest, interest_of
 from fuzzvm.litmus.partial_order import redundant
 from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Relative, Test
 from fuzzvm.litmus.semantics import Compiler, Step
 from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, Run
 from fuzzvm.machine.memory.arm64.timeline import Message, Timeline
+from fuzzvm.machine.memory.arm64.views import CacheType
 
 JUMPS = 1 / 32
 """How often FAST goes on with any timeline that is left, and not with the newest."""
 MAX_STEPS = 400
-"""Instructions after which a thread counts as looping; longer executions are left out, and `cut` says so."""
+"""Instructions after which a thread must not jump back; longer executions are left out, and `cut` says so."""
+STEPS = 256
+"""Instructions of one run between two looks at the clock; a thread may have thousands of them."""
 
 Outcome = tuple[int, ...]
 State = tuple[int, ...]
@@ -34,12 +38,16 @@ State = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """All final states, as values of `places`; the number of timelines; whether long loops were left out."""
+    """All final states, as values of `places`; the number of timelines; whether long loops were left out.
+
+    `stopped` names the bound that ended the exploration, if one did.
+    """
 
     places: tuple[Place, ...]
     states: frozenset[State]
     timelines: int
     cut: bool
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,21 @@ class Speed(Enum):
     """How much is explored (herd7's option -speedcheck).
 
     ALL states; those that the condition may hold in, as far as it can be told beforehand (INTERESTING), and there
-    only until the condition is settled (FAST).
+    only until the condition is settled (FAST). ANY is for whether there is a final state at all.
     """
 
     ALL = "false"
     INTERESTING = "true"
     FAST = "fast"
+    ANY = "any"
 
 
 class Explorer:
     """Explores one test. Raises LitmusError where it uses what is not supported."""
 
-    def __init__(self, test: Test, speed: Speed = Speed.ALL) -> None:
+    def __init__(self, test: Test, speed: Speed = Speed.ALL, bounds: Bounds | None = None) -> None:
         self._speed = speed
+        self._bounds = bounds or Bounds()
         self._test = test
         self.values = Encoding(test)
         self._compiler = Compiler(test.threads, test.handlers, self.values)
@@ -90,7 +100,9 @@ class Explorer:
             [(int(place.name[1:]), place) for place in self.places if place.thread == cpu]
             for cpu in range(len(test.threads))
         ]
-        self._interest = Interest() if speed is Speed.ALL else interest_of(test, self.values, self._fetched)
+        self._interest = (
+            Interest() if speed in (Speed.ALL, Speed.ANY) else interest_of(test, self.values, self._fetched)
+        )
         self._compiler.ask(self._interest)
         mnemonics = {instruction.mnemonic for thread in test.threads for instruction in thread.code}
         self._maintains = bool(mnemonics & {"DC", "IC"})
@@ -141,65 +153,94 @@ class Explorer:
         while True:
             loads = frozenset(self._compiler.loads)
             explored = self._explore(loads)
-            if loads == self._compiler.loads or self._settled(explored.states):
+            if explored.stopped or loads == self._compiler.loads or any(map(self._settles, explored.states)):
                 return explored
 
     def _explore(self, loads: frozenset[tuple[int, int]]) -> Explored:
         """Explore, given which thread loads which location; wrong if a load turns up that is not among `loads`."""
         threads = range(len(self._test.threads))
+        caches = self._test.caches
+        fetched = {self.values.code_address(*at) for at in self._fetched} if caches is CacheType.DIC1_IDC1 else set()
 
-        def loaded_by_others(store: Message) -> bool:
-            return any(cpu != store.cpu and (cpu, store.address) in loads for cpu in threads)
+        def observed(store: Message) -> bool:
+            address = store.address
+            return address in fetched or any(cpu != store.cpu and (cpu, address) in loads for cpu in threads)
 
         empty = Timeline(self._initial)
         seen = {empty.messages}
         pending = [empty]
         states: set[State] = set()
+        settled = False
+        stopped = ""
         jumps = Random(0)
-        while pending:
-            if self._speed is Speed.FAST and jumps.random() < JUMPS:
-                # depth first alone stays for long behind one early choice that nothing can come of
-                other = jumps.randrange(len(pending))
-                pending[other], pending[-1] = pending[-1], pending[other]
-            timeline = pending.pop()
-            outcomes = []
-            following: dict[Message, int] = {}
-            for cpu in threads:
-                alone = self._alone(cpu, timeline)
-                if alone is None:
-                    break
-                outcomes.append(alone.outcomes)
-                following.update(alone.candidates)
-            else:
+        try:
+            while pending and not settled:
+                if self._speed is Speed.FAST and jumps.random() < JUMPS:
+                    # depth first alone stays for long behind one early choice that nothing can come of
+                    other = jumps.randrange(len(pending))
+                    pending[other], pending[-1] = pending[-1], pending[other]
+                timeline = pending.pop()
+                together = self._together(timeline)
+                if together is None:
+                    continue
+                outcomes, following = together
                 for message, floor in following.items():
                     messages = (*timeline.messages, message)
-                    if messages not in seen and not redundant(timeline, message, floor, loaded_by_others):
+                    if messages not in seen and not redundant(timeline, message, floor, observed, caches):
+                        self._bounds.state(len(seen) + 1)
                         seen.add(messages)
                         pending.append(timeline.extend(message))
-                if all(outcomes):
-                    states.update(self._final_states(timeline, outcomes))
-                    if self._settled(states):
-                        break
-        return Explored(self.places, frozenset(states), len(seen), self.cut)
+                for state in self._final_states(timeline, outcomes):
+                    self._bounds.tick()
+                    if state not in states:
+                        states.add(state)
+                        settled = settled or self._settles(state)
+        except BoundReachedError as error:
+            stopped = str(error)
+        return Explored(self.places, frozenset(states), len(seen), self.cut, stopped)
 
-    def _settled(self, states: Collection[State]) -> bool:
+    def _together(self, timeline: Timeline) -> tuple[list[frozenset[Outcome]], dict[Message, int]] | None:
+        """Return each thread's outcomes on a timeline, and the messages that may come next with their floors.
+
+        None if a thread cannot fulfil all its messages there.
+        """
+        outcomes = []
+        following: dict[Message, int] = {}
+        for cpu in range(len(self._test.threads)):
+            alone = self._alone(cpu, timeline)
+            if alone is None:
+                return None
+            outcomes.append(alone.outcomes)
+            following.update(alone.candidates)
+        return outcomes, following
+
+    def _settles(self, state: State) -> bool:
         """Return whether no further state can change the truth of the quantified condition, if that is all one asks."""
         if self._speed is not Speed.FAST:
-            return False
-        condition, resolve = self._test.condition, resolver(self)
-        settles = self._test.quantifier != "forall"
-        return any(condition.holds(dict(zip(self.places, state, strict=True)), resolve) is settles for state in states)
+            return self._speed is Speed.ANY
+        holds = self._test.condition.holds(dict(zip(self.places, state, strict=True)), resolver(self))
+        return holds is (self._test.quantifier != "forall")
 
-    def _final_states(self, timeline: Timeline, outcomes: list[frozenset[Outcome]]) -> list[State]:
+    def _final_states(self, timeline: Timeline, outcomes: list[frozenset[Outcome]]) -> Iterator[State]:
+        """Yield the final states of a timeline on which each thread has ended in one of its outcomes."""
         memory = []
         for place in self.places:
             if place.thread is None:
-                value = timeline.latest(self.values.location(place.name))
-                assert isinstance(value, int)
-                memory.append(self.values.final(place, value))
-        return [
-            (*(value for outcome in combination for value in outcome), *memory) for combination in product(*outcomes)
-        ]
+                memory.append(self._final_value(place, timeline))
+        for combination in product(*outcomes):
+            yield (*(value for outcome in combination for value in outcome), *memory)
+
+    def _final_value(self, place: Place, timeline: Timeline) -> int:
+        address = self.values.location(place.name)
+        value, initial = timeline.latest(address), self._initial.get(address, 0)
+        assert isinstance(value, int) and isinstance(initial, int)
+        if timeline.stores(address):
+            # stores to a part of the location leave the rest as it was
+            rest = initial & ~self._compiler.mask(address)
+            if rest and is_address(initial):
+                raise LitmusError(f"{place} is what 32 bits leave of an address", 1)
+            value |= rest
+        return self.values.final(place, value)
 
     def _alone(self, cpu: int, timeline: Timeline) -> Alone | None:
         """Run a thread alone on a timeline. Return None if no run fulfils all of its messages there."""
@@ -212,6 +253,7 @@ class Explorer:
         stack = [Run(cpu, self._registers[cpu].copy(), timeline)]
         looped: set[object] = set()
         while stack:
+            self._bounds.tick()
             run = stack.pop()
             ended = self._advance(run, stack, looped)
             if ended is None or run.open:
@@ -249,9 +291,9 @@ class Explorer:
         code = self._code
         asks = self._interest.asks
         while True:
-            if asks and self._idle(run):
+            if not self._goes_on(run, looped) or (asks and self._idle(run)):
                 return False
-            position = run.position
+            run.previous = position = run.position
             if position in self._fetched:
                 ways = self._fetch(run)
             else:
@@ -262,19 +304,25 @@ class Explorer:
             if ways is not None:
                 stack.extend(ways)
                 return None
-            if run.position <= position:
-                key = run.key()
-                if key in looped:
-                    return False
-                looped.add(key)
-            run.steps += 1
+
+    def _goes_on(self, run: Run, looped: set[object]) -> bool:
+        """Return whether a run is to be followed from where it stands: see `_advance`."""
+        if run.position <= run.previous:
+            key = run.key()
+            if key in looped:
+                return False
+            looped.add(key)
             if run.steps > MAX_STEPS:
                 self.cut = True
                 return False
+        run.steps += 1
+        if not run.steps % STEPS:
+            self._bounds.look()
+        return True
 
     def _fetch(self, run: Run) -> list[Run] | None:
         address = self.values.code_address(*run.position)
-        ways = run.views.fetches(run.timeline, address)
+        ways = run.views.fetches(run.timeline, address, self._test.caches)
         if not ways:
             return []
         results: list[Run] = []

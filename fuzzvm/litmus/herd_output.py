@@ -1,7 +1,8 @@
 """Prints a result the way herd7 does, so that scripts that read herd7's output read ours.
 
-Two lines differ in meaning or are left out: the counts of `Witnesses` and `Observation` are numbers of final states,
-where herd7 counts candidate executions; and there is no `Hash` line.
+What differs: the counts of `Witnesses` and `Observation` are numbers of final states, where herd7 counts candidate
+executions; there is no `Hash` line; and where herd7 says Ok or No of a test that it has not explored to its end, or no
+execution of which ends, there is Undecided or Vacuous.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def format_result(result: Result, seconds: float) -> str:
         f"Test {result.name} {_KINDS[result.quantifier]}",
         f"States {len(result.states)}",
         *state_lines(result),
-        ("Loop " if result.cut else "") + ("Ok" if result.ok else "No"),
+        ("Loop " if result.cut else "") + result.verdict,
         "Witnesses",
         f"Positive: {result.positive} Negative: {result.negative}",
         f"Condition {result.quantifier} ({result.condition})",

@@ -84,7 +84,7 @@ def interest_of(test: Test, values: Encoding, fetched: set[Position]) -> Interes
             following = _following(test, values, place, writers[0], wanted)
             if following is not None:
                 interest.following[thread, writers[0] - 1] = (thread, following)
-    if all(_goes_forward(test, thread) for thread in range(len(test.threads))):
+    if goes_forward(test):
         interest.writers = writers_of(
             test,
             values,
@@ -108,6 +108,11 @@ def _following(test: Test, values: Encoding, place: Place, index: int, wanted: i
     executed = instruction.operands[1].value == wanted
     skipped = (0 if initial is None else values.final(place, values.constant(initial, 1))) == wanted
     return None if executed == skipped else index if executed else index + 1
+
+
+def goes_forward(test: Test) -> bool:
+    """Return whether no instruction of a test can be executed twice, whatever is patched; then every run ends."""
+    return all(_goes_forward(test, thread) for thread in range(len(test.threads)))
 
 
 def _goes_forward(test: Test, thread: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from fuzzvm.litmus.encoding import MASK32, MASK64
+from fuzzvm.litmus.encoding import MASK32, MASK64, is_address
 from fuzzvm.litmus.program import Immediate, Instruction, LitmusError, Memory, Name, Operand, Shift
 from fuzzvm.litmus.state import LINK, ZERO, Register, Run
 
@@ -30,8 +30,18 @@ def register(operand: Operand, instruction: Instruction) -> tuple[int | None, in
     raise unsupported(instruction)
 
 
-def read(number: int | None, mask: int) -> Callable[[Run], Register]:
-    """Return a function that reads a register."""
+def check_widths(operands: tuple[Operand, ...], instruction: Instruction) -> None:
+    """Raise LitmusError where operands that are bare registers are not all of one width."""
+    names = [operand.text.upper() for operand in operands if isinstance(operand, Name)]
+    if len({name[0] for name in names if _REGISTER.fullmatch(name)}) > 1:
+        raise unsupported(instruction)
+
+
+def read(number: int | None, mask: int, instruction: Instruction) -> Callable[[Run], Register]:
+    """Return a function that reads a register for an instruction.
+
+    The function raises LitmusError where 32 bits of an address are asked for: what they are is not known.
+    """
     if number is None:
         return lambda run: ZERO
     if mask == MASK64:
@@ -39,6 +49,8 @@ def read(number: int | None, mask: int) -> Callable[[Run], Register]:
 
     def read32(run: Run) -> Register:
         value, view, pick = run.registers[number]
+        if value > mask and is_address(value):
+            raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
         return value & mask, view, pick
 
     return read32
@@ -69,9 +81,11 @@ def source(operands: tuple[Operand, ...], instruction: Instruction) -> Callable[
             number <<= operands[1].amount
         elif len(operands) > 1:
             raise unsupported(instruction)
+        if is_address(number & MASK64):
+            raise LitmusError(f"a number of {instruction} stands for an address here", instruction.line)
         constant = (number & MASK64, 0, 0)
         return lambda run: constant
-    get = read(*register(first, instruction))
+    get = read(*register(first, instruction), instruction)
     if len(operands) == 1:
         return get
     if len(operands) > 2:
@@ -96,7 +110,7 @@ def base(operand: Operand, instruction: Instruction) -> Callable[[Run], Register
     if isinstance(operand, Memory) and not operand.writeback and operand.rest in ((), (Immediate(0),)):
         number, mask = register(Name(operand.base), instruction)
         if mask == MASK64:
-            return read(number, mask)
+            return read(number, mask, instruction)
     raise unsupported(instruction)
 
 
@@ -110,7 +124,7 @@ def address(
     number, mask = register(Name(memory.base), instruction)
     if mask != MASK64:
         raise unsupported(instruction)
-    get = read(number, mask)
+    get = read(number, mask, instruction)
     if len(operands) > 2 or (len(operands) == 2 and (memory.rest or memory.writeback)):
         raise unsupported(instruction)
     if len(operands) == 2:

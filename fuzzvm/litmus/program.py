@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fuzzvm.machine.memory.arm64.views import CacheType
+
 
 class LitmusError(Exception):
     """A test that cannot be run: bad syntax, or an instruction or feature that is not modelled.
@@ -164,10 +166,10 @@ class Declaration:
 
 @dataclass(slots=True)
 class Test:
-    """A litmus test. `handlers` are the fault handlers (`P1.F`) by thread."""
+    """A litmus test. `handlers` are the fault handlers (`P1.F`) by thread, `caches` what fetches need to be told."""
 
     name: str
-    headers: dict[str, str]
+    caches: CacheType
     declarations: list[Declaration]
     threads: list[Thread]
     handlers: dict[int, Thread]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fuzzvm.litmus.access import Accesses
 from fuzzvm.litmus.encoding import MASK32, MASK64, Encoding
 from fuzzvm.litmus.interest import Interest
-from fuzzvm.litmus.operands import read, register, source, unsupported
+from fuzzvm.litmus.operands import check_widths, read, register, source, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
 from fuzzvm.litmus.registers import is_read_after
 from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, Run
@@ -21,7 +21,7 @@ from fuzzvm.machine.ops import Barrier
 
 Step = Callable[[Run], "list[Run] | None"]
 
-_DOMAINS = ("ISH", "NSH", "OSH")
+_DOMAINS = ("ISH", "OSH")
 
 _CONDITIONS: dict[str, Callable[[int], bool]] = {
     "EQ": lambda f: bool(f & 4),
@@ -77,6 +77,10 @@ class Compiler:
         self.loads = self._accesses.loads
         """(thread, location) of each load that any run has done."""
 
+    def mask(self, location: int) -> int:
+        """Return what part of a location all accesses so far were to."""
+        return self._accesses.masks.get(location, MASK64)
+
     def ask(self, interest: Interest) -> None:
         """Explore only what is of interest, as far as it can be told; see `interest`."""
         self._accesses.interest = interest
@@ -112,7 +116,8 @@ class Compiler:
 
     def _arithmetic(self, mnemonic: str, instruction: Instruction, following: Position) -> Step:
         target, mask = register(instruction.operands[0], instruction)
-        left = read(*register(instruction.operands[1], instruction))
+        check_widths(instruction.operands[: 3 if len(instruction.operands) == 3 else 2], instruction)
+        left = read(*register(instruction.operands[1], instruction), instruction)
         right = source(instruction.operands[2:], instruction)
         compute = _ARITHMETIC[mnemonic]
         if mnemonic in ("LSL", "LSR"):
@@ -134,6 +139,7 @@ class Compiler:
 
     def _mov(self, instruction: Instruction, position: Position) -> Step:
         target, mask = register(instruction.operands[0], instruction)
+        check_widths(instruction.operands if len(instruction.operands) == 2 else (), instruction)
         get = source(instruction.operands[1:], instruction)
         following = (position[0], position[1] + 1)
 
@@ -162,7 +168,8 @@ class Compiler:
 
     def _cmp(self, instruction: Instruction, position: Position) -> Step:
         left, mask = register(instruction.operands[0], instruction)
-        get = read(left, mask)
+        check_widths(instruction.operands if len(instruction.operands) == 2 else (), instruction)
+        get = read(left, mask, instruction)
         right = source(instruction.operands[1:], instruction)
         following = (position[0], position[1] + 1)
         sign = (mask >> 1) + 1
@@ -192,6 +199,7 @@ class Compiler:
         condition: Operand,
     ) -> Step:
         target, mask = register(instruction.operands[0], instruction)
+        check_widths(instruction.operands[:-1], instruction)
         holds = _condition(condition, instruction)
         following = (position[0], position[1] + 1)
 
@@ -207,14 +215,14 @@ class Compiler:
 
     def _csel(self, instruction: Instruction, position: Position) -> Step:
         _, first, second, condition = instruction.operands
-        yes = read(*register(first, instruction))
-        no = read(*register(second, instruction))
+        yes = read(*register(first, instruction), instruction)
+        no = read(*register(second, instruction), instruction)
         return self._select(instruction, position, yes, no, condition)
 
     def _csinc(self, instruction: Instruction, position: Position) -> Step:
         _, first, second, condition = instruction.operands
-        yes = read(*register(first, instruction))
-        no = read(*register(second, instruction))
+        yes = read(*register(first, instruction), instruction)
+        no = read(*register(second, instruction), instruction)
 
         def incremented(run: Run) -> Register:
             value, view, pick = no(run)
@@ -279,7 +287,7 @@ class Compiler:
 
     def _compare_branch(self, instruction: Instruction, position: Position, *, zero: bool) -> Step:
         tested, operand = instruction.operands
-        get = read(*register(tested, instruction))
+        get = read(*register(tested, instruction), instruction)
         target = self._target(operand, instruction, position)
         following = (position[0], position[1] + 1)
 
@@ -308,7 +316,7 @@ class Compiler:
         return step
 
     def _indirect(self, instruction: Instruction, number: int | None, link: int | None) -> Step:
-        get = read(number, MASK64)
+        get = read(number, MASK64, instruction)
 
         def step(run: Run) -> None:
             value, _, pick = get(run)
@@ -363,7 +371,8 @@ class Compiler:
         following = (position[0], position[1] + 1)
 
         def step(run: Run) -> None:
-            run.views.fence(kind)
+            if kind is not None:
+                run.views.fence(kind)
             run.position = following
 
         return step
@@ -374,7 +383,8 @@ class Compiler:
 
         def step(run: Run) -> list[Run] | None:
             run.position = following
-            run.views.fence(kind)
+            if kind is not None:
+                run.views.fence(kind)
             if kind is Barrier.DSB_ISH and run.views.invalidations:
                 return self._accesses.complete(run)
             return None
@@ -391,7 +401,7 @@ class Compiler:
         system, source = instruction.operands
         if not isinstance(system, Name) or system.text.upper() != "ELR_EL1":
             raise unsupported(instruction)
-        get = read(*register(source, instruction))
+        get = read(*register(source, instruction), instruction)
         following = (position[0], position[1] + 1)
 
         def step(run: Run) -> None:
@@ -428,7 +438,14 @@ def _modulo(get: Callable[[Run], Register], bits: int) -> Callable[[Run], Regist
     return amount
 
 
-def _barrier(family: str, instruction: Instruction) -> Barrier:
+def _barrier(family: str, instruction: Instruction) -> Barrier | None:
+    """Return the kind of a DMB or DSB, None for one that orders nothing here.
+
+    All threads share one inner-shareable domain, so that OSH, ISH and SY are alike. A barrier for the non-shareable
+    domain orders nothing that another CPU sees (Arm ARM, "Shareability and access limitations on the data barrier
+    operations"; herd7 7.58). AARCH-24234 of 2026 makes it as strong as the others for memory: Never here is Never
+    there, too.
+    """
     (operand,) = instruction.operands
     if not isinstance(operand, Name):
         raise unsupported(instruction)
@@ -437,6 +454,8 @@ def _barrier(family: str, instruction: Instruction) -> Barrier:
         return Barrier[f"{family}_ISH"]
     if option in ("LD", "ST"):
         return Barrier[f"{family}_ISH{option}"]
+    if option in ("NSH", "NSHLD", "NSHST"):
+        return None
     if option[:3] in _DOMAINS and option[3:] in ("", "LD", "ST"):
         return Barrier[f"{family}_ISH{option[3:]}"]
     raise unsupported(instruction)

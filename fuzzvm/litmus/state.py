@@ -6,7 +6,7 @@ it comes to a store, it either fulfils one of them or puts a new message at the 
 
 from __future__ import annotations
 
-from fuzzvm.machine.memory.arm64.timeline import STORE, Message, Timeline
+from fuzzvm.machine.memory.arm64.timeline import CLEAN, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import Views
 
 Register = tuple[int, int, int]
@@ -17,6 +17,9 @@ FLAGS = 32
 LINK = 30
 EXCEPTION_LINK = 33
 REGISTERS = 34
+
+ORDERED = (STORE, CLEAN)
+"""The kinds of message that a thread puts in program order where they are to one location (lmws, po-scl-ob)."""
 
 Position = tuple[int, int]
 """Thread whose code it is, and index; a fault handler's thread is negative, see `program` of `semantics`."""
@@ -42,6 +45,7 @@ class Run:
         "cpu",
         "open",
         "position",
+        "previous",
         "registers",
         "reservation",
         "steps",
@@ -52,6 +56,8 @@ class Run:
     def __init__(self, cpu: int, registers: list[Register], timeline: Timeline) -> None:
         self.cpu = cpu
         self.position: Position = (cpu, 0)
+        self.previous: Position = (cpu, -1)
+        """Where the instruction stood that was executed last."""
         self.registers = registers
         self.views = Views()
         self.timeline = timeline
@@ -68,6 +74,7 @@ class Run:
         other = Run.__new__(Run)
         other.cpu = self.cpu
         other.position = self.position
+        other.previous = self.previous
         other.registers = self.registers.copy()
         other.views = self.views.copy()
         other.timeline = self.timeline
@@ -98,11 +105,18 @@ class Run:
         message = Message(kind, self.cpu, address, value)
         ways = []
         for timestamp in self.open:
-            if timestamp > floor and timeline.messages[timestamp - 1] == message:
-                if source is not None and not timeline.atomic(address, source, timestamp):
-                    continue
+            promise = timeline.messages[timestamp - 1]
+            atomic = source is None or timeline.atomic(address, source, timestamp)
+            fits = timestamp > floor and promise == message and atomic
+            open_then = tuple(t for t in self.open if t != timestamp)
+            if kind in ORDERED and promise.kind in ORDERED and promise.address == address:
+                # coherence: if this message were not the promise, nothing that comes after it could be
+                if fits:
+                    self.open = open_then
+                return [(self, timestamp)] if fits else []
+            if fits:
                 other = self.copy()
-                other.open = tuple(t for t in self.open if t != timestamp)
+                other.open = open_then
                 ways.append((other, timestamp))
         end = len(timeline) + 1
         if source is None or timeline.atomic(address, source, end):

@@ -95,6 +95,11 @@ class Allocator:
         number = address >> OFFSET_BITS
         return self.allocations[number] if 0 <= number < len(self.allocations) else None
 
+    def holds(self, address: Address) -> bool:
+        """Return whether an address is that of a location of an object, dead or alive."""
+        allocation = self.lookup(address)
+        return allocation is not None and offset_of(address) < allocation.size
+
     def owner(self, frame: int) -> Allocation:
         """Return the object that a frame was last handed out for."""
         return self.allocations[self._owner_of_frame[frame]]

@@ -29,6 +29,10 @@ class ScheduleError(Exception):
     """A schedule asks for what the machine cannot do at that point: an impossible choice, or one too many or few."""
 
 
+class StoppedError(Exception):
+    """A bound was reached, and what was under way has stopped; the message names it."""
+
+
 class ProgramError(Exception):
     """A CPU's program raised an exception that is no `ModelError`, or yielded what is no operation.
 
@@ -40,6 +44,21 @@ class ProgramError(Exception):
         self.message = message
         self.filename = filename
         self.line = line
+
+
+class UnkeyableError(ProgramError):
+    """A program's state cannot be told apart from others by its value; names the function and the variable."""
+
+
+class OutdatedProgramError(ProgramError):
+    """A program does what was assumed not to happen; the task has to begin again, with what is known by now."""
+
+    def __init__(self) -> None:
+        super().__init__("does what was assumed not to happen", "", 0)
+
+
+class UnkeyableValueError(Exception):
+    """A value has no key; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

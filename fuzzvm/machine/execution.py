@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fuzzvm.machine.errors import Failure, ModelError, ProgramError, ScheduleError
-from fuzzvm.machine.machine import EXECUTE, Machine, program_error
+from fuzzvm.machine.errors import Failure, ModelError, ScheduleError
+from fuzzvm.machine.machine import EXECUTE, Machine, executing_error, program_error
 from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.ops import OFFSET_BITS, Address, Await, Fetch, Load, Rmw, Store, Value
 from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.supervision import stopping
 
 ChooseAgent = Callable[[Sequence[int], Machine], int]
 _ALWAYS_ENABLED = frozenset(EXECUTE) - {Await, Rmw}
@@ -58,8 +59,11 @@ def execute(machine: Machine, chooser: Chooser, max_steps: int = MAX_STEPS) -> E
         extra.append(way)
         return way
 
-    run = _run if machine.trace is None else _run_traced
-    run(machine, chooser.agent, choose, schedule, extra, max_steps)
+    run = _run_traced if machine.careful or machine.trace is not None else _run
+    try:
+        run(machine, chooser.agent, choose, schedule, extra, max_steps)
+    finally:
+        stopping.run_by([])
     if not machine.done:
         machine.stuck()
     return Execution(tuple(schedule), machine.failure)
@@ -74,7 +78,7 @@ def _run_traced(
     """
     while enabled := machine.enabled():
         if len(schedule) >= max_steps:
-            machine.exceeded(max_steps)
+            machine.exceeded(max_steps, endless=max_steps >= MAX_STEPS)
             break
         agent = choose_agent(enabled, machine)
         if agent not in enabled:
@@ -103,15 +107,16 @@ def _run(
     pending: list[Any] = machine._pending
     waiting = machine._waiting
     sends = [program.send for program in machine._programs]
+    stopping.run_by(sends)
     cpus = len(sends)
     alone: list[Step] = [(cpu,) for cpu in range(cpus)]
-    simple = _ALWAYS_ENABLED if machine.rewrite is None else ()
+    simple = _ALWAYS_ENABLED
     steps = machine.steps
     last = steps + max_steps
     ready = machine.enabled()
     while ready:
         if steps >= last:
-            machine.exceeded(max_steps)
+            machine.exceeded(max_steps, endless=max_steps >= MAX_STEPS)
             break
         agent = choose_agent(ready, machine)
         if agent not in ready:
@@ -147,6 +152,8 @@ def _run(
             machine._fail(error, agent, machine.stack(agent))
             schedule.append((agent, *extra))
             break
+        except Exception as error:
+            raise executing_error(op, error) from error
         if extra:
             schedule.append((agent, *extra))
             extra.clear()
@@ -166,12 +173,23 @@ def _run(
             machine._ended(agent, ending)
             machine._settle()
             settled = False
-        except ProgramError:
-            raise
-        except Exception as error:
+        except BaseException as error:
             raise program_error(error) from error
         if not settled:
             ready = machine.enabled()
+
+
+class InTurn:
+    """The chooser that runs agents to their ends, or until they wait, in an order of theirs; others come last."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self._order = order
+
+    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
+        return next((agent for agent in self._order if agent in enabled), enabled[0])
+
+    def value(self, ways: int) -> int:
+        return 0
 
 
 class Replay:

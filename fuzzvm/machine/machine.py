@@ -6,13 +6,10 @@ further way to go on is asked of the caller. The same answers give the same run,
 
 from __future__ import annotations
 
-import inspect
 import traceback
-from collections.abc import Callable, Generator, Hashable, Sequence
-from itertools import dropwhile
-from pathlib import Path
-from types import CodeType, GeneratorType
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from types import GeneratorType
+from typing import Any, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
 from fuzzvm.machine.errors import (
@@ -23,7 +20,10 @@ from fuzzvm.machine.errors import (
     Failure,
     ModelError,
     ProgramError,
+    ScheduleError,
+    StoppedError,
 )
+from fuzzvm.machine.generators import as_program
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -44,40 +44,21 @@ from fuzzvm.machine.ops import (
     Tlbi,
     Value,
     object_of,
+    succeeds,
 )
-from fuzzvm.machine.rewrite import Rewrite, Skipped, functions, innermost
+from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Program, endless
+from fuzzvm.machine.property import Observer
 from fuzzvm.machine.trace import TraceStep
+from fuzzvm.machine.wellformed import wrong_with
+from fuzzvm.supervision import stopping, user_code
 
 T = TypeVar("T")
 
-_PACKAGE = str(Path(__file__).parents[1])
 _MAY_WAIT = (Await, Rmw)
+ENDLESS_PROBES = 64
+"""Steps for which a hook is followed that has not come to an end."""
+NO_LOCATION = "there is no such location"
 _NEVER_ASKED: tuple[Value, bool] = (object(), False)
-
-
-class Observer(Protocol):
-    """Sees the run from outside, all of memory at once: where oracles live. It raises ModelError, and never steps."""
-
-    def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
-        """A write has taken effect at a location of an object that `watch` was called for."""
-
-    def allocated(self, cpu: int, allocation: Allocation) -> None:
-        """An object was allocated."""
-
-    def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """A live object is about to be freed."""
-
-    def annotated(self, cpu: int, annotation: Annotation) -> None:
-        """A program said something."""
-
-    def became_visible(self, address: Address, old: Value, new: Value) -> None:
-        """Every CPU can see a store now. Where `report_hardware` was called, of memory that delays stores."""
-
-    def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
-        """A barrier, an invalidation or an interrupt was executed. Where `report_hardware` was called."""
-
-    def finished(self) -> None:
-        """Every program has returned."""
 
 
 def _sequential(ways: int) -> int:
@@ -89,19 +70,17 @@ class Machine:
     """One run of a set of programs on one memory.
 
     `trace` is the list of steps so far where `tracing` was asked for, else None: recording costs more than running.
-    `rewrite` puts something else in the place of what programs yield; None leaves all as it is.
     """
 
-    def __init__(self, memory: MemoryModel, *, tracing: bool = False, rewrite: Rewrite | None = None) -> None:
+    def __init__(self, memory: MemoryModel, *, tracing: bool = False) -> None:
         self.memory = memory
-        self.rewrite = rewrite
         self.allocator = Allocator()
         self.observer: Observer | None = None
         self.trace: list[TraceStep] | None = [] if tracing else None
         self.steps = 0
         self.failure: Failure | None = None
         self._watched: set[int] = set()
-        self._programs: list[Generator[Operation | Annotation, Any, object]] = []
+        self._programs: list[Program] = []
         self._pending: list[Operation | None] = []
         self._running: list[int] = []
         self._waiting: dict[int, tuple[Value, bool]] = {}
@@ -111,6 +90,8 @@ class Machine:
         self.reports_hardware = False
         """Whether the observer is told of barriers and maintenance, and of when stores become visible."""
         self._has_agents = type(memory).agents is not MemoryModel.agents
+        self.careful = False
+        """Whether each operation is looked at before it is executed, and its address: all memory is allocated."""
 
     # Setting up
 
@@ -136,17 +117,20 @@ class Machine:
         """Numbers of the objects whose writes are reported to the observer."""
         return frozenset(self._watched)
 
-    def boot(self, program: Steps[T], cpu: int = 0, max_steps: int | None = None) -> T:
-        """Run a program to its end before the machine starts, with nobody beside it; return what it returns.
+    def boot(self, code: Steps[T] | Program, cpu: int = 0, max_steps: int | None = None) -> T:
+        """Run code to its end before the machine starts, with nobody beside it; return what it returns.
 
         Raises ModelError if it does something wrong, waits for what nobody will do or takes more than `max_steps`,
         ProgramError where it is broken.
         """
+        program = as_program(code)
         response: Value = None
         steps = 0
         while True:
             steps += 1
             if max_steps is not None and steps > max_steps:
+                if program.hook() is not None:
+                    raise endless(program, f"{max_steps} steps of the setup, and no end of it")
                 raise ModelError(NO_PROGRESS, f"takes more than {max_steps} steps at boot")
             try:
                 op = program.send(response)
@@ -154,29 +138,29 @@ class Machine:
                 self.memory.synchronise()
                 result: T = stop.value
                 return result
-            except ModelError:
+            except (ModelError, ProgramError):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 raise program_error(error) from error
             response = None
-            if self.rewrite is not None:
-                rewritten = self.rewrite(op, program)
-                if isinstance(rewritten, Skipped):
-                    response = rewritten.response
-                    continue
-                op = rewritten
             if isinstance(op, Annotation):
                 self._annotate(cpu, op)
                 continue
             if type(op) not in EXECUTE:
                 raise not_an_operation(program, op)
-            if self.blocked(cpu, op):
-                raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
-            response = EXECUTE[type(op)](self, cpu, op, _sequential)
+            self._check(op, program)
+            try:
+                if self.blocked(cpu, op):
+                    raise ModelError(NO_PROGRESS, "waits at boot, with no other CPU running")
+                response = EXECUTE[type(op)](self, cpu, op, _sequential)
+            except ModelError:
+                raise
+            except Exception as error:
+                raise executing_error(op, error) from error
 
-    def start(self, programs: Sequence[Steps[object]]) -> None:
-        """Give each CPU its program and run each up to its first operation."""
-        self._programs = list(programs)
+    def start(self, programs: Sequence[Program | Steps[object]]) -> None:
+        """Give each CPU its program, which stands at its beginning, and run each up to its first operation."""
+        self._programs = [as_program(program) for program in programs]
         self._pending = [None] * len(programs)
         self._running = list(range(len(programs)))
         for cpu in range(len(programs)):
@@ -186,14 +170,14 @@ class Machine:
                 return
         self._settle()
 
-    def assign(self, cpu: int, program: Steps[object]) -> None:
+    def assign(self, cpu: int, program: Program | Steps[object]) -> None:
         """Give a CPU whose program has returned another one, and run it up to its first operation.
 
         Raises ValueError where its program has not returned, or the run has failed.
         """
         if self.failure is not None or cpu in self._running:
             raise ValueError(f"CPU {cpu} takes no other program now")
-        self._programs[cpu] = program
+        self._programs[cpu] = as_program(program)
         self._running = sorted([*self._running, cpu])
         self._resume(cpu, None)
         self._annotations.clear()
@@ -202,7 +186,7 @@ class Machine:
         """Return a machine in the state that this one was booted into. Raises ValueError once programs have started."""
         if self._programs:
             raise ValueError("a machine whose programs run cannot be copied")
-        machine = Machine(self.memory.copy(), tracing=tracing, rewrite=self.rewrite)
+        machine = Machine(self.memory.copy(), tracing=tracing)
         machine.allocator = self.allocator.copy()
         machine._watched = set(self._watched)
         return machine
@@ -220,12 +204,11 @@ class Machine:
 
     def stack(self, cpu: int) -> tuple[str, ...]:
         """Return the names of the functions that a CPU is in, innermost first."""
-        return functions(self._programs[cpu])
+        return self._programs[cpu].stack()
 
-    def site(self, cpu: int) -> tuple[CodeType, int]:
-        """Return where a CPU stands: the code object and instruction of its innermost function."""
-        frame = innermost(self._programs[cpu])
-        return frame.gi_code, frame.gi_frame.f_lasti
+    def site(self, cpu: int) -> tuple[Hashable, int]:
+        """Return where a CPU stands: what stands for its innermost function, and the instruction in that."""
+        return self._programs[cpu].site()
 
     def enabled(self) -> Sequence[int]:
         """Return the agents that can step, in ascending order; empty when the run is over or stuck."""
@@ -260,6 +243,8 @@ class Machine:
             self._record(agent, op, None, stack)
             self._fail(error, agent, self.stack(agent))
             return
+        except Exception as error:
+            raise executing_error(op, error) from error
         self._resume(agent, response)
         if tracing:
             self._record(agent, op, response, stack)
@@ -295,9 +280,19 @@ class Machine:
         error, cpu = stuck_error(edges, {cpu: self.stack(cpu) for cpu in self._running})
         self._fail(error, cpu, self.stack(cpu))
 
-    def exceeded(self, limit: int) -> None:
-        """Fail the run that has taken its limit of steps and is not done."""
-        self._fail(ModelError(NO_PROGRESS, f"not done after {limit} steps"), None, ())
+    def exceeded(self, limit: int, *, endless: bool) -> None:
+        """Fail the run that has taken its limit of steps and is not done.
+
+        With `endless`, the limit is such that no run comes to it that has an end: raises ProgramError where a CPU is in
+        a hook of the user's that goes on for ever by itself. No other CPU can end that, so it is no matter of the
+        schedule.
+        """
+        hooks = {cpu: hook for cpu in self._running if (hook := self._programs[cpu].hook()) is not None}
+        if endless and self.trace is None:
+            for cpu in hooks:
+                self._see_end(cpu, limit)
+        where = "".join(f"; CPU {cpu} is in {hook.name}" for cpu, hook in hooks.items())
+        self._fail(ModelError(NO_PROGRESS, f"not done after {limit} steps{where}"), None, ())
 
     # Operations
 
@@ -322,7 +317,7 @@ class Machine:
         if number in self.allocator.dead:
             raise self.allocator.fault(op.address, write=True)
         old = self.memory.rmw(cpu, op, choose)
-        if number in self._watched and self.observer is not None:
+        if number in self._watched and self.observer is not None and succeeds(op, old):
             self.observer.wrote(cpu, op.address, old, self.memory.peek(op.address))
         return old
 
@@ -386,51 +381,74 @@ class Machine:
 
     def _resume(self, cpu: int, response: Value) -> None:
         """Let a program go on to its next operation, or to its end."""
+        stopping.check()
         try:
             self._received(cpu, self._programs[cpu].send(response))
         except (StopIteration, ModelError) as ending:
             self._ended(cpu, ending)
-        except ProgramError:
-            raise
-        except Exception as error:
+        except BaseException as error:
             raise program_error(error) from error
 
     def _received(self, cpu: int, op: Any) -> None:
         """Take what a program has yielded, and what it yields after that, until it is an operation."""
         program = self._programs[cpu]
-        rewrite = self.rewrite
-        if rewrite is not None:
-            op = rewrite(op, program)
         kind = type(op)
+        annotations = 0
         while kind not in EXECUTE:
-            response = None
-            if kind is Skipped:
-                response = op.response
-            elif isinstance(op, Annotation):
-                try:
-                    self._annotate(cpu, op)
-                except ModelError as error:
-                    # the observer raised it, of where the program stands
-                    self._fail(error, cpu, self.stack(cpu))
-                    self._retire(cpu)
-                    return
-            else:
+            annotations += 1
+            if annotations > MAX_ANNOTATIONS:
+                raise endless(program, NO_OPERATION)
+            if not isinstance(op, Annotation):
                 raise not_an_operation(program, op)
-            op = program.send(response)
-            if rewrite is not None:
-                op = rewrite(op, program)
+            try:
+                self._annotate(cpu, op)
+            except ModelError as error:
+                # the observer raised it, of where the program stands
+                self._fail(error, cpu, self.stack(cpu))
+                self._retire(cpu)
+                return
+            op = program.send(None)
             kind = type(op)
+        if self.careful or self.trace is not None:
+            self._check(op, program)
         self._pending[cpu] = op
         if kind is Await or (kind is Rmw and op.when is not None):
             self._waiting[cpu] = _NEVER_ASKED
         elif self._waiting:
             self._waiting.pop(cpu, None)
 
+    def _see_end(self, cpu: int, limit: int) -> None:
+        """Raise ProgramError where a CPU goes on in its hook, alone, and never comes back to variables that it had."""
+        program = self._programs[cpu]
+        hook = program.hook()
+        code = None if hook is None else hook.code
+        seen: list[object] = []
+        for _ in range(ENDLESS_PROBES):
+            now = program.hook()
+            if self.failure is not None or cpu not in self.enabled() or now is None or now.code is not code:
+                return
+            state = program.variables()
+            if state in seen:
+                return
+            seen.append(state)
+            self.step(cpu, _sequential)
+        raise endless(program, f"{limit} steps of a run, and its variables are never again what they were")
+
+    def _check(self, op: Any, program: Program) -> None:
+        """Raise ProgramError for an operation that is none, or has an address where nothing was ever allocated.
+
+        A free of what is no object is an error of its own, which the allocator sees.
+        """
+        if wrong := wrong_with(op):
+            raise bad_operation(program, op, wrong)
+        if self.careful and hasattr(op, "address") and type(op) is not Free and not self.allocator.holds(op.address):
+            raise bad_operation(program, op, NO_LOCATION)
+
     def _ended(self, cpu: int, ending: StopIteration | ModelError) -> None:
         """Take it that a program has returned, or fails."""
         self._retire(cpu)
         if isinstance(ending, ModelError):
-            self._fail(ending, cpu, stack_of(ending))
+            self._fail(ending, cpu, self._programs[cpu].stack_of(ending))
 
     def _may_go_on(self, cpu: int) -> bool:
         """Return whether the condition holds that a CPU waits for; values are immutable, so each is asked once."""
@@ -521,30 +539,60 @@ def find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
     return []
 
 
-def stack_of(error: ModelError) -> tuple[str, ...]:
-    """Return the functions of the program that an exception came through, innermost first."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # what runs a program is no generator, and the program's outermost function is one
-    of_program = dropwhile(lambda code: not code.co_flags & inspect.CO_GENERATOR, codes)
-    return tuple(reversed([code.co_name for code in of_program]))
+def program_error(error: BaseException) -> BaseException:
+    """Return what to raise in the place of what a program, or what sets one up, has raised: a ProgramError.
 
-
-def program_error(error: Exception) -> ProgramError:
-    """Return the ProgramError of what a program, or what sets one up, raised.
-
-    It names the innermost line that is not fuzzvm's own: a user's mitigation, where one is involved.
+    It names the innermost line of the user's code: a mitigation's, where one is involved. What stands for Ctrl-C or a
+    bound, or is a ProgramError already, is returned as it is.
     """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    frame, line = next(
-        (place for place in reversed(frames) if not place[0].f_code.co_filename.startswith(_PACKAGE)), frames[-1]
-    )
-    return ProgramError(f"{type(error).__name__}: {error}", frame.f_code.co_filename, line)
+    if user_code.is_interrupt(error) or isinstance(error, ProgramError) or is_bound(error):
+        return error
+    place = user_code.place_in(error)
+    if place is None:
+        if isinstance(error, MemoryError):
+            # a search knows what to do about it
+            return error
+        frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+        place = frame.f_code.co_filename, line, ""
+    return ProgramError(user_code.said_by(error), *place[:2])
 
 
-def not_an_operation(program: Steps[Any], op: object) -> ProgramError:
+def is_bound(error: BaseException) -> bool:
+    """Return whether an exception stands for a bound that was reached; user code may raise one, too."""
+    return isinstance(error, StoppedError) and not user_code.raised_by_user(error)
+
+
+def blamed(error: BaseException) -> BaseException:
+    """Return a ProgramError in the place of what came through code of the user, and any other exception as it is.
+
+    For what user code can raise where it is not run as a program: a class attribute, a comparison.
+    """
+    of_fuzzvm = type(error).__module__.startswith("fuzzvm.")
+    if is_bound(error) or (of_fuzzvm and not isinstance(error, StoppedError)):
+        return error
+    return error if user_code.place_in(error) is None else program_error(error)
+
+
+def executing_error(op: Operation | None, error: Exception) -> BaseException:
+    """Return what to raise in the place of what came of executing an operation.
+
+    The functions that it carries are the user's: an update, a condition. What else is raised is not of the program.
+    """
+    carries = isinstance(op, _MAY_WAIT) and not isinstance(error, ScheduleError)
+    return program_error(error) if carries and user_code.place_in(error) is not None else error
+
+
+def not_an_operation(program: Program, op: object) -> ProgramError:
     """Return what to raise where a program yielded something else; it names the innermost function's place."""
-    frame = innermost(program)
-    where = frame.gi_code.co_filename, frame.gi_frame.f_lineno
+    _, filename, line = program.place()
     if isinstance(op, GeneratorType):
-        return ProgramError(f"yielded {op.gi_code.co_name}(), which is a generator: `yield from` runs it", *where)
-    return ProgramError(f"yielded {op!r}, which is no operation", *where)
+        return ProgramError(
+            f"yielded {op.gi_code.co_name}(), which is a generator: `yield from` runs it", filename, line
+        )
+    return ProgramError(f"yielded {user_code.shown(op)}, which is no operation", filename, line)
+
+
+def bad_operation(program: Program, op: object, wrong: str) -> ProgramError:
+    """Return what to raise where a program yielded an operation that cannot be executed; as `not_an_operation`."""
+    _, filename, line = program.place()
+    return ProgramError(f"yielded {user_code.shown(op)}: {wrong}", filename, line)

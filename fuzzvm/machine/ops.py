@@ -4,8 +4,12 @@ A CPU's program is a generator. Every `yield` hands the machine one operation of
 response. What happens between two yields is local to the CPU: it cannot be interrupted and must not touch what
 other CPUs can see. `Annotation` is the one thing that may be yielded without being a scheduling point.
 
-Operations carry the ordering that the architecture gives them (plain, acquire, release, the kinds of DMB and DSB),
-so that one program runs under every memory model; a model ignores what it does not distinguish.
+Operations carry the ordering that the architecture gives them (plain, acquire, release, the kinds of DMB and DSB), and
+what they depend on where that is known, so that one program runs under every memory model; a model ignores what it does
+not distinguish.
+
+`point` is the name of an operation in an algorithm, as experiments, counters and reports refer to it; '' for most. The
+machine does not look at it.
 
 Operations are values: nothing changes one after it was made. They are not declared frozen, because that makes
 creating one, which every step does, four times as slow.
@@ -15,8 +19,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator, Hashable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Address: TypeAlias = int
 """Object number and offset in one integer, see `address_of`."""
@@ -77,6 +81,25 @@ class CacheOperation(enum.Enum):
     IC_IVAU = "ic ivau"
 
 
+class Dependencies(NamedTuple):
+    """What an operation depends on, exactly: loads of the same CPU that precede it in program order (Arm ARM B2.3.2).
+
+    A load is named by a token, a small integer that its program gives it with `token`, -1 for none. A name is given
+    again once nothing depends on the load any more: `live` has the names that operations after this one may use.
+    `address` are the loads that the address is computed from, `data` those that the value stored is computed from, and
+    `control` those that a branch since the operation before depends on. `address_pick` and `data_pick` are the loads
+    that conditional selects chose by (the `pick` dependencies of aarch64.cat), which order stores and no loads.
+    """
+
+    address: frozenset[int] = frozenset()
+    data: frozenset[int] = frozenset()
+    control: frozenset[int] = frozenset()
+    address_pick: frozenset[int] = frozenset()
+    data_pick: frozenset[int] = frozenset()
+    token: int = -1
+    live: frozenset[int] = frozenset()
+
+
 class Condition(Protocol):
     """What a waiting operation waits for. Implementations are immutable and compare by value."""
 
@@ -93,6 +116,8 @@ class Load:
 
     address: Address
     order: Order = Order.PLAIN
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -102,6 +127,8 @@ class Store:
     address: Address
     value: Value
     order: Order = Order.PLAIN
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -110,12 +137,20 @@ class Rmw:
 
     With `when`, the operation is enabled only while `when(value)` holds: a lock's slow path, without the spinning.
     `update` is a pure function of the old value. The read half carries the acquire, the write half the release.
+
+    With `expected`, a tuple of one value, it is a compare-and-swap: it writes only if the value read is that one. If
+    not, it is a load, which may read whatever a load may. `quiet` says that the program does not get the old value
+    (STADD and its like), so that barriers that order loads do not order the read half.
     """
 
     address: Address
     update: Callable[[Any], Value]
     order: Order = Order.PLAIN
     when: Condition | None = None
+    expected: tuple[Value] | None = field(default=None, repr=False)
+    quiet: bool = field(default=False, repr=False)
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -125,6 +160,8 @@ class Await:
     address: Address
     when: Condition
     order: Order = Order.PLAIN
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -132,6 +169,8 @@ class Fence:
     """A barrier of this CPU; no response."""
 
     kind: Barrier
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -140,6 +179,8 @@ class CacheMaintenance:
 
     operation: CacheOperation
     address: Address
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -151,6 +192,8 @@ class Tlbi:
 
     operation: str
     virtual_address: int
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -158,11 +201,16 @@ class Fetch:
     """Fetch the instruction at a code location that is patched at run time; the response is the instruction."""
 
     address: Address
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class InterruptAll:
     """An IPI to every other CPU that waits until all have taken it; each takes a context synchronisation event."""
+
+    point: str = field(default="", repr=False, compare=False)
+    depends: Dependencies | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -174,6 +222,7 @@ class Alloc:
 
     size: int
     label: Hashable
+    point: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -181,20 +230,29 @@ class Free:
     """Free the object that starts at `address`; no response."""
 
     address: Address
+    point: str = field(default="", repr=False, compare=False)
 
 
 class Annotation:
     """Something observers want to know, yielded where it happens. Not an operation: no scheduling point, no response.
 
-    Subclasses are immutable and belong to the layer that understands them.
+    Subclasses are immutable and belong to the layer that understands them. One that has a `point` has it as operations
+    have theirs: no part of equality.
     """
 
     __slots__ = ()
+    point: str = ""
 
 
 Operation: TypeAlias = (
     Load | Store | Rmw | Await | Fence | CacheMaintenance | Tlbi | Fetch | InterruptAll | Alloc | Free
 )
+
+
+def succeeds(op: Rmw, old: Value) -> bool:
+    """Return whether an atomic update that has read a value writes as well."""
+    return op.expected is None or op.expected[0] == old
+
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Operation | Annotation, Any, T]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.locks import ExclusiveLock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.workqueue import queue_work
 from fuzzvm.machine.ops import Address, Free, Load, Store
 
@@ -30,11 +30,11 @@ class KernelPgtableWork:
 
 def kernel_pgtable_work_func(k: Kernel, work: KernelPgtableWork) -> Steps[None]:
     """Take all tables off the list and free them."""
-    yield from spin_lock(k, work.lock)
+    yield from spin_lock(k.cpu, work.lock)
     # list_splice_tail_init()
     page_list = yield Load(work.list)
     yield Store(work.list, 0)
-    yield from spin_unlock(k, work.lock)
+    yield from spin_unlock(k.cpu, work.lock)
     # here the kernel has iommu_sva_invalidate_kva_range(): the flush of IOMMUs that it is all for
     while page_list:
         yield Free(page_list[0])
@@ -43,11 +43,11 @@ def kernel_pgtable_work_func(k: Kernel, work: KernelPgtableWork) -> Steps[None]:
 
 def pagetable_free_kernel(k: Kernel, work: KernelPgtableWork, queue: WorkQueue, table: Address) -> Steps[None]:
     """Put a table on the list and schedule the work."""
-    yield from spin_lock(k, work.lock)
+    yield from spin_lock(k.cpu, work.lock)
     # list_add(): at the head
     page_list = yield Load(work.list)
     yield Store(work.list, (table, *(page_list or ())))
-    yield from spin_unlock(k, work.lock)
+    yield from spin_unlock(k.cpu, work.lock)
     # schedule_work()
     yield from queue_work(k, queue, work)
 

@@ -31,7 +31,7 @@ class PtdumpLocksInitMm(Mitigation):
         if mm != k.init_mm:
             yield from mmap_write_lock_nested(k, k.init_mm)
         # walk_page_range_debug()
-        yield AssertWriteLocked(k.init_mm.mmap_lock)
+        yield AssertWriteLocked(k.init_mm.mmap_lock, k.role.assertion)
 
     def walk_unlocking(self, k: Kernel, mm: Mm, token: None) -> Steps[None]:
         if mm != k.init_mm:

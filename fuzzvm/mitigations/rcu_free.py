@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.rcu import Rcu, call_rcu, rcu_read_lock, rcu_read_unlock
+from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock
+from fuzzvm.kernel.rcu_callbacks import call_rcu
 from fuzzvm.machine.ops import Address, Free
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class RcuFree(Mitigation):
         yield from call_rcu(k, self._callbacks, TableHead(table))
 
     def walk_locked(self, k: Kernel, mm: Mm, token: None) -> Steps[None]:
-        yield from rcu_read_lock(k, self._rcu)
+        yield from rcu_read_lock(k.cpu, self._rcu)
 
     def walk_unlocking(self, k: Kernel, mm: Mm, token: None) -> Steps[None]:
-        yield from rcu_read_unlock(k, self._rcu)
+        yield from rcu_read_unlock(k.cpu, self._rcu)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Collection
 
@@ -13,8 +15,9 @@ from fuzzvm.mitigations.errors import MitigationError, short
 from fuzzvm.mitigations.sent_files import is_there
 from fuzzvm.mitigations.stacked import StackingError, stack
 from fuzzvm.mitigations.user_files import checked, load
+from fuzzvm.supervision import inside, user_code
 
-__all__ = ["ENTRY_POINT_GROUP", "MitigationError", "available", "get", "is_path", "shipped", "split"]
+__all__ = ["ENTRY_POINT_GROUP", "MitigationError", "available", "files_of", "get", "is_path", "shipped", "split"]
 
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
 MAX_STACKED = 16
@@ -49,10 +52,15 @@ def available() -> dict[str, type[Mitigation]]:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = entry_point.load()
-        except Exception as error:
+        except BaseException as error:
+            if user_code.is_interrupt(error):
+                raise
             raise MitigationError(
-                f"mitigation {entry_point.name!r} of entry point {entry_point.value}: {type(error).__name__}: {error}"
+                f"mitigation {entry_point.name!r} of entry point {entry_point.value}: {user_code.said_by(error)}"
             ) from error
+        # it is installed as a library is, and is the user's all the same
+        with contextlib.suppress(TypeError):
+            inside.watch(inspect.getfile(loaded))
         found.setdefault(entry_point.name, checked(loaded, entry_point.value))
     return found
 
@@ -69,6 +77,14 @@ def get(spec: str) -> type[Mitigation]:
         return stack([get(part) for part in parts], spec)
     except StackingError as error:
         raise MitigationError(f"{spec}: {error}") from error
+
+
+def files_of(spec: str) -> frozenset[str]:
+    """Return the files in which the code of a mitigation lies, as its frames name them. Raises MitigationError."""
+    classes = [base for part in split(spec) for base in get(part).__mro__]
+    return frozenset(
+        inspect.getfile(base) for base in classes if issubclass(base, Mitigation) and base is not Mitigation
+    )
 
 
 def split(spec: str) -> list[str]:

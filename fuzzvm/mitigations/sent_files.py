@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import SourceLoader
 from pathlib import Path
 
+from fuzzvm.files.reading import read_bytes
 from fuzzvm.mitigations.errors import exists
+
+MAX_BYTES = 1 << 20
+"""Of a file with a mitigation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class SentFile:
 
 _sent: dict[str, SentFile] = {}
 """By what they were asked for by there."""
+_alone = False
 
 
 def provide(files: Mapping[str, SentFile]) -> None:
@@ -27,9 +32,15 @@ def provide(files: Mapping[str, SentFile]) -> None:
     _sent.update(files)
 
 
-def provided() -> dict[str, SentFile]:
-    """Return what stands for files in this process."""
-    return dict(_sent)
+def to_data() -> dict[str, list[str]]:
+    """Return what stands for files in this process as data for JSON; `provide_data` takes it in another."""
+    # latin-1 takes every byte as it is, whatever the text is encoded in
+    return {name: [file.path, file.text.decode("latin-1")] for name, file in _sent.items()}
+
+
+def provide_data(data: Mapping[str, Sequence[str]]) -> None:
+    """Let these stand for files from now on, as `provide`."""
+    provide({name: SentFile(path, text.encode("latin-1")) for name, (path, text) in data.items()})
 
 
 def get(filename: str) -> SentFile | None:
@@ -37,9 +48,25 @@ def get(filename: str) -> SentFile | None:
     return _sent.get(filename)
 
 
+def read(filename: str) -> SentFile:
+    """Return a file of this machine as if it had been sent. Raises FileError."""
+    return SentFile(str(Path(filename).absolute()), read_bytes(filename, MAX_BYTES))
+
+
+def stand_alone() -> None:
+    """Let nothing be there from now on but what was sent: no file of this machine is run in this process."""
+    global _alone
+    _alone = True
+
+
+def current(filename: str) -> SentFile:
+    """Return what a name stands for in this process: what was sent, else the file. Raises FileError."""
+    return _sent.get(filename) or read(filename)
+
+
 def is_there(filename: str) -> bool:
     """Return whether there is a file of that name, or a text in its place."""
-    return filename in _sent or exists(filename)
+    return filename in _sent or (not _alone and exists(filename))
 
 
 def text_of(path: str) -> bytes:
@@ -52,10 +79,10 @@ class SentLoader(SourceLoader):
     """Runs a text as the module that its file would be; writes nothing."""
 
     def __init__(self, file: SentFile) -> None:
-        self._file = file
+        self.file = file
 
     def get_filename(self, fullname: str) -> str:
-        return self._file.path
+        return self.file.path
 
     def get_data(self, path: str | bytes) -> bytes:
-        return self._file.text
+        return self.file.text

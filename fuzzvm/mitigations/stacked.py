@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.hooks import WALK_ASSERTIONS, Mitigation, answer
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
@@ -41,13 +41,13 @@ class _Stacked(Mitigation):
             scheme.attach(boot)
 
     def huge_vmap_allowed(self) -> bool:
-        return all(scheme.huge_vmap_allowed() for scheme in self._schemes)
+        return all(answer(scheme, "huge_vmap_allowed", scheme.huge_vmap_allowed()) for scheme in self._schemes)
 
     def before_promotion(self, k: Kernel, level: Level) -> Steps[bool]:
         index = 0
         while index < len(self._schemes):
             go_on = yield from self._schemes[index].before_promotion(k, level)
-            if not go_on:
+            if not answer(self._schemes[index], "before_promotion", go_on):
                 # those before it have agreed, and expect to be told of the end
                 yield from self._promotion_ends(k, level, index)
                 return False
@@ -64,6 +64,9 @@ class _Stacked(Mitigation):
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[tuple[Any, ...]]:
         return (yield from self._begin("before_clear", k, level))
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        yield from self._in_order("after_clear", token, k, level)
 
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
         yield from self._in_order("before_free", token, k, level)
@@ -98,6 +101,41 @@ class _Stacked(Mitigation):
 
     def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
         yield from self._in_order("walk_locked", token, k, mm)
+
+    def before_attempt(self, k: Kernel, mm: Mm, token: Any) -> Steps[tuple[Any, ...]]:
+        tokens: tuple[Any, ...] = ()
+        while len(tokens) < len(self._schemes):
+            mine = yield from self._schemes[len(tokens)].before_attempt(k, mm, _of(token, len(tokens)))
+            tokens = (*tokens, mine)
+        return tokens
+
+    def before_descend(self, k: Kernel, level: Level, pxdp: Address, pxd: int) -> Steps[bool]:
+        index = 0
+        while index < len(self._schemes):
+            go_on = yield from self._schemes[index].before_descend(k, level, pxdp, pxd)
+            if not go_on:
+                # those before it have agreed, and hold on to the table
+                yield from self._ascend(k, level, pxd, index)
+                return False
+            index += 1
+        return True
+
+    def after_descend(self, k: Kernel, level: Level, pxd: int) -> Steps[None]:
+        yield from self._ascend(k, level, pxd, len(self._schemes))
+
+    def _ascend(self, k: Kernel, level: Level, pxd: int, agreed: int) -> Steps[None]:
+        while agreed:
+            agreed -= 1
+            yield from self._schemes[agreed].after_descend(k, level, pxd)
+
+    def after_attempt(self, k: Kernel, mm: Mm, token: Any) -> Steps[bool]:
+        again = False
+        index = len(self._schemes)
+        while index:
+            index -= 1
+            mine = yield from self._schemes[index].after_attempt(k, mm, _of(token, index))
+            again = again or mine
+        return again
 
     def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
         yield from self._in_reverse("walk_unlocking", token, k, mm)
@@ -148,6 +186,9 @@ def stack(parts: Sequence[type[Mitigation]], name: str) -> type[Mitigation]:
         "name": name,
         "summary": " and ".join(part.name for part in parts),
         "parts": tuple(parts),
+        "gives_up": frozenset[str]().union(*(part.gives_up for part in parts)),
+        # who takes an assertion away takes it away for all
+        "walk_assertion": max((part.walk_assertion for part in parts), key=WALK_ASSERTIONS.index),
         "isolates_first": any(part.isolates_first for part in parts),
     }
     for hook in HOOKS:

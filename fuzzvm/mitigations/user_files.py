@@ -11,13 +11,18 @@ import difflib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.files.errors import FileError
+from fuzzvm.kernel.cover_points import POINTS
+from fuzzvm.kernel.hooks import WALK_ASSERTIONS, Mitigation
 from fuzzvm.mitigations import sent_files
 from fuzzvm.mitigations.errors import MitigationError, short
+from fuzzvm.supervision import inside, user_code
+from fuzzvm.supervision.folder import same_folder
 
 _ALIKE = 0.85
 """How alike a method's name and a hook's must be (difflib's ratio) for the one to be taken for a slip of the other."""
@@ -30,31 +35,37 @@ def load(spec: str) -> type[Mitigation]:
     filename, _, class_name = spec.rpartition(":")
     if not sent_files.is_there(filename):
         raise MitigationError(f"{short(filename)}: no such file")
-    sent = sent_files.get(filename)
-    path = Path(filename if sent is None else sent.path)
+    try:
+        sent = sent_files.current(filename)
+    except FileError as error:
+        raise MitigationError(f"{short(filename)}: {error.why}") from error
+    path = Path(sent.path)
     module_name = f"fuzzvm_user_mitigation_{path.stem}"
-    module_spec = (
-        importlib.util.spec_from_file_location(module_name, path)
-        if sent is None
-        else importlib.util.spec_from_file_location(module_name, path, loader=sent_files.SentLoader(sent))
-    )
+    # run from the text that was read: a file of bytecode beside it may be of another text
+    module_spec = importlib.util.spec_from_file_location(module_name, path, loader=sent_files.SentLoader(sent))
     if module_spec is None or module_spec.loader is None:
         raise MitigationError(f"{filename}: not a Python file")
+    inside.watch(str(path))
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module
     try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        where = _where(error, filename if sent is None else sent.path)
-        raise MitigationError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+        with same_folder():
+            module_spec.loader.exec_module(module)
+    except BaseException as error:
+        if user_code.is_interrupt(error):
+            raise
+        where = _where(error, filename if sent_files.get(filename) is None else sent.path)
+        raise MitigationError(f"{where}: {user_code.said_by(error)}") from error
     if not hasattr(module, class_name):
         classes = [name for name, value in vars(module).items() if _is_scheme(value, module)]
         there = f"; there is {', '.join(classes)}" if classes else ""
         raise MitigationError(f"{filename}: no class {short(class_name)!r}{there}")
     found = getattr(module, class_name)
     if isinstance(found, type) and issubclass(found, Mitigation):
-        tree = ast.parse(sent_files.text_of(str(path)))
+        tree = ast.parse(sent.text)
         _no_slips(found, module, {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)})
+        for line, name in _unheard(tree):
+            raise MitigationError(f"{filename}:{line}: {name} returns a value, and nobody listens to it")
         # before it is asked whether hooks yield: this says why one does not
         for line, name in _idle_calls(tree, module, found):
             raise MitigationError(f"{filename}:{line}: {name}() without `yield from` does nothing: it is a generator")
@@ -70,6 +81,8 @@ def checked(loaded: object, origin: str) -> type[Mitigation]:
         if inspect.isgeneratorfunction(default) and not inspect.isgeneratorfunction(hook):
             where = f"{_place(hook)}: " if inspect.isfunction(hook) else f"{origin}: "
             raise MitigationError(f"{where}{name} is no generator; a hook yields, if only `yield from ()`")
+        if inspect.isfunction(default) and not inspect.isgeneratorfunction(default) and _yields(hook):
+            raise MitigationError(f"{_place(hook)}: {name} is called and not run: it must not yield")
         if inspect.isfunction(default) and hook is not default:
             wanted = list(inspect.signature(default).parameters)
             try:
@@ -81,6 +94,14 @@ def checked(loaded: object, origin: str) -> type[Mitigation]:
     for claim in CLAIMS:
         if getattr(loaded, claim) not in ("safe", "bug", None):
             raise MitigationError(f"{origin}: {claim} is {getattr(loaded, claim)!r}; it may be 'safe', 'bug' or None")
+    if not isinstance(loaded.gives_up, frozenset | set | tuple | list) or not POINTS.keys() >= set(loaded.gives_up):
+        known = ", ".join(POINTS)
+        raise MitigationError(f"{origin}: gives_up is {loaded.gives_up!r}; it may be a set of {known}")
+    if loaded.walk_assertion not in WALK_ASSERTIONS:
+        known = ", ".join(map(repr, WALK_ASSERTIONS))
+        raise MitigationError(f"{origin}: walk_assertion is {loaded.walk_assertion!r}; it may be {known}")
+    if not isinstance(loaded.isolates_first, bool):
+        raise MitigationError(f"{origin}: isolates_first is {loaded.isolates_first!r}; it must be True or False")
     return loaded
 
 
@@ -117,20 +138,55 @@ def _no_slips(loaded: type[Mitigation], module: ModuleType, used: set[str]) -> N
                 )
 
 
+def _yields(function: object) -> bool:
+    """Whether calling a function makes something that has yet to be run."""
+    return any(
+        is_one(function)
+        for is_one in (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    )
+
+
 def _hooks() -> list[str]:
     return [name for name, value in vars(Mitigation).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def _unheard(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each hook that returns a value though what it is a hook of takes none.
+
+    `return (yield from f())` is left alone: f() may return nothing.
+    """
+    silent = [name for name in _hooks() if vars(Mitigation)[name].__annotations__.get("return") == "Steps[None]"]
+    for cls in [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]:
+        for hook in [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name in silent]:
+            for line in _lines_that_return(hook):
+                yield line, hook.name
+
+
+def _lines_that_return(function: ast.FunctionDef) -> Iterator[int]:
+    """Yield the line of each `return` of a function's own that gives more than None or what it delegates to."""
+    todo: list[ast.AST] = list(function.body)
+    while todo:
+        node = todo.pop(0)
+        if isinstance(node, ast.Return):
+            value = node.value
+            is_none = value is None or (isinstance(value, ast.Constant) and value.value is None)
+            if not (is_none or isinstance(value, ast.YieldFrom)):
+                yield node.lineno
+        elif not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            todo += ast.iter_child_nodes(node)
 
 
 def _idle_calls(tree: ast.AST, module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
     """Yield line and name of each call of a generator function whose result is thrown away, or taken for a truth.
 
-    In a hook that has no `yield` at all, also of one whose result is kept or returned.
+    In a hook also of one whose result is returned, and, if it has no `yield` at all, of one whose result is kept.
     """
     names = _hooks()
     for hook in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]:
-        if not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(hook)):
-            values = [node.value for node in ast.walk(hook) if isinstance(node, ast.Assign | ast.Return)]
-            yield from _generators([value for value in values if value is not None], module, loaded)
+        yields = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(hook))
+        kinds = ast.Return if yields else ast.Assign | ast.Return
+        values = [node.value for node in ast.walk(hook) if isinstance(node, kinds)]
+        yield from _generators([value for value in values if value is not None], module, loaded)
     for node in ast.walk(tree):
         tested: list[ast.expr] = []
         if isinstance(node, ast.Expr):
@@ -166,17 +222,11 @@ def _called(function: ast.expr, module: ModuleType, loaded: type[Mitigation]) ->
 
 def _where(error: BaseException, filename: str) -> str:
     """Return file and line of what went wrong in a user's file."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename is not None and not user_code.raised_by_user(error):
         return f"{error.filename}:{error.lineno}"
-    line = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        if Path(traceback.tb_frame.f_code.co_filename).resolve() == Path(filename).resolve():
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return filename if line is None else f"{filename}:{line}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_same(frame.filename, filename)]
+    return f"{filename}:{lines[-1]}" if lines else filename
 
 
-def _one_line(error: BaseException) -> str:
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return " ".join(message.split())
+def _is_same(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()

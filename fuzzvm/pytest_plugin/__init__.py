@@ -73,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(mitigation=NAME|CLASS, scenarios=None, memories=None, engine='pct', without=()): run the test once "
+        f"{MARKER}(mitigation=NAME|CLASS, scenarios=None, memories=None, engine='surw', without=()): run the test once "
         f"for each of these scenarios and memory models; its argument {FIXTURE} searches that system",
     )
 

@@ -11,12 +11,12 @@ import pytest
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import replay
-from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import registry
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
-from fuzzvm.pytest_plugin.runs import own_or_shipped
+from fuzzvm.pytest_plugin.runs import apart, place_of
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.supervision.errors import UserCodeError
 
 _FIRST_KEY = re.compile(rb"^\s*format\s*=", re.MULTILINE)
 
@@ -29,17 +29,20 @@ class CorpusItem(pytest.Item):
         path = self.path
         try:
             case = read(path)
-            result = replay(case, self._own(case))
-        except (CorpusError, registry.MitigationError, ScenarioError, ProgramError) as error:
+            problem = self._problem(case)
+        except (CorpusError, registry.MitigationError, ScenarioError, ProgramError, UserCodeError) as error:
             message = str(error)
             raise NotAsExpectedError(message if str(path) in message else f"{path}: {message}") from error
-        self.user_properties.append(("fuzzvm_replay", result.case.expect.error or result.case.expect.verdict))
-        if result.problem:
-            raise NotAsExpectedError(f"{path}: {result.problem}\nsee what happens with: fuzzvm explain {path}")
+        self.user_properties.append(("fuzzvm_replay", case.expect.error or case.expect.verdict))
+        if problem:
+            raise NotAsExpectedError(f"{path}: {problem}\nsee what happens with: fuzzvm explain {path}")
 
-    def _own(self, case: TestCase) -> type[Mitigation] | None:
-        allowed = self.config.getini("fuzzvm_mitigations")
-        return own_or_shipped(case.mitigation, self.config.rootpath) if case.mitigation in allowed else None
+    def _problem(self, case: TestCase) -> str:
+        """Return what is not as expected in a replay, '' where nothing is."""
+        if case.mitigation not in self.config.getini("fuzzvm_mitigations"):
+            return replay(case, None).problem
+        spec = place_of(case.mitigation, self.config.rootpath)
+        return apart(lambda: replay(case, registry.get(spec)).problem)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return where it stands, as pytest shows it."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore import campaign, engines
+from fuzzvm.explore.determinism.verified import check
 from fuzzvm.explore.engines import Budget
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.exhaustive.limits import bounded_by
+from fuzzvm.explore.judged import judged
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
-from fuzzvm.machine.errors import ProgramError
+from fuzzvm.machine.errors import ProgramError, StoppedError
+from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.report.story import tell
@@ -25,14 +31,23 @@ from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.call import call
+from fuzzvm.supervision.errors import UserCodeError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One system that a marker asks for, and the engine to search it with."""
+    """One system that a marker asks for, and the engine to search it with.
+
+    `mitigation` is the class, or where to load it from: that runs code of the user, so it is not done in pytest's own
+    process.
+    """
 
     name: str
-    mitigation: type[Mitigation]
+    mitigation: str | type[Mitigation]
     scenario: Scenario
     memory: str
     engine: str
@@ -40,6 +55,13 @@ class Asked:
 
     def __str__(self) -> str:
         return f"{self.scenario.name}-{self.memory}"
+
+    def scheme(self) -> type[Mitigation]:
+        """Return the mitigation; called where user code may run. Raises MitigationError."""
+        if isinstance(self.mitigation, str):
+            return registry.get(self.mitigation)
+        inside.watch(inspect.getfile(self.mitigation))
+        return self.mitigation
 
 
 def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[Asked]:
@@ -51,7 +73,7 @@ def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[Asked]:
         pytest.fail(f"{where}: fuzzvm_run needs the marker fuzzvm, which says what to search", pytrace=False)
     try:
         return _asked(root, *mark.args, **mark.kwargs)
-    except (TypeError, KeyError, registry.MitigationError, ScenarioError) as error:
+    except (TypeError, KeyError, registry.MitigationError, ScenarioError, UserCodeError) as error:
         wrong = str(error.args[0] if error.args else error).replace("_asked()", "it")
     # outside, or pytest shows what it came from as well
     pytest.fail(f"{where}: marker fuzzvm: {wrong}", pytrace=False)
@@ -62,7 +84,7 @@ def _asked(
     mitigation: str | type[Mitigation],
     scenarios: tuple[str | Scenario, ...] | list[str | Scenario] | None = None,
     memories: tuple[str, ...] | list[str] | None = None,
-    engine: str = "pct",
+    engine: str = engines.DEFAULT,
     without: tuple[str, ...] | list[str] = (),
 ) -> list[Asked]:
     name, scheme = _mitigation(mitigation, root)
@@ -82,9 +104,11 @@ def _asked(
     ]
 
 
-def _mitigation(given: str | type[Mitigation], root: Path) -> tuple[str, type[Mitigation]]:
+def _mitigation(given: str | type[Mitigation], root: Path) -> tuple[str, str | type[Mitigation]]:
     if isinstance(given, str):
-        return given, own_or_shipped(given, root)
+        spec = place_of(given, root)
+        apart(lambda: registry.get(spec).name)
+        return given, spec
     if not (isinstance(given, type) and issubclass(given, Mitigation)):
         raise TypeError(f"{given!r} is neither a mitigation's name nor its class")
     path = Path(inspect.getfile(given))
@@ -92,9 +116,17 @@ def _mitigation(given: str | type[Mitigation], root: Path) -> tuple[str, type[Mi
     return f"{shown}:{given.__qualname__}", given
 
 
-def own_or_shipped(name: str, root: Path) -> type[Mitigation]:
-    """Return the mitigation of that name; a path in it counts from `root`. Raises MitigationError."""
-    return registry.get(str(root / name) if registry.is_path(name) else name)
+def place_of(name: str, root: Path) -> str:
+    """Return what `registry.get` takes for the mitigation of that name; a path in it counts from `root`."""
+    return str(root / name) if registry.is_path(name) else name
+
+
+def apart(function: Callable[[], T]) -> T:
+    """Return what a function returns that runs code of the user: it is called in a process of its own.
+
+    Raises UserCodeError where that code does not come to an end, or has ended the process.
+    """
+    return call(function, blamed)
 
 
 def _scenario(given: str | Scenario, root: Path) -> Scenario:
@@ -117,66 +149,105 @@ class Run:
         self._record = record
 
     def must_survive(self) -> None:
-        """Search for a bug for `--fuzzvm-seconds`; there must be none. What is found is saved."""
-        finding = self._search(self._findings)
-        if finding is None:
+        """Search for a bug for `--fuzzvm-seconds`; there must be none. What is found is saved.
+
+        It also fails where something that the scenario is for happened in none of the runs, if these were enough.
+        """
+        found = self._search(self._findings)
+        if found.never:
+            never = ", ".join(found.never)
+            raise NotAsExpectedError(f"vacuous: {self} is for what happened in none of {found.runs} runs: {never}")
+        if not found.error:
             return
-        case = finding.minimised.case
-        self._record(("fuzzvm_error", case.expect.error))
-        self._record(("fuzzvm_saved", str(finding.path)))
-        raise NotAsExpectedError(self._report(case, str(finding.path)))
+        self._record(("fuzzvm_error", found.error))
+        self._record(("fuzzvm_saved", found.saved))
+        raise NotAsExpectedError(found.report)
 
     def must_fail(self, error: str | None = None) -> None:
         """Search for `--fuzzvm-seconds`; a bug must be found, one with this id where one is given."""
-        finding = self._search(None)
-        if finding is None:
+        found = self._search(None)
+        if not found.error:
             raise NotAsExpectedError(f"no bug found in {self} in {self._seconds:g} s")
-        found = finding.minimised.case.expect.error
-        if error is not None and found != error:
-            raise NotAsExpectedError(f"{found} found in {self}, not {error}")
+        if error is not None and found.error != error:
+            raise NotAsExpectedError(f"{found.error} found in {self}, not {error}")
 
     def must_be_proven_safe(self, max_seconds: float | None = None, max_states: int | None = None) -> None:
-        """Explore every schedule: none may fail, and nothing may be cut by the bounds."""
-        verdict = self._verify(max_seconds, max_states)
+        """Explore every schedule: none may fail, nothing may be cut by the bounds, and the proof may not be vacuous."""
+        limits = Limits(max_states=max_states, max_seconds=max_seconds)
+        verdict, report = self._apart(lambda: _verify(self._asked, limits))
         if verdict.failure is not None:
             self._record(("fuzzvm_error", verdict.failure.error))
-            assert verdict.schedule is not None
-            expect = Expectation("bug", verdict.failure.error, verdict.failure.function)
-            asked = self._asked
-            case = TestCase(asked.scenario, asked.name, asked.memory, verdict.schedule, expect, without=asked.without)
-            raise NotAsExpectedError(self._report(case, "FILE"))
+            raise NotAsExpectedError(report or f"{verdict.failure.error}; its schedule was not found within the bound")
         if not verdict.complete:
             raise NotAsExpectedError(f"{self} is not proven safe: {verdict.stopped}, {verdict.states} states seen")
+        if verdict.missing:
+            never = ", ".join(verdict.missing)
+            raise NotAsExpectedError(f"vacuous: {self} is for what happened in no schedule: {never}")
         self._record(("fuzzvm_states", verdict.states))
 
-    def _search(self, corpus: Path | None) -> campaign.Finding | None:
-        asked = self._asked
-        engine = engines.get(asked.engine)
+    def _search(self, corpus: Path | None) -> _Found:
+        engine = engines.get(self._asked.engine)
         if lacks := engine.unavailable():
             raise NotAsExpectedError(lacks)
-        cell = campaign.Cell(
-            asked.name, asked.mitigation, engine, (asked.scenario,), asked.memory, without=asked.without
-        )
-        try:
-            result = campaign.run_cell(cell, Budget(seconds=self._seconds), self._seed, corpus)
-        except ProgramError as error:
-            raise NotAsExpectedError(str(error)) from error
-        if result.interrupted:
-            raise KeyboardInterrupt
-        self._record(("fuzzvm_runs", result.search.runs))
-        return result.findings[0] if result.findings else None
+        found = self._apart(lambda: _search(self._asked, self._seconds, self._seed, corpus))
+        self._record(("fuzzvm_runs", found.runs))
+        if not (found.runs or found.error):
+            raise NotAsExpectedError(f"no run of {self} came to its end in {self._seconds:g} s, so nothing is known")
+        return found
 
-    def _verify(self, max_seconds: float | None, max_states: int | None) -> Verdict:
-        asked = self._asked
+    @staticmethod
+    def _apart(function: Callable[[], T]) -> T:
         try:
-            system = System(asked.scenario, asked.mitigation, asked.memory, asked.name, asked.without)
-            return verify(system, Limits(max_states=max_states, max_seconds=max_seconds))
-        except ProgramError as error:
+            return apart(function)
+        except (ProgramError, UserCodeError, StoppedError, campaign.NotReproducibleError) as error:
             raise NotAsExpectedError(str(error)) from error
-
-    def _report(self, case: TestCase, file: str) -> str:
-        own = f" --mitigation {case.mitigation}" if registry.is_path(case.mitigation) else ""
-        return f"{case.expect}\n{render(tell(case, self._asked.mitigation), f'fuzzvm replay {file}{own}')}"
 
     def __str__(self) -> str:
         return f"{self.mitigation}, {self.scenario.name}, {self.memory}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What came of a search: how many runs, and of the first finding its error, its file and its story.
+
+    `never` are the cover points that the runs were enough to meet and have not, where there is no finding.
+    """
+
+    runs: int
+    error: str = ""
+    saved: str = ""
+    report: str = ""
+    never: tuple[str, ...] = ()
+
+
+def _search(asked: Asked, seconds: float, seed: int, corpus: Path | None) -> _Found:
+    scheme = asked.scheme()
+    end = time.monotonic() + seconds
+    cell = campaign.Cell(
+        asked.name, scheme, engines.get(asked.engine), (asked.scenario,), asked.memory, without=asked.without
+    )
+    result = campaign.run_cell(cell, Budget(seconds=seconds), seed, corpus, end=end)
+    if not result.findings:
+        never = [point for _, one in result.happened if one.vacuous for point in one.missing]
+        return _Found(result.search.runs, never=tuple(never))
+    finding = result.findings[0]
+    case = finding.minimised.case
+    return _Found(result.search.runs, case.expect.error, str(finding.path), _report(case, scheme, str(finding.path)))
+
+
+def _verify(asked: Asked, limits: Limits) -> tuple[Verdict, str]:
+    """Return the verdict, and the story of the run that fails, '' where none is known."""
+    with bounded_by(limits):
+        scheme = asked.scheme()
+        system = System(asked.scenario, scheme, asked.memory, asked.name, asked.without)
+        verdict, question = judged(system, lambda explored: verify(system, limits, explored=explored))
+    check(scheme, [question], limits.max_seconds)
+    if verdict.failure is None or verdict.schedule is None:
+        return verdict, ""
+    expect = Expectation("bug", verdict.failure.error, verdict.failure.function)
+    case = TestCase(asked.scenario, asked.name, asked.memory, verdict.schedule, expect, without=asked.without)
+    return verdict, _report(case, scheme, "FILE")
+
+
+def _report(case: TestCase, scheme: type[Mitigation], file: str) -> str:
+    return f"{case.expect}\n{render(tell(case, scheme), command('replay', file, case.mitigation))}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from fuzzvm.files.printable import printable
+
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
@@ -26,4 +28,4 @@ def write(reporter: TerminalReporter, properties: Iterable[tuple[str, Any]]) -> 
     for error in values.get("fuzzvm_error", []):
         reporter.write_line(f"found: {error}")
     for path in values.get("fuzzvm_saved", []):
-        reporter.write_line(f"saved: {path}")
+        reporter.write_line(printable(f"saved: {path}"))

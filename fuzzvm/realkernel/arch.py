@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fuzzvm.kbuild import arch as kbuild
+
 _PHYSICAL = 0x0000_FFFF_FFFF_F000
-PAGE_SHIFTS = {"4K": 12, "16K": 14, "64K": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """An architecture. `levels` are, by page size, the page-table levels that a kernel can have, the usual first.
+    """An architecture. `builds` says how its kernel is built. `levels` are, by page size, the page-table levels that a
+    kernel here can have, the usual first.
 
     `arguments` are the registers of a function's first two arguments, `result` that of what it returns. `frame` holds
     the address of the caller's frame, with the return address in the word after it, on both. `link` is the register
@@ -24,8 +26,7 @@ class Arch:
     entry of the root through another address, its own being read-only, given the address that it has.
     """
 
-    name: str
-    kernel_name: str
+    builds: kbuild.KernelArch
     levels: dict[str, tuple[int, ...]]
     pc: int
     sp: int
@@ -47,14 +48,18 @@ class Arch:
     interrupts_on: Callable[[int], bool]
     is_table: Callable[[int, int], bool]
 
+    @property
+    def name(self) -> str:
+        """Return the name that users give it."""
+        return self.builds.name
+
     def table(self, entry: int) -> int:
         """Return the physical address of the table that an entry points to."""
         return entry & _PHYSICAL
 
     def va_bits(self, page_shift: int, levels: int) -> int:
-        """Return the bits of an address that the page tables translate; arm64's LPA and LPA2 are not there."""
-        bits = page_shift + (page_shift - 3) * levels
-        return bits if self.name == "x86_64" else min(bits, 48)
+        """Return the bits of an address that the page tables translate."""
+        return self.builds.va_bits(page_shift, levels)
 
     def window(self, page_shift: int, levels: int) -> int:
         """Return an address of the vmalloc area that small allocations do not come near, aligned to a root's entry."""
@@ -82,8 +87,7 @@ def _arm64_is_table(entry: int, shift: int) -> bool:
 
 
 X86_64 = Arch(
-    name="x86_64",
-    kernel_name="x86_64",
+    builds=kbuild.X86_64,
     levels={"4K": (4, 5)},
     pc=16,
     sp=7,
@@ -109,9 +113,8 @@ X86_64 = Arch(
 )
 
 ARM64 = Arch(
-    name="arm64",
-    kernel_name="arm64",
-    # CONFIG_ARM64_VA_BITS is 39 and 48, 48 and 47, 42 and 48
+    builds=kbuild.ARM64,
+    # of CONFIG_ARM64_VA_BITS those that QEMU was tried with: 39 and 48, 48 and 47, 42 and 48
     levels={"4K": (3, 4), "16K": (4, 3), "64K": (2, 3)},
     pc=32,
     sp=31,

@@ -15,8 +15,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fuzzvm.files.errors import FileError
+from fuzzvm.files.reading import read_bytes, read_text
+from fuzzvm.files.writing import write
+from fuzzvm.kbuild import source as sources
+from fuzzvm.kbuild.arch import PAGE_SHIFTS
+from fuzzvm.kbuild.config import check_taken
+from fuzzvm.kbuild.run import run
 from fuzzvm.realkernel import cpio, fix, tools
-from fuzzvm.realkernel.arch import ARCHES, PAGE_SHIFTS, Arch
+from fuzzvm.realkernel.arch import ARCHES, Arch
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.symbols import Symbols
 
@@ -25,6 +32,9 @@ FRAGMENT = "fragment.config"
 """What the kernel is configured by: the first file of a build, by which its folder is known."""
 BUILD_SECONDS = 3600.0
 _FILES = ("image", "System.map", "initramfs", "config")
+MAX_TEXT = 16 << 20
+"""Bytes of a configuration or a manifest."""
+MAX_INITRAMFS = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ class BuiltKernel:
 
     def config(self) -> str:
         """Read its configuration."""
-        return (self.folder / "config").read_text(encoding="utf-8")
+        return _text(self.folder / "config")
 
     def symbols(self) -> Symbols:
         """Read its System.map."""
@@ -92,7 +102,7 @@ class BuiltKernel:
 
     def initramfs(self, script: str) -> bytes:
         """Return the initramfs with a script for the guest's program."""
-        return (self.folder / "initramfs").read_bytes() + cpio.archive([cpio.regular("script", script.encode())])
+        return _bytes(self.folder / "initramfs") + cpio.archive([cpio.regular("script", script.encode())])
 
     def to_data(self) -> dict[str, object]:
         """Return it as plain data, without its folder."""
@@ -104,16 +114,32 @@ class BuiltKernel:
 def load(folder: Path) -> BuiltKernel:
     """Return what a folder holds. Raises RealKernelError where `build` did not make it, or not to its end."""
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        data = json.loads(read_text(folder / MANIFEST, MAX_TEXT))
         kernel = BuiltKernel(folder=folder, **data)
-    except (OSError, ValueError, TypeError) as error:
+    except (FileError, ValueError, TypeError, RecursionError) as error:
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` ({error})") from error
+    if not isinstance(kernel.arch, str) or not isinstance(kernel.page_size, str):
+        raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` (arch and page_size must be strings)")
     if kernel.arch not in ARCHES or kernel.levels not in kernel.facts.levels.get(kernel.page_size, ()):
         raise RealKernelError(f"{folder}: no {kernel.arch!r} with {kernel.page_size} pages and {kernel.levels} levels")
     lacking = [name for name in _FILES if not (folder / name).is_file()]
     if lacking:
         raise RealKernelError(f"{folder} lacks {', '.join(lacking)}: build it again with `fuzzvm kernel build`")
     return kernel
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, MAX_TEXT)
+    except FileError as error:
+        raise RealKernelError(str(error)) from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_bytes(path, MAX_INITRAMFS)
+    except FileError as error:
+        raise RealKernelError(str(error)) from error
 
 
 def guest_sources() -> Path:
@@ -129,7 +155,7 @@ def build(options: Options, out: Path) -> BuiltKernel:
     """Build into a folder, or return what is there where nothing has changed; the log is build.log there.
 
     A source archive that was built before with the same options is not built again; a tree always goes through make,
-    which sees what has changed. Raises RealKernelError.
+    which sees what has changed. Raises RealKernelError and KbuildError.
     """
     began = time.monotonic()
     arch = ARCHES[options.arch]
@@ -150,12 +176,14 @@ def build(options: Options, out: Path) -> BuiltKernel:
     guest = guest_sources()
     config = _config(options, levels, guest)
     key = _key(options, config, guest)
-    _take(out, options.source)
+    # `source`, `module` and `tmp` in it are removed and made anew
+    sources.check_apart(out, options.source)
+    sources.take_folder(out, FRAGMENT, "fuzzvm kernel build")
     there = _there(out)
     if options.source.is_file() and there is not None and there.key == key:
         return there
     (out / MANIFEST).unlink(missing_ok=True)
-    (out / FRAGMENT).write_text(config, encoding="utf-8")
+    write(out / FRAGMENT, config, own_name=True)
     log = out / "build.log"
     log.unlink(missing_ok=True)
     tree = _tree(options, out, log)
@@ -172,21 +200,8 @@ def build(options: Options, out: Path) -> BuiltKernel:
     built = BuiltKernel(out, options.arch, options.page_size, levels, release, options.revert_fix, key, seconds)
     # what was unpacked or copied is made anew by the next build, and takes two gigabytes
     shutil.rmtree(out / "source", ignore_errors=True)
-    (out / MANIFEST).write_text(json.dumps(built.to_data(), indent=2) + "\n", encoding="utf-8")
+    write(out / MANIFEST, json.dumps(built.to_data(), indent=2) + "\n", own_name=True)
     return built
-
-
-def _take(out: Path, source: Path) -> None:
-    """Make the folder to build in, whose `source`, `module` and `tmp` are removed and made anew.
-
-    Raises RealKernelError where that could take what is not a build's: the user's source, or another folder of theirs.
-    """
-    folder, given = out.resolve(), source.resolve()
-    if given.is_relative_to(folder) or folder.is_relative_to(given):
-        raise RealKernelError(f"{source} and {out}: the source and the folder to build in must lie apart")
-    if out.is_dir() and any(out.iterdir()) and not (out / FRAGMENT).is_file():
-        raise RealKernelError(f"{out} is not empty, and nothing that `fuzzvm kernel build` made: name another folder")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _there(out: Path) -> BuiltKernel | None:
@@ -197,24 +212,11 @@ def _there(out: Path) -> BuiltKernel | None:
         return None
 
 
-def _geometry(arch: Arch, page_size: str, levels: int) -> list[str]:
-    """Return the options that give a kernel its page size and levels."""
-    if arch.name == "x86_64":
-        return [f"CONFIG_X86_5LEVEL={'y' if levels == 5 else 'n'}"]
-    return [
-        f"CONFIG_ARM64_{page_size}_PAGES=y",
-        f"CONFIG_ARM64_VA_BITS_{arch.va_bits(PAGE_SHIFTS[page_size], levels)}=y",
-    ]
-
-
 def _config(options: Options, levels: int, guest: Path) -> str:
     parts = [(guest / f"{name}.config").read_text(encoding="utf-8") for name in ("common", options.arch)]
-    parts.append("\n".join(_geometry(ARCHES[options.arch], options.page_size, levels)) + "\n")
+    parts.append("\n".join(ARCHES[options.arch].builds.geometry_options(options.page_size, levels)) + "\n")
     if options.fragment is not None:
-        try:
-            parts.append(options.fragment.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RealKernelError(f"{options.fragment}: {error.strerror}") from error
+        parts.append(_text(options.fragment))
     return "".join(parts)
 
 
@@ -248,7 +250,7 @@ def _tree(options: Options, out: Path, log: Path) -> Path:
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir()
         archive = str(options.source.resolve())
-        tools.run(["tar", "xf", archive, "-C", str(tree), "--strip-components=1"], log, BUILD_SECONDS)
+        run(["tar", "xf", archive, "-C", str(tree), "--strip-components=1"], log, BUILD_SECONDS)
         if not (tree / "Kbuild").is_file():
             raise RealKernelError(f"{options.source} is no archive of a kernel tree")
     if options.revert_fix:
@@ -266,8 +268,8 @@ def _link(source: str, target: str) -> None:
 
 def _make(options: Options, arch: Arch, tree: Path, out: Path) -> list[str]:
     jobs = options.jobs or os.cpu_count() or 1
-    command = ["make", "-C", str(tree), f"O={(out / 'build').resolve()}", f"ARCH={arch.kernel_name}", f"-j{jobs}"]
-    return [*command, f"CROSS_COMPILE={tools.CROSS}"] if arch.name == "arm64" else command
+    command = ["make", "-C", str(tree), f"O={(out / 'build').resolve()}", f"ARCH={arch.builds.kernel_name}"]
+    return [*command, f"-j{jobs}", f"CROSS_COMPILE={arch.builds.cross}"]
 
 
 def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: str, log: Path) -> str:
@@ -275,29 +277,19 @@ def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: st
     objects = out / "build"
     objects.mkdir(exist_ok=True)
     make = _make(options, arch, tree, out)
-    tools.run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], log, BUILD_SECONDS)
-    _check_config((objects / ".config").read_text(encoding="utf-8"), config)
-    tools.run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
+    run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], log, BUILD_SECONDS)
+    check_taken((objects / ".config").read_text(encoding="utf-8"), config)
+    run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
     shutil.copy2(objects / arch.image, out / "image")
     shutil.copy2(objects / "System.map", out / "System.map")
     shutil.copy2(objects / ".config", out / "config")
     return (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
 
 
-def _check_config(made: str, asked: str) -> None:
-    """Raise RealKernelError where the tree's Kconfig has turned off what the fragments ask for."""
-    lines = set(made.splitlines())
-    wanted = [line for line in asked.splitlines() if line.startswith("CONFIG_") and line.endswith("=y")]
-    # the last word on an option counts
-    refused = [line for line in wanted if line not in lines and f"{line[:-1]}n" not in asked.splitlines()]
-    if refused:
-        raise RealKernelError(f"this tree does not take {', '.join(refused)}")
-
-
 def _init(arch: str, guest: Path, out: Path, log: Path) -> bytes:
     program = out / "init"
-    compiler = tools.compiler_of(arch)
-    tools.run([compiler, "-O2", "-static", "-s", "-o", str(program), str(guest / "init.c")], log, BUILD_SECONDS)
+    compiler = ARCHES[arch].builds.gcc
+    run([compiler, "-O2", "-static", "-s", "-o", str(program), str(guest / "init.c")], log, BUILD_SECONDS)
     return program.read_bytes()
 
 
@@ -305,5 +297,5 @@ def _module(options: Options, arch: Arch, tree: Path, guest: Path, out: Path, lo
     folder = (out / "module").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(guest / "module", folder)
-    tools.run([*_make(options, arch, tree, out), f"M={folder}", "modules"], log, BUILD_SECONDS)
+    run([*_make(options, arch, tree, out), f"M={folder}", "modules"], log, BUILD_SECONDS)
     return (folder / "fuzzvm_driver.ko").read_bytes()

@@ -237,7 +237,7 @@ def _model_text(scenario: Scenario) -> tuple[str, Areas]:
 
     def listening() -> Steps[None]:
         # what a read returned is an annotation, which the machine itself does not keep
-        program = system.programs()[0]()
+        program = system.programs()[0]
         answer = None
         while True:
             try:

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuzzvm.files.errors import FileError
+from fuzzvm.files.reading import read_text
 from fuzzvm.realkernel.errors import RealKernelError
 
+MAX_BYTES = 4 << 20
+"""Of a source file."""
 _LEVELS = {"pmd": "pte", "pud": "pmd", "p4d": "pud"}
 _COMMENT = r"(?:\t/\*(?:(?!\*/).)*\*/\n)?"
 
@@ -79,9 +83,9 @@ def apply(tree: Path, edits: tuple[Edit, ...]) -> list[Path]:
     for edit in edits:
         path = tree / edit.path
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RealKernelError(f"{path}: {error.strerror}") from error
+            text = read_text(path, MAX_BYTES)
+        except FileError as error:
+            raise RealKernelError(str(error)) from error
         edited.append((path, edit.apply(text)))
     for path, text in edited:
         path.unlink()

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from fuzzvm.kbuild.children import dies_with_parent
 from fuzzvm.realkernel.arch import PACKAGES, Arch
-from fuzzvm.realkernel.children import dies_with_parent
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.gdb import Gdb
 
@@ -54,8 +54,8 @@ class Qemu:
             raise
         finally:
             listening.close()
-        atexit.register(self.close)
         self._reader = threading.Thread(target=self._read, daemon=True)
+        atexit.register(self.close)
         self._reader.start()
 
     def __enter__(self) -> Qemu:
@@ -108,7 +108,9 @@ class Qemu:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._reader.join()
+        # a Ctrl-C may have come before it was started
+        if self._reader.is_alive():
+            self._reader.join()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

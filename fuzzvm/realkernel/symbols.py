@@ -5,8 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from pathlib import Path
 
+from fuzzvm.files.errors import FileError
+from fuzzvm.files.reading import read_text
 from fuzzvm.realkernel.errors import RealKernelError
 
+MAX_BYTES = 256 << 20
+"""Of a System.map, which is read as a whole."""
 _DISTANCE = 1 << 20
 """Bytes past the last symbol before it at which an address is no longer said to belong to it."""
 
@@ -33,8 +37,8 @@ class Symbols:
     def read(cls, path: Path) -> Symbols:
         """Read System.map. Raises RealKernelError where it cannot be read or is something else."""
         try:
-            return cls(path.read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
+            return cls(read_text(path, MAX_BYTES))
+        except (FileError, ValueError) as error:
             raise RealKernelError(f"{path}: no System.map: {error}") from error
 
     def __contains__(self, name: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from fuzzvm.kernel.jump_label import BRANCH, NOP
+from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
@@ -21,10 +23,8 @@ from fuzzvm.kernel.pgtable import (
     pxd_pgtable,
     pxd_table,
 )
-from fuzzvm.kernel.rcu import Elapsed, RcuState
-from fuzzvm.kernel.rwsem import RwsemState, rwsem_state
-from fuzzvm.kernel.workqueue import QueueState
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.memory.arm64.forbidding import Ordering
 from fuzzvm.machine.ops import (
     Alloc,
     Await,
@@ -34,6 +34,7 @@ from fuzzvm.machine.ops import (
     Free,
     InterruptAll,
     Load,
+    Operation,
     Order,
     Rmw,
     Store,
@@ -43,17 +44,22 @@ from fuzzvm.machine.ops import (
 )
 from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch, StaleRead
 from fuzzvm.machine.trace import TraceStep
+from fuzzvm.report.old_values import OldValue
 
 
 class Describer:
     """Describes the steps of one machine's run.
 
-    `cpu_names` is what its CPUs are called: the scenario's by their numbers, then the kernel's own threads.
+    `old_values` are the reads of it that are old, by their steps. `cpu_names` is what its CPUs are called: the
+    scenario's by their numbers, then the kernel's own threads.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, old_values: Mapping[int, OldValue] | None = None) -> None:
         self._machine = machine
-        threads = machine.observer.kernel.threads if isinstance(machine.observer, Oracles) else ()
+        self._old_values = old_values or {}
+        kernel = machine.observer.kernel if isinstance(machine.observer, Oracles) else None
+        threads = () if kernel is None else kernel.threads
+        self._opaque = frozenset() if kernel is None else frozenset(kernel.opaque_words)
         scenario = [f"CPU {cpu}" for cpu in range(machine.memory.cpus - len(threads))]
         self.cpu_names = (*scenario, *[thread.name for thread in threads])
 
@@ -73,7 +79,7 @@ class Describer:
         if isinstance(allocation.label, TableLabel):
             root = "" if allocation.label.mm == "init_mm" else f"{allocation.label.mm}."
             return f"{root}{allocation.label.level.name.lower()}[{offset_of(address)}]"
-        return str(allocation.label)
+        return f"{allocation.label}[{offset_of(address)}]" if allocation.size > 1 else str(allocation.label)
 
     def entry(self, value: Value) -> str:
         """Return what a page-table entry says."""
@@ -97,19 +103,17 @@ class Describer:
         allocation = self._machine.allocator.lookup(address)
         if allocation is not None and isinstance(allocation.label, TableLabel):
             return self.entry(value)
+        if address in self._opaque:
+            return str(value)
+        if (in_words := getattr(value, "in_words", None)) is not None:
+            return self.named(in_words())
         match value:
-            case RwsemState():
-                return self.named(_rwsem(value))
-            case RcuState():
-                return self.named(_rcu(value))
-            case QueueState():
-                return _queue(value)
             case tuple() if value and all(isinstance(part, int) for part in value):
                 return f"[{', '.join(map(self._table, value))}]"
             case int() if allocation is not None and isinstance(allocation.label, CodeLabel):
                 return _instruction(value)
-            case int() if allocation is not None and isinstance(allocation.label, LockLabel):
-                return f"held by {self.cpu(value - 1)}" if value else "free"
+            case 0 if allocation is not None and isinstance(allocation.label, LockLabel):
+                return allocation.label.unused
             case _:
                 return str(value)
 
@@ -118,19 +122,36 @@ class Describer:
         return self.named(self._operation(step)) + self.remark(step)
 
     def remark(self, step: TraceStep) -> str:
-        """Return what the memory model did in a step that sequential consistency would not; '' if nothing."""
+        """Return what the memory model did in a step that sequential consistency would not; '' if nothing.
+
+        Where it is known which barriers would have forbidden it, it ends with them.
+        """
+        old = self._old_values.get(step.number)
+        forbidden = "" if old is None or not old.orderings else f"; {self._forbidden_by(old.orderings)}"
         match step.remark:
             case StaleRead(newest, writer):
                 address = getattr(step.op, "address", 0)
-                return f" -- an old value: {self.cpu(writer)} has written {self.value(address, newest)}"
+                return f" -- an old value: {self.cpu(writer)} has written {self.value(address, newest)}{forbidden}"
             case StaleFetch(newest):
-                return f" -- a stale instruction: there is {_instruction(newest)} now"
+                return f" -- a stale instruction: there is {_instruction(newest)} now{forbidden}"
+            case None if old is not None and forbidden:
+                return f" -- an old value: what step {old.newer} has written is not seen yet{forbidden}"
             case Buffered():
                 return " -- not yet seen by others"
             case Forwarded():
                 return " -- its own store, not yet seen by others"
             case _:
                 return ""
+
+    def _forbidden_by(self, orderings: Sequence[Ordering]) -> str:
+        """Return a sentence on the barriers that would have forbidden an old value."""
+        parts = []
+        for ordering in orderings:
+            names = "; ".join(_barrier(op) for op in ordering.operations)
+            after, before = f"step {ordering.after}", f"step {ordering.before}"
+            where = f"between {after} and {before}" if ordering.after else f"before {before}"
+            parts.append(f"{names} on {self.cpu(ordering.cpu)} {where if ordering.before else f'after {after}'}")
+        return f"forbidden by {', with '.join(parts)}"
 
     def _operation(self, step: TraceStep) -> str:
         op = step.op
@@ -144,8 +165,9 @@ class Describer:
             case Rmw():
                 return self._rmw(op, step.response)
             case Await():
-                elapsed = isinstance(op.when, Elapsed)
-                return f"{self.place(op.address)}{': the grace period is over' if elapsed else ' is granted'}"
+                if op.address in self._opaque:
+                    return f"wait for {self.place(op.address)} = {self.value(op.address, step.response)}"
+                return f"{self.place(op.address)}{getattr(op.when, 'ending', ' is granted')}"
             case Fence():
                 return op.kind.value
             case CacheMaintenance():
@@ -175,17 +197,21 @@ class Describer:
         allocation = self._machine.allocator.lookup(op.address)
         new = op.update(old)
         place = self.place(op.address)
-        if isinstance(new, RwsemState):
-            before = rwsem_state(old)
-            queued = len(new.waiters) > len(before.waiters)
-            return f"{place}: {'queue' if queued else _rwsem(new)}{_order(op.order)}"
-        if isinstance(new, RcuState):
-            return f"{place}: {_rcu(new)}{_order(op.order)}"
-        if isinstance(new, QueueState):
-            return f"{place}: {_queue(new)}{_order(op.order)}"
-        if allocation is not None and isinstance(allocation.label, StaticLabel) and op.when is not None:
+        action = lock_action(op, old)
+        if action is not None and action.queued:
+            return f"{place}: queue{_order(op.order)}"
+        speaks = hasattr(new, "in_words")
+        waited = op.when is not None and allocation is not None and isinstance(allocation.label, StaticLabel)
+        if waited and (action is not None or not speaks):
             return f"take {place}"
+        if speaks:
+            return f"{place}: {self.value(op.address, new)}{_order(op.order)}"
         return f"{place}: {self.value(op.address, old)} -> {self.value(op.address, new)}{_order(op.order)}"
+
+
+def _barrier(op: Operation) -> str:
+    assert isinstance(op, Fence | CacheMaintenance)
+    return op.kind.value if isinstance(op, Fence) else op.operation.value
 
 
 def _order(order: Order) -> str:
@@ -198,26 +224,3 @@ def _instruction(code: Value) -> str:
         return "branch" if code else "nop"
     assert isinstance(code, int)
     return code.to_bytes((code.bit_length() + 7) // 8, "little").hex(" ")
-
-
-def _rwsem(sem: RwsemState) -> str:
-    parts = []
-    if sem.writer is not None:
-        parts.append(f"CPU {sem.writer} writes")
-    if sem.readers:
-        parts.append(f"CPU {', '.join(map(str, sem.readers))} read" + ("s" if len(sem.readers) == 1 else ""))
-    if sem.waiters:
-        waiting = ", ".join(f"CPU {cpu} to {'write' if write else 'read'}" for cpu, write in sem.waiters)
-        parts.append(f"waiting: {waiting}")
-    return "; ".join(parts) or "free"
-
-
-def _rcu(state: RcuState) -> str:
-    parts = [f"CPU {cpu} reads" for cpu in state.readers]
-    for waiter, readers in state.grace_periods:
-        parts.append(f"CPU {waiter} waits for the section of {', '.join(f'CPU {cpu}' for cpu in readers)}")
-    return "; ".join(parts) or "nobody reads"
-
-
-def _queue(queue: QueueState) -> str:
-    return f"{len(queue.pending) or 'nothing'} queued" + ("; the worker ends" if queue.ended else "")

@@ -13,6 +13,7 @@ from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.reach import Reach, mapped_areas
+from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import DEADLOCK, Failure
 from fuzzvm.machine.execution import Execution
@@ -21,10 +22,12 @@ from fuzzvm.machine.ops import offset_of
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.machine.trace import TraceStep, digest
 from fuzzvm.report.describe import Describer
+from fuzzvm.report.old_values import OldValue, old_values
 from fuzzvm.report.tlb_story import hardware_events
 from fuzzvm.report.tree import page_tables
 from fuzzvm.report.waits import Wait, wait_cycle, waiting
 from fuzzvm.scenario.calls import Output
+from fuzzvm.scenario.system import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,16 @@ class Story:
 def tell(case: TestCase, mitigation: type[Mitigation]) -> Story:
     """Run a test case and return its story. Raises ScheduleError where its schedule does not fit."""
     machine, execution = run(case, mitigation, tracing=True)
-    return story_of(case, machine, execution)
+    return story_of(case, mitigation, machine, execution)
 
 
-def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
+def story_of(case: TestCase, mitigation: type[Mitigation], machine: Machine, execution: Execution) -> Story:
     """Return the story of a run that has ended, on a machine that traced it."""
     trace = machine.trace or []
     failure = execution.failure
     hardware = [] if failure is None else hardware_events(case, machine, trace, failure)
-    describer = Describer(machine)
-    cycle = wait_cycle(machine, describer.place, describer.cpu) if failure and failure.error == DEADLOCK else ()
+    describer = Describer(machine, _old_values(case, mitigation, trace, execution))
+    cycle = wait_cycle(machine, describer.place, describer.named) if failure and failure.error == DEADLOCK else ()
     guilty = waiting(machine, cycle) if cycle else _guilty_steps(machine, failure)
     guilty |= {event.step for event in hardware if event.step}
     if failure is not None:
@@ -124,6 +127,18 @@ def story_of(case: TestCase, machine: Machine, execution: Execution) -> Story:
         cycle=cycle,
         tables=page_tables(machine, describer),
     )
+
+
+def _old_values(
+    case: TestCase, mitigation: type[Mitigation], trace: list[TraceStep], execution: Execution
+) -> dict[int, OldValue]:
+    if not memory_models.get(case.memory).stale_reads:
+        return {}
+    start = System(case.scenario, mitigation, case.memory, without=case.without).machine()
+    failure = execution.failure
+    # what the failing step tried has not been done
+    done = [step for step in trace if failure is None or step.number != failure.step]
+    return old_values(start.memory, done, execution.schedule)
 
 
 def _object(machine: Machine, failure: Failure | None) -> Allocation | None:

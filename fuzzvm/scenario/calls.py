@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
@@ -60,9 +60,20 @@ class Call:
         """Whether it walks an mm other than init_mm that shares the kernel's tables."""
         return False
 
+    def may_promote(self, geometry: Geometry) -> bool:
+        """Return whether a block fits what it maps, so that it promotes where it finds a table in the block's place."""
+        return False
+
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
         """Make the call; return the areas that this CPU has afterwards."""
         raise NotImplementedError
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        """Return which precondition of the kernel's function does not hold, in a few words; '' where all do.
+
+        `mapped` holds the numbers of the pages that are mapped when the call begins, `areas` what the caller has.
+        """
+        return ""
 
     def __str__(self) -> str:
         arguments = []
@@ -82,6 +93,16 @@ def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
     size = k.geometry.size(Level.PTE)
     addr = k.geometry.base + page * size
     return addr, addr + nr_pages * size
+
+
+def _pages(call: Vmap | Vunmap | SetMemoryRo | SetMemoryRox) -> range:
+    return range(call.page, call.page + call.nr_pages)
+
+
+def _not_mapped(call: SetMemoryRo | SetMemoryRox, mapped: Collection[int]) -> str:
+    """Return that a page is not mapped, of which the kernel says -EINVAL or -EFAULT; '' where all are."""
+    hole = next((page for page in _pages(call) if page not in mapped), None)
+    return "" if hole is None else f"page {hole} is not mapped"
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,18 @@ class Vmap(Call):
         yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], _shift(k.geometry, self.max_page_shift))
         return areas
 
+    def may_promote(self, geometry: Geometry) -> bool:
+        block = geometry.size(Level.PMD) >> geometry.page_shift
+        first = -(-self.page // block) * block
+        phys_page = self.page if self.phys_page < 0 else self.phys_page
+        fits = first + block <= self.page + self.nr_pages and (phys_page - self.page) % block == 0
+        return fits and self.max_page_shift in ("pmd", "pud")
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        # vmap_pte_range() has BUG_ON(!pte_none(ptep_get(pte))); a block would drop the mappings below it in silence
+        live = next((page for page in _pages(self) if page in mapped), None)
+        return "" if live is None else f"page {live} is mapped already"
+
 
 @dataclass(frozen=True)
 class Vunmap(Call):
@@ -120,6 +153,9 @@ class Vunmap(Call):
         addr, end = _range(k, self.page, self.nr_pages)
         yield from vunmap_range(k, addr, end)
         return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return "" if any(page in mapped for page in _pages(self)) else "none of the pages is mapped"
 
 
 @dataclass(frozen=True)
@@ -139,6 +175,9 @@ class SetMemoryRo(Call):
         yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
         return areas
 
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return _not_mapped(self, mapped)
+
 
 @dataclass(frozen=True)
 class SetMemoryRox(Call):
@@ -157,6 +196,9 @@ class SetMemoryRox(Call):
         addr, _ = _range(k, self.page, self.nr_pages)
         yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
         return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return _not_mapped(self, mapped)
 
 
 def _remember(areas: Areas, name: str, addr: int | None) -> Areas:
@@ -193,6 +235,9 @@ class VmallocHuge(Call):
         addr = yield from vmalloc_huge(k, self.nr_pages << k.geometry.page_shift, PROTS[self.prot])
         return _remember(areas, self.area, addr)
 
+    def may_promote(self, geometry: Geometry) -> bool:
+        return self.nr_pages << geometry.page_shift >= geometry.size(Level.PMD)
+
 
 @dataclass(frozen=True)
 class Vfree(Call):
@@ -207,6 +252,13 @@ class Vfree(Call):
             return areas
         yield from vfree(k, addr)
         return _remember(areas, self.area, None)
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        addr = dict(areas).get(self.area)
+        if addr is None:
+            return f"there is no area {self.area!r}"
+        # another CPU may have freed what setup allocated: "Trying to vfree() nonexistent vm area"
+        return "" if (addr - k.geometry.base) >> k.geometry.page_shift in mapped else f"area {self.area!r} is freed"
 
 
 @dataclass(frozen=True)

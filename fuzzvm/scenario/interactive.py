@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.oracles import Mapping, Oracles
+from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.tables import Mapping
 from fuzzvm.kernel.vmalloc import VmapArea
 from fuzzvm.kernel.workqueue import WorkOrEnd, queue_no_more
 from fuzzvm.machine.errors import Failure, ModelError
@@ -91,7 +92,7 @@ class InteractiveSystem:
             queue.run_calls(k) for queue, k in zip(self._queues, self.system.views, strict=True)
         ]
         self._machine = self.system.booted(tracing=tracing)
-        self._machine.start([*programs, *[thread() for thread in self.system.threads()]])
+        self._machine.start([*programs, *self.system.threads()])
         self._oracles = Oracles(self._machine, self.system.kernel)
         self._schedule: list[Step] = []
 
@@ -223,7 +224,7 @@ class InteractiveSystem:
     def _may_step(self) -> bool:
         if len(self._schedule) < MAX_STEPS:
             return True
-        self._machine.exceeded(MAX_STEPS)
+        self._machine.exceeded(MAX_STEPS, endless=True)
         return False
 
     def _step(self, agent: int, choose: Choose) -> None:

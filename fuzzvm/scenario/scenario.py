@@ -52,7 +52,7 @@ class Scenario:
     @property
     def walkers(self) -> int:
         """Number of CPUs that walk page tables."""
-        return len(self._cpus_with(lambda call: call.walks))
+        return len(self.cpus_with(lambda call: call.walks))
 
     def anonymous(self) -> Scenario:
         """Return it with no name and summary: what two scenarios that are the same have in common."""
@@ -86,27 +86,28 @@ class Scenario:
 
     def _claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
         """Return what it claims for the race of ptdump with vmap."""
-        walk = self._cpus_with(lambda call: call.walks)
-        if not _race(walk, self._cpus_with(lambda call: call.maps)):
+        walk = self.cpus_with(lambda call: call.walks)
+        if not race(walk, self.cpus_with(lambda call: call.maps)):
             return []
         return [mitigation.one_walker if len(walk) == 1 else mitigation.two_walkers]
 
     def _further_claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
         """Return what it claims for the races of other kinds."""
         claims: list[Verdict | None] = []
-        walk = self._cpus_with(lambda call: call.walks)
+        walk = self.cpus_with(lambda call: call.walks)
         other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
-        if other_mm and _race(walk, self._cpus_with(lambda call: call.maps)):
+        if other_mm and race(walk, self.cpus_with(lambda call: call.maps)):
             claims.append(mitigation.other_mm)
         if architectures.get(self.arch).collapses:
-            collapse = self._cpus_with(lambda call: call.collapses)
-            if _race(walk, collapse):
+            collapse = self.cpus_with(lambda call: call.collapses)
+            if race(walk, collapse):
                 claims.append(mitigation.collapse)
-            if _race(self._cpus_with(lambda call: call.changes_attr), collapse):
+            if race(self.cpus_with(lambda call: call.changes_attr), collapse):
                 claims.append(None)
         return claims
 
-    def _cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
+    def cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
+        """Return the CPUs that make a call of that kind."""
         return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
 
     @property
@@ -206,8 +207,8 @@ class Scenario:
         )
 
 
-def _race(walk: set[int], others: set[int]) -> bool:
-    """Whether one CPU walks while another does the other thing."""
+def race(walk: set[int], others: set[int]) -> bool:
+    """Return whether one CPU walks while another does the other thing."""
     return bool(walk and others) and len(walk | others) > 1
 
 

@@ -1,8 +1,9 @@
-"""A scenario under a mitigation and a memory model: the thing that schedules are run on."""
+"""A scenario under a mitigation and a memory model, as a task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,17 +12,26 @@ from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.efi import efi_enter_virtual_mode
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel, boot_kernel
-from fuzzvm.kernel.oracles import Oracles, Remembered
+from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.page_table_property import PageTableProperty
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.machine import Machine, program_error
 from fuzzvm.machine.ops import Steps
+from fuzzvm.machine.program import Program
+from fuzzvm.machine.task import Task
+from fuzzvm.mitigations.unchanged import unchanged
 from fuzzvm.scenario import ordering_points
-from fuzzvm.scenario.calls import run_calls
+from fuzzvm.scenario.calls import Areas, run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
+CAREFUL_RUNS = 16
+"""Runs of a system in which each operation is looked at before it is executed. It takes as long again, and what hooks
+yield hardly depends on the schedule. Runs that are traced, so all that fail, are looked at as well.
+"""
 MAX_SETUP_STEPS = 100_000
 """Steps that a scenario's setup may take: a small file must not be able to ask for an endless run."""
 
@@ -32,7 +42,7 @@ def default_memory(scenario: Scenario) -> str:
     return memory if memory in memory_models.names() else "sc"
 
 
-class System:
+class System(Task):
     """Boots once, and hands out machines that stand at the first step of a run.
 
     `mitigation_name` is what the mitigation was asked for by, where that is not the name it has; `without` names the
@@ -50,7 +60,6 @@ class System:
     ) -> None:
         self.scenario = scenario
         self.mitigation_name = mitigation.name if mitigation_name is None else mitigation_name
-        self.memory = memory
         self.without = tuple(without)
         self.mitigation = mitigation
         points = ordering_points.get(self.without)
@@ -59,59 +68,61 @@ class System:
         model = memory_models.get(memory)
         # memory must know how many CPUs there are, and only a kernel that has booted does
         threads = len(_boot(scenario, scheme, Machine(model(1))).threads)
-        self.cpus = len(scenario.cpus) + threads
-        """CPUs of the machine: those of the scenario, then those of the kernel's own threads."""
-        shared = model(self.cpus)
+        shared = model(len(scenario.cpus) + threads)
         shared.points_to = table_pointed_to
-        self._booted = Machine(shared, rewrite=self.rewrite)
-        kernel = _boot(scenario, scheme, self._booted)
-        oracles = Oracles(self._booted, kernel)
-        self._booted.observer = oracles
+        machine = Machine(shared)
+        machine.careful = True
+        kernel = _boot(scenario, scheme, machine)
+        oracles = Oracles(machine, kernel)
+        machine.observer = oracles
         # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads
         at_boot = replace(kernel, threads=())
         try:
             for mm in kernel.mms[1:]:
-                self._booted.boot(efi_enter_virtual_mode(at_boot, mm))
-            self.areas = self._booted.boot(run_calls(at_boot, scenario.setup, ()), max_steps=MAX_SETUP_STEPS)
+                machine.boot(self._program(partial(efi_enter_virtual_mode, at_boot, mm)))
+            setup = self._program(partial(run_calls, at_boot, scenario.setup, ()))
+            self.areas: Areas = machine.boot(setup, max_steps=MAX_SETUP_STEPS)
         except ModelError as error:
             of = f"{scenario.name}: " if scenario.name else ""
             raise ScenarioError(f"{of}setup fails: {error}", "setup") from error
-        self.remembered = Remembered(tlb=oracles.remembered.tlb)
-        """What the oracles remember when a run begins: of the boot, what TLBs may hold, and nothing else."""
         self.kernel = kernel
         self.views = [kernel.on(cpu) for cpu in range(len(scenario.cpus))]
+        calls = [
+            self._program(partial(run_calls, k, its_calls, self.areas))
+            for k, its_calls in zip(self.views, scenario.cpus, strict=True)
+        ]
+        prop = PageTableProperty(kernel, machine.allocator, oracles.remembered)
+        # nobody knows whether words of the mitigation's own hold names of CPUs
+        alike = () if kernel.opaque_words else _alike(scenario)
+        self._runs = 0
+        super().__init__(machine, [*calls, *self.threads()], prop, alike)
 
     def booted(self, *, tracing: bool = False) -> Machine:
-        """Return a machine that has booted and runs nothing yet, watched by its oracles."""
-        machine = self._booted.copy(tracing=tracing)
-        oracles = Oracles(machine, self.kernel)
-        oracles.remembered = self.remembered
-        machine.observer = oracles
+        machine = super().booted(tracing=tracing)
+        self._runs += 1
+        machine.careful = tracing or self._runs <= CAREFUL_RUNS
         return machine
 
-    def programs(self) -> list[Callable[[], Steps[Any]]]:
-        """Return for each CPU a function that returns its program anew, at its beginning."""
+    def threads(self) -> list[Program]:
+        """Return the program of each thread of the kernel's own, whose CPUs come after those of the scenario."""
         return [
-            *[
-                partial(run_calls, k, calls, self.areas)
-                for k, calls in zip(self.views, self.scenario.cpus, strict=True)
-            ],
-            *self.threads(),
+            self._program(partial(thread.function, self.kernel.on(cpu), thread.queue))
+            for cpu, thread in enumerate(self.kernel.threads, len(self.scenario.cpus))
         ]
 
-    def threads(self) -> list[Callable[[], Steps[None]]]:
-        """Return for each thread of the kernel's own a function that returns its program anew, at its beginning."""
-        first = len(self.scenario.cpus)
-        return [
-            partial(thread.function, self.kernel.on(cpu), thread.queue)
-            for cpu, thread in enumerate(self.kernel.threads, first)
-        ]
+    def unchanged(self) -> AbstractContextManager[None]:
+        return unchanged(self.kernel.mitigation)
 
-    def machine(self, *, tracing: bool = False) -> Machine:
-        """Return a machine that has booted, with every CPU at its first operation."""
-        machine = self.booted(tracing=tracing)
-        machine.start([program() for program in self.programs()])
-        return machine
+    def _program(self, make: Callable[[], Steps[Any]]) -> Program:
+        return GeneratorProgram(make, self.rewrite)
+
+
+def _alike(scenario: Scenario) -> list[list[int]]:
+    """Return the groups of CPUs that make the same calls."""
+    groups: dict[object, list[int]] = {}
+    for cpu, calls in enumerate(scenario.cpus):
+        groups.setdefault(calls, []).append(cpu)
+    return list(groups.values())
 
 
 def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Kernel:
@@ -127,5 +138,5 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             tlb=scenario.tlb,
             walk_rereads=scenario.walk_rereads,
         )
-    except Exception as error:
+    except BaseException as error:
         raise program_error(error) from error

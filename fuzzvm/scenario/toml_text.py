@@ -11,6 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from fuzzvm.files.errors import FileError
+from fuzzvm.files.reading import read_bytes
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 """How deeply tables and lists may stand in each other; a test case needs four."""
@@ -37,11 +40,9 @@ class TomlTextError(Exception):
 def read_text(path: Path) -> str:
     """Return the text of a file. Raises TomlTextError, also for a file that cannot be read."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise TomlTextError(error.strerror or str(error)) from error
-    return text_of(raw)
+        return text_of(read_bytes(path, MAX_BYTES))
+    except FileError as error:
+        raise TomlTextError(error.why) from error
 
 
 def text_of(raw: bytes) -> str:

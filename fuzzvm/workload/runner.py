@@ -14,15 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from fuzzvm.kernel.counters import FREE_PATH, TAKES_A_LOCK, Counters, is_release
+from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
 from fuzzvm.kernel.reach import Reach, leaves, reach_of
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.machine.errors import Failure
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.ops import Address, Fence, Free, Load, Steps
+from fuzzvm.machine.ops import Address, Fence, Free, Load, Rmw, Steps
 from fuzzvm.machine.trace import TraceStep
 from fuzzvm.scenario.system import System
 from fuzzvm.workload.cost import Weights
@@ -95,6 +96,7 @@ class _Meter:
         result = self._result
         result.steps += 1
         working = step.cpu < result.threads
+        on_free_path = working and result.workload.on_free_path(step.cpu)
         if working:
             result.workload.append(step)
         elif step.cpu < result.threads + result.readers_started:
@@ -108,11 +110,7 @@ class _Meter:
         if op is not None:
             kind = _kind(step)
             result.busy[kind] = result.busy.get(kind, 0.0) + self.last
-            if (
-                step.stack
-                and (step.stack[0] in TAKES_A_LOCK or is_release(step))
-                and not FREE_PATH.isdisjoint(step.stack)
-            ):
+            if on_free_path and isinstance(op, Rmw) and lock_action(op, step.response) is not None:
                 result.free_path_lock += self.last
         for note in step.annotations:
             if isinstance(note, AreaMapped):
@@ -185,7 +183,7 @@ def run(
         reader(view, check_wx=bool(number % 2), done=done, workers=threads)
         for number, view in enumerate(system.views[threads : threads + readers])
     ]
-    machine.start([*programs, *[thread() for thread in system.threads()]])
+    machine.start([*programs, *system.threads()])
     _step_by_clocks(machine, meter, result, rng, done, progress)
     result.failure = machine.failure
     for worker in workers:
@@ -241,7 +239,7 @@ def _step_by_clocks(
     cpus, threads = machine.memory.cpus, result.threads
     end_of_readers = threads + result.readers_started
     clocks = [0.0] * cpus
-    blocked: dict[int, tuple[str, ...]] = {}
+    blocked: set[int] = set()
     owner = machine.memory.owner
     choose, draw = rng.randrange, rng.random
     trace = machine.trace
@@ -288,7 +286,7 @@ def _wait(
     machine: Machine,
     enabled: Sequence[int],
     clocks: list[float],
-    blocked: dict[int, tuple[str, ...]],
+    blocked: set[int],
     now: float,
     result: Result,
 ) -> None:
@@ -296,12 +294,12 @@ def _wait(
     for cpu in range(len(clocks)):
         waits = cpu not in enabled and machine.pending(cpu) is not None
         if waits and cpu not in blocked:
-            blocked[cpu] = machine.stack(cpu)
+            blocked.add(cpu)
         elif not waits and cpu in blocked:
-            stack = blocked.pop(cpu)
+            blocked.remove(cpu)
             waited = max(0.0, now - clocks[cpu])
             clocks[cpu] += waited
             if cpu < result.threads:
                 result.waited += waited
-                if not FREE_PATH.isdisjoint(stack):
+                if result.workload.on_free_path(cpu):
                     result.free_path_lock += waited

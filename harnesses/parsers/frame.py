@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 STARTED_IN = Path.cwd()
 TIMEOUT_SECONDS = 1
 MAX_BYTES = 1 << 16
-MAX_MEMORY_MB = 2048
+MAX_MEMORY_MB = 512
 
 
 def instrumented(name: str, *packages: str) -> AbstractContextManager[Any]:

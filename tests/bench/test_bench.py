@@ -14,6 +14,7 @@ from fuzzvm.bench import plots, suite
 from fuzzvm.bench.first_bug import cases, failing
 from fuzzvm.bench.result import Result, Target
 from fuzzvm.bench.timing import interleaved, median_ratio
+from tests.clock import PATIENCE
 
 
 def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -22,7 +23,7 @@ def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProce
         [sys.executable, "-m", "fuzzvm", "bench", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         env=environment,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from fuzzvm.bench import planted
 from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.planted import Planted, mitigation_of
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import execute
@@ -58,7 +58,7 @@ def obeys(taken: dict[Place, int], constraints: tuple[Constraint, ...]) -> bool:
 
 def test_depth_is_the_least_number_of_constraints_that_force_the_bug() -> None:
     """By the definition: every set of constraints is tried on every run."""
-    system = FlatSystem(1, 1, "none")
+    system = FlatTask(1, 1, "none")
     runs = [(times(schedule), fails) for schedule, fails in every_run(system)]
     counts = [1 + max(step for taken, _ in runs for who, step in taken if who == cpu) for cpu in (0, 1)]
     every = [((cpu, a), (1 - cpu, b)) for cpu in (0, 1) for a in range(counts[cpu]) for b in range(counts[1 - cpu])]

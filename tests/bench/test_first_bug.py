@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from fuzzvm.bench import first_bug, planted
 from fuzzvm.bench.first_bug import Case, cases, failing, first_failing_run, known, percentile
 from fuzzvm.bench.records import Records, RecordsError
+from tests.clock import PATIENCE, wait_until
 from tests.support import heed_sigint
 
 
@@ -31,11 +31,9 @@ def lines_of(path: Path) -> list[str]:
 def test_ctrl_c_keeps_what_was_measured_and_the_next_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "first-bug.jsonl"
     with quick(tmp_path) as running:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and len(lines_of(path)) < 4:
-            time.sleep(0.01)
+        wait_until(lambda: len(lines_of(path)) >= 4 or running.poll() is not None)
         running.send_signal(signal.SIGINT)
-        out, errors = running.communicate(timeout=60)
+        out, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130, errors
     data = json.loads(out)["benchmarks"]["first-bug"]
     assert data["interrupted"]
@@ -45,7 +43,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_run_goes_on(tmp_path: Path)
     with path.open("a", encoding="utf-8") as file:
         file.write('{"bug": "no')
     with quick(tmp_path) as again:
-        out, errors = again.communicate(timeout=120)
+        out, errors = again.communicate(timeout=PATIENCE)
     assert (again.returncode, errors) == (0, "")
     data = json.loads(out)["benchmarks"]["first-bug"]
     assert not data["interrupted"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.bench import spin, threads
-from fuzzvm.bench.flat_model import SCHEMES, FlatSystem
+from fuzzvm.bench.flat_model import SCHEMES, FlatTask
 from fuzzvm.bench.spin import run_spin
 from fuzzvm.bench.threads import run_frontrun
 from fuzzvm.explore.exhaustive import Limits, verify
@@ -21,7 +21,7 @@ needs_frontrun = pytest.mark.skipif(bool(threads.missing()), reason=f"frontrun: 
 
 
 def verdict(slots: int, walkers: int, scheme: str) -> str:
-    found = verify(FlatSystem(slots, walkers, scheme))
+    found = verify(FlatTask(slots, walkers, scheme))
     assert found.complete
     return found.verdict
 
@@ -35,21 +35,21 @@ def test_verdicts_are_those_that_the_shipped_mitigations_claim(scheme: str) -> N
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_failure_is_that_of_the_shipped_model(scheme: str) -> None:
-    found = verify(FlatSystem(2, 2, scheme))
+    found = verify(FlatTask(2, 2, scheme))
     assert (found.failure is None) == (scheme == "static-key")
     assert found.failure is None or found.failure.error == "use-after-free-read"
 
 
 def test_no_such_scheme() -> None:
     with pytest.raises(KeyError):
-        FlatSystem(2, scheme="nix")
+        FlatTask(2, scheme="nix")
 
 
 @needs_spin
 @pytest.mark.parametrize(("slots", "walkers"), [(5, 1), (3, 2)])
 def test_spin_sees_the_same_states(slots: int, walkers: int) -> None:
     theirs = run_spin(slots, walkers, "static-key", reduced=False)
-    ours = search(Space(FlatSystem(slots, walkers, "static-key")), Limits())
+    ours = search(Space(FlatTask(slots, walkers, "static-key")), Limits())
     assert theirs["safe"]
     assert not ours.findings
     assert theirs["states"] == ours.states

@@ -9,15 +9,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clock import HANG
-from tests.explore.campaigns.killing import alive, children
+from tests.clock import FOREVER, PATIENCE, wait_until
+from tests.explore.campaigns import patient
+from tests.explore.campaigns.killing import alive, children, workers
 from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")
@@ -37,7 +37,7 @@ def fuzzvm(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=120,
+        timeout=PATIENCE,
         env=os.environ | environment,
     )
 
@@ -62,10 +62,12 @@ def scheme(folder: Path, body: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(
+    folder: Path, *arguments: str, program: Sequence[str] = ("-m", "fuzzvm")
+) -> Iterator[subprocess.Popen[str]]:
     """A campaign that runs and has done some of its runs."""
     with subprocess.Popen(
-        [sys.executable, "-m", "fuzzvm", "fuzz", *arguments, "--campaign", "c", "--seconds", "60"],
+        [sys.executable, *program, "fuzz", *arguments, "--campaign", "c", "--seconds", str(FOREVER)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,10 +75,8 @@ def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         preexec_fn=heed_sigint,
     ) as process:
         try:
-            until = time.monotonic() + 30
-            while time.monotonic() < until and not runs_of(folder / "c"):
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.02)
+            wait_until(lambda: runs_of(folder / "c") or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
             yield process
         finally:
             process.kill()
@@ -111,8 +111,10 @@ def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
     text = fuzzvm("status", "c", cwd=tmp_path).stdout
     assert "c: finished" in text and "fuzzvm explain c/findings/none-" in text
     # nothing is left to do, and nothing is done twice
-    assert answer("fuzz", "--resume", "c", cwd=tmp_path, status=1)["runs"] == 3000
-    assert answer("fuzz", "--resume", "c", "--runs", "500", cwd=tmp_path, status=1)["runs"] == 3500
+    # and a folder outside is named each time
+    resumed = ("fuzz", "--resume", "c", "--corpus", "mine")
+    assert answer(*resumed, cwd=tmp_path, status=1)["runs"] == 3000
+    assert answer(*resumed, "--runs", "500", cwd=tmp_path, status=1)["runs"] == 3500
 
 
 def test_an_even_split_gives_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
@@ -136,12 +138,12 @@ def test_a_signal_ends_soon_and_leaves_what_can_be_resumed(tmp_path: Path, numbe
             assert answer("status", "c", cwd=tmp_path)["running"]
             error = one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
             assert "another process runs this campaign" in error
-        workers = children(process.pid)
+        inner = workers(process.pid)
         process.send_signal(number)
-        _, error = process.communicate(timeout=HANG)
+        _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert "fuzzvm fuzz --resume c" in error
-        assert not any(map(alive, workers))
+        assert not any(map(alive, inner))
     if number != signal.SIGINT:
         return
     stopped = answer("status", "c", cwd=tmp_path)
@@ -153,29 +155,28 @@ def test_a_signal_ends_soon_and_leaves_what_can_be_resumed(tmp_path: Path, numbe
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    with running(tmp_path, "-m", "mmap-lock-always", *SMALL, "--jobs", "2") as process:
-        # stopped, the workers cannot end their tasks, and the parent would wait for them
-        workers = children(process.pid)
-        for worker in workers:
+    heard = tmp_path / "heard"
+    arguments = ("-m", "mmap-lock-always", *SMALL, "--jobs", "2")
+    with running(tmp_path, *arguments, program=(str(patient.SCRIPT), str(heard))) as process:
+        # stopped, the workers cannot end their tasks, and the parent waits for them
+        inner = children(process.pid)
+        for worker in inner:
             os.kill(worker, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.4)
+        wait_until(heard.exists)
         process.send_signal(signal.SIGINT)
-        said, error = process.communicate(timeout=30)
+        said, error = process.communicate(timeout=PATIENCE)
         assert (said, error.strip()) == ("", "fuzzvm: interrupted")
         assert process.returncode == 130
-        assert not any(map(alive, workers))
+        assert not any(map(alive, inner))
 
 
 def test_the_parent_killed_takes_the_workers_along(tmp_path: Path) -> None:
     with running(tmp_path, "-m", "mmap-lock-always", *SMALL, "--jobs", "2") as process:
-        workers = children(process.pid)
-        assert len(workers) == 2
+        inner = workers(process.pid)
+        assert len(inner) == 2
         process.kill()
-        until = time.monotonic() + HANG
-        while any(map(alive, workers)) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not any(map(alive, workers))
+        wait_until(lambda: not any(map(alive, inner)))
     assert "not running" in fuzzvm("status", "c", cwd=tmp_path).stdout
 
 
@@ -189,7 +190,6 @@ def test_a_hook_that_is_stuck_in_c_is_named_as_well(tmp_path: Path) -> None:
     stuck = scheme(tmp_path, "import itertools, collections\ncollections.deque(itertools.count(), 0)\nyield from ()")
     error = one_line_error(fuzzvm(*stuck, "--hook-seconds", "0.3", cwd=tmp_path))
     assert "mine.py:9: before_free has neither yielded nor returned" in error
-    assert "has cost 3 workers" in error
 
 
 def test_a_task_that_kills_its_worker_each_time_ends_the_campaign(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> Non
     assert "no --seed with it" in one_line_error(fuzzvm("fuzz", "--resume", "c", "--seed", "3", cwd=tmp_path))
     with (tmp_path / "mine.py").open("a") as file:
         file.write("# another\n")
-    error = one_line_error(fuzzvm("fuzz", "--resume", "c", cwd=tmp_path))
+    error = one_line_error(fuzzvm("fuzz", "--resume", "c", "-m", "mine.py:Mine", cwd=tmp_path))
     assert "begun with another mitigation mine.py:Mine" in error
     # who only looks runs nobody's code
     (tmp_path / "mine.py").unlink()
@@ -237,4 +237,26 @@ def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> Non
     assert "not empty, and no campaign" in error
     assert "for campaigns" in one_line_error(fuzzvm("fuzz", "--split", "even", cwd=tmp_path))
     (tmp_path / "c" / "settings.json").write_text('{"format": 1}')
-    assert "not the settings of a campaign" in one_line_error(fuzzvm("status", "c", cwd=tmp_path))
+    assert "format 1 is not one that this fuzzvm reads" in one_line_error(fuzzvm("status", "c", cwd=tmp_path))
+
+
+@pytest.mark.parametrize(("way", "told"), [("print('a line')", ""), ("os._exit(0)", "nothing: it ended with status 0")])
+def test_what_a_hook_does_in_the_process_that_checks(tmp_path: Path, way: str, told: str) -> None:
+    # that one has a hash seed of its own
+    arguments = scheme(tmp_path, f"if 'PYTHONHASHSEED' in os.environ:\n    {way}\nyield from ()")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if told:
+        assert f"replay 1 in another process gave {told}" in next(tmp_path.glob("c/evidence/*.txt")).read_text()
+        assert "mine.py:Mine or what it imports depends on more than the schedule" in one_line_error(done)
+    else:
+        assert (done.returncode, done.stderr) == (1, ""), done.stderr
+        assert list((tmp_path / "c" / "findings").glob("*"))

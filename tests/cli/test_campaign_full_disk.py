@@ -7,11 +7,12 @@ import resource
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.clock import FOREVER, PATIENCE, wait_until
 
 ARGUMENTS = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going", "--split", "even")
 
@@ -61,7 +62,7 @@ def resume(folder: Path) -> set[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1, done.stderr
     connection = sqlite3.connect(folder / "journal.sqlite")
@@ -73,19 +74,16 @@ def resume(folder: Path) -> set[str]:
 def test_a_disk_that_fills_up(small_disk: Path) -> None:
     folder = small_disk / "c"
     with subprocess.Popen(
-        [sys.executable, "-m", "fuzzvm", "fuzz", *ARGUMENTS, "--campaign", str(folder), "--seconds", "100"],
+        [sys.executable, "-m", "fuzzvm", "fuzz", *ARGUMENTS, "--campaign", str(folder), "--seconds", str(FOREVER)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until = time.monotonic() + 60
-        while not found_in(folder) and time.monotonic() < until:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: found_in(folder) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
         reported = found_in(folder)
-        assert reported
         fill(small_disk)
-        said, error = process.communicate(timeout=60)
+        said, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert said == ""
     assert len(error.strip().splitlines()) == 1, error
@@ -100,11 +98,11 @@ def test_files_that_may_not_grow(tmp_path: Path, limit: int) -> None:
     """The same without the right to mount: files have a greatest size. The smaller one is too small for a journal."""
     folder = tmp_path / "c"
     done = subprocess.run(
-        [sys.executable, "-m", "fuzzvm", "fuzz", *ARGUMENTS, "--campaign", str(folder), "--seconds", "100"],
+        [sys.executable, "-m", "fuzzvm", "fuzz", *ARGUMENTS, "--campaign", str(folder), "--seconds", str(FOREVER)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert done.returncode == 2, done

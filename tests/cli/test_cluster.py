@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from fuzzvm.cli.main import cli
-from tests.clock import HANG
+from tests.clock import FOREVER, PATIENCE, wait_until
+from tests.explore.campaigns import patient
 from tests.explore.campaigns.killing import ROOT, ask, promises
-from tests.explore.cluster.running import Running, wait_until
+from tests.explore.cluster.running import Running
 from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")
@@ -38,13 +39,15 @@ class Slow(Mitigation):
     name = "slow"
     def __init__(self):
         import time
-        time.sleep(300)
+        time.sleep(1_000_000)
 """
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, cwd: Path, program: Sequence[str] = ("-m", "fuzzvm"), **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fuzzvm", *arguments],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,7 +58,7 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[st
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, error = process.communicate(timeout=240)
+    said, error = process.communicate(timeout=PATIENCE)
     return process.returncode, said, error
 
 
@@ -114,13 +117,6 @@ def test_verify_says_the_same_as_one_process_and_a_killed_worker_changes_nothing
         assert verdicts(answer(process)) == alone
 
 
-def test_one_run_in_all_workers_says_the_same(cluster: Running, tmp_path: Path) -> None:
-    arguments = ["verify", "-m", "static-key", "-s", "two-walkers", "--memory", "sc", "--no-reduction", "--json"]
-    alone = verdicts(answer(start(*arguments, cwd=tmp_path)))
-    assert alone[0]["states"] > 10_000
-    assert verdicts(answer(start(*arguments, "--split", *cluster.executor, cwd=tmp_path))) == alone
-
-
 def test_a_campaign_comes_to_the_same_as_here_and_a_killed_worker_loses_nothing(
     cluster: Running, tmp_path: Path
 ) -> None:
@@ -141,7 +137,7 @@ def test_ctrl_c_ends_a_campaign_that_can_be_resumed_here(cluster: Running, tmp_p
     arguments = ("fuzz", *CAMPAIGN, "--runs", "400000", "--campaign", "c", *cluster.executor)
     with under_way(cluster, start(*arguments, cwd=tmp_path)) as process:
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=HANG)
+        _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert error.splitlines() == ["ended before the budget was used up; fuzzvm fuzz --resume c"]
     wait_until(lambda: not cluster.children())
@@ -160,7 +156,7 @@ def test_workers_stop_when_the_command_is_gone(cluster: Running, tmp_path: Path,
         time.sleep(0.5)
         assert len(cluster.children()) == 2
         process.send_signal(number)
-        _, error = process.communicate(timeout=HANG)
+        _, error = process.communicate(timeout=PATIENCE)
         if number == signal.SIGINT:
             assert (process.returncode, error) == (130, "interrupted: 0 of 3 runs done\n")
     wait_until(lambda: not cluster.children())
@@ -168,12 +164,14 @@ def test_workers_stop_when_the_command_is_gone(cluster: Running, tmp_path: Path,
 
 def test_a_second_ctrl_c_ends_at_once(cluster: Running, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SCHEME)
-    arguments = ("fuzz", "-m", "mine.py:Slow", *SMALL, "--seconds", "60", "--campaign", "c", *cluster.executor)
-    with under_way(cluster, start(*arguments, cwd=tmp_path)) as process:
+    arguments = ("fuzz", "-m", "mine.py:Slow", *SMALL, "--seconds", str(FOREVER), "--campaign", "c", *cluster.executor)
+    heard = tmp_path / "heard"
+    program = (str(patient.SCRIPT), str(heard))
+    with under_way(cluster, start(*arguments, cwd=tmp_path, program=program)) as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        wait_until(heard.exists)
         process.send_signal(signal.SIGINT)
-        said, error = process.communicate(timeout=HANG)
+        said, error = process.communicate(timeout=PATIENCE)
         assert (process.returncode, said, error.strip()) == (130, "", "fuzzvm: interrupted")
     wait_until(lambda: not cluster.children())
 
@@ -219,43 +217,122 @@ def test_without_a_scheduler_it_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def commands_of_tls_section() -> dict[str, list[list[str]]]:
+    """Return the words of the commands that the documentation gives for TLS, by their program."""
+    section = (
+        (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("\n## TLS\n")[2].partition("\n## ")[0]
+    )
+    lines = [line.split() for line in section.splitlines() if line.startswith("    ")]
+    return {program: [words for words in lines if words[0] == program] for program in ("openssl", "dask", "fuzzvm")}
+
+
+def tls_options(words: Sequence[str], folder: Path) -> list[str]:
+    """Return the options for TLS among the words of a command, with files in a folder."""
+    return [str(folder / word) if word.endswith(".pem") else word for word in words[words.index("--tls-ca-file") :]]
+
+
+def make_certificates(folder: Path) -> None:
+    folder.mkdir()
+    for words in commands_of_tls_section()["openssl"]:
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_with_tls_it_is_the_same(tmp_path: Path) -> None:
-    """As dask is configured for it: by the environment here, a file in ~/.config/dask as a rule."""
+    """With the commands of the documentation."""
     pytest.importorskip("distributed")
-    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
-    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=cluster", "-days", "2")
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    comm = "DASK_DISTRIBUTED__COMM__"
-    configured = {
-        f"{comm}DEFAULT_SCHEME": "tls",
-        f"{comm}REQUIRE_ENCRYPTION": "True",
-        f"{comm}TLS__CA_FILE": certificate,
-    }
-    for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        configured |= {f"{comm}TLS__{role}__KEY": key, f"{comm}TLS__{role}__CERT": certificate}
-    cluster = Running(tmp_path / "cluster", workers=1, environment=configured)
+    commands = commands_of_tls_section()
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    for folder in (ours, others):
+        make_certificates(folder)
+    scheduler, worker = commands["dask"]
+    (verify,) = commands["fuzzvm"]
+    cluster = Running(
+        tmp_path / "cluster",
+        workers=1,
+        of_scheduler=["--protocol", "tls", *tls_options(scheduler, ours)],
+        of_worker=tls_options(worker, ours),
+    )
     try:
-        assert cluster.scheme == "tls"
-        arguments = ("verify", "-m", "static-key", *SMALL, "--json", *cluster.executor)
-        assert answer(start(*arguments, cwd=tmp_path, **configured))["runs"][0]["verdict"] == "safe"
-        assert "no scheduler of dask answers" in error_of(start(*arguments, cwd=tmp_path))
+        assert cluster.scheme == "tls" and scheduler[1] == "scheduler" and worker[1] == "worker"
+        executor = ("--executor", f"tls://{cluster.address}")
+        arguments = ("verify", "-m", "static-key", *SMALL, "--json")
+        with_ours, with_others = tls_options(verify, ours), tls_options(verify, others)
+        assert answer(start(*arguments, *executor, *with_ours, cwd=tmp_path))["runs"][0]["verdict"] == "safe"
+        campaign = ("fuzz", "-m", "none", *SMALL, "--runs", "500", "--campaign", "c", "--json")
+        assert answer(start(*campaign, *executor, *with_ours, cwd=tmp_path), 1)["runs"] == 500
+        # by what dask is configured with: the environment here, a file in ~/.config/dask as a rule
+        tls = "DASK_DISTRIBUTED__COMM__TLS__"
+        configured = {f"{tls}CA_FILE": "ours/ca.pem", f"{tls}CLIENT__CERT": "ours/cert.pem"}
+        configured[f"{tls}CLIENT__KEY"] = "ours/key.pem"
+        assert answer(start(*arguments, *executor, cwd=tmp_path, **configured))["runs"][0]["verdict"] == "safe"
+        # and nobody else
+        assert "no scheduler of dask answers" in error_of(start(*arguments, *cluster.executor, cwd=tmp_path))
+        error = error_of(start(*arguments, *executor, *with_others, cwd=tmp_path))
+        assert "have no certificates of the same authority" in error
     finally:
         cluster.end()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    make_certificates(tmp_path / "c")
+    secret = ("openssl", "ec", "-aes128", "-passout", "pass:x", "-in", "key.pem", "-out", "secret.pem")
+    subprocess.run(secret, cwd=tmp_path / "c", check=True, capture_output=True)
+    (tmp_path / "c" / "empty.pem").touch()
+    os.mkfifo(tmp_path / "c" / "pipe.pem")
+
+    def error(ca_file: str, cert: str, key: str) -> str:
+        files = ("--tls-ca-file", f"c/{ca_file}", "--tls-cert", f"c/{cert}", "--tls-key", f"c/{key}")
+        return error_of(start("verify", *SMALL, "--executor", "tls://127.0.0.1:1", *files, cwd=tmp_path))
+
+    assert "c/none.pem: No such file" in error("ca.pem", "cert.pem", "none.pem")
+    assert "c/pipe.pem: not a regular file" in error("pipe.pem", "cert.pem", "key.pem")
+    assert "c/secret.pem: the key is encrypted" in error("ca.pem", "cert.pem", "secret.pem")
+    assert "cannot be used for TLS" in error("empty.pem", "cert.pem", "key.pem")
+    assert "cannot be used for TLS" in error("ca.pem", "cert.pem", "ca-key.pem")
+    assert "tls:// needs certificates: --tls-ca-file" in error_of(
+        start("verify", *SMALL, "--executor", "tls://127.0.0.1:1", cwd=tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--executor", "dask://127.0.0.1:1", "--tls-ca-file", "a", "--tls-cert", "b", "--tls-key", "c"),
+        ("--executor", "tls://127.0.0.1:1", "--tls-cert", "b", "--tls-key", "c"),
+        ("--tls-ca-file", "a"),
+    ],
+)
+def test_certificates_go_together_with_tls(arguments: tuple[str, ...]) -> None:
+    for command in ("verify", "fuzz"):
+        done = CliRunner().invoke(cli, [command, *SMALL, *arguments])
+        assert done.exit_code == 2
+        assert "go together, with tls://HOST:PORT" in " ".join(done.output.split())
 
 
 def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError('no such module')")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     error = error_of(start("fuzz", *SMALL, "--executor", "dask://127.0.0.1:1", cwd=tmp_path, PYTHONPATH=path))
-    assert "needs dask.distributed: pip install 'fuzzvm[distributed]'" in error
+    assert "needs dask.distributed: pip install 'distributed>=2024.8'" in error
     assert not (tmp_path / "campaigns").exists()
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("local", "dask:127.0.0.1:1", "dask://", "dask://host", "dask://host:port", "dask://host:99999"),
+        *(
+            "local",
+            "dask:127.0.0.1:1",
+            "dask://",
+            "dask://host",
+            "tls://host",
+            "ssl://host:1",
+            "dask://host:port",
+            "dask://host:99999",
+        ),
         *("dask://host:\u0661", "dask://user@host:1", "dask://a\x1b[31mb:1", "dask://a/b:1"),
     ],
 )
@@ -263,7 +340,7 @@ def test_an_address_is_host_and_port(wrong: str) -> None:
     for command in ("verify", "fuzz"):
         done = CliRunner().invoke(cli, [command, *SMALL, "--executor", wrong])
         assert done.exit_code == 2
-        assert f"{wrong!r} is not dask://HOST:PORT" in done.output
+        assert f"{wrong!r} is not dask://HOST:PORT or tls://HOST:PORT" in done.output
 
 
 def test_atheris_stays_here() -> None:

@@ -13,6 +13,7 @@ import pytest
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.machine.schedule import parse_schedule
+from tests.clock import PATIENCE
 
 REGRESSIONS = Path(__file__).resolve().parents[2] / "corpus" / "regressions"
 RACE = read(next(REGRESSIONS.glob("none-use-after-free-read-c77cd3c19dbc.toml")))
@@ -21,7 +22,7 @@ PART = replace(RACE, origin="found by somebody else")
 
 def fuzzvm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "fuzzvm", "corpus", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=PATIENCE)
 
 
 @pytest.fixture

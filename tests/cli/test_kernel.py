@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzzvm.kbuild.packages import PROGRAMS
 from fuzzvm.realkernel import tools
 from tests.realkernel import fake_qemu
 
@@ -81,7 +82,7 @@ def test_what_a_machine_lacks_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_nothing_is_missing_where_every_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [*tools._PROGRAMS, "aarch64-linux-gnu-gcc", "qemu-system-aarch64"]
+    names = [*PROGRAMS, "aarch64-linux-gnu-gcc", "qemu-system-aarch64"]
     for name in names:
         program = tmp_path / name
         program.write_text("#!/bin/sh\necho /libc.a\n")

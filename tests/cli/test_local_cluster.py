@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("distributed", reason="dask.distributed is not installed (pip install 'fuzzvm[distributed]')")
+pytest.importorskip("distributed", reason="dask.distributed is not installed (pip install distributed)")
 
 import distributed
 
 from tests.cli.test_cluster import answer, start, verdicts
+from tests.clock import wait_until
 from tests.explore.campaigns.killing import alive, children
-from tests.explore.cluster.running import wait_until
 
 
 def test_a_worker_that_is_started_again_by_its_nanny_changes_nothing(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFY = ("verify", "-m", "none", "-s", "pmd-promotion", "--memory", "sc")
@@ -28,22 +29,11 @@ def environment(**more: str) -> dict[str, str]:
 
 def on_a_terminal(*arguments: str, **more: str) -> str:
     """Return what a command prints to a terminal, stderr included."""
-    ours, theirs = pty.openpty()
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen(command(*arguments), env=environment(**more), **streams) as ran:
-        os.close(theirs)
-        found = b""
-        while True:
-            try:
-                part = os.read(ours, 4096)
-            except OSError:  # Linux says so when nobody has the other end open any more
-                break
-            if not part:
-                break
-            found += part
-        ran.wait()
-    os.close(ours)
-    return found.decode("utf-8")
+    with Terminal() as terminal:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.stream)
+        with subprocess.Popen(command(*arguments), env=environment(**more), **streams):
+            terminal.started()
+            return terminal.read_all()
 
 
 @pytest.mark.parametrize("arguments", [VERIFY, ("mitigations",), ("scenarios",)], ids=lambda arguments: arguments[0])

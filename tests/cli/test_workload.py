@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.clock import wait_until_worked
-from tests.support import heed_sigint
+from tests.clock import FOREVER, PATIENCE, wait_until
+from tests.support import heed_sigint, tells_that_it_runs
 
 COMMAND = [sys.executable, "-m", "fuzzvm", "workload", "test_vmalloc"]
 
@@ -30,7 +30,7 @@ class Trylock(Mitigation):
 
 
 def workload(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE)
 
 
 def data_of(*arguments: str) -> dict[str, Any]:
@@ -108,7 +108,9 @@ def test_without_a_mitigation_it_is_a_table_over_all() -> None:
 
 
 def _fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def test_the_same_seed_prints_the_same() -> None:
@@ -196,17 +198,18 @@ def test_other_machines() -> None:
     assert data["levels"] == 5
 
 
-def test_ctrl_c_prints_what_there_is_and_ends_with_130() -> None:
+def test_ctrl_c_prints_what_there_is_and_ends_with_130(tmp_path: Path) -> None:
+    scheme, has_begun = tells_that_it_runs(tmp_path)
     process = subprocess.Popen(
-        [*COMMAND, "--json", "-m", "none", "--readers", "0", "--test-loop-count", "10000000"],
+        [*COMMAND, "--json", "-m", scheme, "--readers", "0", "--test-loop-count", str(FOREVER)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_sigint,
     )
-    wait_until_worked(process.pid, 2)
+    wait_until(lambda: has_begun() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert json.loads(out)["interrupted"] is True
     assert err == "fuzzvm: interrupted\n"

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fuzzvm.dump import DumpError, summarise
+from fuzzvm.dump import DumpError, source, summarise
 from fuzzvm.dump.reader import Reader, Rows
 from fuzzvm.dump.source import BLOCK_SIZE
 from tests.dump import samples
@@ -71,6 +72,55 @@ def test_a_broken_archive_names_the_line_where_it_breaks(tmp_path: Path) -> None
     line, message = fails(tmp_path, packed[: len(packed) // 2])
     assert 1000 < line < 200_000
     assert "broken here or soon after" in message
+
+
+def xz_with_dictionary_of_4_gib(text: bytes) -> bytes:
+    """Return an xz file whose header asks for as much memory as the format allows."""
+    packed = bytearray(lzma.compress(text, format=lzma.FORMAT_XZ, preset=0))
+    # the block's header begins at 12: its size, flags, the filter's number, the size of its properties, the dictionary
+    assert packed[14:16] == b"\x21\x01"
+    packed[16] = 40
+    end = 12 + (packed[12] + 1) * 4
+    packed[end - 4 : end] = zlib.crc32(bytes(packed[12 : end - 4])).to_bytes(4, "little")
+    return bytes(packed)
+
+
+def test_xz_does_not_get_the_memory_that_it_asks_for(tmp_path: Path) -> None:
+    assert "Memory usage limit exceeded" in fails(tmp_path, xz_with_dictionary_of_4_gib(samples.ARM64.encode()))[1]
+
+
+def test_xz_as_programs_write_it(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text(samples.ARM64)
+    begin, end = samples.ARM64[:300].encode(), samples.ARM64[300:].encode()
+    for name, packed in {
+        "best": lzma.compress(begin + end, preset=9 | lzma.PRESET_EXTREME),
+        "joined": lzma.compress(begin) + lzma.compress(end),
+        "padded": lzma.compress(begin) + bytes(8) + lzma.compress(end) + bytes(4),
+    }.items():
+        (tmp_path / name).write_bytes(packed)
+        assert summarise(str(tmp_path / name)).total == summarise(str(plain)).total, name
+    assert "broken" in fails(tmp_path, lzma.compress(begin) + b"more")[1]
+
+
+@pytest.mark.parametrize("name", ["file", "packed", "-"])
+def test_a_dump_has_an_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MAX_BYTES", 100_000)
+    text = (samples.ARM64 * 200).encode()
+    assert len(text) > 100_000
+    path = tmp_path / "dump"
+    path.write_bytes(gzip.compress(text) if name == "packed" else text)
+    with path.open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(DumpError, match=r"larger than 100000 bytes|more than 100000 bytes of text"):
+            summarise(name if name == "-" else str(path))
+
+
+def test_standard_input_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/zero").open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(DumpError, match="<stdin>: not read, as it is a character device"):
+            summarise("-")
 
 
 def swapped(at: int) -> str:

@@ -76,7 +76,7 @@ def test_bytes_of_any_kind(tmp_path_factory: pytest.TempPathFactory, data: bytes
     answer(path)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.large_base_example])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.large_base_example, HealthCheck.too_slow])
 @given(anything.filter(bool))
 def test_64_kilobytes_take_no_second(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("dump") / "dump"

@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.generators import GeneratorProgram
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Load, Operation, Rmw, Steps, Store
-from tests.explore.small_programs import IsPositive, SmallSystem, Words
+from fuzzvm.machine.task import Task
+from tests.explore.small_programs import IsPositive, allocate_words
 
 WORDS = 2
 STEPS_OF_A_STATE = 4
@@ -62,7 +66,7 @@ def operation(line: Line, words: Sequence[Address]) -> Operation:
     return Store(address, 1 if line.kind == "set" else 0)
 
 
-def run(k: Any, lines: tuple[Line, ...], ops: tuple[Operation, ...]) -> Steps[None]:
+def run(lines: tuple[Line, ...], ops: tuple[Operation, ...]) -> Steps[None]:
     """Execute the lines until one goes past the last."""
     index = 0
     while index < len(ops):
@@ -70,18 +74,16 @@ def run(k: Any, lines: tuple[Line, ...], ops: tuple[Operation, ...]) -> Steps[No
         index = lines[index].goto if response == lines[index].on else index + 1
 
 
-class LoopingSystem(SmallSystem):
-    """A system whose CPUs execute these lines."""
+class LoopingTask(Task):
+    """A task whose CPUs execute these lines."""
 
     def __init__(self, memory: str, lines: Sequence[Sequence[Line]]) -> None:
-        self.lines = [tuple(its_lines) for its_lines in lines]
-        super().__init__(memory, lambda words: [[operation(line, words) for line in its_lines] for its_lines in lines])
-
-    def programs(self) -> Any:
-        return [
-            partial(run, k, lines, tuple(operation(line, Words.addresses) for line in lines))
-            for k, lines in zip(self.views, self.lines, strict=True)
+        machine = Machine(memory_models.get(memory)(len(lines)))
+        words = allocate_words(machine)
+        runs = [
+            partial(run, tuple(its_lines), tuple(operation(line, words) for line in its_lines)) for its_lines in lines
         ]
+        super().__init__(machine, list(map(GeneratorProgram, runs)))
 
 
 LINES = st.builds(

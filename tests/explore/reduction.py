@@ -15,7 +15,7 @@ from fuzzvm.scenario.system import System
 
 def reduce_at_once(patch: pytest.MonkeyPatch, few: int = 1) -> None:
     """Let `verify` use reductions after so many states under sequential consistency, whatever they save."""
-    patch.setattr("fuzzvm.explore.exhaustive.verdict.FEW", few)
+    patch.setattr("fuzzvm.explore.exhaustive.stages.FEW", few)
     patch.setattr("fuzzvm.explore.exhaustive.worth.LEAST", 0.0)
     patch.setattr("fuzzvm.explore.exhaustive.worth.LEAST_FOR_A_RENAMING", 0.0)
 

@@ -1,17 +1,18 @@
-"""Small programs on bare words, as litmus tests have, in the shape that searches take: a System."""
+"""Small programs on bare words, as litmus tests have, as tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import strategies as st
 
-from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.kernel import Boot
-from fuzzvm.kernel.pgtable import mk_table
+from fuzzvm.kernel.pgtable import mk_table, table_pointed_to
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.generators import GeneratorProgram
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import (
     Address,
     Await,
@@ -28,20 +29,15 @@ from fuzzvm.machine.ops import (
     Steps,
     Store,
 )
-from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.task import Task
 
 WORDS = 4
+MOST_CPUS = 3
 
 
-class Words(Mitigation):
-    """Nothing but words; made anew at each boot, at the same addresses."""
-
-    name = "words"
-    addresses: ClassVar[tuple[Address, ...]] = ()
-
-    def attach(self, boot: Boot) -> None:
-        type(self).addresses = tuple(boot.word(f"word {number}") for number in range(WORDS + 1))
+def allocate_words(machine: Machine) -> tuple[Address, ...]:
+    """Return the addresses of `WORDS` new words, and of one more for what CPUs have seen."""
+    return tuple(machine.allocate(MOST_CPUS, f"word {number}") for number in range(WORDS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +69,12 @@ class Put:
         return self.value
 
 
-def leave(k: Any, seen: tuple[Any, ...], results: Address, *, stored: bool) -> Operation:
+def leave(cpu: int, seen: tuple[Any, ...], results: Address, *, stored: bool) -> Operation:
     """Return what leaves responses in memory for all to see: a store, or an atomic, after which nothing is pending."""
-    return Store(results + k.cpu, seen) if stored else Rmw(results + k.cpu, Put(seen), Order.RELEASE)
+    return Store(results + cpu, seen) if stored else Rmw(results + cpu, Put(seen), Order.RELEASE)
 
 
-def run(k: Any, ops: tuple[Operation, ...], results: Address, stored: bool) -> Steps[None]:
+def run(cpu: int, ops: tuple[Operation, ...], results: Address, stored: bool) -> Steps[None]:
     """Execute the operations, and leave the responses in memory."""
     seen: tuple[Any, ...] = ()
     index = 0
@@ -86,11 +82,11 @@ def run(k: Any, ops: tuple[Operation, ...], results: Address, stored: bool) -> S
         response = yield ops[index]
         seen = (*seen, response)
         index += 1
-    yield leave(k, seen, results, stored=stored)
+    yield leave(cpu, seen, results, stored=stored)
 
 
-class SmallSystem(System):
-    """A system whose CPUs execute these operations, and then leave what they have seen; `stored` is for `leave`."""
+class SmallTask(Task):
+    """A task whose CPUs execute these operations, and then leave what they have seen; `stored` is for `leave`."""
 
     def __init__(
         self,
@@ -99,14 +95,14 @@ class SmallSystem(System):
         *,
         stored: bool = True,
     ) -> None:
-        scenario = Scenario("arm64", "4K", 3, 2, (), ((), (), ())[: len(programs(tuple(range(WORDS + 1))))])
-        super().__init__(scenario, Words, memory)
-        self.ops = [tuple(ops) for ops in programs(Words.addresses)]
-        self.stored = stored
-
-    def programs(self) -> Any:
-        results = Words.addresses[WORDS]
-        return [partial(run, k, ops, results, self.stored) for k, ops in zip(self.views, self.ops, strict=True)]
+        cpus = len(programs(tuple(range(WORDS + 1))))
+        machine = Machine(memory_models.get(memory)(cpus))
+        machine.memory.points_to = table_pointed_to
+        machine.allocate(1, "an object that nothing points to")
+        words = allocate_words(machine)
+        self.ops = [tuple(ops) for ops in programs(words)]
+        runs = [partial(run, cpu, ops, words[WORDS], stored) for cpu, ops in enumerate(self.ops)]
+        super().__init__(machine, list(map(GeneratorProgram, runs)))
 
 
 Recipe = tuple[str, int, Any, Any]
@@ -124,7 +120,9 @@ def operation(recipe: Recipe, words: tuple[Address, ...]) -> Operation:
             stored = mk_table(words[value - 10]) if value >= 10 else value
             return Store(address, stored, order if order is Order.RELEASE else Order.PLAIN)
         case "rmw":
-            return Rmw(address, Add(1), order)
+            return Rmw(address, Add(1), order, quiet=value == "quiet")
+        case "cas":
+            return Rmw(address, Put(1), order, expected=(value,))
         case "await":
             return Await(address, IsPositive(), Order.ACQUIRE)
         case "fence":
@@ -145,7 +143,8 @@ RECIPES: st.SearchStrategy[Recipe] = st.one_of(
     st.tuples(st.just("load"), WORD, st.none(), ORDERS),
     st.tuples(st.just("store"), WORD, st.sampled_from([0, 1, 2, 10, 11, 12]), ORDERS),
     st.tuples(st.just("store"), WORD, st.sampled_from([1, 2]), ORDERS),
-    st.tuples(st.just("rmw"), WORD, st.none(), ORDERS),
+    st.tuples(st.just("rmw"), WORD, st.sampled_from([None, "quiet"]), ORDERS),
+    st.tuples(st.just("cas"), WORD, st.sampled_from([0, 0, 1, 2]), ORDERS),
     st.tuples(st.just("fence"), WORD, st.sampled_from(list(Barrier)), st.none()),
     st.tuples(st.sampled_from(["await", "kick"]), WORD, st.none(), st.none()),
 )
@@ -169,8 +168,8 @@ def programs(recipes: st.SearchStrategy[Recipe], most: int) -> st.SearchStrategy
     return st.lists(st.lists(recipes, min_size=1, max_size=most), min_size=2, max_size=3).map(cut)
 
 
-def small_system(memory: str, lists: list[list[Recipe]], *, stored: bool = True) -> SmallSystem:
-    """Return the system of some recipes."""
-    return SmallSystem(
+def small_task(memory: str, lists: list[list[Recipe]], *, stored: bool = True) -> SmallTask:
+    """Return the task of some recipes."""
+    return SmallTask(
         memory, lambda words: [[operation(recipe, words) for recipe in ops] for ops in lists], stored=stored
     )

@@ -8,11 +8,13 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fuzzvm.kernel.pgtable import Level, TableLabel, mk_leaf, pxd_pfn, pxd_pgprot
+from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import Address, Await, Barrier, Fence, InterruptAll, Load, Operation, Order, Store, Tlbi, Value
+from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.scenario.calls import Vmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
-from tests.explore.small_programs import WORDS, IsPositive, Words, run
+from tests.explore.small_programs import WORDS, IsPositive, allocate_words, run
 
 MAPPED = 2
 """Pages that are mapped at the beginning, and the entries that programs change."""
@@ -29,7 +31,8 @@ class TableSystem(System):
     def __init__(self, arch: str, memory: str, lists: list[list[Step]]) -> None:
         levels, self._tlbi = ARCHITECTURES[arch]
         setup = (Vmap(0, MAPPED, "pte"),)
-        super().__init__(Scenario(arch, "4K", levels, 2, setup, ((),) * len(lists), tlb=True), Words, memory)
+        super().__init__(Scenario(arch, "4K", levels, 2, setup, ((),) * len(lists), tlb=True), NoMitigation, memory)
+        self.words = allocate_words(self._boot)
         machine = self.booted()
         (self._table,) = [
             one.address
@@ -41,11 +44,11 @@ class TableSystem(System):
 
     def programs(self) -> Any:
         """Return what runs the operations."""
-        return [partial(run, k, ops, Words.addresses[WORDS], True) for k, ops in zip(self.views, self.ops, strict=True)]
+        return [GeneratorProgram(partial(run, cpu, ops, self.words[WORDS], True)) for cpu, ops in enumerate(self.ops)]
 
     def _operation(self, step: Step) -> Operation:
         kind, number, value = step
-        word: Address = Words.addresses[number]
+        word: Address = self.words[number]
         match kind:
             case "set":
                 return Store(self._table + number, self._entry(number, value))

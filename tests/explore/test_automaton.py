@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.automaton import Automaton, UnkeyableError, Values
-from fuzzvm.explore.automaton.keys import UnkeyableValueError
+from fuzzvm.explore.automaton import Automaton, Values
 from fuzzvm.explore.exhaustive.shared import Finding
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.errors import ProgramError
+from fuzzvm.machine.errors import ProgramError, UnkeyableError, UnkeyableValueError
+from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import Load, Order, Steps, Store
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -36,6 +36,7 @@ def space_of(mitigation: str, scenario: str, *, fast: bool) -> tuple[System, Spa
     return SPACES[key]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario"), CELLS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.randoms(use_true_random=False), st.integers(1, 40), st.booleans())
@@ -72,7 +73,7 @@ def test_both_executors_agree_step_by_step(mitigation: str, scenario: str, rando
 
 
 def program(make: Callable[[], Steps[object]]) -> Automaton:
-    return Automaton(make, Values())
+    return Automaton(GeneratorProgram(make), Values())
 
 
 def answer_all(automaton: Automaton, response: int = 0, most: int = 50) -> None:
@@ -92,11 +93,13 @@ def test_states_that_differ_in_dead_variables_alone_are_one() -> None:
 
     values = Values()
     one = values.number(1)
-    automaton = Automaton(run, values)
+    automaton = Automaton(GeneratorProgram(run), values)
     start = automaton.start.target
     assert start is not None
     assert automaton.next(start, one).target is automaton.next(start, 0).target
-    exact = Automaton(run, values, live_only=False)
+    values = Values(live_only=False)
+    one = values.number(1)
+    exact = Automaton(GeneratorProgram(run), values)
     start = exact.start.target
     assert start is not None
     assert exact.next(start, one).target is not exact.next(start, 0).target
@@ -108,7 +111,7 @@ def test_the_pending_operation_is_part_of_a_state_even_if_its_variables_are_dead
         yield Store(2, value)
 
     values = Values()
-    automaton = Automaton(run, values)
+    automaton = Automaton(GeneratorProgram(run), values)
     start = automaton.start.target
     assert start is not None
     one = automaton.next(start, values.number(1)).target
@@ -129,7 +132,7 @@ def test_a_state_is_made_anew_by_replaying_what_led_there() -> None:
         return total
 
     values = Values()
-    automaton = Automaton(run, values)
+    automaton = Automaton(GeneratorProgram(run), values)
     node = automaton.start.target
     for index in range(4):
         assert node is not None

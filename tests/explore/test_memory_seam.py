@@ -6,7 +6,7 @@ until the buffer's agent writes one of them, chosen freely; fences and atomic op
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,9 @@ class Toy(MemoryModel):
     def state(self) -> Hashable:
         cells = tuple((address, value) for address, value in sorted(self.cells.items()) if value != 0)
         return cells, tuple(tuple(sorted(buffer.items())) for buffer in self.buffers)
+
+    def contents(self) -> Mapping[int, Value]:
+        return self.cells
 
     def peek(self, address: int) -> Value:
         return self.cells.get(address, 0)

@@ -8,13 +8,17 @@ import pytest
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.corpus.replay import replay
+from fuzzvm.explore.exhaustive import shortest_failure, verify
 from fuzzvm.explore.minimise import NotFailingError, minimise
 from fuzzvm.explore.strategies.pct import Pct
 from fuzzvm.explore.strategies.random_walk import RandomWalk
-from fuzzvm.machine.execution import Execution, execute
+from fuzzvm.machine.errors import DEADLOCK
+from fuzzvm.machine.execution import Execution, Replay, execute
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.calls import Vmap
+from fuzzvm.scenario.preconditions import breach
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from tests.clock import no_hang
@@ -83,3 +87,36 @@ def test_a_run_that_does_not_fail_is_refused() -> None:
     case = TestCase(scenario, "static-key", "sc", execution.schedule, Expectation.of(execution))
     with pytest.raises(NotFailingError):
         minimise(case, registry.get("static-key"))
+
+
+def test_what_the_kernel_may_not_be_asked_for_is_no_smaller_scenario() -> None:
+    """The deadlock comes before the free, so it is there as well when a live mapping is promoted over.
+
+    A test case that does so would stay red for ever: once the scheme is mended it fails with map-over-mapping.
+    """
+    scenario = shipped.get("pmd-promotion")
+    both = registry.get("vmap-trylock+static-key")
+    system = System(scenario, both, "sc")
+    schedule, _ = shortest_failure(system, error=DEADLOCK)
+    assert schedule is not None
+    execution = execute(system.machine(), Replay(schedule))
+    case = TestCase(scenario, both.name, "sc", schedule, Expectation.of(execution))
+    minimal = minimise(case, both)
+    assert minimal.proven and minimal.case.expect == case.expect
+    small = minimal.case.scenario
+    assert small.levels < scenario.levels, "it is still made smaller"
+    assert breach(small) == ""
+    mended = verify(System(small, registry.get("vmap-trylock"), "sc"))
+    assert mended.failure is None and mended.complete
+
+
+def test_a_scenario_that_breaks_preconditions_itself_is_made_smaller_as_before() -> None:
+    over_a_mapping = Scenario(
+        "arm64", "4K", 3, 4, (Vmap(0, 4, "pte"), Vmap(4, 1, "pte")), ((Vmap(0, 4, "pmd"),), (Vmap(8, 1, "pte"),))
+    )
+    system = System(over_a_mapping, NONE, "sc")
+    schedule, _ = shortest_failure(system)
+    assert schedule is not None
+    case = case_of(over_a_mapping, execute(system.machine(), Replay(schedule)))
+    small = minimise(case, NONE).case.scenario
+    assert len(small.setup) == len(small.cpus) == 1

@@ -23,7 +23,7 @@ from fuzzvm.machine.ops import Barrier, Operation, Order
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
-from tests.explore.small_programs import PATCHES, RECIPES, WORD, Recipe, programs, small_system
+from tests.explore.small_programs import PATCHES, RECIPES, WORD, Recipe, programs, small_task
 from tests.explore.two_regions import RECIPES as REGION_RECIPES
 from tests.explore.two_regions import RegionSystem
 
@@ -86,13 +86,13 @@ def bisimilar(normal: Space, raw: Space, most: int) -> bool:
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs(RECIPES, 9))
 def test_small_programs(lists: list[list[Recipe]]) -> None:
-    bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)
+    bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs(PATCHES, 9))
 def test_small_programs_that_patch_code(lists: list[list[Recipe]]) -> None:
-    bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)
+    bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
 
 
 def stale_after_a_flag() -> list[list[Recipe]]:
@@ -103,10 +103,10 @@ def stale_after_a_flag() -> list[list[Recipe]]:
 
 def test_it_is_noticed_if_a_store_is_forgotten_that_can_still_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = stale_after_a_flag()
-    assert bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)
+    assert bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
     monkeypatch.setattr(_Kept, "_bound", lambda self, cpu, address: 1 << 30)
     with pytest.raises(AssertionError):
-        bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)
+        bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
 
 
 def test_it_is_noticed_if_a_cpu_is_taken_to_read_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +114,12 @@ def test_it_is_noticed_if_a_cpu_is_taken_to_read_nothing_more(monkeypatch: pytes
     nothing = Needs(*[frozenset()] * 6, stores=False, overtakes=False)
     monkeypatch.setattr(Assumed, "needs", lambda self, mask: nothing)
     with pytest.raises(AssertionError):
-        bisimilar(Space(small_system("arm64", lists)), Space(small_system("whole", lists), forget=False), MOST)
+        bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
 
 
 def alike(lists: list[list[Recipe]], most: int = MOST) -> bool:
     """Compare programs that end with an atomic, so that some CPU may do nothing but load."""
-    systems = [small_system(memory, lists, stored=False) for memory in ("arm64", "whole")]
+    systems = [small_task(memory, lists, stored=False) for memory in ("arm64", "whole")]
     return bisimilar(Space(systems[0]), Space(systems[1], forget=False), most)
 
 
@@ -209,7 +209,7 @@ def test_stores_that_nobody_compares_have_no_order() -> None:
     for carries in (carries_views, lambda needs, *, pending: True):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(normal_form, "carries_views", carries)
-            space = Space(small_system("arm64", lists, stored=False))
+            space = Space(small_task("arm64", lists, stored=False))
             counts.append(space.settled(lambda space=space: search(space, Limits(), first_only=False)).states)  # type: ignore[misc]
     assert counts[0] < counts[1]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.search import Search, Searched, search
 from fuzzvm.explore.exhaustive.space import Space
@@ -43,7 +43,7 @@ def test_pauses_change_nothing(mitigation: str, scenario: str, pauses: list[int]
 
 
 def test_compiled_code_goes_on_where_python_paused() -> None:
-    system = FlatSystem(16, 2)
+    system = FlatTask(16, 2)
     one = Search(Space(system), Limits(), hand_over=2000)
     assert one.run(1000) is None
     assert one.run() == search(Space(system), Limits(), hand_over=None)
@@ -51,7 +51,7 @@ def test_compiled_code_goes_on_where_python_paused() -> None:
 
 @pytest.mark.parametrize(("size", "least", "most"), [(1, 1, 1), (10, 10, 20), (10_000, 500, 510)])
 def test_a_sample_is_spread_over_what_was_visited(size: int, least: int, most: int) -> None:
-    one = Search(Space(FlatSystem(16, 1)), Limits())
+    one = Search(Space(FlatTask(16, 1)), Limits())
     assert one.run(500) is None
     sample = one.sample(size)
     assert least <= len(sample) == len(set(sample)) <= most

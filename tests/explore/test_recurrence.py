@@ -18,7 +18,7 @@ from fuzzvm.machine.errors import NO_PROGRESS
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
-from tests.explore.looping_programs import PROGRAMS, Graph, Line, LoopingSystem, components, graph
+from tests.explore.looping_programs import PROGRAMS, Graph, Line, LoopingTask, components, graph
 from tests.explore.reduction import reduce_at_once
 
 MEMORIES = ["sc", "tso", "arm64"]
@@ -46,7 +46,7 @@ def really_recurrent(space: Space, whole: Graph) -> list[set[int]]:
 
 
 def whole_space(memory: str, programs: list[list[Line]]) -> tuple[Space, Graph]:
-    space = Space(LoopingSystem(memory, programs))
+    space = Space(LoopingTask(memory, programs))
     whole = space.settled(lambda: graph(space, MOST))
     if whole is None:
         raise UnsatisfiedAssumption
@@ -127,7 +127,7 @@ def test_a_run_without_end_is_found_where_there_is_one(memory: str, programs: li
     stuck = any(whole.states[end] >> SHARED_BITS for end in whole.ends)
     with pytest.MonkeyPatch.context() as patch:
         reduce_at_once(patch)
-        verdict = verify(LoopingSystem(memory, programs))
+        verdict = verify(LoopingTask(memory, programs))
     assert not verdict.stopped
     if stuck:
         assert verdict.failure is not None

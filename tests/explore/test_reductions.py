@@ -51,6 +51,7 @@ def both(system: System) -> None:
     assert bool(first.findings) == bool(full.findings)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario"), CELLS)
 def test_partial_order_reduction_keeps_verdicts_and_ends(mitigation: str, scenario: str) -> None:
     both(System(shipped.get(scenario), registry.get(mitigation), "sc"))

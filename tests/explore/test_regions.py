@@ -12,11 +12,12 @@ from fuzzvm.explore import scale
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.reduced_search import search_reduced
-from fuzzvm.explore.exhaustive.regions import Region, Regions
 from fuzzvm.explore.exhaustive.space import SHARED_BITS, SHARED_MASK, Space
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.explore.exhaustive.weak_footprint import Looks
+from fuzzvm.kernel.page_table_property import PageTableProperty
 from fuzzvm.kernel.pgtable import Level, TableLabel, mk_table
+from fuzzvm.kernel.regions import Region, Regions
 from fuzzvm.machine.ops import Address
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -37,6 +38,11 @@ def but_for_what_oracles_remember(space: Space, state: int) -> Hashable:
     shared = space.shared
     cells = shared.memory(state & SHARED_MASK).state() if isinstance(shared, SteppedShared) else state & SHARED_MASK
     return cells, state >> SHARED_BITS
+
+
+def regions_of(system: System) -> Regions:
+    assert isinstance(system.property, PageTableProperty)
+    return system.property.observed()
 
 
 def compare(system: System) -> None:
@@ -62,7 +68,7 @@ def test_small_programs_under_weak_memory(memory: str, lists: list[list[Recipe]]
 )
 def test_small_programs_where_few_regions_are_told_apart(most: int, memory: str, lists: list[list[Recipe]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fuzzvm.explore.exhaustive.regions.MOST", most)
+        patch.setattr("fuzzvm.kernel.regions.MOST", most)
         both(RegionSystem(memory, lists), MOST, but_for_what_oracles_remember)
 
 
@@ -78,9 +84,9 @@ def test_an_address_is_in_a_region_of_every_entry_that_maps_it(
     page %= (2**bits) ** 2
     scenario = Scenario(arch[0], "4K", arch[1], 2**bits, (Vmap(page, 1, "pte"),), ((), ()), name="one-page")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fuzzvm.explore.exhaustive.regions.MOST", most)
+        patch.setattr("fuzzvm.kernel.regions.MOST", most)
         system = System(scenario, registry.get("none"), "sc")
-        regions = Regions(system)
+        regions = regions_of(system)
         geometry = system.kernel.geometry
         addr = geometry.base + (page << geometry.page_shift)
         region = regions.at(addr)
@@ -165,7 +171,7 @@ def test_an_entry_that_is_only_stored_to_is_one_that_oracles_ask_for() -> None:
 
 def test_a_table_that_was_not_known_of_is_noticed() -> None:
     system = System(shipped.get("pmd-promotion"), registry.get("none"), "sc")
-    regions = Regions(system)
+    regions = regions_of(system)
     table = next(
         one.address
         for one in system.booted().allocator.allocations

@@ -16,7 +16,8 @@ from fuzzvm.explore.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints
-from fuzzvm.kernel.oracles import Mapping, Oracles
+from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.tables import Mapping
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.memory.arm64.adapter import Arm64
 from fuzzvm.machine.ops import Barrier, Order
@@ -26,7 +27,7 @@ from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunma
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from tests.explore.reduction import both
-from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_system
+from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_task
 
 SMALL = ["pmd-promotion", "pud-promotion", "three-levels", "check-wx", "x86-pmd-promotion", "x86-pud-promotion"]
 CELLS = [
@@ -38,6 +39,7 @@ CELLS = [
 MOST = 5000
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario", "memory"), CELLS)
 def test_kernel_code(mitigation: str, scenario: str, memory: str) -> None:
     both(System(shipped.get(scenario), registry.get(mitigation), memory), MOST)
@@ -46,13 +48,13 @@ def test_kernel_code(mitigation: str, scenario: str, memory: str) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["tso", "arm64"]), programs(RECIPES, 9))
 def test_small_programs(memory: str, lists: list[list[Recipe]]) -> None:
-    both(small_system(memory, lists), MOST)
+    both(small_task(memory, lists), MOST)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["tso", "arm64"]), programs(PATCHES, 9))
 def test_small_programs_that_patch_code(memory: str, lists: list[list[Recipe]]) -> None:
-    both(small_system(memory, lists), MOST)
+    both(small_task(memory, lists), MOST)
 
 
 def calls() -> st.SearchStrategy[tuple[object, ...]]:
@@ -121,23 +123,23 @@ def test_what_a_cpu_stored_is_seen_by_whom_it_interrupts() -> None:
     stores: list[Recipe] = [("store", 0, 1, None), ("store", 1, 2, None), ("fence", 0, Barrier.DMB_ISHST, None)]
     sends: list[Recipe] = [("store", 2, 2, Order.RELEASE), ("kick", 2, None, None), ("store", 2, 11, None)]
     loads = [[*stores, ("load", 2, None, None)], [*sends, ("load", 1, None, Order.ACQUIRE)]]
-    assert both(small_system("arm64", loads), MOST)
+    assert both(small_task("arm64", loads), MOST)
 
 
 def loses(lists: list[list[Recipe]]) -> None:
     """Assert that reductions lose an end of these programs."""
     with pytest.raises(AssertionError):
-        both(small_system("arm64", lists), MOST)
+        both(small_task("arm64", lists), MOST)
 
 
 def test_it_is_noticed_if_stores_are_never_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert both(small_system("arm64", STORES_IN_ANY_ORDER), MOST)
-    monkeypatch.setattr("fuzzvm.explore.exhaustive.reduced_weakly.idle", lambda model, node, tlb: True)
+    assert both(small_task("arm64", STORES_IN_ANY_ORDER), MOST)
+    monkeypatch.setattr(WeakFootprints, "idle", lambda self, node: True)
     loses(STORES_IN_ANY_ORDER)
 
 
 def test_it_is_noticed_if_interrupts_conflict_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert both(small_system("arm64", STALE_UNTIL_INTERRUPTED), MOST)
+    assert both(small_task("arm64", STALE_UNTIL_INTERRUPTED), MOST)
     monkeypatch.setattr(WeakFootprints, "_stale", lambda self: [])
     monkeypatch.setattr(WeakFootprints, "branches", (0, 0))
     loses(STALE_UNTIL_INTERRUPTED)
@@ -146,7 +148,7 @@ def test_it_is_noticed_if_interrupts_conflict_with_nothing(monkeypatch: pytest.M
 def test_it_is_noticed_if_what_is_kept_back_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeakReduction, "_begun_at", lambda self, number: ())
     with pytest.raises(AssertionError):
-        both(small_system("arm64", STORES_IN_ANY_ORDER), MOST)
+        both(small_task("arm64", STORES_IN_ANY_ORDER), MOST)
 
 
 @pytest.mark.parametrize("mitigation", ["none", "deferred-free"])

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzzvm.explore.automaton import Node
 from fuzzvm.explore.exhaustive.reduced_weakly import Begun, WeakReduction
 from fuzzvm.explore.exhaustive.space import Entry, Lane
-from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints, idle
+from fuzzvm.explore.exhaustive.weak_footprint import WeakFootprints
 from fuzzvm.machine.ops import Barrier, Order
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -72,7 +73,7 @@ def finds_nothing(lists: list[list[Step]]) -> None:
 def test_it_is_noticed_if_invalidations_conflict_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both(TableSystem("arm64", "arm64", REMAPPED_TOO_EARLY), MOST)
     make = WeakFootprints.__init__
-    monkeypatch.setattr(WeakFootprints, "__init__", lambda self, *of, tlb: make(self, *of, tlb=False))
+    monkeypatch.setattr(WeakFootprints, "__init__", lambda self, *of, hardware: make(self, *of, hardware=False))
     finds_nothing(REMAPPED_TOO_EARLY)
 
 
@@ -82,7 +83,7 @@ def test_it_is_noticed_if_a_clear_is_put_before_its_invalidation(monkeypatch: py
     put_early = WeakReduction._put_early
 
     def without_tlbs(self: WeakReduction, lane: Lane, key: int, entry: Entry, begun: Begun) -> Entry:
-        self._tlb = False
+        self._hardware = False
         return put_early(self, lane, key, entry, begun)
 
     monkeypatch.setattr(WeakReduction, "_put_early", without_tlbs)
@@ -92,8 +93,14 @@ def test_it_is_noticed_if_a_clear_is_put_before_its_invalidation(monkeypatch: py
 def test_it_is_noticed_if_a_clear_may_not_come_after_its_invalidation(monkeypatch: pytest.MonkeyPatch) -> None:
     system = watched("static-key", "tlb-promotion", "arm64", "flush-dsb-ishst")
     assert both(system, MOST)
-    monkeypatch.setattr(
-        "fuzzvm.explore.exhaustive.reduced_weakly.idle", lambda model, node, tlb: idle(model, node, tlb=False)
-    )
+    idle = WeakFootprints.idle
+
+    def without_tlbs(self: WeakFootprints, node: Node) -> bool:
+        self._hardware = False
+        found = idle(self, node)
+        self._hardware = True
+        return found
+
+    monkeypatch.setattr(WeakFootprints, "idle", without_tlbs)
     with pytest.raises(AssertionError):
         both(system, MOST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.bench.flat_model import FlatSystem
+from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.explore import scale
 from fuzzvm.explore.exhaustive import Limits, verify, worth
 from fuzzvm.explore.exhaustive.reduced_search import search_reduced
@@ -34,13 +34,13 @@ def judged(system: System) -> Searched:
 @pytest.mark.parametrize(("slots", "walkers"), [(64, 1), (32, 2), (8, 3), (35, 4)])
 def test_dropped_where_they_save_little(slots: int, walkers: int) -> None:
     with pytest.raises(NotWorthItError):
-        judged(FlatSystem(slots, walkers))
+        judged(FlatTask(slots, walkers))
 
 
 @pytest.mark.parametrize(("slots", "walkers"), [(16, 1), (64, 1), (32, 2)])
 def test_every_state_is_counted_where_they_are_dropped(slots: int, walkers: int) -> None:
-    verdict = verify(FlatSystem(slots, walkers))
-    everything = search(Space(FlatSystem(slots, walkers)), Limits())
+    verdict = verify(FlatTask(slots, walkers))
+    everything = search(Space(FlatTask(slots, walkers)), Limits())
     assert (verdict.states, verdict.transitions) == (everything.states, everything.transitions)
     assert (verdict.verdict, verdict.complete) == ("safe", True)
 
@@ -70,7 +70,7 @@ def test_asked_for_where_no_more_states_are_allowed() -> None:
     assert verdict.states < 9000
     # also where they were judged not to be worth it
     for most in (15_000, 17_000, 100_000):
-        assert verify(FlatSystem(8, 4), Limits(max_states=most)).complete
+        assert verify(FlatTask(8, 4), Limits(max_states=most)).complete
     stopped = verify(system, Limits(max_states=1000))
     assert (stopped.complete, stopped.stopped) == (False, "--max-states 1000 reached")
 
@@ -86,11 +86,12 @@ def test_a_bug_that_is_seen_as_the_bound_is_reached_is_not_looked_for_again(monk
     def again(*arguments: object, **options: object) -> Searched:
         raise AssertionError("searched again")
 
-    monkeypatch.setattr("fuzzvm.explore.exhaustive.verdict.search_reduced", again)
+    monkeypatch.setattr("fuzzvm.explore.exhaustive.stages.search_reduced", again)
     for limits in at_the_bound:
         assert verify(system, limits).verdict == "bug"
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("few", [1, 64, 512])
 @pytest.mark.parametrize("mitigation", registry.shipped())
 @pytest.mark.parametrize("scenario", ["two-walkers", scale.walkers(2)])
@@ -107,9 +108,9 @@ def test_however_it_is_judged_the_verdict_is_the_same(
 
 
 def test_what_a_state_stands_for() -> None:
-    space = Space(FlatSystem(6, 3))
+    space = Space(FlatTask(6, 3))
     symmetry = Symmetry(space)
-    everything = search(Space(FlatSystem(6, 3)), Limits()).states
+    everything = search(Space(FlatTask(6, 3)), Limits()).states
     one_of_each = search(space, Limits(), symmetry=symmetry)
     assert alike({1, 2, 3}, None) == 1.0
     assert saving(range(10), 5, None) == 2.0

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from fuzzvm.kernel.pgtable import PAGE_KERNEL_EXEC, Level, TableLabel, mk_leaf, mk_table, pxd_pfn, pxd_pgprot
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
+from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import Address, Alloc, Annotation, Free, Load, Operation, Steps, Store
+from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.scenario.calls import Vmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
-from tests.explore.small_programs import WORDS, Words, leave
+from tests.explore.small_programs import WORDS, allocate_words, leave
 
 REGIONS = 2
 PAGES = 2
@@ -42,7 +44,7 @@ class LinkNewTable:
 Item = Operation | Annotation | InNewTable | LinkNewTable
 
 
-def run(k: Any, items: tuple[Item, ...], results: Address, stored: bool) -> Steps[None]:
+def run(cpu: int, items: tuple[Item, ...], results: Address, stored: bool) -> Steps[None]:
     """Execute the operations, and leave what loads returned in memory."""
     seen: tuple[Any, ...] = ()
     table = 0
@@ -61,7 +63,7 @@ def run(k: Any, items: tuple[Item, ...], results: Address, stored: bool) -> Step
         else:
             yield item
         index += 1
-    yield leave(k, seen, results, stored=stored)
+    yield leave(cpu, seen, results, stored=stored)
 
 
 class RegionSystem(System):
@@ -70,7 +72,8 @@ class RegionSystem(System):
     def __init__(self, memory: str, lists: list[list[Recipe]], *, stored: bool = True) -> None:
         self.stored = stored
         setup = tuple(Vmap(PAGES * region, PAGES, "pte") for region in range(REGIONS))
-        super().__init__(Scenario("arm64", "4K", 3, 2, setup, ((),) * len(lists)), Words, memory)
+        super().__init__(Scenario("arm64", "4K", 3, 2, setup, ((),) * len(lists)), NoMitigation, memory)
+        self.results = allocate_words(self._boot)[WORDS]
         machine = self.booted()
         labels = {one.label: one.address for one in machine.allocator.allocations if isinstance(one.label, TableLabel)}
         geometry = self.kernel.geometry
@@ -89,8 +92,8 @@ class RegionSystem(System):
 
     def programs(self) -> Any:
         """Return what runs the recipes."""
-        results = Words.addresses[WORDS]
-        return [partial(run, k, items, results, self.stored) for k, items in zip(self.views, self.items, strict=True)]
+        runs = [partial(run, cpu, items, self.results, self.stored) for cpu, items in enumerate(self.items)]
+        return list(map(GeneratorProgram, runs))
 
     def _va(self, page: int) -> int:
         return page * self._page

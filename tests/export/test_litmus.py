@@ -12,10 +12,15 @@ from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.export.aarch64 import aarch64
 from fuzzvm.export.errors import ExportError
 from fuzzvm.export.question import Ordering, question_of
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.mmap_lock import mmap_read_unlock, mmap_write_downgrade, mmap_write_lock
+from fuzzvm.kernel.pgtable import Level
 from fuzzvm.litmus import run
 from fuzzvm.litmus.parser import parse
 from fuzzvm.machine.errors import ScheduleError
 from fuzzvm.machine.execution import execute
+from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
@@ -64,6 +69,7 @@ def test_there_are_failing_runs() -> None:
     assert len(FAILING) > 50
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_text_is_what_herd7_documents(path: Path) -> None:
     text = exported(path)
@@ -87,6 +93,7 @@ def test_text_is_what_herd7_documents(path: Path) -> None:
     assert ("Variant=Ifetch" in text) == ("instr:" in text or "label:" in text)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_failing_run_is_sometimes(path: Path) -> None:
     result = run(exported(path), path.name, speedcheck="fast")
@@ -197,6 +204,30 @@ def test_what_has_no_counterpart_is_said() -> None:
     case = TestCase(system.scenario, "none", "sc", execution.schedule, Expectation.of(execution))
     with pytest.raises(ExportError, match="nothing to ask"):
         question_of(case, registry.get("none"))
+
+
+class Downgrades(Mitigation):
+    """The free keeps everybody away up to the clear, and writers after it."""
+
+    name = "downgrades"
+
+    def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
+        yield from mmap_write_lock(k, k.init_mm)
+
+    def before_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
+        yield from mmap_write_downgrade(k, k.init_mm)
+
+    def after_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+
+
+def test_a_lock_that_is_downgraded_has_no_counterpart() -> None:
+    system = System(shipped.get("pmd-promotion"), Downgrades, "sc")
+    execution = execute(system.machine(), Follow([1]))
+    assert execution.failure is None
+    case = TestCase(system.scenario, "downgrades", "sc", execution.schedule, Expectation.of(execution))
+    with pytest.raises(ExportError, match=r"init_mm_mmap_lock is downgraded"):
+        question_of(case, Downgrades)
 
 
 def test_no_thread_begins_or_ends_with_a_barrier() -> None:

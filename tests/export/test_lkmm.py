@@ -31,6 +31,7 @@ STATEMENT = re.compile(
 FUNCTION = re.compile(r"^P(\d+)\(([^)]*)\)\n\{\n(.*?)^\}$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_structure(path: Path) -> None:
     case = read(path)
@@ -65,6 +66,7 @@ def test_structure(path: Path) -> None:
     assert not rest.strip()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_nothing_that_orders_is_lost(path: Path) -> None:
     case = read(path)

@@ -13,6 +13,7 @@ import pytest
 
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import replay
+from tests.clock import FOREVER
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +31,7 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_finds_the_race_and_keeps_it(tmp_path: Path) -> None:
-    arguments = ("--mitigation", "none", "--scenario", "pmd-promotion", "--seconds", "20", "--json")
+    arguments = ("--mitigation", "none", "--scenario", "pmd-promotion", "--seconds", str(FOREVER), "--json")
     ran = fuzz(*arguments, "--corpus", str(tmp_path))
     assert ran.returncode == 1, ran.stderr
     (saved,) = json.loads(ran.stdout)["saved"]

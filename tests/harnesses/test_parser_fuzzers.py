@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.clock import no_hang
+from tests.clock import PATIENCE, no_hang
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS = ROOT / "harnesses" / "parsers"
@@ -46,6 +46,7 @@ def test_there_is_one_for_each_parser() -> None:
         "fuzz_plan",
         "fuzz_ptdump",
         "fuzz_scenario",
+        "fuzz_settings",
     ]
 
 
@@ -78,12 +79,12 @@ def test_lines_can_be_put_before_a_fuzzer(fuzzer: str) -> None:
 @pytest.mark.parametrize("fuzzer", ["fuzz_mitigation", "fuzz_ptdump"])
 def test_a_few_hundred_inputs(fuzzer: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(PARSERS / f"{fuzzer}.py"), "-runs=200", "-seed=1"],
+        [sys.executable, str(PARSERS / f"{fuzzer}.py"), "-runs=200", "-seed=1", f"-timeout={PATIENCE:.0f}"],
         cwd=tmp_path,
         env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Done 200 runs" in done.stderr
@@ -100,12 +101,12 @@ def test_an_input_that_fails_is_reported_and_kept(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n    os.chdir('/')\n    fuzz('fuzz_litmus', one_input)\n"
     )
     done = subprocess.run(
-        [sys.executable, str(broken), "-runs=500", "-seed=1"],
+        [sys.executable, str(broken), "-runs=500", "-seed=1", f"-timeout={PATIENCE:.0f}"],
         cwd=tmp_path,
         env=ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{PARSERS}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 77  # libFuzzer's status for it
     assert "RecursionError" in done.stderr + done.stdout
@@ -143,24 +144,31 @@ def test_build_sh_leaves_what_oss_fuzz_looks_for(tmp_path: Path) -> None:
     }
     build = ROOT / ".clusterfuzzlite" / "build.sh"
     assert os.access(build, os.X_OK)
-    done = subprocess.run([str(build)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(build)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "installed").read_text() == "-m pip install .\n"
     assert [line.split()[0] for line in (tmp_path / "compiled").read_text().splitlines()] == FUZZERS
 
     wanted = {f"{name}{end}" for name in FUZZERS for end in ("", "_seed_corpus.zip", ".dict", ".options")}
     assert {path.name for path in out.iterdir()} == wanted
+    (tmp_path / "nothing").mkdir()
     for name in FUZZERS:
         assert re.fullmatch(r"[A-Za-z0-9_-]+", name)  # what ClusterFuzzLite runs
         with zipfile.ZipFile(out / f"{name}_seed_corpus.zip") as archive:
             assert archive.testzip() is None and archive.namelist()
         started = subprocess.run(
-            [str(out / name), "-runs=1", f"-dict={out / name}.dict", str(tmp_path)],
+            [
+                str(out / name),
+                "-runs=1",
+                f"-timeout={PATIENCE:.0f}",
+                f"-dict={out / name}.dict",
+                str(tmp_path / "nothing"),
+            ],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert started.returncode == 0, started.stderr[-2000:]
         assert "Done" in started.stderr and "Dictionary" in started.stderr

@@ -10,10 +10,10 @@ import pytest
 from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.locking.rwsem import down_read, down_read_trylock, down_write, down_write_trylock, up_read, up_write
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Geometry, Level
 from fuzzvm.kernel.ptdump import ptdump_walk
 from fuzzvm.kernel.reach import leaves, mapped_areas, reach_of
-from fuzzvm.kernel.rwsem import down_read, down_read_trylock, down_write, up_read, up_write
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.machine.machine import Machine
@@ -164,19 +164,29 @@ def test_a_walk_patches_every_site_in_and_out() -> None:
     assert counters.walks == 1
 
 
+def test_patches_are_counted_on_x86_as_well() -> None:
+    counters = counted(walk, mitigation=StaticKeyMitigation, arch="x86_64")
+    assert counters.text_patches == 4
+
+
 def test_writers_and_trylocks() -> None:
     def write(k: Kernel) -> Steps[None]:
-        yield from down_write(k, k.init_mm.mmap_lock)
-        yield from up_write(k, k.init_mm.mmap_lock)
+        yield from down_write(k.cpu, k.init_mm.mmap_lock)
+        yield from up_write(k.cpu, k.init_mm.mmap_lock)
 
     def read(k: Kernel) -> Steps[None]:
-        yield from down_read(k, k.init_mm.mmap_lock)
-        yield from up_read(k, k.init_mm.mmap_lock)
+        yield from down_read(k.cpu, k.init_mm.mmap_lock)
+        yield from up_read(k.cpu, k.init_mm.mmap_lock)
 
     def attempt(k: Kernel) -> Steps[None]:
-        taken = yield from down_read_trylock(k, k.init_mm.mmap_lock)
+        taken = yield from down_read_trylock(k.cpu, k.init_mm.mmap_lock)
         if taken:
-            yield from up_read(k, k.init_mm.mmap_lock)
+            yield from up_read(k.cpu, k.init_mm.mmap_lock)
+
+    def attempt_to_write(k: Kernel) -> Steps[None]:
+        taken = yield from down_write_trylock(k.cpu, k.init_mm.mmap_lock)
+        if taken:
+            yield from up_write(k.cpu, k.init_mm.mmap_lock)
 
     for programs, agents, locks, contended in (
         ([write, write], (), 2, 0),
@@ -185,6 +195,8 @@ def test_writers_and_trylocks() -> None:
         ([read, read], (0, 1), 2, 0),
         ([write, attempt], (0, 1), 1, 1),
         ([read, attempt], (0, 1), 2, 0),
+        ([read, attempt_to_write], (0, 1), 1, 1),
+        ([attempt_to_write], (), 1, 0),
     ):
         counters = counted(*programs, agents=agents)
         assert (counters.locks, counters.locks_contended) == (locks, contended)

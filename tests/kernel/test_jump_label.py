@@ -142,7 +142,7 @@ def test_the_second_inc_waits_for_the_first_to_patch() -> None:
     assert machine.memory.peek(words[f"key in {FUNCTIONS[1]}"]) == NOP
     while 1 in machine.enabled():
         machine.step(1, lambda ways: 0)
-    assert machine.stack(1)[0] == "_lock", "CPU 1 is in mutex_lock, with only one site patched"
+    assert machine.stack(1)[0] == "mutex_lock", "CPU 1 waits, with only one site patched"
     assert machine.memory.peek(words["key"]) == -1
 
 

@@ -32,14 +32,14 @@ from fuzzvm.kernel.errors import (
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import NOP, StaticKey, static_branch_dec, static_branch_inc, static_branch_unlikely
 from fuzzvm.kernel.kernel import Boot, Kernel
-from fuzzvm.kernel.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.exclusive import mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.rwsem import down_read, down_write, up_read, up_write
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
 from fuzzvm.kernel.pagewalk_rereads import read_pmd
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, Level, TableLabel, mk_leaf, mk_table, pxd_pgtable
-from fuzzvm.kernel.ptdump import ptdump_check_wx
+from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
-from fuzzvm.kernel.rwsem import down_read, down_write, up_read, up_write
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.machine.errors import (
     DEADLOCK,
@@ -101,11 +101,11 @@ def unmap_pages(first: int, count: int) -> Program:
 
 
 def sem(take: Callable[..., Steps[None]], name: str = "mmap_lock") -> Program:
-    return lambda k: take(k, k.mem_hotplug_lock if name == "mem_hotplug_lock" else k.init_mm.mmap_lock)
+    return lambda k: take(k.cpu, k.mem_hotplug_lock if name == "mem_hotplug_lock" else k.init_mm.mmap_lock)
 
 
 def lock(take: Callable[..., Steps[None]], name: str) -> Program:
-    return lambda k: take(k, getattr(k, name))
+    return lambda k: take(k.cpu, getattr(k, name))
 
 
 # Stale pointers
@@ -599,6 +599,38 @@ def test_two_walks_at_a_time_are_told_apart() -> None:
         else:
             assert failure is not None
             assert (failure.error, failure.cpu) == (WX_MISSED, noting.index(False))
+
+
+def test_what_an_attempt_that_was_dropped_noted_is_not_reported() -> None:
+    def walk(k: Kernel, noted_last: bool) -> Steps[None]:
+        noted = MappingNoted(Level.PTE, k.geometry.base, mk_leaf(0, PAGE_KERNEL_EXEC))
+        yield WalkBegins()
+        yield noted
+        yield WalkBegins()
+        if noted_last:
+            yield noted
+        yield WalkEnds()
+
+    for noted_last in (True, False):
+        machine, kernel = boot("arm64", 3, 2, cpus=1)
+        base = kernel.geometry.base
+        machine.boot(vmap_range(kernel, base, base + 0x1000, 0, PAGE_KERNEL_EXEC, 12))
+        failure = run(machine, walk(kernel, noted_last))
+        assert (failure and failure.error) == (None if noted_last else WX_MISSED)
+
+
+def test_a_semaphore_of_a_mitigation_is_released_as_well() -> None:
+    class Keeps(Mitigation):
+        def attach(self, boot: Boot) -> None:
+            self.sem = boot.rwsem("its_own")
+
+        def after_walk(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+            yield from down_read(k.cpu, self.sem)
+
+    machine, kernel = boot("arm64", 3, 2, Keeps, cpus=1)
+    failure = run(machine, ptdump_walk(kernel, kernel.init_mm))
+    assert failure is not None
+    assert (failure.error, failure.message) == (LOCK_NOT_RELEASED, "its_own is still held")
 
 
 def test_locks_of_a_kernel_with_a_failed_walk_are_not_blamed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fuzzvm.kernel import arch as architectures
@@ -21,6 +23,7 @@ from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory.sc import SequentialConsistency
 from fuzzvm.machine.ops import Load, Steps, Store, object_of, offset_of
 from fuzzvm.mitigations.none import NoMitigation
+from fuzzvm.mitigations.stacked import stack
 from tests.support import boot, geometry_of, operations, run
 
 
@@ -80,6 +83,46 @@ def test_the_lock_must_be_held_for_writing() -> None:
     failure = run(machine, for_reading(kernel))
     assert failure is not None
     assert (failure.error, failure.function) == (WALK_WITHOUT_LOCK, "walk_page_range")
+
+
+@pytest.mark.parametrize(
+    ("assertion", "lock", "holds"),
+    [
+        ("write", mmap_write_lock, True),
+        ("read", mmap_write_lock, True),
+        ("none", mmap_write_lock, True),
+        ("write", mmap_read_lock, False),
+        ("read", mmap_read_lock, True),
+        ("none", mmap_read_lock, True),
+        ("write", None, False),
+        ("read", None, False),
+        ("none", None, True),
+    ],
+)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_scheme_says_what_the_walk_asserts(assertion: str, lock: Any, holds: bool, stacked: bool) -> None:
+    class Asserts(NoMitigation):
+        name = "asserts"
+        walk_assertion = assertion  # type: ignore[assignment]
+
+    def walks(k: Kernel) -> Steps[None]:
+        if lock is not None:
+            yield from lock(k, k.init_mm)
+        yield WalkBegins()
+        yield from walk_page_range(k, k.init_mm, k.geometry.base, k.geometry.end)
+        yield WalkEnds()
+        if lock is not None:
+            unlock = mmap_write_unlock if lock is mmap_write_lock else mmap_read_unlock
+            yield from unlock(k, k.init_mm)
+
+    scheme = stack([NoMitigation, Asserts, NoMitigation], "several") if stacked else Asserts
+    machine, kernel = boot("arm64", 3, 2, scheme, cpus=1)
+    failure = run(machine, walks(kernel))
+    if holds:
+        assert failure is None
+    else:
+        assert failure is not None
+        assert (failure.error, failure.function) == (WALK_WITHOUT_LOCK, "walk_page_range")
 
 
 def test_levels_of_what_is_noted() -> None:

@@ -43,7 +43,7 @@ def final(code: str, place: str = "0:X0", initial: str = "") -> set[str]:
         ("MOV W1,#3; LDEOR W1,W2,[X20]; LDR W0,[X20]", 9),
         ("MOV W1,#5; LDSET W1,W2,[X20]; LDR W0,[X20]", 15),
         ("MOV W1,#12; LDSMAX W1,W2,[X20]; LDR W0,[X20]", 12),
-        ("SUB W1,WZR,W20; MOV W1,#1; SUB W1,WZR,W1; LDSMIN W1,W2,[X20]; LDR W0,[X20]", -1),
+        ("MOV W1,#1; SUB W1,WZR,W1; LDSMIN W1,W2,[X20]; LDR W0,[X20]", -1),
         ("MOV W1,#12; LDUMAXAL W1,W2,[X20]; LDR W0,[X20]", 12),
         ("MOV W1,#3; LDUMINA W1,W2,[X20]; LDR W0,[X20]", 3),
         ("MOV W0,#10; MOV W1,#3; CAS W0,W1,[X20]", 10),

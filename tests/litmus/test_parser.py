@@ -7,6 +7,7 @@ import pytest
 from fuzzvm import litmus
 from fuzzvm.litmus.parser import parse, parse_instruction
 from fuzzvm.litmus.program import Code, Label, LitmusError, Name, Place
+from fuzzvm.machine.memory.arm64.views import CacheType
 
 FULL = r"""AArch64 full.test+1
 "a line of documentation"
@@ -31,7 +32,7 @@ exists (0:X0=1 /\ (not 1:X1=2 \/ [z]=3 \/ true))
 def test_everything_of_the_format() -> None:
     test = parse(FULL)
     assert test.name == "full.test+1"
-    assert test.headers == {"Variant": "Ifetch", "Com": "Rf Fr"}
+    assert test.caches is CacheType.DIC0_IDC0
     values = {(str(d.place)): (d.kind, d.pointer, d.value) for d in test.declarations}
     assert values["[x]"] == ("uint64_t", False, 0xA1)
     assert values["[y]"] == ("int", False, None)
@@ -76,15 +77,15 @@ def one(code: str, initial: str = "0:X1=x;", condition: str = "0:X0=0") -> str:
         (one("LDR W0,[X1,#4]"), 4, "access at x+4, where no location begins, in LDR W0,[X1,#4]"),
         (one("LDR W0,[X2]"), 4, "access at 0, where no location begins, in LDR W0,[X2]"),
         (one("BR X1"), 4, "branch to x in BR X1"),
-        (one("LDR W0,[X1"), 4, "syntax error at ';'"),
-        (one("NOP", initial="0:X1=pte(x);"), 2, "syntax error at '('"),
+        (one("LDR W0,[X1"), 4, "cannot read the instruction 'LDR W0,[X1'"),
+        (one("NOP", initial="0:X1=pte(x);"), 2, "cannot read the declaration '0:X1=pte(x)'"),
         (one("NOP", initial='0:X1=asm:"NOP";'), 2, 'value asm:"NOP" is not supported'),
         (one("NOP", initial='0:X1=instr:"(";'), 2, "'(' is no instruction"),
         (one("NOP", initial="0:X1=P0:L9;"), 2, "no label L9 in P0"),
         (one("NOP", initial="7:X1=x;"), 2, "no thread P7"),
         (one("NOP", initial="0:Q1=x;"), 2, "register Q1 is not supported"),
         ("AArch64 short\n{}\n P0 ;\n NOP ;\n", 4, "syntax error: the file ends too early"),
-        ("X86 other\n{}\n", 1, "syntax error at 'X86'"),
+        ("X86 other\n{}\n", 1, "no AArch64 test: it begins with 'X86 other'"),
         ("AArch64 t\n{}\n P1 ;\n NOP ;\nexists (x=0)\n", 3, "the first row of the code must name the threads"),
         ("AArch64 t\n{}\n P0 ;\n NOP | NOP ;\nexists (x=0)\n", 4, "a row of 2 columns for 1 threads"),
     ],

@@ -36,6 +36,7 @@ def agree(test: str, name: str) -> None:
     assert interesting.timelines <= everything.timelines
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_on_the_corpus(path: Path) -> None:
     agree(path.read_text(encoding="utf-8"), path.name)

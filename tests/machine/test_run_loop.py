@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.bench.flat_model import SCHEMES, FlatSystem
+from fuzzvm.bench.flat_model import SCHEMES, FlatTask
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import NO_PROGRESS, USE_AFTER_FREE_READ, Failure, ScheduleError
 from fuzzvm.machine.execution import Chooser, Execution, _run, _run_traced, execute
@@ -130,7 +130,7 @@ def test_on_what_ships_failures_included(memory: str) -> None:
 
 @given(st.sampled_from(sorted(SCHEMES)), st.integers(1, 3), st.integers(0, 1 << 32))
 def test_on_the_flat_model(scheme: str, walkers: int, seed: int) -> None:
-    same(FlatSystem(3, walkers, scheme), seed)
+    same(FlatTask(3, walkers, scheme), seed)
 
 
 def test_with_operations_left_out() -> None:

@@ -240,8 +240,8 @@ class UsesTheKernelWrongly(Mitigation):
     name = "wrongly"
 
     def before_free(self, k, level, token):
-        from fuzzvm.kernel.rwsem import down_read
-        yield from down_read(k, None)
+        from fuzzvm.kernel.locking.rwsem import down_read
+        yield from down_read(k.cpu, None)
 """
 
 

@@ -12,10 +12,10 @@ from fuzzvm.explore.exhaustive import verify
 from fuzzvm.kernel.errors import LEAKED_TABLE
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.locking.rcu import synchronize_rcu
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_trylock, mmap_read_unlock
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level, TableLabel
-from fuzzvm.kernel.rcu import synchronize_rcu
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.machine.errors import DOUBLE_FREE, REUSED_OBJECT, USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import execute
@@ -37,6 +37,7 @@ STALE = {USE_AFTER_FREE_READ, REUSED_OBJECT}
 PAIRS = [(name, scenario) for name in shipped() for scenario in scenarios.shipped()]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("name", "scenario"), PAIRS, ids=[f"{name}-{scenario}" for name, scenario in PAIRS])
 def test_claimed_verdicts(name: str, scenario: str) -> None:
     mitigation = shipped()[name]
@@ -138,7 +139,7 @@ class _FreedBeforeTheClear(RcuFree):
     name = "freed-before-the-clear"
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
-        yield from synchronize_rcu(k, self._rcu)
+        yield from synchronize_rcu(k.cpu, self._rcu)
 
     def free_table(self, k: Kernel, table: Address, level: Level) -> Steps[None]:
         yield Free(table)

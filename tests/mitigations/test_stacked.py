@@ -46,6 +46,10 @@ def logging(name: str, log: list[tuple[str, str, Any]], agrees: bool = True) -> 
             yield from ()
             return f"teardown of {name}"
 
+        def after_clear(self, k: Any, level: Level, token: Any) -> Steps[None]:
+            log.append((name, "after_clear", token))
+            yield from ()
+
         def before_free(self, k: Any, level: Level, token: Any) -> Steps[None]:
             log.append((name, "before_free", token))
             yield from ()
@@ -62,6 +66,25 @@ def logging(name: str, log: list[tuple[str, str, Any]], agrees: bool = True) -> 
         def walk_locked(self, k: Any, mm: Any, token: Any) -> Steps[None]:
             log.append((name, "walk_locked", token))
             yield from ()
+
+        def before_attempt(self, k: Any, mm: Any, token: Any) -> Steps[str]:
+            log.append((name, "before_attempt", token))
+            yield from ()
+            return f"attempt of {name}"
+
+        def before_descend(self, k: Any, level: Level, pxdp: int, pxd: int) -> Steps[bool]:
+            log.append((name, "before_descend", None))
+            yield from ()
+            return agrees
+
+        def after_descend(self, k: Any, level: Level, pxd: int) -> Steps[None]:
+            log.append((name, "after_descend", None))
+            yield from ()
+
+        def after_attempt(self, k: Any, mm: Any, token: Any) -> Steps[bool]:
+            log.append((name, "after_attempt", token))
+            yield from ()
+            return not agrees
 
         def walk_unlocking(self, k: Any, mm: Any, token: Any) -> Steps[None]:
             log.append((name, "walk_unlocking", token))
@@ -91,22 +114,32 @@ def test_what_comes_before_runs_in_order_and_what_comes_after_the_other_way(coun
     scheme.attach(None)  # type: ignore[arg-type]
     assert drive(scheme, "before_promotion", Level.PMD) is True
     token = drive(scheme, "before_clear", Level.PMD)
-    for hook in ("before_free", "after_free"):
+    for hook in ("after_clear", "before_free", "after_free"):
         drive(scheme, hook, Level.PMD, token)
     drive(scheme, "after_promotion", Level.PMD)
     token = drive(scheme, "before_walk", None)
-    for hook in ("walk_locked", "walk_unlocking", "after_walk"):
+    drive(scheme, "walk_locked", None, token)
+    attempt = drive(scheme, "before_attempt", None, token)
+    assert drive(scheme, "before_descend", Level.PMD, 0, 0) is True
+    drive(scheme, "after_descend", Level.PMD, 0)
+    assert drive(scheme, "after_attempt", None, attempt) is False
+    for hook in ("walk_unlocking", "after_walk"):
         drive(scheme, hook, None, token)
     expected = []
     for hook, forward, about in (
         ("attach", True, None),
         ("before_promotion", True, None),
         ("before_clear", True, None),
+        ("after_clear", True, "teardown"),
         ("before_free", True, "teardown"),
         ("after_free", False, "teardown"),
         ("after_promotion", False, None),
         ("before_walk", True, None),
         ("walk_locked", True, "walk"),
+        ("before_attempt", True, "walk"),
+        ("before_descend", True, None),
+        ("after_descend", False, None),
+        ("after_attempt", False, "attempt"),
         ("walk_unlocking", False, "walk"),
         ("after_walk", False, "walk"),
     ):
@@ -125,6 +158,21 @@ def test_a_promotion_that_one_refuses_is_over_for_those_that_agreed(answers: lis
     asked = [str(number) for number in range(min(agreed + 1, len(answers)))]
     told = [] if go_on else [str(number) for number in reversed(range(agreed))]
     assert log == [(name, "before_promotion", None) for name in asked] + [(n, "after_promotion", None) for n in told]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4))
+def test_a_table_that_one_does_not_descend_into_is_let_go_by_those_that_agreed(answers: list[bool]) -> None:
+    log: list[tuple[str, str, Any]] = []
+    scheme = stack([logging(str(number), log, agrees) for number, agrees in enumerate(answers)], "all")()
+    assert drive(scheme, "before_descend", Level.PMD, 0, 0) is all(answers)
+    agreed = answers.index(False) if False in answers else len(answers)
+    asked = [(str(number), "before_descend", None) for number in range(min(agreed + 1, len(answers)))]
+    let_go = [] if all(answers) else [(str(number), "after_descend", None) for number in reversed(range(agreed))]
+    assert log == asked + let_go
+    log.clear()
+    attempt = drive(scheme, "before_attempt", None, None)
+    assert drive(scheme, "after_attempt", None, attempt) is not all(answers), "one that repeats the walk is enough"
+    assert len(log) == 2 * len(answers), "and all are told"
 
 
 def test_a_stack_has_the_hooks_of_its_schemes_and_no_other() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.corpus.store import to_text, write_text
+from fuzzvm.corpus.store import to_text
+from fuzzvm.files.writing import write
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.mitigations import registry
@@ -36,7 +37,7 @@ def safe_case() -> TestCase:
 def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    write_text(folder / "regressions" / "good.toml", to_text(safe_case()))
+    write(folder / "regressions" / "good.toml", to_text(safe_case()))
     return folder
 
 
@@ -68,7 +69,7 @@ def test_a_file_that_does_not_replay_is_reported_without_a_traceback(
     corpus: Path, change: dict[str, object], says: str
 ) -> None:
     path = corpus / "regressions" / "bad.toml"
-    write_text(path, to_text(replace(safe_case(), **change)))  # type: ignore[arg-type]
+    write(path, to_text(replace(safe_case(), **change)))  # type: ignore[arg-type]
     status, output = collect(corpus)
     assert status == 1
     assert f"{path}: " in output and says in output
@@ -94,7 +95,7 @@ class Mine(Mitigation):
 
 
 def test_a_mitigation_of_the_project_runs_where_its_settings_say_so(corpus: Path) -> None:
-    write_text(corpus / "own.toml", to_text(replace(safe_case(), mitigation="mine.py:Mine")))
+    write(corpus / "own.toml", to_text(replace(safe_case(), mitigation="mine.py:Mine")))
     (corpus.parent / "mine.py").write_text(OWN)
     status, output = collect(corpus)
     assert status == 1 and "runs only where" in output

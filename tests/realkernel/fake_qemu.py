@@ -21,7 +21,7 @@ if "FAKE_QEMU_ACCEPTS" in os.environ:
     peer.sendall(b"hello")
 if "FAKE_QEMU_ENDS" in os.environ:
     sys.exit("qemu: no such machine")
-time.sleep(600)
+time.sleep(1_000_000)
 """
 
 

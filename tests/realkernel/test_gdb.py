@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.realkernel.gdb import Gdb, GdbError, Stop, Watch, checksum, stop_of
+from tests.clock import PATIENCE
 from tests.realkernel.fake_stub import FakeStub
 
 
@@ -43,7 +44,7 @@ def stub(tmp_path: Path) -> Iterator[FakeStub]:
 
 @pytest.fixture
 def gdb(stub: FakeStub, tmp_path: Path) -> Iterator[Gdb]:
-    client = Gdb(tmp_path / "gdb", seconds=2)
+    client = Gdb(tmp_path / "gdb", seconds=PATIENCE)
     stub.asked.clear()
     yield client
     client.close()
@@ -81,7 +82,7 @@ def test_running_waiting_and_interrupting(gdb: Gdb, stub: FakeStub) -> None:
     gdb.resume([1])
     assert gdb.wait(0.05) is None
     stub.send(b"T05thread:02;rwatch:ffff888000c0c000;")
-    assert gdb.wait(2) == Stop(1, 5, Watch.READ, 0xFFFF_8880_00C0_C000)
+    assert gdb.wait(PATIENCE) == Stop(1, 5, Watch.READ, 0xFFFF_8880_00C0_C000)
     gdb.resume()
     assert gdb.interrupt() == Stop(0, 2)
     gdb.step(1)
@@ -101,13 +102,13 @@ def test_what_the_stub_does_not_know_is_an_error(gdb: Gdb) -> None:
 def test_a_damaged_packet_is_an_error(gdb: Gdb, stub: FakeStub) -> None:
     stub.send(b"T05thread:01;", digits=b"00")
     with pytest.raises(GdbError, match="damaged"):
-        gdb.wait(2)
+        gdb.wait(PATIENCE)
 
 
 def test_qemu_ending_is_an_error(gdb: Gdb, stub: FakeStub) -> None:
     stub.hang_up()
     with pytest.raises(GdbError, match=r"hung up|gone"):
-        gdb.wait(2)
+        gdb.wait(PATIENCE)
 
 
 def test_no_stub(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import pytest
 from fuzzvm.realkernel.arch import X86_64
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.qemu import Qemu, _without_stamp
+from tests.clock import PATIENCE, wait_until
+from tests.explore.campaigns.killing import alive
 from tests.realkernel import fake_qemu
 from tests.support import heed_sigint
 
@@ -38,19 +42,6 @@ def start(says: str = "") -> Qemu:
         del os.environ["FAKE_QEMU_SAYS"]
 
 
-def gone(pid: int) -> bool:
-    """Whether a process ends within some seconds."""
-    for _ in range(400):
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def left(path: Path) -> list[Path]:
     return list(path.glob("fuzzvm-*"))
 
@@ -58,7 +49,8 @@ def left(path: Path) -> list[Path]:
 def test_leaving_the_context_ends_it(path: Path) -> None:
     with start() as qemu:
         pid = qemu.pid
-    assert gone(pid) and not left(path)
+    wait_until(lambda: not alive(pid))
+    assert not left(path)
     qemu.close()
 
 
@@ -74,18 +66,19 @@ def test_the_stub_listens_where_only_this_process_can_connect(path: Path, monkey
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"/proc/self/fd/{qemu._stub}")
             assert client.recv(5) == b"hello"
-        assert qemu.wait_for(lambda line: line.startswith("initramfs"), 60) == "initramfs: of the guest"
+        assert qemu.wait_for(lambda line: line.startswith("initramfs"), PATIENCE) == "initramfs: of the guest"
 
 
 def test_an_exception_ends_it(path: Path) -> None:
     with pytest.raises(ZeroDivisionError), start() as qemu:
         raise ZeroDivisionError
-    assert gone(qemu.pid) and not left(path)
+    wait_until(lambda: not alive(qemu.pid))
+    assert not left(path)
 
 
 def test_the_console_without_time_stamps(path: Path) -> None:
     with start("[    0.000000] Linux version|fuzzvm: gate ffff|[last]") as qemu:
-        assert qemu.wait_for(lambda line: line == "[last]", 60) == "[last]"
+        assert qemu.wait_for(lambda line: line == "[last]", PATIENCE) == "[last]"
         assert qemu.lines()[:2] == ["Linux version", "fuzzvm: gate ffff"]
 
 
@@ -95,19 +88,21 @@ def test_stamps(line: str) -> None:
 
 
 def test_nothing_said_in_time_is_an_error(path: Path) -> None:
-    with start("one|two") as qemu, pytest.raises(RealKernelError, match=r"within 0\.3 s; its last line: two"):
-        qemu.wait_for(lambda line: line == "three", 0.3)
+    with start("one|two") as qemu:
+        qemu.wait_for(lambda line: line == "two", PATIENCE)
+        with pytest.raises(RealKernelError, match=r"within 0\.3 s; its last line: two"):
+            qemu.wait_for(lambda line: line == "three", 0.3)
 
 
 def test_a_panic_is_an_error(path: Path) -> None:
     with start("Kernel panic - not syncing") as qemu, pytest.raises(RealKernelError, match="Kernel panic"):
-        qemu.wait_for(lambda line: line == "three", 60)
+        qemu.wait_for(lambda line: line == "three", PATIENCE)
 
 
 def test_what_qemu_says_when_it_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_QEMU_ENDS", "1")
     with start() as qemu, pytest.raises(RealKernelError, match="QEMU has ended: qemu: no such machine"):
-        qemu.wait_for(lambda line: line == "three", 60)
+        qemu.wait_for(lambda line: line == "three", PATIENCE)
 
 
 def test_no_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,18 +126,32 @@ def test_the_command_being_killed_ends_it(path: Path, sent: signal.Signals) -> N
     ran = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
-    for _ in range(1200):
-        if pid_file.exists() and pid_file.read_text():
-            break
-        time.sleep(0.05)
+    wait_until(lambda: (pid_file.exists() and pid_file.read_text()) or ran.poll() is not None)
     pid = int(pid_file.read_text())
     ran.send_signal(sent)
     try:
-        out, err = ran.communicate(timeout=60)
+        out, err = ran.communicate(timeout=PATIENCE)
     finally:
         ran.kill()
-    assert gone(pid)
+    wait_until(lambda: not alive(pid))
     assert out == ""
     assert not left(path)
     if sent != signal.SIGKILL:
         assert ran.returncode == 130 and err.strip() == "fuzzvm: interrupted"
+
+
+def test_ctrl_c_before_the_console_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU is there, and nobody has it: it is closed at exit, with no word."""
+    at_exit: list[Callable[[], None]] = []
+
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atexit, "register", at_exit.append)
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    (close,) = at_exit
+    close()
+    assert not alive(close.__self__.pid)  # type: ignore[attr-defined]

@@ -12,10 +12,11 @@ from fuzzvm.explore.exhaustive import verify
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot, Kernel
-from fuzzvm.kernel.locks import mutex_lock
+from fuzzvm.kernel.locking.exclusive import mutex_lock
+from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from fuzzvm.kernel.mmap_lock import Mm
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.kernel.rcu import Rcu, call_rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
+from fuzzvm.kernel.rcu_callbacks import call_rcu
 from fuzzvm.machine.errors import DEADLOCK
 from fuzzvm.machine.ops import Steps
 from fuzzvm.mitigations.rcu_free import RcuFree
@@ -66,17 +67,17 @@ class WaitsInASection(Mitigation):
         self.lock = boot.lock("scheme_mutex")
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
-        yield from mutex_lock(k, self.lock)
+        yield from mutex_lock(k.cpu, self.lock)
 
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
-        yield from synchronize_rcu(k, self.rcu)
+        yield from synchronize_rcu(k.cpu, self.rcu)
 
     def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
-        yield from rcu_read_lock(k, self.rcu)
-        yield from mutex_lock(k, self.lock)
+        yield from rcu_read_lock(k.cpu, self.rcu)
+        yield from mutex_lock(k.cpu, self.lock)
 
     def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
-        yield from rcu_read_unlock(k, self.rcu)
+        yield from rcu_read_unlock(k.cpu, self.rcu)
 
 
 def test_a_grace_period_and_a_mutex_in_a_cycle() -> None:
@@ -123,7 +124,7 @@ class Unlocks:
     rcu: Rcu
 
     def run(self, k: Kernel) -> Steps[None]:
-        yield from rcu_read_unlock(k, self.rcu)
+        yield from rcu_read_unlock(k.cpu, self.rcu)
 
 
 class UnlocksInCallback(RcuFree):

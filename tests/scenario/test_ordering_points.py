@@ -5,11 +5,26 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.kernel import counters
 from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
+from fuzzvm.kernel.pgtable import Level
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.ops import Barrier, CacheMaintenance, CacheOperation, Fence, InterruptAll, Operation, Order, Rmw
+from fuzzvm.machine.ops import (
+    Barrier,
+    CacheMaintenance,
+    CacheOperation,
+    Fence,
+    InterruptAll,
+    Operation,
+    Order,
+    Rmw,
+    Steps,
+)
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points, shipped
 from fuzzvm.scenario.system import System
@@ -114,6 +129,67 @@ def uses(point: str, mitigation: str, scenario: str) -> bool:
 def test_every_point_is_used_by_a_scheme(point: str) -> None:
     places = {"x86_64": "x86-pud-promotion"} if point not in ordering_points.names("arm64") else {}
     assert uses(point, scheme_of(point), ELSEWHERE.get(point, places.get("x86_64", "pud-promotion")))
+
+
+def points_met(mitigation: str | type[Mitigation], scenario: str, *without: str) -> set[str]:
+    """Return the points of what a run executes and says, one CPU after the other."""
+    scheme = registry.get(mitigation) if isinstance(mitigation, str) else mitigation
+    machine = System(shipped.get(scenario), scheme, "sc", without=without).machine(tracing=True)
+    execute(machine, Alone(1, 0))
+    trace = machine.trace or []
+    said = {note.point for step in trace for note in step.annotations}
+    return (said | {step.op.point for step in trace if step.op is not None}) - {""}
+
+
+def test_no_operation_has_a_name_that_nobody_asks_for() -> None:
+    asked_for = {name for point in ordering_points.POINTS for name in point.effects} | counters.PATCHES
+    for mitigation, scenario in (
+        ("static-key", "pud-promotion"),
+        ("static-key", "x86-pud-promotion"),
+        ("rcu-free", "pmd-promotion"),
+        ("deferred-free", "vmalloc-cycle"),
+        ("vmap-trylock+ptdump-locks-init-mm", "x86-other-mm"),
+        ("cpa-lock", "x86-cpa-collapse"),
+    ):
+        met = points_met(mitigation, scenario)
+        assert met and met <= asked_for, mitigation
+
+
+class HoldsItsOwn(Mitigation):
+    """Takes the lock in each hook, and says nowhere what for."""
+
+    name = "holds-its-own"
+
+    def before_promotion(self, k: Kernel, level: Level) -> Steps[bool]:
+        yield from mmap_read_lock(k, k.init_mm)
+        return True
+
+    def after_promotion(self, k: Kernel, level: Level) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+
+    def before_walk(self, k: Kernel, mm: Mm) -> Steps[None]:
+        yield from mmap_write_lock(k, k.init_mm)
+        yield from mmap_write_unlock(k, k.init_mm)
+
+    def before_free(self, k: Kernel, level: Level, token: None) -> Steps[None]:
+        yield from mmap_read_lock(k, k.init_mm)
+        yield from mmap_read_unlock(k, k.init_mm)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "names"),
+    [
+        ("walk-lock", {"walk-lock", "walk-unlock", "walk-assertion"}),
+        ("walk-init-lock", {"walk-init-lock", "walk-init-unlock"}),
+        ("promotion-lock", {"promotion-lock", "promotion-unlock"}),
+        ("free-lock", {"free-lock", "free-unlock"}),
+    ],
+)
+def test_a_lock_goes_by_the_hook_that_takes_it(left_out: str, names: set[str]) -> None:
+    """Where a lock is not taken it is not released, whatever other locks the scheme takes in other hooks."""
+    met = points_met(HoldsItsOwn, "pmd-promotion")
+    assert names <= met
+    assert points_met(HoldsItsOwn, "pmd-promotion", left_out) == met - names
 
 
 def test_a_point_of_one_scheme_is_none_of_another() -> None:

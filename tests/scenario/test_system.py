@@ -98,15 +98,15 @@ def test_a_mitigation_that_cannot_be_attached() -> None:
 
 @pytest.mark.parametrize("memory", ["sc", "arm64"])
 def test_of_the_boot_only_what_tlbs_may_hold_is_remembered(memory: str) -> None:
-    off = System(PMD, NoMitigation, memory).remembered
+    off = System(PMD, NoMitigation, memory).property.initial
     assert off == Remembered()
     lazy = replace(PMD, setup=(Vmalloc("small", 2), Vfree("small")), tlb=True)
     system = System(lazy, NoMitigation, memory)
-    held = system.remembered.tlb
+    held = system.property.initial.tlb
     assert held is not None
     # the translations of what was freed lazily, and the entries that lead to its table
     assert [len(of_cpu) for of_cpu in held.held] == [5, 5]
-    assert system.remembered == Remembered(tlb=held)
+    assert system.property.initial == Remembered(tlb=held)
     observer = system.machine().observer
     assert isinstance(observer, Oracles)
-    assert observer.remembered == system.remembered
+    assert observer.remembered == system.property.initial

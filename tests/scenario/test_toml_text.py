@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 from pathlib import Path
 
@@ -37,18 +36,6 @@ def test_refused(name: str) -> None:
     with no_hang(), pytest.raises(TomlTextError) as caught:
         loads(HOSTILE[name])
     assert str(caught.value).isprintable()
-
-
-def test_without_the_limit_a_dotted_key_takes_long() -> None:
-    """What the limit is for: the time grows with the square of the key's parts."""
-
-    def seconds(parts: int) -> float:
-        begin = time.process_time()
-        tomllib.loads("a." * parts + "a=1")
-        return time.process_time() - begin
-
-    # the least of three is what no other process has disturbed; sixteen times as long, were it the square alone
-    assert min(seconds(6000) for _ in range(3)) > 6 * min(seconds(1500) for _ in range(3))
 
 
 def test_the_line_is_named() -> None:

@@ -12,7 +12,8 @@ from fuzzvm.bench import first_bug, plots, suite
 from fuzzvm.bench.records import RecordsError
 from fuzzvm.bench.result import Result, Row
 from fuzzvm.cli.common import json_option, print_json, progress_console
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.output import print_table, say
+from fuzzvm.files.writing import write
 
 
 @click.command()
@@ -104,7 +105,7 @@ def _data(results: dict[str, Result]) -> dict[str, Any]:
 
 
 def _save(out: Path, data: dict[str, Any]) -> None:
-    (out / "results.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    write(out / "results.json", json.dumps(data, indent=2) + "\n")
 
 
 def _draw(results: dict[str, Result], out: Path | None) -> tuple[list[str], str | None]:
@@ -118,20 +119,20 @@ def _draw(results: dict[str, Result], out: Path | None) -> tuple[list[str], str 
 
 def _print(results: dict[str, Result], drawn: list[str], without_plots: str | None) -> None:
     for name, result in results.items():
-        click.echo(f"\n{name}: {suite.get(name).SUMMARY}")
+        say("", f"{name}: {suite.get(name).SUMMARY}")
         if result.rows:
             rows = [_flat(row) for row in result.rows]
             columns = list(dict.fromkeys(column for row in rows for column in row))
             print_table(columns, [[_text(row.get(column)) for column in columns] for row in rows])
         for target in result.targets:
             wanted = f"{'at least' if target.at_least else 'at most'} {_text(target.wanted)}"
-            click.echo(f"  {'met   ' if target.met else 'MISSED'} {target.what}: {_text(target.ratio)} ({wanted})")
+            say(f"  {'met   ' if target.met else 'MISSED'} {target.what}: {_text(target.ratio)} ({wanted})")
         for text in result.not_measured:
-            click.echo(f"  not measured: {text}")
+            say(f"  not measured: {text}")
     for path in drawn:
-        click.echo(f"plot: {path}")
+        say(f"plot: {path}")
     if without_plots is not None:
-        click.echo(f"plots left out: {without_plots}")
+        say(f"plots left out: {without_plots}")
 
 
 def _flat(row: Row) -> Row:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fuzzvm.cli.common import F, json_option, print_json
+from fuzzvm.cli.output import say
 from fuzzvm.corpus import care
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase
@@ -102,11 +103,11 @@ def minimise(folder: Path, dry_run: bool, own: tuple[str, ...], as_json: bool) -
         )
         return 1 if unknown else 0
     for one in needless:
-        click.echo(f"{one.path}: {'needless' if dry_run else 'deleted'}")
+        say(f"{one.path}: {'needless' if dry_run else 'deleted'}")
     for one in unknown:
-        click.echo(f"{one.path}: kept, {one.problem}")
+        say(f"{one.path}: kept, {one.problem}")
     what = "would be deleted" if dry_run else "deleted"
-    click.echo(f"{len(keep)} kept, {len(needless)} {what}, {len(unknown)} not judged")
+    say(f"{len(keep)} kept, {len(needless)} {what}, {len(unknown)} not judged")
     return 1 if unknown else 0
 
 
@@ -126,7 +127,7 @@ def check(folder: Path, own: tuple[str, ...], as_json: bool) -> int:
         print_json({"checked": len(checked), "wrong": problems})
     else:
         for one in wrong:
-            click.echo(f"{one.path}: {one.problem}")
+            say(f"{one.path}: {one.problem}")
     return 1 if wrong else 0
 
 
@@ -136,9 +137,9 @@ def _tell(results: Iterable[care.Added], as_json: bool) -> int:
     for added in results:
         told.append(added)
         if not as_json and added.saved is None:
-            click.echo(f"{added.path}: refused, {added.problem}")
+            say(f"{added.path}: refused, {added.problem}")
         elif not as_json:
-            click.echo(f"{added.path}: {'added as' if added.new else 'is there already,'} {added.saved}")
+            say(f"{added.path}: {'added as' if added.new else 'is there already,'} {added.saved}")
     new, refused = sum(one.new for one in told), sum(one.saved is None for one in told)
     if as_json:
         print_json(
@@ -157,5 +158,5 @@ def _tell(results: Iterable[care.Added], as_json: bool) -> int:
             }
         )
     else:
-        click.echo(f"{new} added, {len(told) - new - refused} there already, {refused} refused")
+        say(f"{new} added, {len(told) - new - refused} there already, {refused} refused")
     return 1 if refused else 0

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.common import json_option, print_json, shell_path
+from fuzzvm.cli.common import json_option, print_json
+from fuzzvm.cli.output import say, say_text
+from fuzzvm.corpus.command import command
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
-from fuzzvm.corpus.store import write_text
+from fuzzvm.files.writing import write
 from fuzzvm.machine.errors import ScheduleError
 from fuzzvm.mitigations import registry
 from fuzzvm.report.story import tell
@@ -35,22 +37,21 @@ def explain(file: Path, mitigation_name: str | None, html: Path | None, as_json:
     """
     case = read(file)
     given = None if mitigation_name is None else registry.get(mitigation_name)
-    option = "" if mitigation_name is None else f" --mitigation {mitigation_name}"
-    replay_command = f"fuzzvm replay {shell_path(file)}{option}"
+    replay_command = command("replay", file, mitigation_name or case.mitigation, given=mitigation_name is not None)
     try:
         if html is not None:
             # imported here: templates are not needed for text
             from fuzzvm.report.html.story_page import story_page
 
-            write_text(html, story_page(case, mitigation_of(case, given), replay_command))
+            write(html, story_page(case, mitigation_of(case, given), replay_command))
             if not as_json:
-                click.echo(f"written: {html}")
+                say(f"written: {html}")
                 return 0
         story = tell(case, mitigation_of(case, given))
     except ScheduleError as error:
         raise CorpusError(file, f"no longer replays: {error}") from error
     if not as_json:
-        click.echo(render(story, replay_command), nl=False)
+        say_text(render(story, replay_command))
         return 0
     print_json(
         {

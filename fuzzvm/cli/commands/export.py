@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
-from fuzzvm.corpus.store import write_text
 from fuzzvm.export.aarch64 import aarch64
 from fuzzvm.export.lkmm import lkmm
 from fuzzvm.export.promela import MAX_STATES, promela
 from fuzzvm.export.question import question_of
+from fuzzvm.files.writing import write
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ScheduleError
 from fuzzvm.mitigations import registry
@@ -59,8 +60,8 @@ def export(file: Path, form: str, out: Path | None, mitigation_name: str | None,
     except ScheduleError as error:
         raise CorpusError(file, f"no longer replays: {error}") from error
     if out is None:
-        click.echo(text, nl=False)
+        say_text(text)
     else:
-        write_text(out, text)
-        click.echo(f"written: {out}")
+        write(out, text)
+        say(f"written: {out}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fuzzvm.cli.campaign import print_campaign, progress_line
 from fuzzvm.cli.common import (
+    hook_seconds_option,
     json_option,
     memory_option,
     mitigation_options,
@@ -27,12 +29,14 @@ from fuzzvm.cli.common import (
     tlb_option,
     without_option,
 )
-from fuzzvm.cli.executor import connected, executor_option
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.executor import TLS_OPTIONS, Address, connected, executor_option
+from fuzzvm.cli.happened import happened_option, not_met, print_happened_in_campaign, print_happened_in_runs
+from fuzzvm.cli.output import print_table, say
 from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
+from fuzzvm.corpus.command import command
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, run_cell
+from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, bounded_by_seconds, run_cell
 from fuzzvm.explore.campaigns import sitting
 from fuzzvm.explore.campaigns import status as statuses
 from fuzzvm.explore.campaigns.run import State, TaskExecutor
@@ -40,14 +44,25 @@ from fuzzvm.explore.campaigns.settings import EVEN, PAYS, SPLITS, Settings
 from fuzzvm.explore.campaigns.sitting import new_folder, targets
 from fuzzvm.explore.campaigns.tasks import Result, Task
 from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.files.printable import printable
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.inside import HOOK_SECONDS
 
 DEFAULT_SECONDS = 60.0
-DEFAULT_HOOK_SECONDS = 10.0
-DEFAULT_ENGINES = ("pct",)
+DEFAULT_ENGINES = (engines.DEFAULT,)
 PORTFOLIO = ("pct", "pos", "random", "surw", "urw")
 DEFAULT_CORPUS = Path("corpus/findings")
+
+
+_MAY_RESUME = (
+    *("resume", "seconds", "runs", "jobs", "happened", "as_json"),
+    *("executor", *TLS_OPTIONS),
+    # what reaches beyond the campaign's folder is named each time
+    *("mitigation_names", "corpus"),
+)
+"""Options that --resume may have beside it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,8 @@ class _Settings:
     seed: int
     corpus: Path | None
     keep_going: bool
+    end: float | None
+    """When all must be over, by the monotonic clock."""
 
 
 @click.command()
@@ -70,7 +87,8 @@ class _Settings:
     "engine_names",
     multiple=True,
     type=click.Choice(engines.names()),
-    help="Engine; may be given more than once. Default: pct; in a campaign pct, pos, random, surw and urw.",
+    help=f"Engine; may be given more than once. Default: {engines.DEFAULT}; "
+    "in a campaign pct, pos, random, surw and urw.",
 )
 @click.option(
     "--seconds",
@@ -108,19 +126,17 @@ class _Settings:
     "--resume",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Go on with a campaign: with what is left of its budget, or with as much again as --seconds or --runs say.",
+    help="Go on with a campaign: with what is left of its budget, or with as much again as --seconds or --runs say. "
+    "What reaches beyond its folder is named again: a mitigation of your own, and --corpus.",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
     help="How a campaign splits its time over scenarios and engines: by what pays, or evenly. Default: pays.",
 )
-@click.option(
-    "--hook-seconds",
-    type=click.FloatRange(min=0.1),
-    help=f"Time that one call of a mitigation may take in a campaign. Default: {DEFAULT_HOOK_SECONDS:g}.",
-)
+@hook_seconds_option
 @executor_option
+@happened_option
 @json_option
 @click.pass_context
 def fuzz(
@@ -142,19 +158,21 @@ def fuzz(
     resume: Path | None,
     split: str | None,
     hook_seconds: float | None,
-    executor: str | None,
+    executor: Address | None,
+    happened: bool,
     as_json: bool,
 ) -> int:
     """Search for a schedule that fails, minimise what is found and save it.
 
     Each mitigation is searched under each engine, over all scenarios in turn, until a bug is found or its share of
-    the budget is used up. Verdict `safe` means that none was found, no more. Ctrl-C ends the search and keeps what
+    the budget is used up. Verdict `safe` means that none was found, no more; `vacuous` that none was found, and that
+    something that a scenario is for happened in none of its runs. Ctrl-C ends the search and keeps what
     has been found. Without --scenario, those are left out for a mitigation that it is documented not to be meant for
     (a walk of another mm, where it knows of init_mm's lock alone); `fuzzvm verify` has them all.
 
     \b
     fuzzvm fuzz --mitigation none --seconds 20
-    fuzzvm fuzz -m ./mine.py:MyScheme -e pct -e atheris --seconds 300
+    fuzzvm fuzz -m ./mine.py:MyScheme -e surw -e atheris --seconds 300
 
     With --jobs or --campaign it is a campaign: a portfolio of engines in several processes, in a folder that outlives
     a kill of any of them; fuzzvm status reads it meanwhile. So it is with --executor, on the workers of a cluster.
@@ -164,24 +182,34 @@ def fuzz(
     fuzzvm fuzz --resume weekend
     fuzzvm fuzz -m static-key --executor dask://scheduler.example.org:8786 --campaign weekend --seconds 200000
     """
+    began = time.monotonic()
+    inside.let_hooks_take(hook_seconds)
     given_corpus = context.get_parameter_source("corpus") is not ParameterSource.DEFAULT
     if resume is not None:
         _refuse_with_resume(context)
         with _executing(executor, jobs) as (start, room), progress_line() as show:
             state = sitting.resume(
-                resume, show, jobs=room or jobs, more_seconds=seconds, more_runs=runs, executor=start
+                resume,
+                show,
+                jobs=room or jobs,
+                more_seconds=seconds,
+                more_runs=runs,
+                executor=start,
+                named=mitigation_names,
+                corpus=corpus if given_corpus else None,
             )
-        return _report_campaign(resume, state, as_json=as_json)
+        return _report_campaign(resume, state, happened=happened, as_json=as_json)
     is_campaign = jobs is not None or campaign is not None or executor is not None
-    if not is_campaign and (split is not None or hook_seconds is not None):
-        raise click.UsageError("--split and --hook-seconds are for campaigns: --jobs or --campaign")
+    if not is_campaign and split is not None:
+        raise click.UsageError("--split is for campaigns: --jobs or --campaign")
     engine_names = engine_names or (PORTFOLIO if is_campaign else DEFAULT_ENGINES)
     given = scenarios(scenario_names, tlb=tlb)
-    cells = _cells(
-        mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
-    )
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
+    with bounded_by_seconds(seconds):
+        cells = _cells(
+            mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
+        )
     if is_campaign:
         settings = Settings(
             targets=targets(cells),
@@ -192,7 +220,7 @@ def fuzz(
             jobs=jobs or 1,
             keep_going=keep_going or split == EVEN,
             split=split or PAYS,
-            hook_seconds=hook_seconds or DEFAULT_HOOK_SECONDS,
+            hook_seconds=hook_seconds or HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,
             claims=tuple({cell.mitigation_name: cell.expected for cell in cells}.items()),
@@ -200,23 +228,28 @@ def fuzz(
         folder = campaign or new_folder()
         with _executing(executor, jobs, engine_names) as (start, room), progress_line() as show:
             state = sitting.begin(folder, replace(settings, jobs=room or settings.jobs), show, executor=start)
-        return _report_campaign(folder, state, as_json=as_json)
+        return _report_campaign(folder, state, happened=happened, as_json=as_json)
     store.check_writable(corpus)
-    results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going))
+    end = None if seconds is None else began + seconds
+    results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going, end))
     if as_json:
         print_json(_to_json(results))
     else:
         _print_results(results)
+        if happened:
+            print_happened_in_runs(results)
     if any(result.interrupted for result in results):
         return 130
+    if idle := [result.cell for result in results if not (result.search.runs or result.findings)]:
+        return _nothing_known([f"{cell.mitigation_name}, {cell.engine.name}" for cell in idle])
     if expect_claims:
         return 1 if any(result.as_expected is False for result in results) else 0
-    return 1 if any(result.findings for result in results) else 0
+    return 1 if any(result.verdict != "safe" for result in results) else 0
 
 
 @contextlib.contextmanager
 def _executing(
-    address: str | None, jobs: int | None, engine_names: Sequence[str] = ()
+    address: Address | None, jobs: int | None, engine_names: Sequence[str] = ()
 ) -> Iterator[tuple[Callable[[Settings], TaskExecutor], int | None]]:
     """Yield what makes the executor of a campaign, and how many tasks a cluster runs at once, None on this machine."""
     if address is None:
@@ -249,26 +282,36 @@ def _refuse_with_resume(context: click.Context) -> None:
     """Raise UsageError for an option that would change what a campaign is about."""
     for option in context.command.params:
         name = option.name or ""
-        may = name in ("resume", "jobs", "executor", "seconds", "runs", "as_json")
-        if not may and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name not in _MAY_RESUME and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--resume goes on with a campaign as it was begun: no {option.opts[0]} with it")
 
 
-def _report_campaign(folder: Path, state: State, *, as_json: bool) -> int:
+def _report_campaign(folder: Path, state: State, *, happened: bool, as_json: bool) -> int:
     """Print what a campaign has come to; return the exit status."""
     found = statuses.read(folder)
     if as_json:
         print_json(found.to_data() | {"interrupted": state.interrupted})
     else:
         print_campaign(found)
-        click.echo(f"\ncampaign: fuzzvm status {shell_path(folder)}")
+        if happened:
+            print_happened_in_campaign(found)
+        say("", f"campaign: fuzzvm status {shell_path(folder)}")
     if state.interrupted:
         if not as_json:
-            click.echo(f"ended before the budget was used up; fuzzvm fuzz --resume {shell_path(folder)}", err=True)
+            say(f"ended before the budget was used up; fuzzvm fuzz --resume {shell_path(folder)}", err=True)
         return 130
+    if idle := [one.mitigation for one in found.mitigations if one.verdict == "safe" and not one.sums.runs]:
+        return _nothing_known(idle)
     if found.settings.expect_claims:
         return 1 if any(one.as_expected is False for one in found.mitigations) else 0
-    return 1 if found.findings else 0
+    return 0 if found.verdict == "safe" else 1
+
+
+def _nothing_known(names: Sequence[str]) -> int:
+    """Say of searches that no run of theirs came to its end; return the exit status."""
+    for name in names:
+        say(f"fuzzvm: {name}: no run came to its end in its time, so nothing is known", err=True)
+    return 2
 
 
 def _cells(
@@ -300,9 +343,9 @@ def _cells(
 
 def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeRemainingColumn(),
     )
     results: dict[int, CellResult] = {}
@@ -313,7 +356,7 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
     with Progress(*columns, console=progress_console(), transient=True) as progress:
         for number in order:
             cell = cells[number]
-            task = progress.add_task(f"{cell.mitigation_name} / {cell.engine.name}", total=1.0, figures="")
+            task = progress.add_task(printable(f"{cell.mitigation_name} / {cell.engine.name}"), total=1.0, figures="")
 
             growth = grown[number] = Growth()
 
@@ -341,10 +384,11 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
                 settings.seed,
                 settings.corpus,
                 keep_going=settings.keep_going,
+                end=settings.end,
                 on_search=on_search,
                 on_minimise=on_minimise,
             )
-            shared.spend(cell, result.seconds, result.search.runs)
+            shared.spend(cell, result.seconds + result.minimising_seconds, result.search.runs)
             results[number] = result
             progress.remove_task(task)
             if result.interrupted:
@@ -358,7 +402,7 @@ def _print_growth(grown: list[tuple[Cell, Growth]]) -> None:
     """Show how the pairs of conflicting operations grew that the runs have had in one order and in the other."""
     for cell, growth in grown:
         if line := growth.line():
-            click.echo(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
+            say(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
 
 
 def _print_results(results: list[CellResult]) -> None:
@@ -371,7 +415,7 @@ def _print_results(results: list[CellResult]) -> None:
                 str(result.search.runs),
                 f"{result.search.runs / max(result.seconds, 1e-9):.0f}",
                 str(result.runs_to_first_bug or "-"),
-                result.verdict if result.findings else "none found",
+                "none found" if result.verdict == "safe" else result.verdict,
                 {True: "yes", False: "NO", None: "-"}[result.as_expected],
             )
             for result in results
@@ -380,23 +424,29 @@ def _print_results(results: list[CellResult]) -> None:
     for result in results:
         for finding in result.findings:
             case = finding.minimised.case
-            click.echo(
-                f"\n{result.cell.mitigation_name}, {result.cell.engine.name}: {case.expect} "
+            say(
+                "",
+                f"{result.cell.mitigation_name}, {result.cell.engine.name}: {case.expect} "
                 f"({context_switches(case.schedule)} context switches, {len(case.schedule)} steps, "
-                f"{finding.minimised.how}; found in {finding.scenario})"
+                f"{finding.how}; found in {finding.scenario})",
             )
             if finding.path is not None:
-                own = f" --mitigation {case.mitigation}" if ".py:" in case.mitigation else ""
-                click.echo(f"  {'saved' if finding.new else 'known'}: fuzzvm explain {shell_path(finding.path)}{own}")
+                how = "saved" if finding.new else "known"
+                say(f"  {how}: {command('explain', finding.path, case.mitigation)}")
+        for scenario, one in result.happened:
+            if result.verdict == "vacuous" and one.vacuous:
+                never = not_met(one.missing, f"none of the {one.runs} runs")
+                say("", f"{result.cell.mitigation_name}, {result.cell.engine.name}, {scenario}: vacuous: {never}")
     if any(result.interrupted for result in results):
-        click.echo("\nended by Ctrl-C before the budget was used up", err=True)
+        say("", "ended by Ctrl-C before the budget was used up", err=True)
 
 
 def _to_json(results: list[CellResult]) -> dict[str, Any]:
     findings = [finding for result in results for finding in result.findings]
+    verdicts = [result.verdict for result in results]
     first = [result.runs_to_first_bug for result in results if result.runs_to_first_bug is not None]
     return {
-        "verdict": "bug" if findings else "safe",
+        "verdict": next((verdict for verdict in ("bug", "vacuous") if verdict in verdicts), "safe"),
         "bug": findings[0].minimised.case.expect.error if findings else None,
         "runs": sum(result.search.runs for result in results),
         "steps": sum(result.search.steps for result in results),
@@ -415,6 +465,7 @@ def _to_json(results: list[CellResult]) -> dict[str, Any]:
                 "steps": result.search.steps,
                 "seconds": round(result.seconds, 3),
                 "runs_to_first_bug": result.runs_to_first_bug,
+                "happened": {scenario: {"runs": one.runs, "first_run": one.first} for scenario, one in result.happened},
                 "findings": [
                     {
                         "bug": finding.minimised.case.expect.error,
@@ -422,6 +473,7 @@ def _to_json(results: list[CellResult]) -> dict[str, Any]:
                         "scenario": finding.scenario,
                         "message": finding.message,
                         "proven_minimal": finding.minimised.proven,
+                        "unchecked": finding.unchecked or None,
                         "context_switches": context_switches(finding.minimised.case.schedule),
                         "steps": len(finding.minimised.case.schedule),
                         "saved": None if finding.path is None else str(finding.path),

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from fuzzvm.cli.common import json_option, print_json, progress_console
+from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
+from fuzzvm.cli.output import plain, say
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.mitigations import registry
 from fuzzvm.realkernel import build as builds
 from fuzzvm.realkernel import compare as comparing
 from fuzzvm.realkernel import replay as replaying
 from fuzzvm.realkernel import stress as stressing
 from fuzzvm.realkernel import tools
-from fuzzvm.realkernel.arch import ARCHES, PAGE_SHIFTS
+from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import report_text
@@ -47,24 +45,7 @@ def kernel(ctx: click.Context) -> None:
     fuzzvm kernel stress --kernel out --seconds 120
     fuzzvm kernel compare --kernel out
     """
-    ctx.with_resource(_ended_like_ctrl_c())
-
-
-@contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: children are killed, and what is temporary goes."""
-    if threading.current_thread() is not threading.main_thread():
-        # signals are the main thread's
-        yield
-        return
-    # what is ignored, as nohup has SIGHUP, stays so
-    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    ctx.with_resource(ended_like_ctrl_c())
 
 
 @kernel.command()
@@ -83,9 +64,9 @@ def packages(arch: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         print_json({"needed": list(needed), "missing": missing})
     else:
-        click.echo(f"needed: {' '.join(needed)}")
+        say(f"needed: {' '.join(needed)}")
     if missing:
-        click.echo(f"fuzzvm: packages are missing: apt-get install {' '.join(missing)}", err=True)
+        say(f"fuzzvm: packages are missing: apt-get install {' '.join(missing)}", err=True)
     return 2 if missing else 0
 
 
@@ -142,13 +123,13 @@ def build(
     fuzzvm kernel build --tree /usr/src/linux-source-6.12.tar.xz --arch arm64 --revert-fix -o ~/.cache/fuzzvm/arm64
     """
     options = builds.Options(tree, arch, page_size, levels or 0, revert_fix, fragment, jobs or 0)
-    with progress_console().status(f"building; the log is {out / 'build.log'}"):
+    with progress_console().status(plain(f"building; the log is {out / 'build.log'}")):
         built = builds.build(options, out)
     if as_json:
         print_json(built.to_data())
     else:
         without = ", without the fix" if built.revert_fix else ""
-        click.echo(
+        say(
             f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{without}; "
             f"built in {built.seconds:g} s"
         )
@@ -196,7 +177,7 @@ def replay(
         for _ in range(times):
             outcomes.append(replaying.replay(case, built, seconds, given))
             if not as_json and times > 1:
-                click.echo(_line(outcomes[-1]))
+                say(_line(outcomes[-1]))
     reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
     wanted = Result(expect)
     if as_json:
@@ -213,7 +194,7 @@ def replay(
         model = report_text(tell(case, mitigation_of(case, given)))
         _print_outcome(next((o for o in outcomes if o.result is not wanted), outcomes[-1]), model)
         if times > 1:
-            click.echo(f"\n{reproduced} of {times} reproduced")
+            say("", f"{reproduced} of {times} reproduced")
     return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
 
 
@@ -223,16 +204,14 @@ def _line(outcome: Outcome) -> str:
 
 
 def _print_outcome(outcome: Outcome, model: str) -> None:
-    click.echo(_line(outcome))
-    click.echo(
-        f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model passed over: no counterpart"
-    )
+    say(_line(outcome))
+    say(f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model passed over: no counterpart")
     for lock in outcome.locks:
-        click.echo(f"lock: {lock}")
+        say(f"lock: {lock}")
     for title, lines in (("The kernel was at", outcome.backtrace), ("The kernel's KASAN", outcome.report)):
         if lines:
-            click.echo("\n".join(["", f"{title}:", *(f"  {line}".rstrip() for line in lines)]))
-    click.echo("\nThe model:\n" + "\n".join(f"  {line}".rstrip() for line in model.splitlines()))
+            say("", f"{title}:", *(f"  {line}".rstrip() for line in lines))
+    say("", "The model:", *(f"  {line}".rstrip() for line in model.splitlines()))
 
 
 @kernel.command()
@@ -256,9 +235,7 @@ def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
             if not as_json:
                 last = outcomes[-1]
                 headline = last.report[0].partition("BUG: ")[2] if last.report else ""
-                click.echo(
-                    f"no report in {seconds:g} s" if last.seconds is None else f"{last.seconds:.1f} s: {headline}"
-                )
+                say(f"no report in {seconds:g} s" if last.seconds is None else f"{last.seconds:.1f} s: {headline}")
     times = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
     median = round(statistics.median(times), 2) if times else None
     if as_json:
@@ -273,7 +250,7 @@ def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
             }
         )
     else:
-        click.echo(f"{len(times)} of {runs} runs reported" + (f", after {median:g} s in the median" if times else ""))
+        say(f"{len(times)} of {runs} runs reported" + (f", after {median:g} s in the median" if times else ""))
     return 1 if times else 0
 
 
@@ -307,7 +284,7 @@ def compare(folder: Path, sequences: int, seed: int, as_json: bool) -> int:
         )
     else:
         for comparison in different:
-            click.echo("\n".join([*map(str, comparison.calls), *(f"  {text}" for text in comparison.differences)]))
+            say(*map(str, comparison.calls), *(f"  {text}" for text in comparison.differences))
         rows = sum(comparison.rows for comparison in compared)
-        click.echo(f"{len(compared)} sequences, {rows} rows, {len(different)} different")
+        say(f"{len(compared)} sequences, {rows} rows, {len(different)} different")
     return 1 if different else 0

@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from fuzzvm.cli.common import json_option, print_json, progress_console
+from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.explore.minimise import DEFAULT_BUDGET, NotFailingError, minimise
+from fuzzvm.files.writing import write
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry
 
@@ -47,7 +49,7 @@ def minimize(file: Path, output: Path | None, mitigation_name: str | None, budge
     origin = f"{case.origin}; " if case.origin and minimised.how not in case.origin else ""
     result = replace(minimised.case, origin=f"{origin}minimised, {minimised.how}" if origin else case.origin)
     if output is not None:
-        store.write_text(output, store.to_text(result))
+        write(output, store.to_text(result))
     if as_json:
         print_json(
             {
@@ -59,10 +61,10 @@ def minimize(file: Path, output: Path | None, mitigation_name: str | None, budge
             }
         )
     elif output is None:
-        click.echo(store.to_text(result), nl=False)
+        say_text(store.to_text(result))
     else:
         before, after = context_switches(case.schedule), context_switches(result.schedule)
-        click.echo(
+        say(
             f"{output}: {before} -> {after} context switches, {len(case.schedule)} -> {len(result.schedule)} steps, "
             f"{minimised.how}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fuzzvm.cli.common import (
+    hook_seconds_option,
     json_option,
     print_json,
     progress_console,
     scenario_options,
     scenarios,
-    shell_path,
     tlb_option,
 )
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus import store
+from fuzzvm.corpus.command import command
+from fuzzvm.explore.campaign import bounded_by_seconds
 from fuzzvm.explore.engines import Budget
 from fuzzvm.explore.necessity import Answer, Question, answer_all, questions
 from fuzzvm.explore.processes import cores
@@ -27,6 +30,7 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.supervision import inside
 
 DEFAULT_SECONDS = 120.0
 ARCH = "arm64"
@@ -60,12 +64,12 @@ ARCH = "arm64"
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Time for all searches together, shared evenly; minimising is on top. Default: {DEFAULT_SECONDS:g}, "
-    "or none with --runs.",
+    help=f"Time for all searches together, shared evenly. Default: {DEFAULT_SECONDS:g}, or none with --runs.",
 )
 @click.option("--runs", type=click.IntRange(min=1), help="Runs for each point.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same runs.")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@hook_seconds_option
 @click.option(
     "--corpus", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Save the schedules found here."
 )
@@ -81,6 +85,7 @@ def necessity(
     runs: int | None,
     seed: int,
     jobs: int | None,
+    hook_seconds: float | None,
     corpus: Path | None,
     as_json: bool,
 ) -> int:
@@ -95,11 +100,14 @@ def necessity(
     fuzzvm necessity --seconds 300 --corpus corpus/necessity
     fuzzvm necessity --no-ipi --point flush-isb --point flush-dsbs
     """
-    registry.get(mitigation_name)
-    if corpus is not None:
-        store.check_writable(corpus)
+    began = time.monotonic()
+    inside.let_hooks_take(hook_seconds)
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
+    with bounded_by_seconds(seconds):
+        registry.get(mitigation_name)
+    if corpus is not None:
+        store.check_writable(corpus)
     both = (True, False) if ipi is None else (ipi,)
     chosen = _scenarios(scenario_names, tlb=tlb)
     points = tuple(dict.fromkeys(point_names)) or ordering_points.names(ARCH)
@@ -108,14 +116,15 @@ def necessity(
     workers = jobs or cores()
     share = None if seconds is None else seconds * min(workers, len(asked)) / (len(asked) + len(whole))
     budget = Budget(share, runs)
+    end = None if seconds is None else began + seconds
     answers: list[Answer] = []
     interrupted = False
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn()
     with Progress(*columns, console=progress_console(), transient=True) as progress:
         task = progress.add_task("all in place", total=len(asked) + len(whole))
         for batch in (whole, asked):
             found: dict[int, Answer] = {}
-            running = answer_all(batch, budget, seed, corpus, workers)
+            running = answer_all(batch, budget, seed, corpus, workers, end)
             try:
                 for index, answer in running:
                     found[index] = answer
@@ -134,11 +143,14 @@ def necessity(
         _print(answers)
         if interrupted:
             left = len(whole) + len(asked) - len(answers)
-            click.echo(f"\nended by Ctrl-C: {left} of {len(whole) + len(asked)} questions have no answer", err=True)
+            say("", f"ended by Ctrl-C: {left} of {len(whole) + len(asked)} questions have no answer", err=True)
         if fails:
-            click.echo(f"\n{mitigation_name} fails with all points in place, so no point was left out")
+            say("", f"{mitigation_name} fails with all points in place, so no point was left out")
     if interrupted:
         return 130
+    if not fails and any(answer.question.point is None and not answer.runs for answer in answers):
+        say(f"fuzzvm: {mitigation_name}: no run with all points in place came to its end in its time", err=True)
+        return 2
     return 1 if fails else 0
 
 
@@ -171,14 +183,14 @@ def _print(answers: list[Answer]) -> None:
         if answer.finding is None:
             continue
         case = answer.finding.minimised.case
-        click.echo(
-            f"\nwithout {', '.join(case.without) or 'anything left out'}: {case.expect} "
-            f"({answer.finding.minimised.how}; found in {answer.finding.scenario})"
+        say(
+            "",
+            f"without {', '.join(case.without) or 'anything left out'}: {case.expect} "
+            f"({answer.finding.how}; found in {answer.finding.scenario})",
         )
-        click.echo(f"  schedule: {format_schedule(case.schedule)}")
+        say(f"  schedule: {format_schedule(case.schedule)}")
         if answer.finding.path is not None:
-            own = f" --mitigation {case.mitigation}" if ".py:" in case.mitigation else ""
-            click.echo(f"  saved: fuzzvm explain {shell_path(answer.finding.path)}{own}")
+            say(f"  saved: {command('explain', answer.finding.path, case.mitigation)}")
 
 
 def _verdict(answer: Answer) -> str:

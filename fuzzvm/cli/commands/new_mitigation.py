@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from fuzzvm.cli.common import shell_path
+from fuzzvm.cli.output import say
 from fuzzvm.cli.starting_file import starting_file
+from fuzzvm.files.writing import create
 
 
 @click.command()
@@ -30,13 +32,9 @@ def new_mitigation(name: str, output: Path | None) -> int:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     path = output or Path(f"{module}.py")
-    try:
-        # "x": what somebody has written is never overwritten
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror}") from error
-    click.echo(f"{path} is written. Try it: fuzzvm verify --mitigation {_shown(path)}:{cls}")
+    # what somebody has written is never overwritten
+    create(path, text)
+    say(f"{path} is written. Try it: fuzzvm verify --mitigation {_shown(path)}:{cls}")
     return 0
 
 

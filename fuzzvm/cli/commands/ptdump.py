@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.dump import Difference, DumpError, Summary, compare, summarise
 from fuzzvm.dump import plot as picture
 from fuzzvm.dump.diff import Change, What
@@ -64,18 +64,15 @@ def ptdump(file: str, file2: str | None, page_size: str | None, limit: int, plot
         raise click.ClickException(str(error)) from error
     summaries = [outcome] if isinstance(outcome, Summary) else [outcome.before, outcome.after]
     if plot is not None:
-        try:
-            picture.draw(summaries, plot)
-        except OSError as error:
-            raise click.UsageError(f"--plot {plot}: {error.strerror}") from error
+        picture.draw(summaries, plot)
     if as_json:
-        click.echo(json.dumps(outcome.to_data() | ({} if plot is None else {"plot": str(plot)}), indent=2))
+        say_text(json.dumps(outcome.to_data() | ({} if plot is None else {"plot": str(plot)}), indent=2))
         return 0
     for summary in summaries:
         _warn(summary)
     for number, summary in enumerate(summaries):
         if number:
-            click.echo("")
+            say("")
         _print_summary(summary, limit)
     if isinstance(outcome, Difference):
         _print_difference(outcome)
@@ -96,17 +93,17 @@ def _warn(summary: Summary) -> None:
     reading = summary.reading
     for caution in reading.cautions[:SHOWN_CAUTIONS]:
         place = f"{summary.source}:{caution.line}" if caution.line else summary.source
-        click.echo(f"{place}: {caution.message}", err=True)
+        say(f"{place}: {caution.message}", err=True)
     if len(reading.cautions) > SHOWN_CAUTIONS or reading.skipped > SHOWN_CAUTIONS or reading.gaps > 1:
-        click.echo(f"{summary.source}: in all {reading.skipped} rows skipped, {reading.gaps} gaps", err=True)
+        say(f"{summary.source}: in all {reading.skipped} rows skipped, {reading.gaps} gaps", err=True)
 
 
 def _print_summary(summary: Summary, limit: int) -> None:
     reading = summary.reading
     geometry = summary.geometry
     doubt = "" if geometry.certain or geometry.source == "option" else ", in doubt"
-    click.echo(f"{summary.source}: {summary.layout.name}, {reading.rows} rows in {reading.lines} lines")
-    click.echo(f"pages of {size_name(geometry.page_size)} ({geometry.source}{doubt}: {geometry.why})")
+    say(f"{summary.source}: {summary.layout.name}, {reading.rows} rows in {reading.lines} lines")
+    say(f"pages of {size_name(geometry.page_size)} ({geometry.source}{doubt}: {geometry.why})")
     left_out = [
         f"{what}: {count}"
         for count, what in (
@@ -118,15 +115,15 @@ def _print_summary(summary: Summary, limit: int) -> None:
         if count
     ]
     if left_out:
-        click.echo(f"left out: {', '.join(left_out)}")
-    click.echo("")
+        say(f"left out: {', '.join(left_out)}")
+    say("")
     _print_regions([*summary.regions, summary.total])
-    click.echo("")
+    say("")
     _print_vmalloc(summary.vmalloc)
     _print_wx(summary, limit)
     if summary.tables:
         counts = ", ".join(f"{count} {level.name}" for level, count in sorted(summary.tables.items()))
-        click.echo(f"table descriptors: {counts}")
+        say(f"table descriptors: {counts}")
 
 
 def _print_regions(regions: Sequence[Figures]) -> None:
@@ -155,43 +152,43 @@ def _print_regions(regions: Sequence[Figures]) -> None:
 
 def _print_vmalloc(vmalloc: Figures | None) -> None:
     if vmalloc is None:
-        click.echo("vmalloc space: no marker names it, so its share of block mappings is not known")
+        say("vmalloc space: no marker names it, so its share of block mappings is not known")
     elif not vmalloc.mapped:
-        click.echo("vmalloc space: nothing mapped")
+        say("vmalloc space: nothing mapped")
     else:
         text = f"vmalloc space: {_percent(vmalloc.block_share)} of {_size(vmalloc.mapped)} mapped by blocks"
         if vmalloc.device_bytes:
             text += f" ({_percent(vmalloc.memory_block_share)} without devices)"
-        click.echo(f"{text}, {_percent(vmalloc.contiguous_share)} by contiguous pages;")
-        click.echo(f"  {vmalloc.tlb_entries} TLB entries, {vmalloc.tlb_entries_as_pages} if all were pages")
+        say(f"{text}, {_percent(vmalloc.contiguous_share)} by contiguous pages;")
+        say(f"  {vmalloc.tlb_entries} TLB entries, {vmalloc.tlb_entries_as_pages} if all were pages")
 
 
 def _print_wx(summary: Summary, limit: int) -> None:
     ranges = len(summary.wx) + summary.wx_left_out
     if not ranges:
-        click.echo("W+X: none")
+        say("W+X: none")
         return
-    click.echo(f"W+X: {_count(ranges, 'range')}, {_size(summary.total.wx_bytes)}")
+    say(f"W+X: {_count(ranges, 'range')}, {_size(summary.total.wx_bytes)}")
     for found in summary.wx[:limit]:
-        click.echo(
+        say(
             f"  {found.start:#018x}-{found.end:#018x} {_size(found.end - found.start):>7}  {found.region}: "
             f"{_entry(found.entry)}"
         )
     if ranges > limit:
-        click.echo(f"  and {ranges - min(limit, len(summary.wx))} more")
+        say(f"  and {ranges - min(limit, len(summary.wx))} more")
 
 
 def _print_difference(difference: Difference) -> None:
-    click.echo("")
+    say("")
     if difference.moved:
-        click.echo(
+        say(
             f"vmalloc space begins elsewhere in {difference.after.source}: another boot? Ranges cannot be compared then"
         )
     if not difference.totals:
-        click.echo("no range changed")
+        say("no range changed")
         return
     regions = list(dict.fromkeys(region for region, _ in difference.totals))
-    click.echo("changed, in bytes (ranges):")
+    say("changed, in bytes (ranges):")
     rows = []
     for region in regions:
         cells = []
@@ -201,11 +198,11 @@ def _print_difference(difference: Difference) -> None:
         share = [_percent(_block_share(summary, region)) for summary in (difference.before, difference.after)]
         rows.append([region, *cells, " to ".join(share)])
     print_table(["region", *(what.value for what in What), "block share"], rows)
-    click.echo("")
+    say("")
     for change in difference.changes:
-        click.echo(_change(change))
+        say(_change(change))
     if difference.left_out:
-        click.echo(f"and {difference.left_out} ranges more")
+        say(f"and {difference.left_out} ranges more")
 
 
 def _block_share(summary: Summary, region: str) -> float | None:

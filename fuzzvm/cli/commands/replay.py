@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fuzzvm.cli.common import json_option, print_json
+from fuzzvm.cli.output import say
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import ReplayResult
@@ -37,7 +38,7 @@ def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as
         result = replay_case(read(path), given, counting=as_json)
         results.append((path, result))
         if not as_json and not (quiet and result.as_expected):
-            click.echo(f"{path}: {'ok, ' + str(result.got) if result.as_expected else result.problem}")
+            say(f"{path}: {'ok, ' + str(result.got) if result.as_expected else result.problem}")
     wrong = sum(not result.as_expected for _, result in results)
     if as_json:
         print_json(
@@ -58,5 +59,5 @@ def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as
             }
         )
     elif not quiet:
-        click.echo(f"{len(results)} replayed, {wrong} not as expected")
+        say(f"{len(results)} replayed, {wrong} not as expected")
     return 1 if wrong else 0

@@ -8,6 +8,7 @@ import click
 
 from fuzzvm.cli.campaign import print_campaign, print_progress
 from fuzzvm.cli.common import json_option, print_json
+from fuzzvm.cli.output import say
 from fuzzvm.explore.campaigns import status as statuses
 
 
@@ -29,6 +30,6 @@ def status(folder: Path, as_json: bool) -> int:
         print_json(found.to_data())
         return 0
     print_progress(found)
-    click.echo()
+    say()
     print_campaign(found)
     return 0

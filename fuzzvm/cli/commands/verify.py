@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fuzzvm.cli.common import (
+    hook_seconds_option,
     json_option,
     mitigation_options,
     mitigations,
     print_json,
     scenario_options,
     scenarios,
-    shell_path,
     tlb_option,
     without_option,
 )
-from fuzzvm.cli.executor import executor_option
+from fuzzvm.cli.executor import Address, executor_option
+from fuzzvm.cli.happened import happened_option, happened_to_data, not_met, print_happened
 from fuzzvm.cli.matrix_table import print_matrix
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.output import print_table, say
 from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
+from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.needs import DifferentProgramsError
-from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, searchable
+from fuzzvm.explore.exhaustive import FailingRun, Limits
+from fuzzvm.explore.exhaustive.limits import bounded_by
+from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, check_runs, searchable
+from fuzzvm.files.writing import check_file
 from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.errors import StoppedError
 from fuzzvm.machine.schedule import context_switches, format_schedule
+from fuzzvm.supervision import inside
 
 
 @click.command()
@@ -55,6 +61,7 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     help="Memory for all runs of a machine together; a run that needs more stops and says so. "
     "Default: most of what is free.",
 )
+@hook_seconds_option
 @click.option(
     "--preemptions",
     type=click.IntRange(min=0),
@@ -64,11 +71,6 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     "--jobs", "-j", type=click.IntRange(min=1), help="Processes. Default: one a core, or a thread of a worker."
 )
 @executor_option
-@click.option(
-    "--split",
-    is_flag=True,
-    help="Search one run after the other, a large one in all processes at once. For runs that are few and large.",
-)
 @click.option(
     "--no-reduction", is_flag=True, help="Explore every order of steps that commute, however many states there are."
 )
@@ -85,8 +87,22 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
     metavar="OUT",
     help="Write the matrix as a page, too, and the story of each failing run to OUT's folder.",
 )
+@click.option(
+    "--all-errors",
+    is_flag=True,
+    help="Go on past the first error: each error id and function, with the shortest schedule that ends so.",
+)
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Verify the compiled functions of a kernel image of `fuzzvm image build`, and no mitigation.",
+)
+@happened_option
 @json_option
+@click.pass_context
 def verify(
+    context: click.Context,
     mitigation_names: tuple[str, ...],
     scenario_names: tuple[str, ...],
     memory: str | None,
@@ -95,13 +111,16 @@ def verify(
     max_states: int | None,
     max_seconds: float | None,
     max_memory: int | None,
+    hook_seconds: float | None,
     preemptions: int | None,
     jobs: int | None,
-    executor: str | None,
-    split: bool,
+    executor: Address | None,
     no_reduction: bool,
     save: Path | None,
     html: Path | None,
+    all_errors: bool,
+    image: Path | None,
+    happened: bool,
     as_json: bool,
 ) -> int:
     """Explore every schedule: is there one that goes wrong?
@@ -110,46 +129,103 @@ def verify(
     steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory model of
     its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Several mitigations and
     scenarios end in a table of them all. Exit status 0 when every verdict is the documented one; a mitigation that
-    documents none, or lacks an ordering point, must be safe.
+    documents none, or lacks an ordering point, must be safe. The verdict is `vacuous` where nothing goes wrong and
+    something that the scenario is for happens in no schedule, though the mitigation does not say that it gives it up,
+    and `undecided` where a bound was reached before there was a state to look at.
 
     \b
     fuzzvm verify --mitigation static-key
     fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
     fuzzvm verify --executor dask://scheduler.example.org:8786
+    fuzzvm verify --image ./linux-7.3 -s pmd-promotion
     """
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
-    if split and preemptions is not None:
-        raise click.UsageError(
-            "--split and --preemptions exclude each other: a bound on them needs one order of search"
-        )
-    names = [name for name, _ in mitigations(mitigation_names)]
+    if all_errors and preemptions is not None:
+        raise click.UsageError("--all-errors and --preemptions exclude each other: every schedule is needed for it")
+    limits = Limits(max_states, max_seconds)
+    of_process = replace(limits, max_memory=None if max_memory is None else max_memory << 20)
+    inside.let_hooks_take(hook_seconds)
+    if image is not None:
+        _refuse_with_image(context)
+        # imported here: ELF, DWARF and disassembly are needed for nothing else
+        from fuzzvm.cli.image_verify import verify_on_image
+
+        given = scenarios(scenario_names, tlb=False)
+        bounds = Bounds(of_process, preemptions, not no_reduction)
+        return verify_on_image(image, given, memory, bounds, chosen=bool(scenario_names), as_json=as_json)
+    with bounded_by(of_process):
+        names = [name for name, _ in mitigations(mitigation_names)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
-    bounds = Bounds(Limits(max_states, max_seconds), preemptions, not no_reduction)
-    where = Where(jobs, max_memory, executor, split)
+    if html is not None:
+        # now, and not after a search of hours
+        check_file(html)
+    bounds = Bounds(limits, preemptions, not no_reduction, all_errors)
+    where = Where(jobs, max_memory, executor)
     saved: dict[int, Path] = {}
+    """By the run, and by each of its errors."""
 
     def keep(run: Run) -> None:
         if save is not None and run.verdict.schedule is not None:
             saved[id(run)] = store.save(_case(run), save)[0]
+            for error in run.verdict.errors:
+                saved[id(error)] = store.save(_case_of(run, error), save)[0]
 
     runs, interrupted = _verify(chosen, bounds, where, keep)
+    unchecked = ""
+    if not interrupted:
+        # before anything is said: a verdict on a scheme that does not do the same every time is none
+        try:
+            check_runs(runs, max_seconds)
+        except StoppedError as bound:
+            unchecked = str(bound)
+        except KeyboardInterrupt:
+            interrupted = True
+    checked = not (interrupted or unchecked)
     if html is not None:
         # imported here: templates are needed for nothing else
         from fuzzvm.cli.matrix_html import write_matrix
 
         write_matrix([(run, None if run.verdict.schedule is None else _case(run)) for run in runs], html)
     if as_json:
-        print_json({"runs": [_to_json(run, saved.get(id(run))) for run in runs], "interrupted": interrupted})
+        data = [_to_json(run, saved, checked=checked) for run in runs]
+        print_json({"runs": data, "interrupted": interrupted})
     else:
-        _print(runs, saved)
+        _print(runs, saved, checked=checked)
+        if happened:
+            print_happened(runs)
         if interrupted:
-            click.echo(f"interrupted: {len(runs)} of {len(chosen)} runs done", err=True)
+            say(f"interrupted: {len(runs)} of {len(chosen)} runs done", err=True)
+        if unchecked:
+            say("", f"verdicts are unchecked: {unchecked}")
     if interrupted:
         return 130
+    if unchecked and any(run.question is not None for run in runs):
+        return 1
     return 0 if all(run.as_expected for run in runs) else 1
+
+
+_WITH_IMAGE = (
+    "image",
+    "scenario_names",
+    "memory",
+    "max_states",
+    "max_seconds",
+    "max_memory",
+    "preemptions",
+    "no_reduction",
+    "as_json",
+)
+
+
+def _refuse_with_image(context: click.Context) -> None:
+    """Raise UsageError for an option that is not for images."""
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _WITH_IMAGE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
 
 
 def _verify(
@@ -158,18 +234,13 @@ def _verify(
     """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
     found: dict[int, Run] = {}
     show = _Progress(len(chosen))
-    running = where.verify(chosen, bounds, show.states)
+    running = where.verify(chosen, bounds)
     try:
         for index, run in running:
             found[index] = run
             # at once: what may come hours later, or never, must not take a schedule with it
             keep(run)
             show.done(len(found))
-    except BrokenProcessPool as error:
-        message = "a process was ended from outside, for want of memory perhaps; try --max-memory or fewer --jobs"
-        raise click.ClickException(message) from error
-    except DifferentProgramsError as error:
-        raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return [found[index] for index in sorted(found)], True
     finally:
@@ -195,10 +266,6 @@ class _Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=count)
 
-    def states(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description=f"verifying ({count} states)")
-
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -208,16 +275,24 @@ def _case(run: Run) -> TestCase:
     failure, schedule = run.verdict.failure, run.verdict.schedule
     assert failure is not None
     assert schedule is not None
-    how = "proven minimal" if run.verdict.complete else "not proven minimal"
-    expect = Expectation("bug", failure.error, failure.function)
+    return _case_of(run, FailingRun(failure, schedule, run.verdict.complete))
+
+
+def _case_of(run: Run, error: FailingRun) -> TestCase:
+    expect = Expectation("bug", error.failure.error, error.failure.function)
     cell = run.cell
-    origin = f"found by fuzzvm verify, {how}"
-    return TestCase(cell.scenario, cell.mitigation, cell.memory, schedule, expect, origin, without=cell.without)
+    origin = f"found by fuzzvm verify, {_how(minimal=error.minimal)}"
+    return TestCase(cell.scenario, cell.mitigation, cell.memory, error.schedule, expect, origin, without=cell.without)
 
 
-def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
+def _how(*, minimal: bool) -> str:
+    return "proven minimal" if minimal else "not proven minimal"
+
+
+def _to_json(run: Run, saved_files: dict[int, Path], *, checked: bool) -> dict[str, Any]:
     verdict = run.verdict
     schedule = verdict.schedule
+    saved = saved_files.get(id(run))
     return {
         "mitigation": run.cell.mitigation,
         "scenario": run.cell.scenario.name,
@@ -238,18 +313,37 @@ def _to_json(run: Run, saved: Path | None) -> dict[str, Any]:
         "context_switches": None if schedule is None else context_switches(schedule),
         "steps": None if schedule is None else len(schedule),
         "saved": None if saved is None else str(saved),
+        "errors": [
+            {
+                "bug": error.failure.error,
+                "function": error.failure.function,
+                "message": error.failure.message,
+                "proven_minimal": error.minimal,
+                "schedule": format_schedule(error.schedule),
+                "context_switches": context_switches(error.schedule),
+                "steps": len(error.schedule),
+                "saved": str(saved_files[id(error)]) if id(error) in saved_files else None,
+            }
+            for error in verdict.errors
+        ],
+        "errors_bound": verdict.errors_stopped or None,
+        "deterministic": None if run.question is None or not checked else True,
+        **happened_to_data(run),
     }
 
 
-def _verdict(run: Run) -> str:
+def _verdict(run: Run, *, checked: bool) -> str:
     """Return a verdict that never says more than was explored."""
     verdict = run.verdict
     if verdict.failure is not None:
         return f"bug: {verdict.failure.error}"
-    return "safe" if verdict.complete else "safe within the bound"
+    if verdict.verdict == "undecided":
+        return verdict.verdict
+    said = verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
+    return said if checked or run.question is None else f"{said}, unchecked"
 
 
-def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
+def _print(runs: Sequence[Run], saved: dict[int, Path], *, checked: bool) -> None:
     print_table(
         ("mitigation", "scenario", "memory", "verdict", "states", "seconds", "as documented"),
         [
@@ -257,7 +351,7 @@ def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
                 run.cell.mitigation,
                 run.cell.scenario.name,
                 run.cell.memory,
-                _verdict(run),
+                _verdict(run, checked=checked),
                 str(run.verdict.states),
                 f"{run.verdict.seconds:.3f}",
                 "-" if run.expected is None else "yes" if run.as_expected else "NO",
@@ -269,22 +363,32 @@ def _print(runs: Sequence[Run], saved: dict[int, Path]) -> None:
         verdict = run.verdict
         where = f"{run.cell.mitigation}, {run.cell.scenario.name}, {run.cell.memory}"
         if verdict.failure is not None and verdict.schedule is not None:
-            click.echo(
-                f"\n{where}: {verdict.failure.error} in {verdict.failure.function or 'the run as a whole'}, "
-                f"{context_switches(verdict.schedule)} context switches, {len(verdict.schedule)} steps, "
-                f"{'proven minimal' if verdict.complete else 'not proven minimal'}"
-            )
-            click.echo(f"  schedule: {_short(format_schedule(verdict.schedule))}")
-            if id(run) in saved:
-                own = f" --mitigation {run.cell.mitigation}" if ".py:" in run.cell.mitigation else ""
-                click.echo(f"  saved: fuzzvm explain {shell_path(saved[id(run)])}{own}")
+            only = FailingRun(verdict.failure, verdict.schedule, verdict.complete)
+            for error in verdict.errors or (only,):
+                _print_error(run, where, error, saved.get(id(run) if error is only else id(error)))
+            if verdict.errors_stopped:
+                say("", f"{where}: there may be other errors: {verdict.errors_stopped}")
         elif verdict.failure is not None:
             place = verdict.failure.function or "the run as a whole"
-            click.echo(f"\n{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
+            say("", f"{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
+        if verdict.missing:
+            say("", f"{where}: vacuous: {not_met(verdict.missing)}")
         if verdict.stopped:
-            click.echo(f"\n{where}: not everything was explored: {verdict.stopped}")
+            say("", f"{where}: not everything was explored: {verdict.stopped}")
     if all(len({pick(run.cell) for run in runs}) > 1 for pick in (_mitigation, _scenario)):
         print_matrix(runs)
+
+
+def _print_error(run: Run, where: str, error: FailingRun, saved: Path | None) -> None:
+    failure, schedule = error.failure, error.schedule
+    say(
+        "",
+        f"{where}: {failure.error} in {failure.function or 'the run as a whole'}, "
+        f"{context_switches(schedule)} context switches, {len(schedule)} steps, {_how(minimal=error.minimal)}",
+    )
+    say(f"  schedule: {_short(format_schedule(schedule))}")
+    if saved is not None:
+        say(f"  saved: {command('explain', saved, run.cell.mitigation)}")
 
 
 def _mitigation(cell: Cell) -> str:

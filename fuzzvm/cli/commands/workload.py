@@ -17,7 +17,8 @@ from fuzzvm.cli.common import (
     print_json,
     progress_console,
 )
-from fuzzvm.cli.output import print_table
+from fuzzvm.cli.output import print_table, say
+from fuzzvm.files.printable import printable
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.machine import memory as memory_models
@@ -130,7 +131,7 @@ def workload(
     else:
         _print(name, parameters, tests, skipped, runs)
     if interrupted:
-        click.echo("fuzzvm: interrupted", err=True)
+        say("fuzzvm: interrupted", err=True)
         return 130
     return 0 if all(one.as_expected for one in runs) else 1
 
@@ -154,7 +155,7 @@ def _run_all(
 ) -> tuple[list[_Run], bool]:
     """Return the runs in their order, and whether Ctrl-C ended them early."""
     runs: list[_Run] = []
-    columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
+    columns = [TextColumn("{task.description}", markup=False), TimeElapsedColumn()]
     with Progress(*columns, console=progress_console(), transient=True) as bar:
         task = bar.add_task("", total=None)
         try:
@@ -162,7 +163,7 @@ def _run_all(
                 where = f"{number}/{len(chosen)} {name}, {readers} readers"
 
                 def show(steps: int, areas: int, where: str = where) -> None:
-                    bar.update(task, description=f"{where}: {areas} areas, {steps} steps")
+                    bar.update(task, description=printable(f"{where}: {areas} areas, {steps} steps"))
 
                 started = time.perf_counter()
                 result = run(
@@ -264,12 +265,12 @@ def _print(name: str, parameters: Parameters, tests: list[str], skipped: list[st
     scenario = parameters.scenario(0)
     geometry = scenario.geometry()
     blocks = f", contiguous blocks of {geometry.cont_ptes}" if geometry.cont_ptes > 1 else ""
-    click.echo(
+    say(
         f"{name}: {', '.join(tests)} on {scenario.arch}, {scenario.page_size} pages, "
         f"{scenario.levels} levels of {scenario.fanout} entries{blocks}"
     )
     if skipped:
-        click.echo(f"not modelled: {', '.join(skipped)}")
+        say(f"not modelled: {', '.join(skipped)}")
     print_table(
         (
             "mitigation",
@@ -296,7 +297,7 @@ def _print(name: str, parameters: Parameters, tests: list[str], skipped: list[st
         if failure is not None:
             where = f"{one.result.mitigation}, {one.result.readers_started} readers"
             function = f" in {failure.function}" if failure.function else ""
-            click.echo(f"\n{where}: {failure.error}{function} at step {failure.step}: {failure.message}")
+            say("", f"{where}: {failure.error}{function} at step {failure.step}: {failure.message}")
 
 
 def _row(result: Result) -> tuple[str, ...]:

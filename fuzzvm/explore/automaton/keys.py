@@ -12,22 +12,12 @@ from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, get_args
 
-from fuzzvm.kernel.arch import Architecture
-from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.ptdump_notes import Rows
+from fuzzvm.machine.errors import UnkeyableValueError
 from fuzzvm.machine.ops import Operation
-
-CONSTANTS = (Kernel, Mitigation, Architecture)
-"""Classes whose objects do not change during a run: each object is its own key."""
-
+from fuzzvm.machine.program import Constant, Printed
 
 _OPERATIONS = frozenset(get_args(Operation))
 """Values, though their classes are not frozen."""
-
-
-class UnkeyableValueError(Exception):
-    """A value has no key; the message says why."""
 
 
 class _Same:
@@ -46,14 +36,17 @@ class _Same:
 
 
 class Keys:
-    """Makes keys. Remembers those of frozen objects, which are many and long-lived, by identity.
+    """Makes keys of values, and numbers the parts of local states; see `fuzzvm.machine.program.Keys`.
 
-    With `without_text`, what a walk has noted is no part of any key: all that is made of it is the text that user space
-    reads, which no oracle looks at, so that the steps, responses and errors of a program do not depend on it.
+    Remembers the keys of frozen objects, which are many and long-lived, by identity. With `without_text`, `Printed`
+    values are no part of any key.
     """
 
-    def __init__(self, *, without_text: bool = False) -> None:
+    def __init__(self, *, live_only: bool = True, without_text: bool = False) -> None:
+        self.live_only = live_only
         self._without_text = without_text
+        self._parts: dict[Hashable, int] = {}
+        self._locations: list[Hashable] = []
         self._known: dict[int, tuple[object, Hashable]] = {}
         self._fields: dict[type, tuple[str, ...]] = {}
 
@@ -62,16 +55,28 @@ class Keys:
         kind = type(value)
         if kind is int or kind is str or value is None:
             return value  # type: ignore[no-any-return]
-        if kind is Rows:
-            return Rows if self._without_text else (Rows, *[self.of(v) for v in value])
         if kind is tuple:
             return (tuple, *[v if type(v) is int else self.of(v) for v in value])
         known = self._known.get(id(value))
         if known is not None:
             return known[1]
+        if issubclass(kind, Printed):
+            # many are made, and few of them live long
+            return _Same(kind) if self._without_text else self._make(value, kind)
         key = self._make(value, kind)
         self._known[id(value)] = (value, key)
         return key
+
+    def part(self, location: Hashable, key: Hashable) -> int:
+        """Return a number for a part of a local state: equal numbers, equal keys. Equal keys have one location."""
+        number = self._parts.setdefault(key, len(self._parts))
+        if number == len(self._locations):
+            self._locations.append(location)
+        return number
+
+    def location(self, part: int) -> Hashable:
+        """Return the location of the part that has this number."""
+        return self._locations[part]
 
     def of_temporary(self, value: Any) -> Hashable:
         """Return the key of a value that will not be asked for again, and is not kept alive. Raises as `of` does."""
@@ -82,11 +87,11 @@ class Keys:
             return (kind, value)
         if isinstance(value, enum.Enum):
             return _Same(value)
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        if isinstance(value, tuple) and (hasattr(kind, "_fields") or issubclass(kind, Printed)):
             return (kind, *[v if type(v) is int else self.of(v) for v in value])
         if kind is frozenset:
             return (kind, frozenset(map(self.of, value)))
-        if isinstance(value, CONSTANTS):
+        if isinstance(value, Constant):
             return _Same(value)
         if is_dataclass(value) and not isinstance(value, type):
             return self._of_dataclass(value, kind)
@@ -103,7 +108,9 @@ class Keys:
             raise UnkeyableValueError(f"a {kind.__name__} is a dataclass that is not frozen, so it may change")
         names = self._fields.get(kind)
         if names is None:
-            names = self._fields[kind] = tuple(field.name for field in fields(value))
+            # the point of an operation changes nothing that it does
+            operation = kind in _OPERATIONS
+            names = self._fields[kind] = tuple(f.name for f in fields(value) if f.compare or not operation)
         if len(getattr(value, "__dict__", ())) > len(names):
             raise UnkeyableValueError(f"a {kind.__name__} has attributes besides its fields")
         values = [getattr(value, name) for name in names]
@@ -113,8 +120,8 @@ class Keys:
 class Values:
     """Numbers the values that memory and responses hold, exactly: equal numbers, equal keys. 0 is the integer 0."""
 
-    def __init__(self, *, without_text: bool = False) -> None:
-        self.keys = Keys(without_text=without_text)
+    def __init__(self, *, live_only: bool = True, without_text: bool = False) -> None:
+        self.keys = Keys(live_only=live_only, without_text=without_text)
         self._numbers: dict[Hashable, int] = {0: 0}
         self._values: list[Any] = [0]
 

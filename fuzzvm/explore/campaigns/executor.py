@@ -27,11 +27,13 @@ class Died:
     """What ran a task has died, and the task with it. `how` is a few words: the signal, or where it stood.
 
     `by_others` says that it was ended from outside, for all that is known: the task need not be what it died of.
+    `by_user_code` says that user code has ended it, or does not come to an end; `how` says where, if that is known.
     """
 
     key: int
     how: str
     by_others: bool = False
+    by_user_code: bool = False
 
 
 class Executor(Protocol[Task_contra, Result_co]):

@@ -8,23 +8,22 @@ parent died of.
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from fuzzvm.explore.campaigns.executor import Died, Done
-from fuzzvm.explore.campaigns.watchdog import Watchdog, place
+from fuzzvm.explore.interrupts import interrupts_deferred
+from fuzzvm.explore.worker_process import WorkerProcess
+from fuzzvm.supervision.channel import LOOK_SECONDS
+from fuzzvm.supervision.outside import Trouble
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,27 +31,21 @@ Result = TypeVar("Result")
 DEPTH = 2
 """Tasks that a worker has at once: it runs one, and need not wait for the parent to send the next."""
 
-# forking starts a worker in milliseconds, with all that is loaded and compiled; the parent has no threads
+# the parent has no threads
 _CONTEXT = multiprocessing.get_context("fork")
 
 
 @dataclass
 class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    stack: TextIOWrapper
-    """Where the worker stood when its watchdog ended it; empty otherwise."""
+    process: WorkerProcess
     tasks: deque[tuple[int, Any]] = field(default_factory=deque)
     """What it has been sent and not reported. It runs them in order, so the first one is under way."""
 
 
 class LocalExecutor(Generic[Task, Result]):
-    """Calls a function with each task, in `jobs` processes. `hook_seconds` goes to their watchdogs.
+    """Calls a function with each task, in `jobs` processes. `hook_seconds` is what a call of user code may take."""
 
-    The function gets the task and the watchdog of its process.
-    """
-
-    def __init__(self, function: Callable[[Task, Watchdog], Result], jobs: int, hook_seconds: float) -> None:
+    def __init__(self, function: Callable[[Task], Result], jobs: int, hook_seconds: float) -> None:
         self._function = function
         self._hook_seconds = hook_seconds
         self._life = os.pipe()
@@ -71,31 +64,20 @@ class LocalExecutor(Generic[Task, Result]):
     @property
     def pids(self) -> list[int]:
         """The processes, for whoever wants to know what to look at."""
-        return [worker.process.pid or 0 for worker in self._workers]
+        return [worker.process.pid for worker in self._workers]
 
     def submit(self, key: int, task: Task) -> None:
         worker = min(self._workers, key=lambda one: len(one.tasks))
         worker.tasks.append((key, task))
         # one that has just died says so when it is waited for
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            worker.pipe.send((key, task))
+            worker.process.connection.send((key, task))
 
     def wait(self, seconds: float) -> list[Done[Result] | Died]:
-        while self._left_over and any(len(worker.tasks) < DEPTH for worker in self._workers):
-            self.submit(*self._left_over.popleft())
-        ready = set(wait([worker.pipe for worker in self._workers], seconds))
+        until = time.monotonic() + seconds
         reports: list[Done[Result] | Died] = []
-        for worker in [worker for worker in self._workers if worker.pipe in ready]:
-            try:
-                key, result = worker.pipe.recv()
-            except (EOFError, OSError):
-                # the latter where it was killed in the middle of a message
-                reports += self._bury(worker)
-                if not self._stop.value:
-                    self._start()
-            else:
-                worker.tasks.popleft()
-                reports.append(Done(key, result))
+        while not reports and (left := until - time.monotonic()) > 0:
+            reports = self._look(min(left, LOOK_SECONDS))
         return reports
 
     def close(self, seconds: float) -> list[Done[Result] | Died]:
@@ -103,7 +85,8 @@ class LocalExecutor(Generic[Task, Result]):
         until = time.monotonic() + seconds
         reports: list[Done[Result] | Died] = []
         while any(worker.tasks for worker in self._workers) and (left := until - time.monotonic()) > 0:
-            reports += self.wait(left)
+            # a look and not a wait: the last worker may go without a report
+            reports += self._look(min(left, LOOK_SECONDS))
         self.kill()
         return reports
 
@@ -119,72 +102,63 @@ class LocalExecutor(Generic[Task, Result]):
                 os.close(end)
         self._life = (-1, -1)
 
-    def _start(self) -> None:
-        ours, theirs = _CONTEXT.Pipe()
-        stack = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the worker
-        process = _CONTEXT.Process(
-            target=_work,
-            args=(
-                theirs,
-                [ours, *(worker.pipe for worker in self._workers)],
-                self._life,
-                self._stop,
-                self._function,
-                Watchdog(self._hook_seconds, stack),
-            ),
-            daemon=True,
-        )
-        process.start()
-        theirs.close()
-        self._workers.append(_Worker(process, ours, stack))
+    def _look(self, seconds: float) -> list[Done[Result] | Died]:
+        """Return what has come of which; wait up to that long for the first."""
+        while self._left_over and any(len(worker.tasks) < DEPTH for worker in self._workers):
+            self.submit(*self._left_over.popleft())
+        ready = set(wait([worker.process.connection for worker in self._workers], seconds))
+        reports: list[Done[Result] | Died] = []
+        for worker in list(self._workers):
+            if worker.process.connection not in ready:
+                if (trouble := worker.process.trouble()) is None:
+                    continue
+                worker.process.kill()
+                reports += self._bury(worker, trouble)
+            else:
+                try:
+                    key, result = worker.process.connection.recv()
+                except (EOFError, OSError):
+                    # the latter where it was killed in the middle of a message
+                    reports += self._bury(worker)
+                else:
+                    worker.tasks.popleft()
+                    reports.append(Done(key, result))
+                    continue
+            if not self._stop.value:
+                self._start()
+        return reports
 
-    def _bury(self, worker: _Worker) -> list[Died]:
+    def _start(self) -> None:
+        with interrupts_deferred():
+            process = WorkerProcess(_work, self._life, self._stop, self._function, hook_seconds=self._hook_seconds)
+            self._workers.append(_Worker(process))
+
+    def _bury(self, worker: _Worker, known: Trouble | None = None) -> list[Died]:
         """Forget a worker that has died; return the task that died with it. Those that it had not begun stay."""
         self._workers.remove(worker)
-        worker.process.join()
-        worker.pipe.close()
-        code = worker.process.exitcode or 0
-        with worker.stack as stack:
-            stack.seek(0)
-            stood = place(stack.read())
-        if stood:
-            how = f"{stood} has neither yielded nor returned"
-        elif code < 0:
-            how = f"killed by {signal.Signals(-code).name}"
-        else:
-            how = f"exit status {code}"
+        died = worker.process.bury()
+        trouble = known or died
         if self._stop.value or not worker.tasks:
             return []
         key, _ = worker.tasks.popleft()
         self._left_over.extend(worker.tasks)
-        return [Died(key, how, by_others=code == -signal.SIGKILL)]
+        return [Died(key, trouble.sentence, by_others=trouble.by_others, by_user_code=trouble.blames)]
 
 
-def _work(
-    pipe: Connection,
-    others: list[Connection],
-    life: tuple[int, int],
-    stop: Any,
-    function: Callable[[Any, Watchdog], Any],
-    watchdog: Watchdog,
-) -> None:
+def _work(pipe: Connection, life: tuple[int, int], stop: Any, function: Callable[[Any], Any]) -> None:
     # a terminal sends Ctrl-C, and a system that shuts down SIGTERM, to all processes: the parent has the last word
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for inherited in others:
-        inherited.close()
     read, write = life
     os.close(write)
     threading.Thread(target=_end_with_the_parent, args=(read,), daemon=True).start()
-    # what was there before the fork is no garbage, and looking through it takes time
-    gc.freeze()
     try:
         while not stop.value:
             key, task = pipe.recv()
             if stop.value:
                 break
-            pipe.send((key, function(task, watchdog)))
+            pipe.send((key, function(task)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # the parent is gone
         pass

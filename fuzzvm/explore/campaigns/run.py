@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fuzzvm.corpus import store
-from fuzzvm.corpus.format import read
 from fuzzvm.explore.campaigns.errors import CampaignError, NondeterministicError
 from fuzzvm.explore.campaigns.executor import Died, Done, Executor
 from fuzzvm.explore.campaigns.folder import Folder, full_disk
+from fuzzvm.explore.campaigns.integrity import unsettled_case
 from fuzzvm.explore.campaigns.journal import (
     DIFFERS,
     SETTLED,
@@ -45,6 +45,8 @@ from fuzzvm.explore.campaigns.tasks import (
     SettleTask,
     Task,
 )
+from fuzzvm.files.printable import printable_lines
+from fuzzvm.files.writing import write
 from fuzzvm.machine.schedule import format_schedule
 from fuzzvm.mitigations import registry
 
@@ -59,6 +61,11 @@ RUNS_AT_FIRST = 100
 RUNS_AT_MOST = 5000
 GRACE = 0.7
 """Seconds that tasks under way get to end after Ctrl-C, of the two until the command has ended."""
+LATE_SECONDS = 1.7
+LATE = 0.09
+"""By how much a campaign may exceed its time, as seconds or as a part of it, for what is under way to end."""
+SETTLE_SECONDS = 0.3
+"""That a failing run is minimised at least, however late."""
 SAMPLE_SECONDS = 10.0
 
 TaskExecutor: TypeAlias = Executor[Task, Result]
@@ -152,9 +159,9 @@ class Campaign:
                 self._take_in(reports)
                 self._time()
                 on_progress(self.state)
-                if self.state.interrupted:
+                if self.state.interrupted or self._late:
                     break
-            self._take_in(self._executor.close(GRACE))
+            self._take_in(self._executor.close(GRACE if self.state.interrupted else 0))
         finally:
             self._executor.close(0)
         self._commit()
@@ -172,8 +179,10 @@ class Campaign:
 
     def _next(self) -> _UnderWay | None:
         if row := self._next_to_settle():
-            case = read(self._folder.unsettled / row.file)
-            return _UnderWay(SettleTask(row.id, case, row.found), row)
+            case = unsettled_case(self._folder, self._settings, row)
+            left = self._left
+            seconds = None if left is None else max(left, SETTLE_SECONDS)
+            return _UnderWay(SettleTask(row.id, case, row.found, seconds), row)
         if self._to_repeat:
             return self._search(self._to_repeat.popleft())
         if self._over or not self._targets:
@@ -219,10 +228,22 @@ class Campaign:
             return True
         return settings.seconds is not None and self.state.seconds >= settings.seconds
 
+    @property
+    def _left(self) -> float | None:
+        """How many seconds are left of the budget, None where time is none of it."""
+        return None if self._settings.seconds is None else max(0.0, self._settings.seconds - self.state.seconds)
+
+    @property
+    def _late(self) -> bool:
+        """Whether the campaign has gone on past its time for longer than it may."""
+        seconds = self._settings.seconds
+        return seconds is not None and self.state.seconds >= seconds + max(LATE_SECONDS, LATE * seconds)
+
     def _search(self, row: OpenTask) -> _UnderWay:
         settings = self._settings
         seed = settings.seed * 1_000_003 + row.number
-        return _UnderWay(SearchTask(row.number, settings.targets[row.target], row.engine, seed, row.runs), row)
+        target = settings.targets[row.target]
+        return _UnderWay(SearchTask(row.number, target, row.engine, seed, row.runs, self._left), row)
 
     # What has come
 
@@ -259,6 +280,8 @@ class Campaign:
         one.deaths.append(died)
         with full_disk(self._folder):
             self._journal.say(f"a worker died in {one.task}: {died.how}")
+        if died.by_user_code:
+            self._end_badly(CampaignError(f"{died.how} ({one.task})"))
         of_itself = sum(not death.by_others for death in one.deaths)
         if of_itself >= ATTEMPTS or len(one.deaths) >= ATTEMPTS_IF_KILLED:
             causes = Counter(death.how for death in one.deaths)
@@ -291,6 +314,7 @@ class Campaign:
             self._journal.add_failing(row.target, one.case.expect.error, one.pair, found, one.message, path.name)
             self.state.unsettled += 1
             self._to_settle.append(self._journal.failing(UNSETTLED)[-1])
+        self._journal.add_cover(row.target, result.cover)
         self._journal.end_task(row, Sums(1, result.runs, result.steps, result.cpu_seconds, news, failing))
         if news or failing:
             self._new()
@@ -336,7 +360,7 @@ class Campaign:
         self._journal.settle(row.id, SETTLED)
         self._commit()
         # it is only now that nobody needs the run as it was found
-        (self._folder.unsettled / row.file).unlink(missing_ok=True)
+        self._folder.case(self._folder.unsettled, row.file).unlink(missing_ok=True)
         self.state.unsettled -= 1
         self._drop_known(case.mitigation)
 
@@ -352,7 +376,8 @@ class Campaign:
         case = result.case
         with full_disk(self._folder):
             path, _ = store.save(case, self._folder.evidence)
-            store.write_text(path.with_suffix(".txt"), f"{row.found}\n{case.expect}\n{result.what}\n")
+            told = printable_lines(f"{row.found}\n{case.expect}\n{result.what}\n")
+            write(path.with_suffix(".txt"), told, own_name=True)
             self._journal.settle(row.id, DIFFERS)
         whose = (
             f"{case.mitigation} or what it imports"

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain, count, zip_longest
 from pathlib import Path
 
 from fuzzvm.explore.campaign import Cell
+from fuzzvm.explore.campaigns import integrity, own_code
+from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.folder import Folder, full_disk
 from fuzzvm.explore.campaigns.journal import SETTLED, Journal
 from fuzzvm.explore.campaigns.local import LocalExecutor
 from fuzzvm.explore.campaigns.run import Campaign, State, TaskExecutor, first_signal_ends
-from fuzzvm.explore.campaigns.settings import Settings
+from fuzzvm.explore.campaigns.settings import Settings, Written
 from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
+from fuzzvm.explore.processes import cores
+from fuzzvm.files.shell import word
 from fuzzvm.scenario.system import default_memory
+
+JOBS_PER_CORE = 8
+"""Processes that a campaign's folder may ask for: no more than its user may have meant on a machine like this."""
 
 
 def targets(cells: Sequence[Cell]) -> tuple[Target, ...]:
@@ -53,12 +61,10 @@ def begin(
     """
     folder = Folder(path)
     folder.create()
+    own_code.fix_texts(settings.mitigations())
     with folder.locked():
-        with full_disk(folder):
-            # the settings come last: with them it is a campaign, and has all that one needs
-            Journal(folder.journal, new=True).close()
         folder.begin(settings)
-        return _sit(folder, settings, on_progress, executor)
+        return _sit(folder, folder.read(), settings, on_progress, executor)
 
 
 def resume(
@@ -69,43 +75,67 @@ def resume(
     more_seconds: float | None = None,
     more_runs: int | None = None,
     executor: Callable[[Settings], TaskExecutor] = local,
+    named: Sequence[str] = (),
+    corpus: Path | None = None,
 ) -> State:
     """Go on with a campaign: with what is left of its budget, or with so much more than it has used.
 
-    Raises as `begin`.
+    `named` are the mitigations of the user's own that may run, and `corpus` the folder outside that gets findings: what
+    reaches beyond the campaign's folder is for the user to name, and not for the folder. Raises as `begin`.
     """
     folder = Folder(path)
-    settings = folder.read(to_run=True)
+    written = folder.read()
+    settings = own_code.to_run(written, folder.settings, named)
+    if settings.corpus is not None and corpus is None:
+        raise CampaignError(
+            f"{folder.settings}: the campaign copies its findings to {settings.corpus}: say so again, with --corpus "
+            f"{word(settings.corpus)} or another folder"
+        )
+    settings = replace(settings, corpus=None if corpus is None else str(corpus.absolute()), jobs=_jobs(settings, jobs))
     with folder.locked():
         if more_seconds is not None or more_runs is not None:
-            journal = Journal(folder.journal)
-            used = journal.value("seconds"), journal.runs() + sum(task.runs for task in journal.open_tasks())
-            journal.close()
+            with closing(Journal(folder.journal, only_read=True)) as journal:
+                used = journal.value("seconds"), journal.runs() + sum(task.runs for task in journal.open_tasks())
             settings = replace(
                 settings,
                 seconds=None if more_seconds is None else used[0] + more_seconds,
                 runs=None if more_runs is None else used[1] + more_runs,
             )
-        return _sit(folder, replace(settings, jobs=jobs or settings.jobs), on_progress, executor)
+        return _sit(folder, written, settings, on_progress, executor)
+
+
+def _jobs(settings: Settings, jobs: int | None) -> int:
+    """Return in how many processes a campaign goes on. Raises CampaignError where its folder asks for far too many."""
+    most = JOBS_PER_CORE * cores()
+    if jobs is None and settings.jobs > most:
+        raise CampaignError(
+            f"the campaign was begun with {settings.jobs} processes, and this machine has {cores()} cores: say --jobs"
+        )
+    return jobs or settings.jobs
 
 
 def _sit(
     folder: Folder,
+    written: Written,
     settings: Settings,
     on_progress: Callable[[State], None],
     start: Callable[[Settings], TaskExecutor],
 ) -> State:
     with full_disk(folder):
         journal = Journal(folder.journal)
-        journal.say("a sitting begins")
-        folder.sweep(row.file for row in journal.failing(SETTLED))
-        executor = start(settings)
-    campaign = Campaign(folder, settings, journal, executor)
-    undo = first_signal_ends(campaign.state, lambda: executor.close(0))
     try:
-        campaign.run(on_progress)
+        with full_disk(folder):
+            integrity.check(folder, written, journal, unsettled=True)
+            journal.say("a sitting begins")
+            folder.sweep(row.file for row in journal.failing(SETTLED))
+            executor = start(settings)
+        campaign = Campaign(folder, settings, journal, executor)
+        undo = first_signal_ends(campaign.state, lambda: executor.close(0))
+        try:
+            campaign.run(on_progress)
+        finally:
+            undo()
     finally:
-        undo()
         with full_disk(folder):
             journal.close()
     return campaign.state

@@ -6,28 +6,35 @@ differ.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import resource
+import time
 import traceback
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from types import CodeType
+from typing import TypeAlias, TypeVar
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore import engines
+from fuzzvm.explore.campaign import bounded_search
 from fuzzvm.explore.campaigns import check
 from fuzzvm.explore.campaigns.guilty import GuiltyPair, guilty_pair
-from fuzzvm.explore.campaigns.watchdog import NeverYieldsError, Watchdog, files_of
 from fuzzvm.explore.coverage import InterleavingCoverage, Pair
 from fuzzvm.explore.engines import Budget, EngineError, Search
+from fuzzvm.explore.happened import Happened
 from fuzzvm.explore.minimise import NotFailingError, minimise
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.machine.execution import Execution
+from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.supervision.folder import same_folder
+
+R = TypeVar("R")
 
 SYSTEMS_KEPT = 512
 """Systems that a process keeps booted; a boot takes as long as ten runs."""
@@ -41,6 +48,11 @@ class Target:
     scenario: Scenario
     memory: str
     without: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, case: TestCase) -> Target:
+        """Return the target that a test case is a run of."""
+        return cls(case.mitigation, case.scenario, case.memory, case.without)
 
     def case(self, execution: Execution, origin: str = "") -> TestCase:
         """Return a run of it as a test case."""
@@ -57,13 +69,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """So many runs of a target under an engine, from a seed of its own."""
+    """So many runs of a target under an engine, from a seed of its own; fewer where `seconds` are over before."""
 
     number: int
     target: Target
     engine: str
     seed: int
     runs: int
+    seconds: float | None = None
 
     def __str__(self) -> str:
         return (
@@ -74,11 +87,12 @@ class SearchTask:
 
 @dataclass(frozen=True, slots=True)
 class SettleTask:
-    """To check a failing run and to minimise it. `found` says in words where it comes from."""
+    """To check a failing run and to minimise it, for `seconds`. `found` says in words where it comes from."""
 
     number: int
     case: TestCase
     found: str
+    seconds: float | None = None
 
     def __str__(self) -> str:
         return f"minimising what was {self.found} ({self.case.mitigation}, {self.case.memory})"
@@ -107,13 +121,17 @@ class FirstToCover:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What came of a search. `failing` has the first run of each way to fail."""
+    """What came of a search. `failing` has the first run of each way to fail.
+
+    `cover` has the cover points that the target is for, and whether a run has met each.
+    """
 
     runs: int
     steps: int
     cpu_seconds: float
     covered: tuple[FirstToCover, ...]
     failing: tuple[Failing, ...]
+    cover: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +169,24 @@ class Crashed:
 Result: TypeAlias = Searched | Settled | NotTheSame | Broken | Crashed
 
 
-def perform(task: Task, watchdog: Watchdog | None) -> Result:
-    """Run a task. Raises nothing: whatever goes wrong is a result, as most exceptions do not come through a pickle.
+def perform(task: Task) -> Result:
+    """Run a task. Raises nothing, as `guarded`."""
+    return guarded(task, lambda: _search(task) if isinstance(task, SearchTask) else _settle(task))
 
-    A watchdog needs the main thread of its process; without one a mitigation that never yields is not noticed.
+
+def guarded(task: object, work: Callable[[], R]) -> R | Broken | Crashed:
+    """Do work that runs a mitigation, and return what comes of it; `task` is what a message calls it.
+
+    Raises nothing: whatever goes wrong is a result, as most exceptions do not come through a pickle.
     """
-    mitigation = task.target.mitigation if isinstance(task, SearchTask) else task.case.mitigation
     try:
-        with contextlib.nullcontext() if watchdog is None else watchdog.watching(_files_of(mitigation)):
-            return _search(task) if isinstance(task, SearchTask) else _settle(task)
-    except (ProgramError, ScenarioError, EngineError, registry.MitigationError, NeverYieldsError) as error:
-        return Broken(str(error))
-    except Exception:  # noqa: BLE001 - the campaign raises it again, in the parent
+        with same_folder():
+            return work()
+    except BaseException as raised:  # noqa: BLE001 - the campaign raises it again, in the parent
+        error = blamed(raised)
+        if isinstance(error, ProgramError | ScenarioError | EngineError | registry.MitigationError):
+            return Broken(str(error))
         return Crashed(f"in {task}:\n{traceback.format_exc()}")
-
-
-_files_of = functools.cache(files_of)
 
 
 @functools.lru_cache(SYSTEMS_KEPT)
@@ -194,18 +214,34 @@ class _Gathering(InterleavingCoverage):
 
 def pair_key(pair: Pair) -> int:
     """Return a number of 64 bits for a pair, the same in every process with the same code and the same Python."""
-    text = " ".join(f"{cpu} {code.co_qualname} {code.co_firstlineno} {place}" for cpu, code, place in pair)
+    text = " ".join(f"{cpu} {_name(function)} {place}" for cpu, function, place in pair)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _name(function: Hashable) -> str:
+    """Return what is the same in every process of what `Program.site` gives for a function."""
+    if isinstance(function, CodeType):
+        return f"{function.co_qualname} {function.co_firstlineno}"
+    return str(function)
 
 
 def _search(task: SearchTask) -> Searched:
     began = _cpu_seconds()
-    system = system_of(task.target)
     coverage = _Gathering(task.target)
-    search = Search(Budget(runs=task.runs), keep_going=True, coverage=coverage, on_covered=coverage.ended)
-    engines.get(task.engine).search([system], task.seed, search)
+    budget = Budget(task.seconds, task.runs)
+    search = Search(budget, keep_going=True, coverage=coverage, on_covered=coverage.ended)
+    systems: list[System] = []
+    with bounded_search(task.seconds):
+        systems = [system_of(task.target)]
+        engines.get(task.engine).search(systems, task.seed, search)
     failing = tuple(_failing(task, found.execution, found.run) for found in search.found)
-    return Searched(search.runs, search.steps, _cpu_seconds() - began, tuple(coverage.first), failing)
+    cover = tuple(pair for one in systems for pair in happened_in(search.happened, one))
+    return Searched(search.runs, search.steps, _cpu_seconds() - began, tuple(coverage.first), failing, cover)
+
+
+def happened_in(happened: Happened, system: System) -> tuple[tuple[str, bool], ...]:
+    """Return the cover points that a system is for, and whether a run has met each."""
+    return tuple((point, run is not None) for point, run in happened.of(system).first.items())
 
 
 def _cpu_seconds() -> float:
@@ -231,7 +267,8 @@ def _settle(task: SettleTask) -> Settled | NotTheSame:
     if what := check.differs(task.case, mitigation):
         return NotTheSame(task.case, what)
     try:
-        minimised = minimise(task.case, mitigation)
+        until = None if task.seconds is None else time.monotonic() + task.seconds
+        minimised = minimise(task.case, mitigation, until=until)
     except (NotFailingError, ScheduleError) as error:
         return NotTheSame(task.case, str(error))
     case = replace(minimised.case, origin=f"{task.found}; {minimised.how}")

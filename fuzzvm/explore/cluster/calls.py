@@ -10,6 +10,7 @@ from fuzzvm.explore.cluster.connection import LOOK_SECONDS, Cluster
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Raised, Refused, value_of
 from fuzzvm.explore.cluster.session import Session
+from fuzzvm.supervision.errors import UserCodeError
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ class RemoteCaller:
         """Call a function with each of the arguments, up to `jobs` at once, the first ones first.
 
         Yields the index of each and what it returned, when it is done. Closing the iterator, or an exception in it,
-        ends the calls. Raises what the function raises, and ClusterError.
+        ends the calls. Raises what the function raises, ClusterError, and UserCodeError where user code does not end or
+        has ended a process.
         """
         waiting = list(range(len(arguments)))[::-1]
         under_way: dict[int, int] = {}
@@ -50,6 +52,8 @@ class RemoteCaller:
                         raise outcome.again()
                     if isinstance(outcome, Refused):
                         raise ClusterError(outcome.why)
+                    if isinstance(outcome, Ended) and outcome.by_user_code:
+                        raise UserCodeError(outcome.how)
                     if isinstance(outcome, Ended):
                         deaths[index] += 1
                         if deaths[index] == ATTEMPTS:

@@ -1,6 +1,6 @@
 """The process that makes the calls of one session, one after the other; started by `worker`, and ended by it.
 
-It is no fork of the worker, which has threads, and no thread of it: a call needs the main thread for its watchdog, and
+It is no fork of the worker, which has threads, and no thread of it: a call needs the main thread for its guard, and
 must be ended when nobody wants it any more. It ends by itself when the worker is gone: standard input closes then.
 """
 
@@ -10,28 +10,23 @@ import os
 import pickle
 import signal
 import threading
-from io import TextIOWrapper
 from multiprocessing.connection import Connection
 
 from fuzzvm.explore.cluster.outcomes import Outcome, Raised, Refused, Returned
 from fuzzvm.explore.cluster.session import Session
 from fuzzvm.explore.exhaustive.limits import limit_process
+from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry, sent_files
-
-_stack: list[TextIOWrapper] = []
-
-
-def stack() -> TextIOWrapper:
-    """Return the file in which the worker looks for where this process stood when a watchdog has ended it."""
-    return _stack[0]
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.channel import Channel
 
 
-def main(pipe: int, stack_file: int) -> None:
+def main(pipe: int, channel: int) -> None:
     """Make calls until the pipe closes. The first message is the session and the bytes that a search may use."""
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     # what a user's code prints goes to the worker's log
     os.dup2(2, 1)
-    _stack.append(os.fdopen(stack_file, "w+", encoding="utf-8"))
+    inside.begin(Channel(channel))
     connection = Connection(pipe)
     try:
         session, memory = connection.recv()
@@ -48,6 +43,7 @@ def main(pipe: int, stack_file: int) -> None:
 def _prepare(session: Session) -> str:
     """Return what keeps this process from making calls of a session; '' if nothing does."""
     sent_files.provide(session.files)
+    sent_files.stand_alone()
     try:
         differs = session.differs()
     except registry.MitigationError as error:
@@ -59,8 +55,8 @@ def _call(payload: bytes) -> Outcome:
     try:
         function, arguments = pickle.loads(payload)
         return Returned(pickle.dumps(function(*arguments)))
-    except Exception as error:  # noqa: BLE001 - raised again where the call was asked for
-        return Raised.of(error)
+    except BaseException as error:  # noqa: BLE001 - raised again where the call was asked for
+        return Raised.of(blamed(error))
 
 
 def _end_with_the_worker() -> None:

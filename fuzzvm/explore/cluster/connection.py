@@ -17,7 +17,9 @@ from fuzzvm.explore.cluster import worker
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome
 from fuzzvm.explore.cluster.session import Session, difference, here, host_of
+from fuzzvm.explore.cluster.tls import Certificates, configured
 
+TLS = "tls://"
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
 """That the scheduler, or a worker, is given for an answer before there are tasks."""
@@ -36,7 +38,7 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise ClusterError(f"--executor needs dask.distributed: pip install 'fuzzvm[distributed]' ({error})") from error
+        raise ClusterError(f"--executor needs dask.distributed: pip install 'distributed>=2024.8' ({error})") from error
     # what matters comes as an error; its own handlers would write to our stderr
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.split(".")[0] in ("distributed", "tornado"):
@@ -46,20 +48,34 @@ def _distributed() -> Any:
 
 @contextlib.contextmanager
 def connect(
-    address: str, *, on_waiting: Callable[[], None] = lambda: None, seconds: float = WORKERS_SECONDS
+    address: str,
+    *,
+    on_waiting: Callable[[], None] = lambda: None,
+    seconds: float = WORKERS_SECONDS,
+    certificates: Certificates | None = None,
 ) -> Iterator[Cluster]:
-    """Connect to `HOST:PORT` for the time of the block; waits for the first worker, and checks all that there are.
+    """Connect to a scheduler for the time of the block; waits for the first worker, and checks all that there are.
 
-    `on_waiting` is called when there is none yet. Raises ClusterError.
+    The address is `tls://HOST:PORT`, with these certificates or those of dask's configuration, or `HOST:PORT` and as
+    dask is configured. `on_waiting` is called when there is no worker yet. Raises ClusterError.
     """
     distributed = _distributed()
+    if not address.startswith(TLS):
+        security, more = distributed.Security(), ""
+    else:
+        security = configured(distributed) if certificates is None else certificates.security(distributed)
+        more = ", or it and we have no certificates of the same authority"
     try:
-        if asyncio.run(_kind(distributed, address)) != "Scheduler":
+        if asyncio.run(_kind(distributed, address, security)) != "Scheduler":
             raise ValueError("a worker, perhaps")
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, direct_to_workers=False)
+        client = distributed.Client(
+            address, timeout=CONNECT_SECONDS, set_as_default=False, direct_to_workers=False, security=security
+        )
     except Exception as error:
         # what is not dask may answer anything, and dask raises as much
-        raise ClusterError(f"no scheduler of dask answers at {address} within {CONNECT_SECONDS:g} seconds") from error
+        raise ClusterError(
+            f"no scheduler of dask answers at {address} within {CONNECT_SECONDS:g} seconds{more}"
+        ) from error
     try:
         yield Cluster(client, address, on_waiting, seconds)
     finally:
@@ -68,15 +84,13 @@ def connect(
             client.close(timeout=CLOSE_SECONDS)
 
 
-async def _kind(distributed: Any, address: str) -> object:
+async def _kind(distributed: Any, address: str, security: Any) -> object:
     """Return what of dask answers at an address. Raises all sorts of exceptions where nothing does.
 
     Asked before there is a client: that would wait for ever where a connection is taken and nothing said.
     """
-    # of dask's own configuration, as a client takes it: certificates, if it has TLS
-    security = distributed.Security().get_connection_args("client")
     async with asyncio.timeout(CONNECT_SECONDS):
-        async with distributed.rpc(address, connection_args=security) as there:
+        async with distributed.rpc(address, connection_args=security.get_connection_args("client")) as there:
             return (await there.identity())["type"]
 
 

@@ -9,12 +9,11 @@ from typing import Generic, TypeVar, cast
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.campaigns.local import DEPTH
 from fuzzvm.explore.campaigns.tasks import Result, Task, perform
-from fuzzvm.explore.campaigns.watchdog import Watchdog
-from fuzzvm.explore.cluster import child
 from fuzzvm.explore.cluster.connection import Cluster
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome, Raised, Refused, value_of
 from fuzzvm.explore.cluster.session import Session
+from fuzzvm.supervision import inside
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -67,7 +66,7 @@ class RemoteExecutor(Generic[TaskT, ResultT]):
 
     def _report(self, key: int, outcome: Outcome) -> Done[ResultT] | Died:
         if isinstance(outcome, Ended):
-            return Died(key, outcome.how, outcome.by_others)
+            return Died(key, outcome.how, outcome.by_others, outcome.by_user_code)
         if isinstance(outcome, Refused):
             raise ClusterError(outcome.why)
         if isinstance(outcome, Raised):
@@ -77,4 +76,5 @@ class RemoteExecutor(Generic[TaskT, ResultT]):
 
 def perform_there(task: Task, hook_seconds: float) -> Result:
     """Run a task of a campaign in a process of a worker."""
-    return perform(task, Watchdog(hook_seconds, child.stack()))
+    inside.let_hooks_take(hook_seconds)
+    return perform(task)

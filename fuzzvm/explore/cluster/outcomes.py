@@ -49,6 +49,7 @@ class Ended:
 
     how: str
     by_others: bool
+    by_user_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

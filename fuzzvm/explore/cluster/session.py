@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fuzzvm
-from fuzzvm.explore.campaigns.settings import digest_of
+from fuzzvm.explore.campaigns.settings import digest_of, files_of
 from fuzzvm.explore.exhaustive.memory_use import available_memory
-from fuzzvm.mitigations import registry
-from fuzzvm.mitigations.errors import exists
+from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.mitigations.sent_files import SentFile
 
 SHARE = 0.8
@@ -100,6 +99,4 @@ def _own(mitigations: Sequence[str]) -> tuple[str, ...]:
 
 
 def _files(mitigations: Sequence[str]) -> dict[str, SentFile]:
-    parts = [part for mitigation in mitigations for part in registry.split(mitigation)]
-    names = {part.rpartition(":")[0] for part in parts if registry.is_path(part)}
-    return {name: SentFile(str(Path(name).absolute()), Path(name).read_bytes()) for name in names if exists(name)}
+    return {name: sent_files.current(name) for name in files_of(mitigations)}

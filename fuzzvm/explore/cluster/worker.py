@@ -11,8 +11,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -20,9 +18,11 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any
 
-from fuzzvm.explore.campaigns.watchdog import place
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome, Refused
 from fuzzvm.explore.cluster.session import Session, here, host_of
+from fuzzvm.explore.interpreter import environment, python
+from fuzzvm.supervision.channel import Channel
+from fuzzvm.supervision.outside import Trouble, Watched
 
 LOOK_SECONDS = 0.1
 """Between two looks whether anybody wants the result."""
@@ -37,17 +37,18 @@ class Child:
 
     def __init__(self, session: Session, memory: int | None) -> None:
         self._pipe, theirs = Pipe()
-        self._stack = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
-        descriptors = (theirs.fileno(), self._stack.fileno())
+        channel = Channel()
+        descriptors = (theirs.fileno(), channel.fd)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, *map(str, descriptors)],
+            python("-c", _CODE, *map(str, descriptors)),
             # its other end is here alone, and closes when this process ends, whatever it dies of
             stdin=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment(),
             pass_fds=descriptors,
             start_new_session=True,
         )
         theirs.close()
+        self._watched = Watched(self._process.pid, channel)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # one that has just died says so when it is called
             self._pipe.send((session, memory))
@@ -65,6 +66,9 @@ class Child:
                 if unwanted():
                     self.end()
                     return UNWANTED
+                if (trouble := self._watched.trouble()) is not None:
+                    self.end()
+                    return _ended(trouble)
             outcome: Outcome = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
             # the latter where it was killed in the middle of a message
@@ -79,21 +83,22 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._pipe.close()
-        self._stack.close()
+        self._watched.channel.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def _buried(self) -> Ended:
         # how it has ended, before what it has started is ended too
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        self._stack.seek(0)
-        stood = place(self._stack.read())
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        trouble = self._watched.died(code)
         self.end()
-        code = self._process.returncode
-        if stood:
-            return Ended(f"{stood} has neither yielded nor returned", by_others=False)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return Ended(how, by_others=code == -signal.SIGKILL)
+        return _ended(trouble)
+
+
+def _ended(trouble: Trouble) -> Ended:
+    return Ended(trouble.sentence, trouble.by_others, trouble.blames)
 
 
 class Children:

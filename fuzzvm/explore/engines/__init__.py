@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fuzzvm.explore.coverage import Covering, InterleavingCoverage
+from fuzzvm.explore.happened import Happened
 from fuzzvm.machine.execution import Chooser, Execution
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+
+DEFAULT = "surw"
+"""The engine where none is asked for: the best one on every deep planted bug (docs/benchmarks.md)."""
 
 COVERED_FIRST = 32
 COVERED_EVERY = 8
@@ -60,6 +65,7 @@ class Search:
     pairs: int = 0
     found: list[Found] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    happened: Happened = field(default_factory=Happened)
     _kinds: set[tuple[int, str, str]] = field(default_factory=set)
 
     @property
@@ -82,6 +88,10 @@ class Search:
     def _covers(self) -> bool:
         return self.runs < COVERED_FIRST or self.runs % COVERED_EVERY == 0
 
+    def machine(self, system: System) -> Machine:
+        """Return a machine for the next run of a system; `account` is to be called after the run."""
+        return self.happened.machine(system)
+
     def watched(self, chooser: Chooser) -> Chooser:
         """Return what chooses in the next run: the chooser, with its coverage taken or not."""
         return chooser if self.coverage is None or not self._covers else Covering(chooser, self.coverage)
@@ -92,6 +102,7 @@ class Search:
             self.on_covered(execution)
         self.runs += 1
         self.steps += execution.steps
+        self.happened.ended(system)
         return execution.failure is not None and self.note(system, execution, self.runs)
 
     def note(self, system: System, execution: Execution, run: int) -> bool:

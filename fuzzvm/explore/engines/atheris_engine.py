@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
+import select
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fuzzvm.explore.engines import EngineError, Search, rotation
+from fuzzvm.explore.happened import Happened
+from fuzzvm.explore.interpreter import environment, python
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.schedule import format_schedule, parse_schedule
+from fuzzvm.mitigations import sent_files
 from fuzzvm.scenario.system import System
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.channel import LOOK_SECONDS, Channel
+from fuzzvm.supervision.errors import UserCodeError
+from fuzzvm.supervision.outside import Watched
 
 
 class AtherisEngine:
@@ -26,7 +35,7 @@ class AtherisEngine:
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("atheris") is None:
-            return "engine atheris needs the package atheris: pip install 'fuzzvm[fuzz]'"
+            return "engine atheris needs the package atheris: pip install 'atheris>=3.0'"
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
@@ -51,28 +60,40 @@ class AtherisEngine:
                 "keep_going": search.keep_going,
                 "inputs": str(inputs),
                 "seeds": _seeds(systems, search),
+                "files": sent_files.to_data(),
             }
+            channel = Channel()
+            channel.hook_seconds = inside.hook_seconds()
             with log.open("wb") as errors:
-                command = [sys.executable, "-m", "fuzzvm.explore.guided.child"]
+                command = python("-m", "fuzzvm.explore.guided.child", str(channel.fd))
                 pipe = subprocess.PIPE
-                # in a session of its own: Ctrl-C is for this process, which ends the child in its own way
                 with subprocess.Popen(
-                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
+                    command, stdin=pipe, stdout=pipe, stderr=errors, pass_fds=[channel.fd], env=environment()
                 ) as child:
+                    watched = Watched(child.pid, channel)
                     try:
-                        self._follow(child, settings, systems, search)
+                        self._follow(child, watched, settings, systems, search)
                     finally:
                         child.kill()
+            trouble = watched.died(child.returncode)
+            channel.close()
+            if trouble.blames and not search.over:
+                raise UserCodeError(trouble.sentence)
             if child.returncode not in (0, -9) or not search.over:
                 raise EngineError(_last_lines(log))
 
     def _follow(
-        self, child: subprocess.Popen[str], settings: dict[str, Any], systems: Sequence[System], search: Search
+        self,
+        child: subprocess.Popen[bytes],
+        watched: Watched,
+        settings: dict[str, Any],
+        systems: Sequence[System],
+        search: Search,
     ) -> None:
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps(settings) + "\n")
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(settings).encode() + b"\n")
         child.stdin.close()
-        for line in child.stdout:
+        for line in _lines(child, watched):
             message = json.loads(line)
             if "broken" in message:
                 raise ProgramError(*message["broken"])
@@ -83,10 +104,35 @@ class AtherisEngine:
                 search.note(system, execution, message["run"])
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
+                # what the child has seen so far, and not since the last report; a system may be there several times
+                search.happened = Happened()
+                for system, (runs, first) in zip(systems, message["happened"], strict=True):
+                    search.happened.of(system).add(runs, first)
                 search.on_progress(search)
             if search.interrupted:
                 return
-        child.wait()
+        # where it has closed its messages, it is about to end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(LOOK_SECONDS)
+
+
+def _lines(child: subprocess.Popen[bytes], watched: Watched) -> Iterator[bytes]:
+    """Yield the lines that a child writes, until it ends or must be ended. Raises UserCodeError."""
+    assert child.stdout is not None
+    descriptor = child.stdout.fileno()
+    begun = b""
+    while True:
+        if not select.select([descriptor], [], [], LOOK_SECONDS)[0]:
+            if (trouble := watched.trouble()) is None:
+                continue
+            if trouble.blames:
+                raise UserCodeError(trouble.sentence)
+            # its time is over, and it has not noticed
+            return
+        if not (more := os.read(descriptor, 1 << 16)):
+            return
+        *lines, begun = (begun + more).split(b"\n")
+        yield from lines
 
 
 def _seeds(systems: Sequence[System], search: Search) -> list[tuple[int, str]]:

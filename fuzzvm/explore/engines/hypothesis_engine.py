@@ -6,6 +6,7 @@ this package shrinks better, since it knows what a context switch is.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from fuzzvm.explore.engines import Search
 from fuzzvm.explore.generate import schedules
 from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan, touches_memory
+from fuzzvm.machine.errors import StoppedError
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.scenario.system import System
@@ -73,7 +75,9 @@ class HypothesisEngine:
                 if search.over:
                     return
                 system, plan = example
-                search.account(system, execute(system.machine(), search.watched(FollowPriorities(plan))))
+                # for Hypothesis it would be a failing example
+                with contextlib.suppress(StoppedError):
+                    search.account(system, execute(search.machine(system), search.watched(FollowPriorities(plan))))
 
             one_batch()
             batch += 1

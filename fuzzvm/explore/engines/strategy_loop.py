@@ -33,7 +33,7 @@ class StrategyEngine:
         while not search.over:
             system = turns[search.runs % len(turns)]
             strategy.begin(numbers[id(system)], system.cpus)
-            execution = execute(system.machine(), search.watched(strategy))
+            execution = execute(search.machine(system), search.watched(strategy))
             strategy.end(execution)
             search.account(system, execution)
             if search.runs % PROGRESS_EVERY == 0:

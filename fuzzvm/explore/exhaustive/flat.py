@@ -6,13 +6,11 @@ the two. Cells hold numbers of values, and locations get their place in the tupl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
-from fuzzvm.kernel.oracles import Oracles, Remembered
-from fuzzvm.kernel.symmetry import Renaming
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
@@ -30,8 +28,10 @@ from fuzzvm.machine.ops import (
     Tlbi,
     Value,
     object_of,
+    succeeds,
 )
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.renaming import Renaming
+from fuzzvm.machine.task import Task
 
 Cells = tuple[int, ...]
 
@@ -40,9 +40,9 @@ _new_outcome = tuple.__new__
 
 
 class FlatShared:
-    """See `Shared`. While an oracle looks, `memory` and `allocator` show the state that it is asked about."""
+    """See `Shared`. While an observer looks, `memory` and `allocator` show the state that it is asked about."""
 
-    def __init__(self, system: System, automata: Sequence[Automaton], values: Values) -> None:
+    def __init__(self, task: Task, automata: Sequence[Automaton], values: Values) -> None:
         self._automata = automata
         self._values = values
         self._slots: dict[Address, int] = {}
@@ -50,19 +50,18 @@ class FlatShared:
         self._states: list[tuple[Cells, int, int]] = []
         self._heap_numbers: dict[object, int] = {}
         self._heaps: list[tuple[Allocator, frozenset[int]]] = []
-        self._remembered_numbers: dict[Remembered, int] = {}
-        self._remembered: list[Remembered] = []
-        machine = system.booted()
+        self._remembered_numbers: dict[Hashable, int] = {}
+        self._remembered: list[Hashable] = []
+        machine = task.booted()
         self._cells: Cells = ()
         self.allocator = machine.allocator
         self.cpus = len(automata)
         self._watched = machine.watched
-        self._oracles = Oracles(self, system.kernel)
-        self._initial = system.remembered
-        self._hardware = system.kernel.tlb
-        for allocation in machine.allocator.allocations:
-            for address in range(allocation.address, allocation.address + allocation.size):
-                self._cells = self._written(self._cells, address, values.number(machine.memory.peek(address)))
+        self._property = task.property
+        self._hardware = task.property.hardware
+        self._observer = task.property.observer(self)
+        for address, value in sorted(machine.memory.contents().items()):
+            self._cells = self._written(self._cells, address, values.number(value))
         self.nodes: list[Node] = []
         self.start: int | Finding = self._start()
 
@@ -70,7 +69,7 @@ class FlatShared:
         """Return how many shared states have a number."""
         return len(self._states)
 
-    # The view that oracles have
+    # The view that observers have
 
     @property
     def memory(self) -> FlatShared:
@@ -120,7 +119,8 @@ class FlatShared:
                 if address >> OFFSET_BITS in allocator.dead:
                     raise allocator.fault(address, write=True)
                 if kind is Rmw:
-                    new = self._values.number(op.update(self._values[old]))
+                    value = self._values[old]
+                    new = self._values.number(op.update(value)) if succeeds(op, value) else old
                 cells = self._written(cells, address, new)
                 if (remembered or self._hardware) and object_of(address) in watched:
                     remembered = self._wrote(cpu, cells, heap, remembered, address, old, new)
@@ -135,8 +135,8 @@ class FlatShared:
                 response = self._none
                 if self._hardware and isinstance(op, Fence | Tlbi | InterruptAll):
                     self._look(cells, heap, remembered)
-                    self._oracles.maintained(cpu, op)
-                    number = self._number(cells, heap, self._remembered_number(self._oracles.remembered))
+                    self._observer.maintained(cpu, op)
+                    number = self._number(cells, heap, self._remembered_number(self._observer.remembered))
         except ModelError as error:
             return (Outcome((), shared, None, None, finding_of(error, node.stack)),)
         edge = node.edges.get(response) or self._automata[cpu].next(node, response)
@@ -144,6 +144,9 @@ class FlatShared:
             return (self._resumed(number, cpu, edge),)
         # what Outcome() does, in half the time
         return (_new_outcome(Outcome, ((), number, edge.target, edge, None)),)
+
+    def holds(self, shared: int, address: Address) -> bool:
+        return self._heaps[self._states[shared][1]][0].holds(address)
 
     def agents(self, shared: int) -> Sequence[int]:
         return ()
@@ -155,7 +158,7 @@ class FlatShared:
         cells, heap, remembered = self._states[shared]
         self._look(cells, heap, remembered)
         try:
-            self._oracles.finished()
+            self._observer.finished()
         except ModelError as error:
             return finding_of(error, ())
         return None
@@ -175,7 +178,8 @@ class FlatShared:
             values.number(renaming.value(addresses[slot], values[value])) if value else 0
             for slot, value in enumerate(cells)
         )
-        return self._number(cells, heap, self._remembered_number(self._remembered[remembered].renamed(renaming.names)))
+        renamed = self._property.renamed(self._remembered[remembered], renaming.names)
+        return self._number(cells, heap, self._remembered_number(renamed))
 
     # For those who write the state space down
 
@@ -202,7 +206,7 @@ class FlatShared:
     def _start(self) -> int | Finding:
         self._none = self._values.number(None)
         heap = self._heap_number()
-        shared = self._number(self._cells, heap, self._remembered_number(self._initial))
+        shared = self._number(self._cells, heap, self._remembered_number(self._property.initial))
         for cpu, automaton in enumerate(self._automata):
             outcome = self._resumed(shared, cpu, automaton.start)
             if outcome.finding is not None:
@@ -213,28 +217,28 @@ class FlatShared:
         return shared
 
     def _resumed(self, shared: int, cpu: int, edge: Edge) -> Outcome:
-        """Return the outcome of a step whose effect on memory is done: oracles hear what the program says."""
+        """Return the outcome of a step whose effect on memory is done: the observer hears what the program says."""
         cells, heap, remembered = self._states[shared]
         self._look(cells, heap, remembered)
         for annotation, stack in edge.notes:
             try:
-                self._oracles.annotated(cpu, annotation)
+                self._observer.annotated(cpu, annotation)
             except ModelError as error:
                 return Outcome((), shared, None, edge, finding_of(error, stack))
         if edge.error is not None:
             return Outcome((), shared, None, edge, finding_of(edge.error, edge.stack))
-        remembered = self._remembered_number(self._oracles.remembered)
+        remembered = self._remembered_number(self._observer.remembered)
         return Outcome((), self._number(cells, heap, remembered), edge.target, edge)
 
     def _look(self, cells: Cells, heap: int, remembered: int) -> None:
         self._cells = cells
         self.allocator, self._watched = self._heaps[heap]
-        self._oracles.remembered = self._remembered[remembered]
+        self._observer.remembered = self._remembered[remembered]
 
     def _wrote(self, cpu: int, cells: Cells, heap: int, remembered: int, address: Address, old: int, new: int) -> int:
         self._look(cells, heap, remembered)
-        self._oracles.wrote(cpu, address, self._values[old], self._values[new])
-        return self._remembered_number(self._oracles.remembered)
+        self._observer.wrote(cpu, address, self._values[old], self._values[new])
+        return self._remembered_number(self._observer.remembered)
 
     def _allocate(
         self, cpu: int, op: Alloc | Free, cells: Cells, heap: int, remembered: int
@@ -244,12 +248,12 @@ class FlatShared:
         if isinstance(op, Alloc):
             self.allocator = self.allocator.copy()
             allocation = self.allocator.alloc(op.size, op.label, 0)
-            self._oracles.allocated(cpu, allocation)
+            self._observer.allocated(cpu, allocation)
             address = allocation.address
         else:
             found = self.allocator.lookup(op.address)
             if found is not None and found.number not in self.allocator.dead:
-                self._oracles.freeing(cpu, found)
+                self._observer.freeing(cpu, found)
             self.allocator = self.allocator.copy()
             self.allocator.free(op.address, 0)
         return address, self._heap_number()
@@ -288,7 +292,7 @@ class FlatShared:
             self._heaps.append((self.allocator, self._watched))
         return number
 
-    def _remembered_number(self, remembered: Remembered) -> int:
+    def _remembered_number(self, remembered: Hashable) -> int:
         number = self._remembered_numbers.get(remembered)
         if number is None:
             number = self._remembered_numbers[remembered] = len(self._remembered)

@@ -2,8 +2,8 @@
 
 A footprint is one integer with two bits for each location: what a step reads and writes, or which reads and writes of
 others it would conflict with. Two steps commute where the one's accesses and the other's conflicts have no bit in
-common. Locations are cells of memory, the life of each object, the allocator's lists, and the page tables of each
-region, as the oracles read them, with what they remember of it. Sequential consistency only: cache maintenance touches
+common. Locations are cells of memory, the life of each object, the allocator's lists, and what observers read and
+remember, as the property names it. Sequential consistency only: cache maintenance touches
 nothing, and fences and TLB maintenance touch what TLBs may hold, where that is watched.
 """
 
@@ -12,13 +12,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from fuzzvm.explore.automaton import Edge, Node
-from fuzzvm.explore.exhaustive.regions import Regions
-from fuzzvm.kernel.mmap_lock import AssertWriteLocked
-from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkEnds
+from fuzzvm.explore.exhaustive.needs import OutdatedError
 from fuzzvm.machine.ops import (
     Address,
     Alloc,
-    Annotation,
     Await,
     Barrier,
     Fence,
@@ -31,7 +28,7 @@ from fuzzvm.machine.ops import (
     Tlbi,
     object_of,
 )
-from fuzzvm.scenario.calls import Output
+from fuzzvm.machine.property import Look, Observed
 
 _HEAP = "heap"
 _TLB = "tlb"
@@ -39,20 +36,16 @@ _TLB = "tlb"
 them."""
 
 
-_LASTING = (MappingNoted, WalkEnds)
-"""What passes a check now passes it after any writes of others as well."""
-
-
 class Footprints:
-    """Footprints of the steps and futures of one system's automata.
+    """Footprints of the steps and futures of one task's automata.
 
-    `unwatched` are the objects from boot that oracles do not watch; whatever is allocated later may be a page table.
-    `regions` says which part of the page tables a step concerns, and `tlb` whether TLBs are watched.
+    `unwatched` are the objects from boot that the property does not watch; whatever is allocated later may be watched.
+    `observed` says what observers read, and `hardware` whether they follow what TLBs may hold.
     """
 
-    def __init__(self, unwatched: frozenset[int], regions: Regions, *, tlb: bool) -> None:
-        self._tlb = tlb
-        self._regions = regions
+    def __init__(self, unwatched: frozenset[int], observed: Observed, *, hardware: bool) -> None:
+        self._hardware = hardware
+        self._observed = observed
         self._unwatched = unwatched
         self._places: dict[Hashable, int] = {}
         self._of_node: dict[Node, tuple[int, int]] = {}
@@ -83,57 +76,47 @@ class Footprints:
             case Fetch(address):
                 reads = [address]
             case Store(address, value):
-                self._regions.check(address, value)
+                self._observed.check(address, value)
                 reads, writes = [("life", object_of(address))], self._written(address)
             case Rmw(address):
                 reads, writes = [address, ("life", object_of(address))], self._written(address)
             case Alloc(_, label):
-                self._regions.learn(label)
+                if not self._observed.knows(label):
+                    raise OutdatedError
                 writes = [_HEAP]
             case Free(address):
-                reads, writes = [*self._regions.of_table(address), _TLB], [_HEAP, ("life", object_of(address))]
-            case Fence(Barrier.DSB_ISH | Barrier.ISB) if self._tlb:
+                reads, writes = [*self._observed.free(address), _TLB], [_HEAP, ("life", object_of(address))]
+            case Fence(Barrier.DSB_ISH | Barrier.ISB) if self._hardware:
                 writes = [_TLB]
-            case Tlbi() | InterruptAll() if self._tlb:
+            case Tlbi() | InterruptAll() if self._hardware:
                 # what is valid then is held again at once
-                reads, writes = [*self._regions.all], [_TLB]
+                reads, writes = [*self._observed.all], [_TLB]
         return self._masks(reads, writes)
 
     def _written(self, address: Address) -> list[Hashable]:
         if object_of(address) in self._unwatched:
             return [address]
-        places = [address, *self._regions.of_entry(address)]
-        return [*places, _TLB] if self._tlb else places
+        places = [address, *self._observed.store(address)]
+        return [*places, _TLB] if self._hardware else places
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
-        """Return (accesses, conflicts) of what oracles are told.
+        """Return (accesses, conflicts) of what observers are told.
 
-        A mapping that is noted, or a walk that ends, is checked against the page tables; but what passes that check now
-        passes it after any writes of others as well, since a mapping that they take away is remembered as one that was
-        there. So such a step may be taken before those writes (it has no accesses), and not those before it.
+        What passes a `lasting` check now passes it after any writes of others as well. So such a step may be taken
+        before those writes (it has no accesses), and not those before it.
         """
         if not edge.notes:
             return 0, 0
-        annotations = [note.annotation for note in edge.notes]
-        accesses, _ = self._masks(
-            [place for note in annotations if not isinstance(note, _LASTING) for place in self._looked_at(note)], []
-        )
-        return accesses, self._masks([place for note in annotations for place in self._looked_at(note)], [])[1]
+        looks = self._looks(edge)
+        accesses, _ = self._masks([place for look in looks if not look.lasting for place in look.locations], [])
+        return accesses, self._masks([place for look in looks for place in look.locations], [])[1]
+
+    def _looks(self, edge: Edge) -> list[Look]:
+        return [self._observed.annotation(note.annotation) for note in edge.notes]
 
     def is_last(self, node: Node) -> bool:
         """Return whether what comes after the operation of a local state does not count: it always does."""
         return False
-
-    def _looked_at(self, annotation: Annotation) -> list[Hashable]:
-        """Return the locations that oracles read when a program says something."""
-        match annotation:
-            case Output():
-                return []
-            case AssertWriteLocked(lock):
-                return [lock.address]
-            case MappingNoted(_, addr):
-                return [self._regions.at(addr)]
-        return [*self._regions.all]
 
     def _masks(self, reads: list[Hashable], writes: list[Hashable]) -> tuple[int, int]:
         """Return (accesses, conflicts): bit 2n of a location's accesses is a read, bit 2n + 1 a write."""
@@ -153,5 +136,5 @@ class Footprints:
         return self._operation(node)[1]
 
     def of_notes(self, edge: Edge) -> int:
-        """Return what is read by oracles where a program says something conflicts with."""
+        """Return what is read by observers where a program says something conflicts with."""
         return self._notes(edge)[1]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from fuzzvm.explore.exhaustive.memory_use import resident, resident_beside
+from fuzzvm.machine.errors import StoppedError
+from fuzzvm.supervision import inside
+
+__all__ = ["CHECK_EVERY", "Limits", "StoppedError", "Watch", "bounded_by", "limit_process"]
 
 CHECK_EVERY = 4096
 """States between two looks at the clock and at the memory used, at most."""
@@ -29,10 +34,6 @@ class Limits:
     asked_seconds: float | None = None
 
 
-class StoppedError(Exception):
-    """A bound was reached; the message names it."""
-
-
 _of_this_process: list[int | None] = [None]
 
 
@@ -42,6 +43,19 @@ def limit_process(max_memory: int | None) -> None:
     For a process that searches for another machine, which cannot know how much memory there is here.
     """
     _of_this_process[0] = max_memory
+
+
+def bounded_by(limits: Limits) -> AbstractContextManager[object]:
+    """Bound the body by time and memory where this process is guarded: it raises StoppedError wherever it stands."""
+    watch = Watch(limits)
+    seconds = limits.max_seconds
+    return inside.bounded(
+        StoppedError,
+        name="" if seconds is None else f"--max-seconds {limits.asked_seconds or seconds:g} reached",
+        seconds=seconds,
+        passed=lambda: f"{passed} reached" if (passed := watch.passed()) else "",
+        memory=limits.pooled_memory or limits.max_memory or 0,
+    )
 
 
 class Watch:
@@ -75,17 +89,17 @@ class Watch:
             raise StoppedError(f"--max-states {limits.max_states} reached")
         if limits.max_seconds is not None and now - self._began >= limits.max_seconds:
             asked = limits.asked_seconds or limits.max_seconds
-            raise StoppedError(f"--max-seconds {asked:g} reached after {states} states")
-        if passed := self._passed(0):
+            raise StoppedError(f"--max-seconds {asked:g} reached after {states} states{inside.slow_code()}")
+        if passed := self.passed():
             raise StoppedError(f"{passed} reached after {states} states")
         return now
 
     def room(self, size: int) -> None:
         """Raise StoppedError if that many bytes more, about to be taken at once, would be past the limit."""
-        if passed := self._passed(size):
+        if passed := self.passed(size):
             raise StoppedError(f"{passed} reached")
 
-    def _passed(self, more: int) -> str:
+    def passed(self, more: int = 0) -> str:
         """Return which limit of memory is passed with that many bytes more; '' if none."""
         share, pool = self._limits.max_memory, self._limits.pooled_memory
         if share is None or (mine := resident() + more) < share:

@@ -16,15 +16,19 @@ from typing import Any, ClassVar
 
 from fuzzvm.explore.automaton import Automaton, Edge, Node
 from fuzzvm.explore.exhaustive.futures import Futures
-from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import MemoryModel, Needs
 from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Fetch, Free, Load, Order, Rmw, Store, object_of
+from fuzzvm.machine.property import Observed
 
 _LOOKS = 1
-"""Oracles ask what the CPU may read of any page-table entry."""
+"""Observers ask what the CPU may read of any object that they watch."""
 _OVERTAKES = 2
 """A store may be seen before the loads that the CPU has executed so far."""
 _STORES = 4
+_EXACT = 8
+"""Operations say what they depend on."""
+_FIRST = 16
+"""The first of the bits for what has a location."""
 _KINDS = ("load", "read", "fetch", "ordering", "free", "barrier")
 """What there is a bit for by what it is done to."""
 
@@ -33,20 +37,17 @@ class OutdatedError(Exception):
     """A CPU does more than the search assumed; it has to begin again."""
 
 
-class DifferentProgramsError(Exception):
-    """Two processes that work on one search do not know the same programs."""
-
-
 class _Facts:
     """One bit for each thing that a CPU may do."""
 
-    def __init__(self, unwatched: frozenset[int]) -> None:
+    def __init__(self, unwatched: frozenset[int], observed: Observed) -> None:
         self._unwatched = unwatched
+        self._observed = observed
         self._bits: dict[tuple[str, int | Barrier], int] = {}
         self.entries: set[Address] = set()
-        """All page-table entries that are known of.
+        """All locations of objects that may be watched, as far as they are known.
 
-        It may grow during a search: an entry is known before it is first stored to, and until then there is one value
+        It may grow during a search: a location is known before it is first stored to, and until then there is one value
         to read.
         """
         self._needs: dict[int, Needs] = {}
@@ -57,15 +58,18 @@ class _Facts:
         op = node.op
         if isinstance(op, Load | Await | Rmw | Store) and object_of(op.address) not in self._unwatched:
             self.entries.add(op.address)
+        exact = _EXACT if op is not None and getattr(op, "depends", None) is not None else 0
         match op:
             case Load(address, order):
-                return self._bit("load", address) | self._read(address, order)
+                return exact | self._bit("load", address) | self._read(address, order)
             case Await(address, _, order):
-                return self._read(address, order)
+                return exact | self._read(address, order)
             case Rmw(address):
-                return self._read(address, Order.ACQUIRE)
+                # one that compares may be a load
+                loads = 0 if op.expected is None else self._bit("load", address)
+                return exact | loads | self._read(address, Order.ACQUIRE)
             case Store():
-                return _STORES
+                return exact | _STORES
             case Fetch(address):
                 return self._bit("fetch", address)
             case Free(address):
@@ -79,14 +83,14 @@ class _Facts:
         return bits if order is Order.PLAIN else bits | self._bit("ordering", address)
 
     def of_notes(self, edge: Edge) -> int:
-        """Return what oracles ask for when a program says something."""
-        return _LOOKS if any(isinstance(note.annotation, WalkBegins) for note in edge.notes) else 0
+        """Return what observers ask for when a program says something."""
+        return _LOOKS if any(self._observed.annotation(note.annotation).readable for note in edge.notes) else 0
 
     def is_last(self, node: Node) -> bool:
         return False
 
     def _bit(self, what: str, which: int | Barrier) -> int:
-        return 8 << self._bits.setdefault((what, which), len(self._bits))
+        return _FIRST << self._bits.setdefault((what, which), len(self._bits))
 
     def needs(self, mask: int) -> Needs:
         """Return what a CPU may do that may do the things of these bits."""
@@ -97,14 +101,14 @@ class _Facts:
         if found is None:
             parts: dict[str, set[Any]] = {what: set() for what in _KINDS}
             for (what, which), bit in self._bits.items():
-                if mask >> bit & 8:
+                if mask >> bit & _FIRST:
                     parts[what].add(which)
             if mask & _LOOKS:
                 parts["load"] |= self.entries
                 parts["read"] |= self.entries
             loads, reads, fetches, ordering, frees, barriers = (frozenset(parts[what]) for what in _KINDS)
-            stores, overtakes = bool(mask & _STORES), bool(mask & _OVERTAKES)
-            found = Needs(loads, reads, fetches, ordering, frees, barriers, stores, overtakes)
+            stores, overtakes, exact = bool(mask & _STORES), bool(mask & _OVERTAKES), bool(mask & _EXACT)
+            found = Needs(loads, reads, fetches, ordering, frees, barriers, stores, overtakes, exact)
             self._needs[mask] = found
         return found
 
@@ -129,16 +133,22 @@ class _Overtaking:
 
 
 class Assumed:
-    """What the CPUs of a system are assumed to do, from each place of their automata on.
+    """What the CPUs of a task are assumed to do, from each place of their automata on.
 
-    `unwatched` are the objects from boot that are no page tables.
+    `unwatched` are the objects from boot that are not watched, and `observed` says what observers read.
     """
 
     forgets: ClassVar[bool] = True
     """Whether memory may forget what is not assumed to be needed."""
 
-    def __init__(self, automata: Sequence[Automaton], unwatched: frozenset[int], model: type[MemoryModel]) -> None:
-        self._facts = _Facts(unwatched)
+    def __init__(
+        self,
+        automata: Sequence[Automaton],
+        unwatched: frozenset[int],
+        model: type[MemoryModel],
+        observed: Observed,
+    ) -> None:
+        self._facts = _Facts(unwatched, observed)
         self._automata = automata
         self._futures = [Futures(automaton, self._facts) for automaton in automata]
         self._overtaking = [Futures(automaton, _Overtaking(model)) for automaton in automata]

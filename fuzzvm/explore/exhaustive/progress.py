@@ -10,10 +10,13 @@ rule is coarser: it calls a run of MAX_STEPS steps `no-progress`, whatever might
 
 from __future__ import annotations
 
+from collections import deque
+
+from fuzzvm.explore.exhaustive.explorer import Parents, all_moves, explore
 from fuzzvm.explore.exhaustive.limits import Limits, Watch
 from fuzzvm.explore.exhaustive.recurrence import recurrent
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.space import Space, Way
 from fuzzvm.machine.errors import NO_PROGRESS
 from fuzzvm.machine.execution import MAX_STEPS
 from fuzzvm.machine.schedule import Schedule, Step
@@ -29,78 +32,51 @@ def may_cycle(space: Space) -> bool:
 def endless_run(space: Space, limits: Limits) -> Schedule | None:
     """Return a schedule of MAX_STEPS steps into a state that no end can be reached from, and on; None if there is none.
 
-    The space has no errors otherwise. Its first part is a shortest way there by steps. Raises StoppedError.
+    An error is an end as well. Its first part is a shortest way there by steps. Raises StoppedError.
     """
-    assert isinstance(space.start, int)
-    watch = Watch(limits)
-    order, before, ends = _reached(space, space.start, watch)
-    ending = set(ends)
-    while ends:
-        for state in before[ends.pop()]:
-            if state not in ending:
-                ending.add(state)
-                ends.append(state)
-    trapped = next((state for state in order if state not in ending), None)
-    return None if trapped is None else _onward(space, trapped)
+    start = space.start
+    assert isinstance(start, int)
+    goal = _Backwards(start)
+    explore(deque([start]), {start}, all_moves(space), goal, Watch(limits))
+    trapped = goal.trapped()
+    return None if trapped is None else _onward(space, goal.way_to(trapped), trapped)
 
 
-def _reached(space: Space, start: int, watch: Watch) -> tuple[list[int], dict[int, list[int]], list[int]]:
-    """Return all states, those that fewer steps lead to first; the states before each; and those without a step."""
-    lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
-    before: dict[int, list[int]] = {start: []}
-    order = [start]
-    ends = []
-    look = watch.next_look
-    for state in order:
-        following = []
-        for mask, table, compute in lanes:
-            key = state & mask
-            entry = table.get(key)
-            if entry is None:
-                entry = compute(key)
-            if not isinstance(entry, int):
-                following += [state + way.delta for way in entry]
-            elif entry:
-                following.append(state + entry)
-        if space.has_agents:
-            for ways in space.agent_steps(state).values():
-                following += [state + way.delta for way in ways]
-        for target in following:
-            if target in before:
-                before[target].append(state)
-            else:
-                before[target] = [state]
-                order.append(target)
-        if not following:
-            ends.append(state)
-        if len(order) >= look:
-            watch.look(len(order))
-            look = watch.next_look
-    return order, before, ends
+class _Backwards(Parents):
+    """Remembers the states before each, and those without a step."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self._before: dict[int, list[int]] = {start: []}
+        """By state, those that fewer steps lead to first."""
+        self._ends: list[int] = []
+
+    def step(self, state: int, step: Step, following: int) -> None:
+        super().step(state, step, following)
+        self._before.setdefault(following, []).append(state)
+
+    def error(self, state: int, agent: int, way: Way) -> None:
+        self._ends.append(state)
+
+    def end(self, state: int) -> None:
+        self._ends.append(state)
+
+    def trapped(self) -> int | None:
+        """Return the first state that no end can be reached from; None if there is none."""
+        ending, ends = set(self._ends), list(self._ends)
+        while ends:
+            for state in self._before[ends.pop()]:
+                if state not in ending:
+                    ending.add(state)
+                    ends.append(state)
+        return next((state for state in self._before if state not in ending), None)
 
 
-def _onward(space: Space, trapped: int) -> Schedule:
-    """Return a run of MAX_STEPS steps through a state: to it by a shortest way, and on by any."""
-    assert isinstance(space.start, int)
-    parents: dict[int, tuple[int, Step]] = {}
-    order = [space.start]
-    for state in order:
-        if trapped in parents:
-            break
-        for agent, way in space.steps(state):
-            following = state + way.delta
-            if following not in parents and following != space.start:
-                parents[following] = (state, (agent, *way.choices))
-                order.append(following)
-    steps: list[Step] = []
-    state = trapped
-    while state in parents:
-        state, step = parents[state]
-        steps.append(step)
-    steps.reverse()
-    state = trapped
+def _onward(space: Space, way: Schedule, state: int) -> Schedule:
+    """Return a run of MAX_STEPS steps: a way to a state, and on by any steps."""
+    steps = list(way)
     while len(steps) < MAX_STEPS:
-        agent, way = space.steps(state)[0]
-        steps.append((agent, *way.choices))
-        state += way.delta
+        agent, taken = space.steps(state)[0]
+        steps.append((agent, *taken.choices))
+        state += taken.delta
     return tuple(steps[:MAX_STEPS])

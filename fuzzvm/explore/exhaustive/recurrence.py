@@ -57,9 +57,10 @@ def _own_locations(automata: Sequence[Automaton], cyclic: Sequence[frozenset[int
     for other, automaton in enumerate(automata):
         for number in sorted(cyclic[other]):
             match automaton.nodes[number].op:
-                case Rmw(address):
+                case Rmw(address) as op:
                     writers[address].add(other)
-                    if other == cpu:
+                    # what compares may read something older than what the CPU itself has left there
+                    if other == cpu and op.expected is None:
                         changed[address] = None
                 case Store(address):
                     writers[address].add(other)
@@ -82,7 +83,9 @@ def _with_value(automaton: Automaton, values: Values, cyclic: frozenset[int], ad
             if edge.target is None or edge.target.number not in cyclic:
                 continue
             value = known
-            if isinstance(node.op, Store) and node.op.address == address:
+            if (isinstance(node.op, Store) and node.op.address == address) or (
+                isinstance(node.op, Rmw) and node.op.address == address and node.op.expected is not None
+            ):
                 value = _UNKNOWN
             elif isinstance(node.op, Rmw) and node.op.address == address:
                 if known not in (_UNKNOWN, response):

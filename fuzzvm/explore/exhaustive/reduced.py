@@ -23,13 +23,13 @@ from itertools import islice, permutations
 from typing import Any
 
 from fuzzvm.explore.automaton import Node
+from fuzzvm.explore.exhaustive.explorer import Goal, explore
 from fuzzvm.explore.exhaustive.footprint import Footprints
 from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.explore.exhaustive.limits import Limits, Watch
 from fuzzvm.explore.exhaustive.recurrence import recurrent
-from fuzzvm.explore.exhaustive.regions import Regions
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Entry, Lane, Space
+from fuzzvm.explore.exhaustive.space import Entry, Lane, Space, Way
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
 from fuzzvm.machine.execution import MAX_STEPS
 
@@ -49,7 +49,7 @@ class Reduction:
         self._space = space
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
         self._watch = Watch(limits)
-        boot = space.system.booted()
+        boot = space.task.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
         self._footprints = self._make_footprints(unwatched)
         self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
@@ -70,8 +70,8 @@ class Reduction:
         """How many of them, from the first, were visited before a future grew, or while it did."""
 
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
-        system = self._space.system
-        return Footprints(unwatched, Regions(system), tlb=system.kernel.tlb)
+        prop = self._space.task.property
+        return Footprints(unwatched, prop.observed(), hardware=prop.hardware)
 
     def walk_ahead(self) -> None:
         """Take a few runs to their ends, so that most of what CPUs may touch is known before the search begins."""
@@ -144,47 +144,21 @@ class Reduction:
 
     def _visit(self, todo: list[int], *, first_only: bool) -> None:
         """Take the steps of a persistent set in each state of `todo` and in all that follow."""
-        space = self._space
-        visited = self.visited
-        canonical = None if self._symmetry is None else self._symmetry.canonical
         lanes = self._lanes()
         chosen = self._chosen
-        stack = todo
-        transitions = 0
-        look = self._watch.next_look
-        while stack and not (self.findings and first_only):
-            state = stack.pop()
-            before = transitions
-            for _, entry in chosen(state, lanes):
-                if isinstance(entry, int):
-                    if entry:
-                        transitions += 1
-                        following = state + entry
-                        if following not in visited:
-                            if canonical is not None and (following := canonical(following)) in visited:
-                                continue
-                            visited.add(following)
-                            stack.append(following)
-                    continue
-                for _, delta, finding in entry:
-                    transitions += 1
-                    if finding is not None:
-                        self.findings[finding] = None
-                    elif (following := state + delta) not in visited:
-                        if canonical is not None and (following := canonical(following)) in visited:
-                            continue
-                        visited.add(following)
-                        stack.append(following)
-            if transitions == before:
-                finding = space.ended(state)
-                if finding is not None:
-                    self.findings[finding] = None
-                else:
-                    self.ends.add(state)
-            if len(visited) >= look:
-                self._watch.look(len(visited))
-                look = self._watch.next_look
+        canonical = None if self._symmetry is None else self._symmetry.canonical
+        goal = _Errors(self, first_only=first_only)
+        transitions = explore(
+            todo, self.visited, lambda state: chosen(state, lanes), goal, self._watch, canonical=canonical
+        )
         self.transitions += transitions
+
+    def ended(self, state: int) -> Finding | None:
+        """Return what is wrong with a run that ends in a state; keep the state where that is nothing."""
+        finding = self._space.ended(state)
+        if finding is None:
+            self.ends.add(state)
+        return finding
 
     def _lanes(self) -> list[Any]:
         """Return what `_chosen` looks at of each CPU, as far as it is known."""
@@ -262,6 +236,28 @@ class Reduction:
             for other, image in self._symmetry.mirror(cpu, node):
                 if self._futures[other].learn(image):
                     self._outdated = len(self._reduced) + 1
+
+
+class _Errors(Goal):
+    """Collects errors and ends."""
+
+    def __init__(self, search: Reduction, *, first_only: bool) -> None:
+        self._search = search
+        self._first_only = first_only
+        self.done = first_only and bool(search.findings)
+
+    def error(self, state: int, agent: int, way: Way) -> None:
+        assert way.finding is not None
+        self._note(way.finding)
+
+    def end(self, state: int) -> None:
+        finding = self._search.ended(state)
+        if finding is not None:
+            self._note(finding)
+
+    def _note(self, finding: Finding) -> None:
+        self._search.findings[finding] = None
+        self.done = self._first_only
 
 
 def several(moves: Sequence[Move]) -> list[int]:

@@ -40,7 +40,7 @@ def search_reduced(
     if isinstance(space.start, Finding):
         return Searched(1, 0, (space.start,))
     if not can_reduce(space):
-        raise ValueError(f"memory model {space.system.memory} does not say what its steps touch")
+        raise ValueError(f"memory model {space.task.memory} does not say what its steps touch")
     search: Reduction
     if isinstance(space.shared, FlatShared):
         search = Reduction(space, limits, symmetry)
@@ -79,7 +79,7 @@ def foresee(space: Space, limits: Limits) -> None:
     cut short: by its own bound on states, and by the time and memory of `limits`.
     """
     if space.has_agents:
-        twin = Space(space.system, strong_twin_of=space)
+        twin = Space(space.task, strong_twin_of=space)
         if isinstance(twin.start, int):
             search_reduced(twin, replace(limits, max_states=FORESEEN_STATES), first_only=False)
         space.renew()

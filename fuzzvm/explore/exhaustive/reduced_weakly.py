@@ -11,11 +11,10 @@ from typing import Any
 from fuzzvm.explore.exhaustive.footprint import Footprints
 from fuzzvm.explore.exhaustive.futures import Futures
 from fuzzvm.explore.exhaustive.reduced import Move, Reduction, several
-from fuzzvm.explore.exhaustive.regions import Regions
-from fuzzvm.explore.exhaustive.space import SHARED_MASK, Entry, Lane, Way
+from fuzzvm.explore.exhaustive.space import SHARED_MASK, Entry, Lane, ways_of
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
-from fuzzvm.explore.exhaustive.weak_footprint import Looks, WeakFootprints, idle
-from fuzzvm.machine.ops import CacheMaintenance, InterruptAll, Load, Store, object_of
+from fuzzvm.explore.exhaustive.weak_footprint import Looks, WeakFootprints
+from fuzzvm.machine.ops import Alloc, CacheMaintenance, InterruptAll, Load, Store, object_of
 
 Begun = tuple[tuple[int, int], ...]
 """Accesses and conflicts of what each CPU has begun; empty where nobody has begun anything."""
@@ -29,9 +28,11 @@ class WeakReduction(Reduction):
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
         assert isinstance(self._space.shared, SteppedShared)
         self._unwatched = unwatched
-        self._tlb = self._space.system.kernel.tlb
-        regions = Regions(self._space.system, self._space.automata)
-        self._weak = WeakFootprints(unwatched, regions, self._space.shared.model, tlb=self._tlb)
+        prop = self._space.task.property
+        self._hardware = prop.hardware
+        ops = [node.op for automaton in self._space.automata for node in automaton.nodes]
+        observed = prop.observed([op.label for op in ops if isinstance(op, Alloc)])
+        self._weak = WeakFootprints(unwatched, observed, self._space.shared.model, hardware=self._hardware)
         looks = Looks(self._weak, self._space.shared.model)
         self._looks = [Futures(automaton, looks) for automaton in self._space.automata]
         self._begun: dict[int, Begun] = {}
@@ -108,7 +109,7 @@ class WeakReduction(Reduction):
                     accesses |= others
             buffered = self._space.agent_steps(state).get(len(self._space.lanes) + lane.cpu)
             if buffered is not None:
-                entry = (*_ways(entry), *buffered)
+                entry = (*ways_of(entry), *buffered)
         return entry, accesses
 
     def _put_early(self, lane: Lane, key: int, entry: Entry, begun: Begun) -> Entry:
@@ -118,7 +119,7 @@ class WeakReduction(Reduction):
         op = lane.nodes[key >> lane.shift].op
         # code might be fetched by the CPU itself, which sees a difference; and hardware that walks page tables sees
         # whether a store is in place before an invalidation
-        if self._tlb or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
+        if self._hardware or not isinstance(op, Store) or object_of(op.address) in self._unwatched:
             return entry
         looks = self._looks[lane.cpu]
         looked_at = looks.of[looks.places[key >> lane.shift]]
@@ -143,7 +144,6 @@ class WeakReduction(Reduction):
         entries = self._entries[lane.cpu]
         looks = self._looks[lane.cpu]
         shared: Any = self._space.shared
-        tlb = self._tlb
 
         def compute_entry(key: int) -> int:
             accesses = compute(key)
@@ -154,7 +154,7 @@ class WeakReduction(Reduction):
             if not isinstance(entry, int) and isinstance(node.op, Store | CacheMaintenance) and len(entry) == 2:
                 unfinished = shared.unfinished(key & SHARED_MASK)
                 # where a store overtakes loads of what may be freed, it matters when it is executed
-                if not (unfinished and unfinished[lane.cpu].objects) and idle(shared.model, node, tlb=tlb):
+                if not (unfinished and unfinished[lane.cpu].objects) and self._weak.idle(node):
                     entry = tuple(way for way in entry if way.choices == _AT_ONCE)
             elif not isinstance(entry, int) and isinstance(node.op, Load) and all(way.finding is None for way in entry):
                 targets = [((key + way.delta) & SHARED_MASK, (key + way.delta) >> lane.shift) for way in entry]
@@ -169,9 +169,3 @@ class WeakReduction(Reduction):
             return accesses
 
         return compute_entry
-
-
-def _ways(entry: Entry) -> tuple[Way, ...]:
-    if isinstance(entry, int):
-        return (Way((), entry, None),) if entry else ()
-    return entry

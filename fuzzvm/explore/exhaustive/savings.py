@@ -1,4 +1,4 @@
-"""What the reductions save: the states of one system with and without each."""
+"""What the reductions save: the states of one task with and without each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fuzzvm.explore.exhaustive.reduced_search import search_reduced
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.symmetry import Symmetry
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Savings:
     both: int
 
 
-def savings(system: System, limits: Limits) -> Savings:
-    """Search a system, past errors, in every way that there is; a number at a bound is that bound.
+def savings(task: Task, limits: Limits) -> Savings:
+    """Search a task, past errors, in every way that there is; a number at a bound is that bound.
 
     Raises AsymmetryError and UnkeyableError as the searches do, ValueError where reductions do not apply.
     """
-    space = Space(system)
+    space = Space(task)
     symmetry = Symmetry(space)
     return Savings(
-        search(Space(system, live_only=False), limits, first_only=False).states,
+        search(Space(task, live_only=False), limits, first_only=False).states,
         search(space, limits, first_only=False).states,
         search_reduced(space, limits, first_only=False).states,
         search(space, limits, first_only=False, symmetry=symmetry).states,

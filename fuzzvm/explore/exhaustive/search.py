@@ -20,7 +20,8 @@ class Searched:
     """What a search saw. `findings` are errors in the order found; `stopped` names the bound that cut it, '' if none.
 
     `ends` are the states in which runs end well; `passes` counts the rounds of a
-    reduced search, and `endless` is a run that never ends.
+    reduced search, and `endless` is a run that never ends. `space` is the space that was searched, where it is not the
+    one that was asked about.
     """
 
     states: int
@@ -30,6 +31,7 @@ class Searched:
     ends: frozenset[int] = frozenset()
     passes: int = 1
     endless: Schedule | None = None
+    space: Space | None = None
 
     @property
     def complete(self) -> bool:

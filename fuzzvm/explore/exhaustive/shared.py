@@ -1,4 +1,4 @@
-"""What CPUs share, as numbered states: memory, objects, and what the oracles remember.
+"""What CPUs share, as numbered states: memory, objects, and what the property remembers.
 
 A search sees shared state through this narrow interface. `flat` is the fast one, for sequential consistency;
 `stepped` drives a machine, and so serves every memory model that has a `state()`.
@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from fuzzvm.explore.automaton import Edge, Node
 from fuzzvm.machine.errors import Failure, ModelError
 from fuzzvm.machine.machine import stuck_error
+from fuzzvm.machine.ops import Address
 
 
 class Finding(NamedTuple):
@@ -50,6 +51,9 @@ class Shared(Protocol):
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
         """Return every way that a CPU's step can go; none where it is blocked."""
+
+    def holds(self, shared: int, address: Address) -> bool:
+        """Return whether an address is that of a location of an object, dead or alive."""
 
     def agents(self, shared: int) -> Sequence[int]:
         """Return the memory model's own agents that can step."""

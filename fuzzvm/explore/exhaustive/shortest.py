@@ -49,8 +49,17 @@ class Wanted:
 ANY = Wanted()
 
 
-class _Search:
-    """Settles pairs of state and last agent in the order of their cost; `_parents` holds each one's predecessor."""
+Cost = tuple[int, int]
+"""Context switches and steps, in the order in which runs are compared."""
+Ending = tuple[int, int | None, Way | None]
+"""How a run ends: a pair, and the step after it that goes wrong, if it is a step that does."""
+
+
+class ShortestSearch:
+    """Settles pairs of state and last agent in the order of their cost; `_parents` holds each one's predecessor.
+
+    It ends when no run can be shorter than the best one that it has found.
+    """
 
     def __init__(self, space: Space, wanted: Wanted, limits: Limits, *, preemptions: bool) -> None:
         self._space = space
@@ -59,9 +68,11 @@ class _Search:
         self._preemptions = preemptions
         self._parents: dict[int, int] = {}
         self.transitions = 0
-        self.best: tuple[int, int] | None = None
-        self._last: tuple[int, int | None, Way | None] = (0, None, None)
-        """How the best run ends: a pair, and the step after it that goes wrong, if it is a step that does."""
+        self.best: Cost | None = None
+        self.reached: Cost = (0, 0)
+        """All pairs of a lower cost are settled."""
+        self._last: Ending = (0, None, None)
+        """How the best run ends."""
 
     @property
     def states(self) -> int:
@@ -83,7 +94,8 @@ class _Search:
                 # a step costs one, so the next list is nearly always the next number
                 while steps not in level:
                     steps += 1
-                if self.best is not None and (switches, steps) >= self.best:
+                self.reached = (switches, steps)
+                if self.best is not None and self.reached >= self.best:
                     return False
                 self._settle(level.pop(steps), switches, steps, level, following)
             level = following
@@ -138,7 +150,7 @@ class _Search:
             if transitions == before:
                 finding = space.ended(state)
                 if finding is not None and finding in self._wanted:
-                    self._found((switches, steps), pair, None, None)
+                    self._found(finding, (switches, steps), (pair, None, None))
         if near:
             level.setdefault(steps + 1, []).extend(near)
         if far:
@@ -161,31 +173,36 @@ class _Search:
         for way in ways:
             if way.finding is not None:
                 if way.finding in self._wanted:
-                    self._found((switches, steps + 1), pair, agent, way)
+                    self._found(way.finding, (switches, steps + 1), (pair, agent, way))
                 continue
             target = ((pair >> AGENT_BITS) + way.delta) << AGENT_BITS | agent
             if target not in self._parents:
                 (near if free or agent == last else far).append((target, pair))
 
-    def _found(self, cost: tuple[int, int], pair: int, agent: int | None, way: Way | None) -> None:
+    def _found(self, finding: Finding, cost: Cost, ending: Ending) -> None:
         if self.best is None or cost < self.best:
             self.best = cost
-            self._last = (pair, agent, way)
+            self._last = ending
 
     def _can_step(self, state: int, agent: int) -> bool:
         return any(who == agent for who, _ in self._space.steps(state))
 
     def result(self) -> tuple[Schedule, Finding]:
         """Return the best run, and what goes wrong in it."""
-        pair, agent, way = self._last
+        pair, _, way = self._last
         finding = way.finding if way is not None else self._space.ended(pair >> AGENT_BITS)
         assert finding is not None
+        return self.schedule(self._last), finding
+
+    def schedule(self, ending: Ending) -> Schedule:
+        """Return the run that was settled first of those that end so."""
+        pair, agent, way = ending
         steps = [] if agent is None or way is None else [(agent, *way.choices)]
         while self._parents[pair] != pair:
             parent = self._parents[pair]
             steps.append(self._step_between(parent, pair))
             pair = parent
-        return tuple(reversed(steps)), finding
+        return tuple(reversed(steps))
 
     def _step_between(self, parent: int, pair: int) -> tuple[int, ...]:
         state, target, agent = parent >> AGENT_BITS, pair >> AGENT_BITS, pair & _AGENT_MASK
@@ -211,7 +228,7 @@ def shortest_run(
     if isinstance(space.start, Finding):
         hit = space.start in wanted
         return ShortestRun(() if hit else None, space.start if hit else None, True, 1, 0)
-    run = _Search(space, wanted, limits, preemptions=preemptions)
+    run = ShortestSearch(space, wanted, limits, preemptions=preemptions)
     stopped = ""
     try:
         if run.run(most_switches):

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fuzzvm.explore.exhaustive.explorer import Parents, all_moves, explore
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.space import Space, StateBoundError
-from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.explore.exhaustive.space import Space, StateBoundError, Way
+from fuzzvm.machine.schedule import Schedule
+
+
+class _AnyError(Parents):
+    """Ends at the first run that goes wrong; `schedule` is that run."""
+
+    def __init__(self, space: Space, start: int) -> None:
+        super().__init__(start)
+        self._space = space
+        self.schedule: Schedule | None = None
+
+    def error(self, state: int, agent: int, way: Way) -> None:
+        if not self.done:
+            self.schedule = (*self.way_to(state), (agent, *way.choices))
+            self.done = True
+
+    def end(self, state: int) -> None:
+        if self._space.ended(state) is not None:
+            self.schedule = self.way_to(state)
+            self.done = True
 
 
 def some_run(space: Space, limits: Limits) -> Schedule | None:
@@ -16,35 +36,12 @@ def some_run(space: Space, limits: Limits) -> Schedule | None:
     It visits states in the order of `search`, and so no more than that did, had it no reduction. `max_states` does not
     bound it: the verdict is known, and what is wanted is its schedule.
     """
-    if isinstance(space.start, Finding):
+    start = space.start
+    if isinstance(start, Finding):
         return ()
-    watch = Watch(replace(limits, max_states=None))
-    parents: dict[int, tuple[int, Step] | None] = {space.start: None}
-    stack = [space.start]
+    goal = _AnyError(space, start)
     try:
-        while stack:
-            state = stack.pop()
-            steps = space.steps(state)
-            for agent, way in steps:
-                step = (agent, *way.choices)
-                if way.finding is not None:
-                    return (*_path(parents, state), step)
-                following = state + way.delta
-                if following not in parents:
-                    parents[following] = (state, step)
-                    stack.append(following)
-            if not steps and space.ended(state) is not None:
-                return _path(parents, state)
-            if len(parents) >= watch.next_look:
-                watch.look(len(parents))
+        explore([start], {start}, all_moves(space), goal, Watch(replace(limits, max_states=None)))
     except (StoppedError, StateBoundError):
         return None
-    return None
-
-
-def _path(parents: dict[int, tuple[int, Step] | None], state: int) -> Schedule:
-    steps: list[Step] = []
-    while (before := parents[state]) is not None:
-        state, step = before
-        steps.append(step)
-    return tuple(reversed(steps))
+    return goal.schedule

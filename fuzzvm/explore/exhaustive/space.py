@@ -1,4 +1,4 @@
-"""The state space of one system: states as integers, steps as table look-ups.
+"""The state space of one task: states as integers, steps as table look-ups.
 
 A state is one integer: the number of the shared state in the low bits, the local state of each CPU above. What a
 CPU's step does depends on the shared state and that CPU's local state alone, so it is kept in a table by those two,
@@ -16,8 +16,10 @@ from fuzzvm.explore.exhaustive.needs import Anything, Assumed, OutdatedError
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, Shared, stuck
 from fuzzvm.explore.exhaustive.stepped import SteppedShared
 from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.machine import NO_LOCATION
 from fuzzvm.machine.memory import MemoryModel
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.ops import Free
+from fuzzvm.machine.task import Task
 
 T = TypeVar("T")
 
@@ -45,6 +47,13 @@ Entry = int | tuple[Way, ...]
 """What a table holds: the difference that the only way makes, 0 where no step is possible, else all ways."""
 
 
+def ways_of(entry: Entry) -> tuple[Way, ...]:
+    """Return the ways of a table's entry; none where no step is possible."""
+    if isinstance(entry, int):
+        return (Way((), entry, None),) if entry else ()
+    return entry
+
+
 class Lane:
     """The steps of one CPU. `mask` takes from a state what they depend on, `table` holds those known by that."""
 
@@ -58,6 +67,8 @@ class Lane:
         self.nodes = space.automata[cpu].nodes
         """The CPU's local states, by number."""
         self._space = space
+        self._sound: set[int] = set()
+        """Local states whose operation is of a location that there is."""
 
     def local(self, state: int) -> int:
         """Return the number of the CPU's local state."""
@@ -69,6 +80,8 @@ class Lane:
         entry: Entry = 0
         self.edges = ()
         if local:
+            if local not in self._sound:
+                self._check(number, local)
             outcomes = self._space.shared.step(number, self.cpu, self.nodes[local])
             if len(outcomes) == 1:
                 # nearly all steps have one way, to another state
@@ -84,6 +97,17 @@ class Lane:
         self.table[key] = entry
         return entry
 
+    def _check(self, number: int, local: int) -> None:
+        """Raise ProgramError where a local state's operation has an address at which nothing was ever allocated.
+
+        A free of what is no object is an error of its own, which the allocator sees.
+        """
+        node = self.nodes[local]
+        address = None if isinstance(node.op, Free) else getattr(node.op, "address", None)
+        if address is not None and not self._space.shared.holds(number, address):
+            raise self._space.automata[self.cpu].bad_operation(node, NO_LOCATION)
+        self._sound.add(local)
+
     def _ways(self, number: int, local: int, outcomes: Sequence[Outcome]) -> Entry:
         ways = []
         for outcome in outcomes:
@@ -98,18 +122,18 @@ class Lane:
 
 
 class Space:
-    """The state space of a system. `start` is its first state, or what goes wrong before any step.
+    """The state space of a task. `start` is its first state, or what goes wrong before any step.
 
     `fast` takes the tuples of `flat` where the memory model is sc, else machines are copied. `live_only` merges local
     states that differ in dead variables alone, `without_text` those that differ in the rows that walks print, which no
     oracle looks at. `forget` lets memory forget what no CPU needs any more: steps may raise OutdatedError then, which
-    `settled` answers. With `strong_twin_of`, memory is sequentially consistent whatever the system has, and the
+    `settled` answers. With `strong_twin_of`, memory is sequentially consistent whatever the task has, and the
     automata are those of that space: what one learns, the other knows.
     """
 
     def __init__(
         self,
-        system: System,
+        task: Task,
         *,
         fast: bool = True,
         live_only: bool = True,
@@ -117,14 +141,11 @@ class Space:
         forget: bool = True,
         strong_twin_of: Space | None = None,
     ) -> None:
-        self.system = system
-        weak = strong_twin_of is None and not (fast and system.memory == "sc")
+        self.task = task
+        weak = strong_twin_of is None and not (fast and task.memory == "sc")
         if strong_twin_of is None:
-            self.values = Values(without_text=without_text)
-            self.automata = [
-                Automaton(program, self.values, live_only=live_only, rewrite=system.rewrite)
-                for program in system.programs()
-            ]
+            self.values = Values(live_only=live_only, without_text=without_text)
+            self.automata = [Automaton(program, self.values) for program in task.programs()]
         else:
             self.values, self.automata = strong_twin_of.values, strong_twin_of.automata
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
@@ -135,21 +156,21 @@ class Space:
         self.start: int | Finding
         self._assumed: Assumed | None = None
         if self.has_agents:
-            boot = system.booted()
-            model = memory_models.get(system.memory)
+            boot = task.booted()
+            model = memory_models.get(task.memory)
             forgets = forget and model.normalise is not MemoryModel.normalise
             kind = Assumed if forgets else Anything
             unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
-            self._assumed = kind(self.automata, unwatched, model)
+            self._assumed = kind(self.automata, unwatched, model, task.property.observed())
         self._begin()
 
     def _begin(self) -> None:
         """Number states from the first one on."""
-        system, automata = self.system, self.automata
+        task, automata = self.task, self.automata
         if self._assumed is None:
-            self.shared = FlatShared(system, automata, self.values)
+            self.shared = FlatShared(task, automata, self.values)
         else:
-            self.shared = SteppedShared(system, automata, self.values, self._assumed)
+            self.shared = SteppedShared(task, automata, self.values, self._assumed)
         self.start = self.shared.start
         if isinstance(self.start, int):
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
@@ -194,8 +215,7 @@ class Space:
             entry = lane.table.get(key)
             if entry is None:
                 entry = lane.compute(key)
-            ways = (Way((), entry, None),) if isinstance(entry, int) and entry else entry or ()
-            found += [(lane.cpu, way) for way in ways]
+            found += [(lane.cpu, way) for way in ways_of(entry)]
         for agent, agent_ways in self.agent_steps(state).items():
             found += [(agent, way) for way in agent_ways]
         return found

@@ -1,7 +1,7 @@
 """Shared state under any memory model: what a step does is what a Machine does.
 
 A state is made of four parts, each numbered by its value: memory, what CPUs may still do with it, objects, what the
-oracles remember. A memory model takes part by its `state()`, the immutable value that its states are compared by, and
+property remembers. A memory model takes part by its `state()`, the immutable value that its states are compared by, and
 by `normalise`, which brings those of one future to one form; its choices are found by trying them all. The memory of
 each number is kept as an object that is never stepped, only copied, and what an operation of a CPU makes of it is
 worked out once, whatever CPUs may do afterwards. The normal form is taken after that, of what the CPU has come to.
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.needs import Assumed
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
-from fuzzvm.kernel.oracles import Oracles, Remembered
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import MEMORY_ALONE, Machine
 from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
+    Address,
     Alloc,
     Await,
     CacheMaintenance,
@@ -35,7 +35,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
 )
-from fuzzvm.scenario.system import System
+from fuzzvm.machine.task import Task
 
 _ACCESSES = (Load, Await, Store, Rmw)
 Masks = tuple[int, ...]
@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 
 class _Performed(NamedTuple):
-    """One way of an operation: its choices, the memory after it, objects and oracles after it, response, or error.
+    """One way of an operation: its choices; memory, objects and what is remembered after it; response, or error.
 
     Memory is as the operation leaves it, not in normal form.
     """
@@ -78,17 +78,15 @@ class _Performed(NamedTuple):
 class SteppedShared:
     """See `Shared`. Raises OutdatedError from steps that `assumed` does not know of; a new one is to be made then."""
 
-    def __init__(self, system: System, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
-        self._kernel = system.kernel
-        self._initial = system.remembered
-        self._hardware = system.kernel.tlb
-        """Whether oracles hear of all that TLBs depend on: every operation but loads with nothing buffered."""
+    def __init__(self, task: Task, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
+        self._hardware = task.property.hardware
+        """Whether observers hear of all that TLBs depend on: every operation but loads with nothing buffered."""
         self._automata = automata
         self._values = values
         self._assumed = assumed
         self._numbers: dict[tuple[int, int, int, int], int] = {}
         self._states: list[tuple[int, int, int, int]] = []
-        """Memory, masks, objects, what oracles remember."""
+        """Memory, masks, objects, what the property remembers."""
         self._memory_numbers: dict[tuple[int, ...], int] = {}
         self._memories: list[MemoryModel] = []
         self._part_numbers: dict[Hashable, int] = {}
@@ -97,8 +95,8 @@ class SteppedShared:
         self._masks: list[Masks] = []
         self._heap_numbers: dict[Hashable, int] = {}
         self._heaps: list[tuple[Allocator, frozenset[int]]] = []
-        self._remembered_numbers: dict[Remembered, int] = {}
-        self._remembered: list[Remembered] = []
+        self._remembered_numbers: dict[Hashable, int] = {}
+        self._remembered: list[Hashable] = []
         self._op_numbers: dict[Hashable, int] = {}
         self._ops: dict[Node, int] = {}
         self._performed: dict[tuple[int, int, int], tuple[_Performed, ...]] = {}
@@ -108,14 +106,14 @@ class SteppedShared:
         self._agent_steps: dict[tuple[int, ...], tuple[_Performed, ...]] = {}
         self._unfinished: dict[int, tuple[Unfinished, ...]] = {}
         self.nodes: list[Node] = []
-        machine = system.booted()
+        machine = task.booted()
         self.model = type(machine.memory)
         """The memory model."""
         machine.memory.key_of = values.number
         self._stepping = Machine(machine.memory)
-        # one machine for all steps: it and its oracles know each other, and nobody collects cycles during a search
-        self._stepping.observer = Oracles(self._stepping, self._kernel)
-        self.start: int | Finding = self._start(machine)
+        # one machine for all steps: it and its observer know each other, and nobody collects cycles during a search
+        self._observer = self._stepping.observer = task.property.observer(self._stepping)
+        self.start: int | Finding = self._start(machine, task.property.initial)
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
         memory, masks, _, _ = self._states[shared]
@@ -139,6 +137,9 @@ class SteppedShared:
     def memory(self, shared: int) -> MemoryModel:
         """Return the memory of a state, which is not to be stepped."""
         return self._memories[self._states[shared][0]]
+
+    def holds(self, shared: int, address: Address) -> bool:
+        return self._heaps[self._states[shared][2]][0].holds(address)
 
     def agents(self, shared: int) -> Sequence[int]:
         return self.memory(shared).agents()
@@ -178,9 +179,9 @@ class SteppedShared:
     def covered(self, shared: int, cpu: int, node: Node, targets: Sequence[tuple[int, int]]) -> list[int]:
         """Return which ways of a plain load others stand for; `targets` are the shared and local states after them.
 
-        A way is covered by one that reads an older store, if the program goes on alike, with objects and oracles alike
-        and a value that points to the same object or to none: the CPU's views are no greater after that one, so that
-        it can do whatever it could after the other.
+        A way is covered by one that reads an older store, if the program goes on alike, with equal objects and an equal
+        memory of the property, and a value that points to the same object or to none: the CPU's views are no greater
+        after that one, so that it can do whatever it could after the other.
         """
         assert node.op is not None
         points_to = self.memory(shared).points_to
@@ -197,10 +198,9 @@ class SteppedShared:
 
     def finished(self, shared: int) -> Finding | None:
         memory, _, heap, remembered = self._states[shared]
-        machine = self._machine(self._memories[memory], heap, remembered)
-        assert machine.observer is not None
+        self._machine(self._memories[memory], heap, remembered)
         try:
-            machine.observer.finished()
+            self._observer.finished()
         except ModelError as error:
             return finding_of(error, ())
         return None
@@ -213,14 +213,14 @@ class SteppedShared:
 
     # Parts of a step
 
-    def _start(self, machine: Machine) -> int | Finding:
+    def _start(self, machine: Machine, initial: Hashable) -> int | Finding:
         start: Masks = ()
         for cpu, automaton in enumerate(self._automata):
             target = automaton.start.target
             start = (*start, 0 if target is None else self._assumed.at(cpu, target, 0))
         masks = self._masks_number(start)
         memory = self._in_normal_form(self._memory_number(machine.memory), masks)
-        way = _Performed((), memory, self._heap_number(machine), self._remembered_number(self._initial), 0)
+        way = _Performed((), memory, self._heap_number(machine), self._remembered_number(initial), 0)
         for cpu, automaton in enumerate(self._automata):
             outcome = self._resumed(way, masks, cpu, automaton.start)
             if outcome.finding is not None:
@@ -238,7 +238,7 @@ class SteppedShared:
         allocator, watched = self._heaps[heap]
         alone = type(op) in MEMORY_ALONE and not self._hardware
         if isinstance(op, _ACCESSES):
-            # a machine asks if the object lives, and tells oracles of writes to what they watch
+            # a machine asks if the object lives, and tells the observer of writes to what it watches
             place = op.address >> OFFSET_BITS
             alone = isinstance(op, Load | Await) or place not in watched
             if self._hardware:
@@ -294,27 +294,25 @@ class SteppedShared:
             if isinstance(response, ModelError):
                 yield _Performed(choices, memory, heap, remembered, 0, response)
             else:
-                assert isinstance(machine.observer, Oracles)
                 yield _Performed(
                     choices,
                     self._memory_number(machine.memory),
                     self._heap_number(machine) if isinstance(op, Alloc | Free) else heap,
-                    self._remembered_number(machine.observer.remembered),
+                    self._remembered_number(self._observer.remembered),
                     self._values.number(response),
                 )
 
     def _resumed(self, way: _Performed, masks: int, cpu: int, edge: Edge) -> Outcome:
-        """Return the outcome of a step whose effect is done: oracles hear what the program says."""
+        """Return the outcome of a step whose effect is done: the observer hears what the program says."""
         remembered = way.remembered
         if edge.notes:
-            machine = self._machine(self._memories[way.memory], way.heap, remembered)
-            assert isinstance(machine.observer, Oracles)
+            self._machine(self._memories[way.memory], way.heap, remembered)
             for annotation, stack in edge.notes:
                 try:
-                    machine.observer.annotated(cpu, annotation)
+                    self._observer.annotated(cpu, annotation)
                 except ModelError as error:
                     return Outcome(way.choices, 0, None, edge, finding_of(error, stack))
-            remembered = self._remembered_number(machine.observer.remembered)
+            remembered = self._remembered_number(self._observer.remembered)
         if edge.error is not None:
             return Outcome(way.choices, 0, None, edge, finding_of(edge.error, edge.stack))
         assert edge.target is not None
@@ -352,8 +350,7 @@ class SteppedShared:
         machine.set_watched(watched)
         if self._hardware:
             machine.report_hardware()
-        assert isinstance(machine.observer, Oracles)
-        machine.observer.remembered = self._remembered[remembered]
+        self._observer.remembered = self._remembered[remembered]
         return machine
 
     # Numbers of states and their parts
@@ -401,7 +398,7 @@ class SteppedShared:
             self._heaps.append((machine.allocator, machine.watched))
         return number
 
-    def _remembered_number(self, remembered: Remembered) -> int:
+    def _remembered_number(self, remembered: Hashable) -> int:
         number = self._remembered_numbers.get(remembered)
         if number is None:
             number = self._remembered_numbers[remembered] = len(self._remembered)

@@ -3,7 +3,7 @@
 Clarke, Emerson, Jha and Sistla, "Symmetry reductions in model checking", CAV 1998. The one that is kept is the
 smallest. Local states of one CPU are taken to those of another by their history: what one did with its responses, the
 other does with the renamed ones. That they do the same is checked for each, so a mitigation that treats CPUs
-differently is found out, and its system searched without this reduction.
+differently is found out, and its task searched without this reduction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import permutations, product
 from fuzzvm.explore.automaton import Node
 from fuzzvm.explore.exhaustive.flat import FlatShared
 from fuzzvm.explore.exhaustive.space import SHARED_MASK, Space
-from fuzzvm.kernel.symmetry import Renaming
+from fuzzvm.machine.task import Task
 
 MAX_RENAMINGS = 120
 
@@ -29,7 +29,7 @@ class _Image:
         assert isinstance(space.shared, FlatShared)
         self._space = space
         self._shared = space.shared
-        self.renaming = Renaming(space.system.kernel, names)
+        self.renaming = space.task.renaming(names)
         self._shared_images: dict[int, int] = {}
         self._local_images: list[dict[int, Node]] = [{0: automaton.nodes[0]} for automaton in space.automata]
         self._targets = [(lane, space.lanes[names[lane.cpu]].shift) for lane in space.lanes]
@@ -80,14 +80,13 @@ class _Image:
 
 
 class Symmetry:
-    """The renamings under which a system stays the same. `images` is empty where it has none that are known of."""
+    """The renamings under which a task stays the same. `images` is empty where it has none that are known of."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self.images: list[_Image] = []
-        kernel = space.system.kernel
-        if isinstance(space.shared, FlatShared) and isinstance(space.start, int) and not kernel.opaque_words:
-            self.images = [_Image(space, names) for names in _renamings(space)]
+        if isinstance(space.shared, FlatShared) and isinstance(space.start, int):
+            self.images = [_Image(space, names) for names in _renamings(space.task)]
 
     def canonical(self, state: int) -> int:
         """Return the smallest of the states that differ from this one in names alone. Raises AsymmetryError."""
@@ -110,20 +109,14 @@ class Symmetry:
         return list(found.items())
 
 
-def _renamings(space: Space) -> list[tuple[int, ...]]:
-    """Return every renaming among CPUs with the same calls, without the one that changes nothing."""
-    calls = space.system.scenario.cpus
-    threads = range(len(calls), space.system.cpus)
-    groups: dict[object, list[int]] = {}
-    for cpu, its_calls in enumerate(calls):
-        groups.setdefault(its_calls, []).append(cpu)
+def _renamings(task: Task) -> list[tuple[int, ...]]:
+    """Return every renaming among CPUs that are alike, without the one that changes nothing."""
     found = []
-    for choice in product(*[permutations(group) for group in groups.values()]):
-        names = list(range(len(calls)))
-        for group, renamed in zip(groups.values(), choice, strict=True):
+    for choice in product(*map(permutations, task.alike)):
+        names = list(range(task.cpus))
+        for group, renamed in zip(task.alike, choice, strict=True):
             for cpu, name in zip(group, renamed, strict=True):
                 names[cpu] = name
-        if names != list(range(len(calls))):
-            # a thread of the kernel's own is like no other CPU
-            found.append((*names, *threads))
+        if names != list(range(task.cpus)):
+            found.append(tuple(names))
     return found if len(found) <= MAX_RENAMINGS else []

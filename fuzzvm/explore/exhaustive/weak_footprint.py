@@ -35,8 +35,6 @@ from functools import cached_property
 
 from fuzzvm.explore.automaton import Edge, Node
 from fuzzvm.explore.exhaustive.footprint import Footprints
-from fuzzvm.explore.exhaustive.regions import Regions
-from fuzzvm.kernel.ptdump_notes import WalkBegins
 from fuzzvm.machine.memory import MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     CacheMaintenance,
@@ -51,6 +49,7 @@ from fuzzvm.machine.ops import (
     Tlbi,
     object_of,
 )
+from fuzzvm.machine.property import Look, Observed
 
 _KICK = "kick"
 _FLIGHT = "flight"
@@ -60,8 +59,10 @@ _FLIGHT = "flight"
 class WeakFootprints(Footprints):
     """Footprints under a memory model that is `reducible`. Bits are those of `Footprints`."""
 
-    def __init__(self, unwatched: frozenset[int], regions: Regions, model: type[MemoryModel], *, tlb: bool) -> None:
-        super().__init__(unwatched, regions, tlb=tlb)
+    def __init__(
+        self, unwatched: frozenset[int], observed: Observed, model: type[MemoryModel], *, hardware: bool
+    ) -> None:
+        super().__init__(unwatched, observed, hardware=hardware)
         self._model = model
 
     def _make(self, node: Node) -> tuple[int, int]:
@@ -106,13 +107,14 @@ class WeakFootprints(Footprints):
         return [_KICK] if self._model.stale_reads else []
 
     def _notes(self, edge: Edge) -> tuple[int, int]:
-        begins = any(isinstance(note.annotation, WalkBegins) for note in edge.notes)
-        if begins and self._model.stale_reads:
-            # what is mapped then matters for the W+X mappings alone that the CPU cannot miss: those whose stores come
-            # before it in any order of the steps. Others it may find at any time, also once they were taken away.
-            edge = edge._replace(notes=tuple([n for n in edge.notes if not isinstance(n.annotation, WalkBegins)]))
+        readable = any(look.readable for look in self._looks(edge))
+        if readable and self._model.stale_reads:
+            # what the CPU may read depends on those stores alone that it cannot miss, which come before it in any
+            # order of the steps. Others it may find at any time, also once they were overwritten.
+            notes = [note for note in edge.notes if not self._observed.annotation(note.annotation).readable]
+            edge = edge._replace(notes=tuple(notes))
         accesses, conflicts = super()._notes(edge)
-        if begins:
+        if readable:
             more = self._masks([_KICK], [])
             return accesses | more[0], conflicts | more[1]
         return accesses, conflicts
@@ -127,20 +129,51 @@ class WeakFootprints(Footprints):
         return self._masks([*reads, _KICK], writes)
 
     def written(self, op: Store) -> int:
-        """Return what reads of page tables conflict with, of a store to an entry."""
-        return self._masks([], [*self._regions.of_entry(op.address)])[1]
+        """Return what looks of observers conflict with, of a store to what they watch."""
+        return self._masks([], [*self._observed.store(op.address)])[1]
 
     def read_by_free(self, op: Free) -> int:
-        """Return the accesses of the oracle that looks at page tables when a table is freed."""
-        return self._masks([*self._regions.of_table(op.address)], [])[0]
+        """Return the accesses of observers when an object is freed."""
+        return self._masks([*self._observed.free(op.address)], [])[0]
 
     def read_by_notes(self, edge: Edge) -> int:
-        """Return the accesses of the oracles that look at page tables when a program says something."""
-        return self._masks([place for note in edge.notes for place in self._looked_at(note.annotation)], [])[0]
+        """Return the accesses of observers when a program says something."""
+        return self._masks([place for look in self._looks(edge) for place in look.locations], [])[0]
+
+    def idle(self, node: Node) -> bool:
+        """Return whether keeping back what a local state's operation writes changes nothing but when it is executed.
+
+        Where TLBs are watched, an invalidation between changes something: it comes before what is kept back.
+        """
+        first = node.op
+        if not isinstance(first, Store | CacheMaintenance):
+            return False
+        executed: list[Operation] = [first]
+        while True:
+            if len(node.edges) != 1:
+                return False
+            (edge,) = node.edges.values()
+            # a note that observers look at nothing for finds the store in place or not
+            if edge.target is None or any(look != Look() for look in self._looks(edge)):
+                return False
+            node = edge.target
+            if node.op is None:
+                return True
+            if all(self._model.settles(node.op, op) for op in executed):
+                return True
+            if node.op == CacheMaintenance(CacheOperation.DC_CVAU, first.address) and first != node.op:
+                # kept back as well, it stays behind a store to the same location
+                if not isinstance(first, Store):
+                    return False
+                executed.append(node.op)
+            elif self._hardware or not isinstance(node.op, Tlbi):
+                return False
+            if len(executed) > 2:
+                return False
 
 
 class Looks:
-    """Which page tables oracles look at because of what a CPU does while a store that it has kept back may be so still.
+    """What observers look at because of what a CPU does while a store that it has kept back may be so still.
 
     They look at memory, where that store is not: its own CPU's next free or note may find the entry as it was.
     """
@@ -163,34 +196,3 @@ class Looks:
 
 
 _ANY_STORE = Store(0, 0)
-
-
-def idle(model: type[MemoryModel], node: Node, *, tlb: bool) -> bool:
-    """Return whether keeping back what a local state's operation writes changes nothing but when it is executed.
-
-    Where TLBs are watched, an invalidation between changes something: it comes before what is kept back.
-    """
-    first = node.op
-    if not isinstance(first, Store | CacheMaintenance):
-        return False
-    executed: list[Operation] = [first]
-    while True:
-        if len(node.edges) != 1:
-            return False
-        (edge,) = node.edges.values()
-        if edge.notes or edge.target is None:
-            return False
-        node = edge.target
-        if node.op is None:
-            return True
-        if all(model.settles(node.op, op) for op in executed):
-            return True
-        if node.op == CacheMaintenance(CacheOperation.DC_CVAU, first.address) and first != node.op:
-            # kept back as well, it stays behind a store to the same location
-            if not isinstance(first, Store):
-                return False
-            executed.append(node.op)
-        elif tlb or not isinstance(node.op, Tlbi):
-            return False
-        if len(executed) > 2:
-            return False

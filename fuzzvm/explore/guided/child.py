@@ -1,8 +1,9 @@
-"""The process that Atheris runs in: `python -m fuzzvm.explore.guided.child`, settings as JSON on standard input.
+"""The process that Atheris runs in: `python -m fuzzvm.explore.guided.child CHANNEL`.
 
-Writes one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "counters"}`, and each
-failing run as `{"system", "schedule", "run"}`. Ends by itself when its budget is used up, and at once when it has
-found a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
+It reads its settings from standard input, as JSON. CHANNEL is the descriptor by which its owner watches it. It writes
+one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "counters", "happened"}`, and each
+failing run as `{"system", "schedule", "run"}`. Ends by itself when its budget is used up, and at once when it has found
+a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,44 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TextIO
+
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.channel import Channel
 
 PROGRESS_SECONDS = 0.25
 
 
 def main() -> None:
     """Fuzz until the budget ends; never returns."""
-    settings: dict[str, Any] = json.loads(sys.stdin.readline())
+    # Ctrl-C is for the parent, which ends this process in its own way
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    inside.begin(Channel(int(sys.argv[1])))
+    # what user code prints is none of the messages
+    messages = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        _fuzz(json.loads(sys.stdin.readline()), messages)
+    except BaseException as raised:  # noqa: BLE001 - user code may raise anything, also where it is loaded
+        from fuzzvm.machine.errors import ProgramError
+        from fuzzvm.machine.machine import blamed
 
+        error = blamed(raised)
+        if isinstance(error, ProgramError):
+            print(json.dumps({"broken": [error.message, error.filename, error.line]}), file=messages, flush=True)
+        else:
+            traceback.print_exception(error)
+        # signals have no handlers any more while the interpreter ends
+        os._exit(1)
+
+
+def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     import atheris
 
     # Code coverage is wanted where the calls decide what to do. The machine and the rest of the kernel run the same
@@ -31,11 +57,12 @@ def main() -> None:
     from fuzzvm.explore.coverage import Covering, InterleavingCoverage
     from fuzzvm.explore.guided import codec, mutator
     from fuzzvm.explore.guided.counters import FeatureCounters
+    from fuzzvm.explore.happened import Happened
     from fuzzvm.explore.plan import FollowPlan, plan_in_accesses
-    from fuzzvm.machine.errors import ProgramError
+    from fuzzvm.machine.errors import ProgramError, StoppedError
     from fuzzvm.machine.execution import execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
-    from fuzzvm.mitigations import registry
+    from fuzzvm.mitigations import registry, sent_files
 
     importlib.import_module("fuzzvm.kernel.ptdump")
     importlib.import_module("fuzzvm.kernel.jump_label")
@@ -46,6 +73,7 @@ def main() -> None:
     from fuzzvm.scenario.scenario import Scenario
     from fuzzvm.scenario.system import System
 
+    sent_files.provide_data(settings["files"])
     systems = [
         System(
             Scenario.from_data(target["scenario"]),
@@ -57,16 +85,18 @@ def main() -> None:
     ]
     coverage = InterleavingCoverage()
     counters = FeatureCounters(atheris)
+    happened = Happened()
     deadline = None if settings["seconds"] is None else time.monotonic() + settings["seconds"]
     runs = steps = 0
     reported = time.monotonic()
 
     def say(**message: object) -> None:
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
+        messages.write(json.dumps(message) + "\n")
+        messages.flush()
 
     def progress() -> None:
-        say(runs=runs, steps=steps, pairs=len(coverage.pairs), counters=counters.active)
+        seen = [(one.runs, one.first) for one in map(happened.of, systems)]
+        say(runs=runs, steps=steps, pairs=len(coverage.pairs), counters=counters.active, happened=seen)
 
     def end() -> None:
         progress()
@@ -86,13 +116,17 @@ def main() -> None:
         cpus = system.cpus
         _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
         try:
-            execution = execute(system.machine(), Covering(FollowPlan(plan, accesses=True), coverage))
+            execution = execute(happened.machine(system), Covering(FollowPlan(plan, accesses=True), coverage))
         except ProgramError as error:
             say(broken=[error.message, error.filename, error.line])
             end()
             return
+        except StoppedError:
+            end()
+            return
         runs += 1
         steps += execution.steps
+        happened.ended(system)
         counters.report([(index, pair) for pair in coverage.current])
         if execution.failure is not None:
             say(system=index, schedule=format_schedule(execution.schedule), run=runs)
@@ -112,6 +146,8 @@ def main() -> None:
 
     # libFuzzer takes seed 0 for "draw one", so seeds begin at 1
     arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=0"]
+    # its alarm would be in the place of that of the guard
+    arguments += ["-timeout=0", "-handle_int=0"]
     arguments.append(f"-artifact_prefix={seeds.parent}/")
     atheris.Setup(
         [sys.argv[0], *arguments, str(seeds)],
@@ -119,7 +155,8 @@ def main() -> None:
         custom_mutator=custom_mutator,
         custom_crossover=custom_crossover,
     )
-    atheris.Fuzz()
+    with inside.bounded(StoppedError, name="the time for the search is over", seconds=settings["seconds"]):
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from fuzzvm.kernel import set_memory
 from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
+from fuzzvm.kernel.jump_label import BRANCH
 from fuzzvm.kernel.pgtable import Geometry, Level, ptep_get_and_clear
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Steps
+from fuzzvm.machine.program import Constant
 from fuzzvm.machine.tlb import TlbRules
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
+
+
+FLUSH_TLBI = {Level.PMD: "flush-tlbi-pmd", Level.PUD: "flush-tlbi-pud"}
+"""Points of the invalidation that follows the clear of an entry whose table will be freed, by the entry's level."""
 
 
 class DumpRow(NamedTuple):
@@ -35,7 +41,7 @@ class DumpRow(NamedTuple):
     entry: int
 
 
-class Architecture(ABC):
+class Architecture(Constant, ABC):
     """An architecture. Functions that act are generators and carry the kernel's names."""
 
     name: ClassVar[str]
@@ -54,6 +60,8 @@ class Architecture(ABC):
     collapses: ClassVar[bool] = False
     """Whether set_memory_rox may replace a table of pages by a block."""
 
+    branch: ClassVar[int] = BRANCH
+    """What a fetch of a patched site gives while the branch is in it; NOP is 0 everywhere."""
     mms_sharing_kernel_tables: ClassVar[tuple[str, ...]] = ()
     """The mms beside init_mm whose root leads to the kernel's page tables."""
 
@@ -167,8 +175,8 @@ class Architecture(ABC):
     # <asm/tlbflush.h>
 
     @abstractmethod
-    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
-        """Invalidate what TLBs hold of a range of kernel addresses."""
+    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
+        """Invalidate what TLBs hold of a range of kernel addresses; `point` is that of each invalidation."""
 
     # <asm/jump_label.h>, <asm/text-patching.h>
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.arch import Architecture, DumpRow
+from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
@@ -32,6 +32,7 @@ from fuzzvm.machine.ops import (
     Fence,
     InterruptAll,
     Load,
+    Order,
     Steps,
     Store,
     Tlbi,
@@ -169,8 +170,9 @@ class Arm64(Architecture):
         if not pxd_table(pmd):
             return True
         token = yield from k.mitigation.before_clear(k, Level.PMD)
-        yield Store(pmdp, 0)
-        yield from flush_tlb_kernel_pgtable(k, addr)
+        yield Store(pmdp, 0, Order.PLAIN, "free-clear")
+        yield from k.mitigation.after_clear(k, Level.PMD, token)
+        yield from flush_tlb_kernel_pgtable(addr, Level.PMD)
         yield from k.mitigation.before_free(k, Level.PMD, token)
         yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
         yield from k.mitigation.after_free(k, Level.PMD, token)
@@ -184,8 +186,9 @@ class Arm64(Architecture):
         if not k.mitigation.isolates_first:
             yield from self._free_pte_tables(k, table, addr)
         token = yield from k.mitigation.before_clear(k, Level.PUD)
-        yield Store(pudp, 0)
-        yield from flush_tlb_kernel_pgtable(k, addr)
+        yield Store(pudp, 0, Order.PLAIN, "free-clear")
+        yield from k.mitigation.after_clear(k, Level.PUD, token)
+        yield from flush_tlb_kernel_pgtable(addr, Level.PUD)
         yield from k.mitigation.before_free(k, Level.PUD, token)
         if k.mitigation.isolates_first:
             yield from self._free_isolated_pte_tables(k, table, addr)
@@ -213,19 +216,19 @@ class Arm64(Architecture):
             pmd = yield Load(table + index)
             if pxd_table(pmd):
                 yield Store(table + index, 0)
-                yield from flush_tlb_kernel_pgtable(k, addr + index * k.geometry.size(Level.PMD))
+                yield from flush_tlb_kernel_pgtable(addr + index * k.geometry.size(Level.PMD), Level.PMD)
                 yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
             index += 1
 
-    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
+    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
         yield Fence(Barrier.DSB_ISHST)
         # MAX_DVM_OPS is PTRS_PER_PTE: past it flush_tlb_all()
         if end - start > k.geometry.ptrs[Level.PTE] * k.geometry.size(Level.PTE):
-            yield Tlbi("vmalle1is", 0)
+            yield Tlbi("vmalle1is", 0, point)
             start = end
         addr = start
         while addr < end:
-            yield Tlbi("vaale1is", addr)
+            yield Tlbi("vaale1is", addr, point)
             addr += k.geometry.size(Level.PTE)
         yield Fence(Barrier.DSB_ISH)
         yield Fence(Barrier.ISB)
@@ -240,17 +243,17 @@ class Arm64(Architecture):
     def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
         """Replace the instruction at a code location (arch_jump_label_transform_queue)."""
         # aarch64_insn_patch_text_nosync: write, then caches_clean_inval_pou
-        yield Store(site, instruction)
-        yield CacheMaintenance(CacheOperation.DC_CVAU, site)
-        yield Fence(Barrier.DSB_ISH)
-        yield CacheMaintenance(CacheOperation.IC_IVAU, site)
-        yield Fence(Barrier.DSB_ISH)
-        yield Fence(Barrier.ISB)
+        yield Store(site, instruction, Order.PLAIN, "patch-store")
+        yield CacheMaintenance(CacheOperation.DC_CVAU, site, "patch-dc")
+        yield Fence(Barrier.DSB_ISH, "patch-dsb-1")
+        yield CacheMaintenance(CacheOperation.IC_IVAU, site, "patch-ic")
+        yield Fence(Barrier.DSB_ISH, "patch-dsb-2")
+        yield Fence(Barrier.ISB, "patch-isb")
 
     def patch_text_sync(self, k: Kernel) -> Steps[None]:
         """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
         # kick_all_cpus_sync()
-        yield InterruptAll()
+        yield InterruptAll("patch-ipi")
 
     def format_dump(self, rows: Sequence[DumpRow]) -> str:
         return dump_text(rows, units="KMGTPE", markers=("vmalloc() area", "vmalloc() end"), describe=_describe)
@@ -280,12 +283,15 @@ def get_clear_contig(ptep: Address, ncontig: int) -> Steps[int]:
     return int(pte)
 
 
-def flush_tlb_kernel_pgtable(k: Kernel, addr: int) -> Steps[None]:
-    """Invalidate the walk caches' view of a table whose entry was cleared, and order the clear before what follows."""
-    yield Fence(Barrier.DSB_ISHST)
-    yield Tlbi("vaae1is", addr)
-    yield Fence(Barrier.DSB_ISH)
-    yield Fence(Barrier.ISB)
+def flush_tlb_kernel_pgtable(addr: int, level: Level) -> Steps[None]:
+    """Invalidate the walk caches' view of a table whose entry was cleared, and order the clear before what follows.
+
+    `level` is that of the entry.
+    """
+    yield Fence(Barrier.DSB_ISHST, "flush-dsb-ishst")
+    yield Tlbi("vaae1is", addr, FLUSH_TLBI[level])
+    yield Fence(Barrier.DSB_ISH, "flush-dsb-ish")
+    yield Fence(Barrier.ISB, "flush-isb")
 
 
 def _describe(row: DumpRow) -> str:

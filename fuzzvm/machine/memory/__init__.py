@@ -9,7 +9,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from fuzzvm.machine.ops import (
@@ -49,7 +49,8 @@ class Needs(NamedTuple):
     `loads` are locations of plain loads, which may be stale, `reads` those of loads, waits and atomics, `fetches` those
     of instructions, `ordering` those of acquires and atomics; `frees` are numbers of objects that it may free,
     `barriers` the kinds that it may execute. `stores` says whether it may store other than by an atomic, `overtakes`
-    whether what it stores may be seen before the loads that it has executed so far.
+    whether what it stores may be seen before the loads that it has executed so far. `exact` says whether operations
+    may say what they depend on, so that any load may depend on any other.
     """
 
     loads: frozenset[Address]
@@ -60,6 +61,7 @@ class Needs(NamedTuple):
     barriers: frozenset[Barrier]
     stores: bool
     overtakes: bool
+    exact: bool = False
 
 
 class Unfinished(NamedTuple):
@@ -134,6 +136,10 @@ class MemoryModel(ABC):
 
         A state and its normal form have the same steps, with the same ways in the same order.
         """
+
+    @abstractmethod
+    def contents(self) -> Mapping[Address, Value]:
+        """Return the latest value of every location that may hold another one than 0: what `peek` returns."""
 
     @abstractmethod
     def peek(self, address: Address) -> Value:

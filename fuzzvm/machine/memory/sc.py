@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
     Address,
@@ -15,6 +17,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
     Value,
+    succeeds,
 )
 
 
@@ -38,6 +41,9 @@ class SequentialConsistency(MemoryModel):
         # a location that holds 0 again is as good as one never written
         return tuple((address, self.cells[address]) for address in sorted(self.cells) if self.cells[address] != 0)
 
+    def contents(self) -> Mapping[Address, Value]:
+        return self.cells
+
     def peek(self, address: Address) -> Value:
         return self.cells.get(address, 0)
 
@@ -49,7 +55,8 @@ class SequentialConsistency(MemoryModel):
 
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
         old = self.cells.get(op.address, 0)
-        self.cells[op.address] = op.update(old)
+        if succeeds(op, old):
+            self.cells[op.address] = op.update(old)
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:

@@ -14,7 +14,7 @@ interrupt of all CPUs drains every buffer and serialises every CPU.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
@@ -32,6 +32,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
     Value,
+    succeeds,
 )
 from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch
 
@@ -82,6 +83,9 @@ class TotalStoreOrder(MemoryModel):
     def hold_code(self, address: Address) -> None:
         self._code |= {address}
 
+    def contents(self) -> Mapping[Address, Value]:
+        return self._cells
+
     def peek(self, address: Address) -> Value:
         return self._cells.get(address, 0)
 
@@ -116,7 +120,8 @@ class TotalStoreOrder(MemoryModel):
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
         self._drain(cpu)
         old = self._cells.get(op.address, 0)
-        self._write(op.address, op.update(old))
+        if succeeds(op, old):
+            self._write(op.address, op.update(old))
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:

@@ -12,6 +12,7 @@ from fuzzvm.report.html.escape import render
 class MatrixCell:
     """A verdict: `bug` is the error's id, '' where it is safe; `stopped` names the bound that cut the search, if any.
 
+    `missing` says what the scenario is for and happened in no schedule, '' where nothing is missing.
     `as_expected` is whether it is the documented verdict; `story` is the address of the page of its shortest run, ''
     where there is none.
     """
@@ -25,11 +26,14 @@ class MatrixCell:
     seconds: float
     as_expected: bool
     story: str = ""
+    missing: str = ""
 
     @property
     def verdict(self) -> str:
         """The verdict in a word or two."""
-        return self.bug or ("safe" if not self.stopped else "cut short")
+        if self.bug or self.missing:
+            return self.bug or "vacuous"
+        return "safe" if not self.stopped else "cut short"
 
 
 def matrix_page(cells: Sequence[MatrixCell]) -> str:

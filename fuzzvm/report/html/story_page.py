@@ -24,7 +24,7 @@ def story_page(case: TestCase, mitigation: type[Mitigation], replay_command: str
     states = StatesOf(case.schedule)
     machine, execution = run(case, mitigation, tracing=True, chooser=states)
     states.look(machine)
-    story = story_of(case, machine, execution)
+    story = story_of(case, mitigation, machine, execution)
     causality = Causality(machine.trace or [])
     scenario = case.scenario
     return render(

@@ -1,6 +1,6 @@
 """Runs a campaign at the command line, kills its processes at random with SIGKILL, resumes it, and looks at the folder.
 
-`python tests/explore/campaigns/killing.py KILLS` is the long version; the suite runs a short one.
+`python -m tests.explore.campaigns.killing KILLS` is the long version; the suite runs a short one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import replay
+from tests.clock import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,6 +58,12 @@ def children(pid: int) -> list[int]:
             # it has ended meanwhile
             continue
     return found + [further for child in found for further in children(child)]
+
+
+def workers(pid: int) -> list[int]:
+    """Return the processes below that of a command, which its supervisor, the process of that number, has started."""
+    command = children(pid)[:1]
+    return [further for child in command for further in children(child)]
 
 
 def alive(pid: int) -> bool:
@@ -103,18 +110,17 @@ def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, lon
             outcome.sittings += 1
         # some hit the beginning of a sitting, the others what it is there for
         if draw.random() < 0.7:
-            until = time.monotonic() + 20
-            while process.poll() is None and not children(process.pid) and time.monotonic() < until:
-                time.sleep(0.02)
+            wait_until(lambda begun=process: workers(begun.pid) or begun.poll() is not None)
         time.sleep(draw.uniform(0, longest))
         seen |= reported(folder)
-        inner = children(process.pid)
+        inner = workers(process.pid)
         if draw.random() < 0.5 and inner:
             victim = draw.choice(inner)
             outcome.of_workers += 1
         else:
+            # the supervisor: all others go with it
             victim = process.pid
-            orphans = inner
+            orphans = children(process.pid)
             outcome.of_parent += 1
         try:
             os.kill(victim, signal.SIGKILL)
@@ -122,17 +128,14 @@ def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, lon
             continue
         if victim == process.pid:
             process.communicate()
-            until = time.monotonic() + 5
-            while any(map(alive, orphans)) and time.monotonic() < until:
-                time.sleep(0.02)
-            outcome.wrong += [f"process {pid} outlives its parent" for pid in orphans if alive(pid)]
+            wait_until(lambda gone=orphans: not any(map(alive, gone)))
     if process is None or process.poll() is None or process.returncode < 0:
         if process is not None and process.poll() is None:
-            process.communicate(timeout=600)
+            process.communicate(timeout=PATIENCE)
         if process is None or process.returncode < 0:
             process = start(folder, *arguments, "--runs", str(runs))
             outcome.sittings += 1
-    said, error = process.communicate(timeout=600)
+    said, error = process.communicate(timeout=PATIENCE)
     if process.returncode not in (0, 1):
         outcome.wrong.append(f"the last sitting ended with {process.returncode}: {error.decode()}")
         return outcome

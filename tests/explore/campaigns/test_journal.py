@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.explore.campaigns.errors import CampaignError
+from fuzzvm.explore.campaigns.errors import DamagedError
 from fuzzvm.explore.campaigns.guilty import GuiltyPair
 from fuzzvm.explore.campaigns.journal import SETTLED, UNSETTLED, FindingRow, Journal, Sums
 
 
 def test_what_was_committed_holds_and_what_was_not_is_gone(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j", new=True)
+    journal = Journal.create(tmp_path / "j", "{}")
     first = journal.begin_task(0, "pct", 100)
     journal.commit()
     second = journal.begin_task(1, "pos", 50)
@@ -37,7 +37,7 @@ def test_what_was_committed_holds_and_what_was_not_is_gone(tmp_path: Path) -> No
 
 
 def test_findings_are_the_same_by_error_pair_and_schedule(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j", new=True)
+    journal = Journal.create(tmp_path / "j", "{}")
     pair = GuiltyPair("ptdump_pte_entry", "free_table < pmd_free_pte_page")
 
     def finding(schedule: str, file: str, pair: GuiltyPair = pair) -> FindingRow:
@@ -59,9 +59,10 @@ def test_findings_are_the_same_by_error_pair_and_schedule(tmp_path: Path) -> Non
 
 
 def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CampaignError, match="no such file"):
-        Journal(tmp_path / "j", only_read=True)
+    for only_read in (False, True):
+        with pytest.raises(DamagedError, match="j is missing"):
+            Journal(tmp_path / "j", only_read=only_read)
     assert list(tmp_path.iterdir()) == []
-    # what a kill right after the making of the file leaves
     (tmp_path / "j").touch()
-    assert Journal(tmp_path / "j").runs() == 0
+    with pytest.raises(DamagedError, match="has not the tables of a journal"):
+        Journal(tmp_path / "j")

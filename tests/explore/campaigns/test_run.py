@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,13 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import Cell
-from fuzzvm.explore.campaigns import check, sitting
+from fuzzvm.explore.campaigns import check, own_code, sitting
 from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.campaigns.folder import Folder
 from fuzzvm.explore.campaigns.journal import Journal
 from fuzzvm.explore.campaigns.run import State
-from fuzzvm.explore.campaigns.settings import EVEN, Settings, parse
+from fuzzvm.explore.campaigns.settings import EVEN, Settings, digest_of_data, parse
 from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -40,7 +41,7 @@ class Inline:
 
     def wait(self, seconds: float) -> list[Done[Result] | Died]:
         key, task = self._tasks.pop()
-        return [Died(key, "killed")] if self._kills(task) else [Done(key, perform(task, None))]
+        return [Died(key, "killed")] if self._kills(task) else [Done(key, perform(task))]
 
     def close(self, seconds: float) -> list[Done[Result] | Died]:
         self._tasks.clear()
@@ -67,11 +68,14 @@ def test_any_executor_of_four_members_will_do(tmp_path: Path) -> None:
 
 def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
     settings = settings_of()
-    assert parse(settings.to_text(), tmp_path, to_run=True) == settings
-    other = settings.to_text().replace('"Python": "', '"Python": "0')
-    assert parse(other, tmp_path, to_run=False) == settings
+    assert own_code.to_run(parse(settings.to_text(), tmp_path), tmp_path, ()) == settings
+    data = json.loads(settings.to_text())
+    data["made_by"]["Python"] = "0"
+    del data["digest"]
+    other = parse(json.dumps(data | {"digest": digest_of_data(data)}), tmp_path)
+    assert other.settings == settings
     with pytest.raises(CampaignError, match="begun with another Python"):
-        parse(other, tmp_path, to_run=True)
+        own_code.to_run(other, tmp_path, ())
 
 
 @pytest.mark.parametrize("where", ["add_finding", "end_task", "add_failing", "add_pairs", "settle", "commit", "save"])
@@ -94,8 +98,8 @@ def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
     def cut(*arguments: object) -> object:
         nonlocal calls
         calls += 1
-        # the first two commits are those of an empty journal; the last file is that of the finding
-        if calls == (files - time + 1 if where == "save" else time + 2 * (where == "commit")):
+        # the first commit is that of an empty journal; the last file is that of the finding
+        if calls == (files - time + 1 if where == "save" else time + (where == "commit")):
             raise KeyboardInterrupt
         return real(*arguments)
 

@@ -8,38 +8,36 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.clock import wait_until
 from tests.explore.campaigns.killing import alive, children
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 60.0
-"""Seconds after which something that is waited for will never be."""
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    """Wait until a condition holds. Raises AssertionError when it seems that it never will."""
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 class Running:
     """A scheduler and its workers, of one thread each. Their folder is their own: no file of a test's lies there.
 
-    `environment` is theirs beside what this process has.
+    `environment` is theirs beside what this process has. `of_scheduler` and `of_worker` are further arguments.
     """
 
-    def __init__(self, folder: Path, workers: int = 2, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int = 2,
+        environment: Mapping[str, str] | None = None,
+        of_scheduler: Sequence[str] = (),
+        of_worker: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
+        self._of_worker = of_worker
         self._environment = environment or {}
         self.folder.mkdir(exist_ok=True)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._start("scheduler", ROOT, "--host", "127.0.0.1", "--port", "0")
+        self.scheduler = self._start("scheduler", ROOT, "--host", "127.0.0.1", "--port", "0", *of_scheduler)
         wait_until(lambda: "Scheduler at:" in self.log("scheduler"))
         found = re.search(r"Scheduler at:\s+(\w+)://(\S+)", self.log("scheduler"))
         assert found is not None
@@ -72,6 +70,7 @@ class Running:
             "--no-nanny",
             "--local-directory",
             str(self.folder),
+            *self._of_worker,
         )
         self.workers.append(self._start("worker", root, *arguments, log=name))
         return name

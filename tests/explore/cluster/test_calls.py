@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("distributed", reason="dask.distributed is not installed (pip install 'fuzzvm[distributed]')")
+pytest.importorskip("distributed", reason="dask.distributed is not installed (pip install distributed)")
 
 from distributed.scheduler import KilledWorker
 
 from fuzzvm.cli.input_errors import INPUT_ERRORS
-from fuzzvm.explore.automaton import UnkeyableError
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.cluster.calls import ATTEMPTS, RemoteCaller
 from fuzzvm.explore.cluster.connection import Cluster, connect, died
@@ -30,10 +29,12 @@ from fuzzvm.explore.cluster.session import Session
 from fuzzvm.explore.exhaustive import limits
 from fuzzvm.explore.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.explore.exhaustive.memory_use import available_memory
+from fuzzvm.machine.errors import UnkeyableError
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.mitigations.sent_files import SentFile
+from tests.clock import FOREVER, wait_until
 from tests.explore.campaigns.killing import alive, children
-from tests.explore.cluster.running import Running, wait_until
+from tests.explore.cluster.running import Running
 
 
 def square(number: int) -> int:
@@ -68,7 +69,7 @@ def most_memory() -> int | None:
 
 def stays(begun: Path, hook_seconds: float) -> None:
     begun.touch()
-    time.sleep(300)
+    time.sleep(FOREVER)
 
 
 def work(task: str, hook_seconds: float) -> object:
@@ -118,7 +119,7 @@ def test_a_call_whose_process_dies_is_made_again_and_not_for_ever(connected: Clu
 
 def test_a_caller_that_is_closed_ends_its_calls(cluster: Running, connected: Cluster) -> None:
     call = RemoteCaller(connected, session_of(connected))
-    running = call(sleeps, [(0.0,), (300.0,), (300.0,)], 3)
+    running = call(sleeps, [(0.0,), (FOREVER,), (FOREVER,)], 3)
     _, first = next(running)
     running.close()
     # the one that has nothing to do is kept for a while
@@ -171,11 +172,19 @@ def test_the_executor_of_a_campaign_reports_each_task_once(connected: Cluster) -
     wait_until(lambda: came.update({report.key: report for report in executor.wait(0.1)}) or len(came) == 4)
     assert came[1] == Done(1, 7.0) and came[4] == Done(4, 7.0)
     assert came[2] == Died(2, "killed by SIGKILL", by_others=True)
-    assert came[3] == Died(3, "exit status 3")
+    assert came[3] == Died(3, "exit status 3 in the middle of its work")
     executor.submit(5, "0")
-    executor.submit(6, "300")
-    assert [report.key for report in executor.close(6.0)] == [5]
+    # the end waits for what is under way, and no longer
+    assert [report.key for report in executor.close(FOREVER)] == [5]
     assert executor.room == 0 and list(executor.close(0)) == []
+
+
+def test_the_end_waits_only_so_long_for_what_is_under_way(cluster: Running, connected: Cluster, tmp_path: Path) -> None:
+    executor = RemoteExecutor(connected, session_of(connected), stays, 7.0)
+    executor.submit(1, tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
+    assert list(executor.close(0.1)) == []
+    wait_until(lambda: not cluster.children())
 
 
 def test_what_dask_says_of_lost_workers_is_a_death_by_others() -> None:

@@ -60,6 +60,10 @@ class Hooks(Mitigation):
         yield Hooked(f"before_clear {level.name}")
         return f"token of {level.name}"
 
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        assert token == f"token of {level.name}"
+        yield Hooked(f"after_clear {level.name}")
+
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
         assert token == f"token of {level.name}"
         yield Hooked(f"before_free {level.name}")
@@ -90,8 +94,8 @@ class Recorder:
     def finished(self) -> None: ...
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
-        assert isinstance(annotation, Hooked)
-        self.hooks.append((self.machine.steps, annotation.text))
+        if isinstance(annotation, Hooked):
+            self.hooks.append((self.machine.steps, annotation.text))
 
 
 def story(arch: str, mitigation: type[Mitigation], level: Level) -> list[str]:
@@ -147,6 +151,7 @@ ARM64_PMD = [
     "read pmd[0]",  # READ_ONCE(*pmdp)
     "before_clear PMD",
     "clear pmd[0]",
+    "after_clear PMD",
     *ARM64_FLUSH,
     "before_free PMD",
     "free_table PMD",
@@ -164,6 +169,7 @@ def free_pte_page(index: int) -> list[str]:
         f"read pmd[{index}]",  # READ_ONCE(*pmdp) in pmd_free_pte_page
         "before_clear PMD",
         f"clear pmd[{index}]",
+        "after_clear PMD",
         *ARM64_FLUSH,
         "before_free PMD",
         "free_table PMD",
@@ -181,6 +187,7 @@ ARM64_PUD = [
     *free_pte_page(1),
     "before_clear PUD",
     "clear pud[0]",
+    "after_clear PUD",
     *ARM64_FLUSH,
     "before_free PUD",
     "free_table PUD",
@@ -203,6 +210,7 @@ ARM64_PUD_ISOLATED = [
     "read pud[0]",
     "before_clear PUD",
     "clear pud[0]",
+    "after_clear PUD",
     *ARM64_FLUSH,
     "before_free PUD",
     *free_isolated_pte_page(0),
@@ -223,6 +231,7 @@ X86_PMD = [
     "read pmd[0]",
     "before_clear PMD",
     "clear pmd[0]",
+    "after_clear PMD",
     *X86_FLUSH,
     "before_free PMD",
     "free_table PMD",
@@ -243,6 +252,7 @@ X86_PUD = [
     "read pmd[1]",
     "clear pmd[1]",
     "clear pud[0]",
+    "after_clear PUD",
     *X86_FLUSH,
     "before_free PUD",
     "free_table PMD",

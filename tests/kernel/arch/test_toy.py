@@ -63,7 +63,7 @@ class Toy(Architecture):
         yield from ()
         return False
 
-    def flush_tlb_kernel_range(self, k, start, end):
+    def flush_tlb_kernel_range(self, k, start, end, point=""):
         yield from ()
 
     def arch_jump_label_transform(self, k, sites, instruction):

@@ -91,6 +91,28 @@ def test_message_passing(
     assert {(0, 0), (0, 1), (1, 1)} <= results
 
 
+@pytest.mark.parametrize(("between", "stale"), [([], True), ([DMB_ST], False)])
+def test_an_atomic_stores_after_what_a_store_barrier_orders_before_it(
+    outcomes: Any, between: list[Any], stale: bool
+) -> None:
+    def setup(machine: Machine) -> list[Any]:
+        x, y = machine.allocate(1, "x"), machine.allocate(1, "y")
+
+        def writer() -> Any:
+            yield Store(x, 1)
+            for step in between:  # noqa: UP028 - a list takes no responses
+                yield step
+            yield Rmw(y, lambda old: 1)
+
+        def reader() -> Any:
+            flag = yield Load(y, Order.ACQUIRE)
+            return flag, (yield Load(x))
+
+        return [writer(), reader()]
+
+    assert ((1, OLD) in seen(outcomes("arm64", setup))) == stale
+
+
 def test_a_load_through_a_loaded_pointer_follows_the_load(outcomes: Any) -> None:
     def setup(machine: Machine) -> list[Any]:
         pointer, thing = machine.allocate(1, "pointer"), machine.allocate(1, "thing")

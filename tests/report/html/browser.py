@@ -13,7 +13,7 @@ import pytest
 
 def chromium() -> str:
     """Return Chromium's path, or skip the test that asks."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'fuzzvm[dev]')")
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("there is no Chromium on PATH (Debian: apt-get install chromium)")

@@ -132,7 +132,7 @@ def test_without_escaping_the_browser_would_run_it(tmp_path: Path) -> None:
             unharmed(page, {"TITLE": 1})
 
 
-@pytest.mark.parametrize("name", ["a'; touch ran; '.toml", "$(touch ran)", "`touch ran`", "a b", "x\ny", "&touch ran"])
+@pytest.mark.parametrize("name", ["a'; touch ran; '.toml", "$(touch ran)", "`touch ran`", "a b", "&touch ran"])
 def test_a_path_is_one_word_of_a_command(name: str, tmp_path: Path) -> None:
     """What a page or a report tells its reader to paste runs nothing else."""
     done = subprocess.run(

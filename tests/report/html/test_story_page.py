@@ -208,22 +208,33 @@ STEP_BY_KEY = """
     async (presses) => {
         const list = document.getElementById("steps");
         const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-        const times = [];
+        const times = [], changes = [];
+        const watch = new MutationObserver(() => {});
+        watch.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
         for (let i = 0; i < presses; i++) {
             const began = performance.now();
             list.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}));
             document.body.getBoundingClientRect();  // the layout, too
             times.push(performance.now() - began);
+            const count = (record) => Math.max(1, record.addedNodes.length + record.removedNodes.length);
+            changes.push(watch.takeRecords().map(count).reduce((sum, more) => sum + more, 0));
             if (i % 10 === 0) await frame();
         }
-        return times.sort((one, other) => one - other);
+        const ascending = (one, other) => one - other;
+        return {times: times.sort(ascending), changes: changes.sort(ascending)};
     }
 """
-"""Step on with the keyboard and return the milliseconds of each step until its layout is done, in ascending order."""
+"""Step on with the keyboard; return for each step the milliseconds until its layout is done, and how many nodes and
+attributes it has changed, each in ascending order."""
+
+MOST_CHANGES = 100
+"""Of a step: what is selected, and the tables of the scenario as they stand."""
 
 
-def test_two_thousand_steps_open_and_step_at_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Opens in under 2 s and steps without lag: within a frame, typically. The bounds are for a busy machine."""
+def test_two_thousand_steps_open_and_a_step_changes_no_more_than_in_a_short_run(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Times are kept with the results and decide nothing: they depend on the machine, and what a step does does not."""
     case = long_case()
     assert len(case.schedule) >= 2_000
     path = page_of(case, tmp_path)
@@ -231,16 +242,17 @@ def test_two_thousand_steps_open_and_step_at_once(tmp_path: Path, request: pytes
         page.wait_for_selector("[aria-selected=true]")
         # from the start of the navigation until all of the page's own code has run, by the browser's own clock
         opening = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-        assert 0 < opening < 2_000, f"opening takes {opening:.0f} ms"
         page.keyboard.press("Home")
-        times = page.evaluate(STEP_BY_KEY, 200)
+        steps = page.evaluate(STEP_BY_KEY, 200)
         assert selected(page) == 201
+        assert 0 < steps["changes"][-1] <= MOST_CHANGES
+        times = steps["times"]
         median = times[len(times) // 2]
-        assert median < 50, f"a step takes {median:.1f} ms"
         figures = {"opening_ms": round(opening), "step_ms": round(median, 1), "slowest_step_ms": round(times[-1], 1)}
         request.node.user_properties.extend(figures.items())
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)
 def test_every_regression_has_a_page(path: Path) -> None:
     case = read(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.arch import Architecture, DumpRow
+from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
 from fuzzvm.kernel.arch.x86_64 import alternative, set_memory, tlbflush
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING
@@ -22,7 +22,7 @@ from fuzzvm.kernel.pgtable import (
     pxd_table,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, Load, Steps, Store
+from fuzzvm.machine.ops import Address, Load, Order, Steps, Store
 from fuzzvm.machine.tlb import Reach, Scope, TlbRules, size_with_another_change
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class X86(Architecture):
     collapses = True
     # efi_sync_low_kernel_mappings()
     mms_sharing_kernel_tables = ("efi_mm",)
+    branch = alternative.JMP8
     tlb = TlbRules(
         operations={
             # and all paging-structure caches, whatever the address (SDM vol. 3A 4.10.4.1)
@@ -82,9 +83,10 @@ class X86(Architecture):
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
         pmd = yield Load(pmdp)
         token = yield from k.mitigation.before_clear(k, Level.PMD)
-        yield Store(pmdp, 0)
+        yield Store(pmdp, 0, Order.PLAIN, "free-clear")
+        yield from k.mitigation.after_clear(k, Level.PMD, token)
         # INVLPG clears the paging-structure caches
-        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE))
+        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE), FLUSH_TLBI[Level.PMD])
         yield from k.mitigation.before_free(k, Level.PMD, token)
         yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
         yield from k.mitigation.after_free(k, Level.PMD, token)
@@ -104,10 +106,11 @@ class X86(Architecture):
                 # the kernel does not look, and would free the page that the block maps
                 raise ModelError(MAP_OVER_MAPPING, f"a block of {addr:#x} is replaced while mapped", address=table)
             if not pxd_none(pmd):
-                yield Store(table + index, 0)
+                yield Store(table + index, 0, Order.PLAIN, "free-clear")
             index += 1
-        yield Store(pudp, 0)
-        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE))
+        yield Store(pudp, 0, Order.PLAIN, "free-clear")
+        yield from k.mitigation.after_clear(k, Level.PUD, token)
+        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE), FLUSH_TLBI[Level.PUD])
         yield from k.mitigation.before_free(k, Level.PUD, token)
         index = 0
         while index < len(saved):
@@ -123,8 +126,8 @@ class X86(Architecture):
         yield from ()
         return False
 
-    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int) -> Steps[None]:
-        yield from tlbflush.flush_tlb_kernel_range(k, start, end)
+    def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
+        yield from tlbflush.flush_tlb_kernel_range(k, start, end, point)
 
     def set_memory_ro(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
         return (yield from set_memory.set_memory_ro(k, k.arch_data.cpa, addr, numpages))

@@ -71,9 +71,9 @@ class _Unused:
         return ()
 
 
-def text_poke(k: Kernel, addr: Address, code: int) -> Steps[None]:
+def text_poke(k: Kernel, addr: Address, code: int, point: str = "") -> Steps[None]:
     """Write code through a mapping of its own; that one is left by a write to CR3, which serialises this CPU."""
-    yield Store(addr, code)
+    yield Store(addr, code, Order.PLAIN, point)
     yield Fence(Barrier.ISB)
 
 
@@ -91,19 +91,19 @@ def text_poke_bp_batch(k: Kernel, bp_desc: Address, sites: tuple[Address, ...], 
         yield from text_poke(k, sites[index], old & ~FIRST_BYTE | INT3)
         index += 1
     # text_poke_sync()
-    yield InterruptAll()
+    yield InterruptAll("poke-sync-1")
     index = 0
     while index < len(sites):
         yield from text_poke(k, sites[index], opcode & ~FIRST_BYTE | INT3)
         index += 1
     # text_poke_sync()
-    yield InterruptAll()
+    yield InterruptAll("poke-sync-2")
     index = 0
     while index < len(sites):
-        yield from text_poke(k, sites[index], opcode)
+        yield from text_poke(k, sites[index], opcode, "poke-store")
         index += 1
     # text_poke_sync()
-    yield InterruptAll()
+    yield InterruptAll("poke-sync-3")
     poke = yield Rmw(bp_desc, _Put(), Order.ACQUIRE_RELEASE)
     if poke.refs != 1:
         yield Await(bp_desc, _Unused(), Order.ACQUIRE)

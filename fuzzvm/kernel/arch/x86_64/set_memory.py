@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.arch.x86_64.tlbflush import flush_tlb_all, flush_tlb_kernel_range
-from fuzzvm.kernel.locks import ExclusiveLock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
     PROT_WRITE,
@@ -116,9 +116,9 @@ def _change_page_attr_set_clr(k: Kernel, locks: CpaLocks, addr: int, numpages: i
     flush = False
     while page < numpages:
         address = addr + page * k.geometry.size(Level.PTE)
-        yield from spin_lock(k, locks.cpa_lock)
+        yield from spin_lock(k.cpu, locks.cpa_lock)
         done = yield from change_page_attr(k, locks, address, numpages - page, change)
-        yield from spin_unlock(k, locks.cpa_lock)
+        yield from spin_unlock(k.cpu, locks.cpa_lock)
         flush = flush or done.flush
         if done.ret:
             return Done(done.ret, page, flush)
@@ -151,9 +151,9 @@ def should_split_large_page(
     k: Kernel, locks: CpaLocks, place: Place, address: int, numpages: int, change: Change
 ) -> Steps[Done]:
     """Change a block as a whole if that can be done; no pages are done where it must be split first."""
-    yield from spin_lock(k, locks.pgd_lock)
+    yield from spin_lock(k.cpu, locks.pgd_lock)
     done = yield from _try_preserve_large_page(k, place, address, numpages, change)
-    yield from spin_unlock(k, locks.pgd_lock)
+    yield from spin_unlock(k.cpu, locks.pgd_lock)
     return done
 
 
@@ -177,11 +177,11 @@ def _try_preserve_large_page(k: Kernel, place: Place, address: int, numpages: in
 
 def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> Steps[None]:
     """Put a table in the place of a block, with cpa_lock dropped while its page is allocated."""
-    below = _level_below(k, place.level)
+    below = k.geometry.below(place.level)
     start = address & ~(k.geometry.size(place.level) - 1)
-    yield from spin_unlock(k, locks.cpa_lock)
+    yield from spin_unlock(k.cpu, locks.cpa_lock)
     base = yield Alloc(k.geometry.ptrs[below], TableLabel(below, start))
-    yield from spin_lock(k, locks.cpa_lock)
+    yield from spin_lock(k.cpu, locks.cpa_lock)
     split = yield from __split_large_page(k, locks, place, address, base)
     if not split:
         yield Free(base)
@@ -189,11 +189,11 @@ def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> 
 
 def __split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int, base: Address) -> Steps[bool]:
     """Fill a table with what a block maps and set it in the block's place; False where somebody else was first."""
-    below = _level_below(k, place.level)
-    yield from spin_lock(k, locks.pgd_lock)
+    below = k.geometry.below(place.level)
+    yield from spin_lock(k.cpu, locks.pgd_lock)
     again = yield from lookup_address(k, address)
     if again != place:
-        yield from spin_unlock(k, locks.pgd_lock)
+        yield from spin_unlock(k.cpu, locks.pgd_lock)
         return False
     block = yield Load(place.kpte)
     pfninc = k.geometry.size(below) >> k.geometry.page_shift
@@ -204,7 +204,7 @@ def __split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int, b
     # __set_pmd_pte()
     yield Store(place.kpte, mk_table(base))
     yield from flush_tlb_all(k)
-    yield from spin_unlock(k, locks.pgd_lock)
+    yield from spin_unlock(k.cpu, locks.pgd_lock)
     return True
 
 
@@ -231,7 +231,7 @@ def cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: in
 
 def collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, pgtables: Pgtables) -> Steps[Pgtables]:
     """Collapse the pages of one PMD, and then the PMDs of its PUD; return the tables to be freed, with those before."""
-    yield from spin_lock(k, locks.pgd_lock)
+    yield from spin_lock(k.cpu, locks.pgd_lock)
     pudp = yield from _pud_offset(k, addr)
     if pudp is not None:
         pud = yield Load(pudp)
@@ -243,7 +243,7 @@ def collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, pgtables: Pgtabl
                 pgtables = yield from collapse_pmd_page(k, pmdp, pmd, pgtables)
                 if pgtables != before:
                     pgtables = yield from collapse_pud_page(k, pudp, pud, pgtables)
-    yield from spin_unlock(k, locks.pgd_lock)
+    yield from spin_unlock(k.cpu, locks.pgd_lock)
     return pgtables
 
 
@@ -296,7 +296,7 @@ def lookup_address(k: Kernel, address: int) -> Steps[Place]:
             return Place(0, level)
         if pxd_leaf(entry):
             return Place(kpte, level)
-        level, table = _level_below(k, level), pxd_pgtable(entry)
+        level, table = k.geometry.below(level), pxd_pgtable(entry)
 
 
 def _pud_offset(k: Kernel, addr: int) -> Steps[Address | None]:
@@ -306,16 +306,9 @@ def _pud_offset(k: Kernel, addr: int) -> Steps[Address | None]:
         entry = yield Load(entryp)
         if pxd_none(entry):
             return None
-        level = _level_below(k, level)
+        level = k.geometry.below(level)
         entryp = pxd_pgtable(entry) + k.geometry.index(level, addr)
     return entryp
-
-
-def _level_below(k: Kernel, level: Level) -> Level:
-    level = Level(level + 1)
-    while k.geometry.folded(level):
-        level = Level(level + 1)
-    return level
 
 
 def _changed(entry: int, change: Change) -> int:

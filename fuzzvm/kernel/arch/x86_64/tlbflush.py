@@ -14,18 +14,18 @@ TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """Pages past which a range is not flushed one by one."""
 
 
-def flush_tlb_kernel_range(k: Kernel, start: int, end: int) -> Steps[None]:
-    """Flush a range on every CPU: by page, or all of it where it is long."""
+def flush_tlb_kernel_range(k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
+    """Flush a range on every CPU: by page, or all of it where it is long. `point` is that of each invalidation."""
     # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
     if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
         # do_flush_tlb_all(): CR4.PGE off and on again
-        yield Tlbi("mov cr4", 0)
+        yield Tlbi("mov cr4", 0, point)
         start = end
     addr = start
     while addr < end:
-        yield Tlbi("invlpg", addr)
+        yield Tlbi("invlpg", addr, point)
         addr += k.geometry.size(Level.PTE)
-    yield InterruptAll()
+    yield InterruptAll("flush-ipi")
 
 
 def flush_tlb_all(k: Kernel) -> Steps[None]:

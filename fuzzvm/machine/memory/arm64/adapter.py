@@ -4,8 +4,10 @@ A CPU executes in program order. A load chooses among the stores that its views 
 takes its place on the timeline at once (way 0) or stays pending in the CPU until an agent of that CPU puts it there,
 in any order that coherence, release, barriers and cache-line order allow. A fetch chooses as `Views.fetches` says.
 
-Dependencies. A load through a pointer is ordered after the load that the pointer came from: per CPU and object, the
-view of the last load whose value pointed there is remembered; `points_to` tells which object a value points to.
+Dependencies. Where an operation says what it depends on (`Dependencies`), that is exact: the view of each load is kept
+under the load's name, as long as an operation to come may depend on it. Where it does not, a load through a pointer is
+ordered after the load that the pointer came from: per CPU and object, the view of the last load whose value pointed
+there is remembered; `points_to` tells which object a value points to.
 
 What is left out, and in which direction it errs:
 
@@ -15,15 +17,15 @@ What is left out, and in which direction it errs:
   the store is seen to race with the load.
 - The store half of an atomic takes its place together with the load half. Missed bugs, where a later store of the
   same CPU is seen before a lock is seen taken by a load that does not take the lock.
-- Control dependencies of loads on ISB are not known, since a program's branches are not seen; an ISB waits for
-  addresses and for what a DSB waited for. False alarms, where only a branch and an ISB order a fetch or load. For the
-  same reason `in_flight` takes no account of them: false alarms, where only a branch orders a store after a load.
+- Where dependencies are not given, those of an ISB on branches are not known; it waits for addresses and for what a DSB
+  waited for. False alarms, where only a branch and an ISB order a fetch or load.
+- `in_flight` takes no account of dependencies: false alarms, where only these order a store after a load.
 - TLBI is no event of memory here; the barriers around it are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
@@ -36,6 +38,7 @@ from fuzzvm.machine.ops import (
     Barrier,
     CacheMaintenance,
     CacheOperation,
+    Dependencies,
     Fence,
     Fetch,
     InterruptAll,
@@ -55,7 +58,7 @@ from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetc
 class Pending:
     """A store, DC or IC that has been executed and has no place on the timeline yet.
 
-    `epoch` counts store barriers before it; `dependency` is the view of its address.
+    `epoch` counts store barriers before it; `dependency` is the view of its address, `data` that of its value.
     """
 
     kind: int
@@ -64,10 +67,11 @@ class Pending:
     order: Order
     epoch: int
     dependency: int
+    data: int = 0
 
     def key(self, key_of: Callable[[Value], Hashable]) -> tuple[Hashable, ...]:
         """Return a value that is equal for equal entries."""
-        return self.kind, self.address, key_of(self.value), self.order, self.epoch, self.dependency
+        return self.kind, self.address, key_of(self.value), self.order, self.epoch, self.dependency, self.data
 
     def after(self, earlier: Pending) -> bool:
         """Return whether this must follow a message of the same CPU that was executed before it."""
@@ -97,7 +101,7 @@ class Arm64(MemoryModel):
     stale_reads = True
     reducible = True
     delays_stores = True
-    parts = ("_timeline", "_views", "_pending", "_epochs", "_learned", "_loads", "_overtaken")
+    parts = ("_timeline", "_views", "_pending", "_epochs", "_learned", "_loads", "_overtaken", "_tokens")
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
@@ -112,6 +116,8 @@ class Arm64(MemoryModel):
         """Objects that each CPU has loaded from since it last ordered its loads before what follows."""
         self._overtaken: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
         """Those of them that a store of the CPU has followed, which nothing keeps from being seen first."""
+        self._tokens: list[dict[int, int]] = [{} for _ in range(cpus)]
+        """The views of the loads of each CPU that operations to come may depend on, by the names of these loads."""
 
     def copy(self) -> Arm64:
         # without the views of a new one, which nobody would look at
@@ -127,6 +133,7 @@ class Arm64(MemoryModel):
         other._learned = list(self._learned)
         other._loads = list(self._loads)
         other._overtaken = list(self._overtaken)
+        other._tokens = list(self._tokens)
         return other
 
     def state(self) -> tuple[Hashable, ...]:
@@ -142,6 +149,7 @@ class Arm64(MemoryModel):
             tuple([frozenset(learned.items()) for learned in self._learned]) if any(self._learned) else (),
             tuple(self._loads),
             tuple(self._overtaken),
+            tuple([frozenset(tokens.items()) for tokens in self._tokens]) if any(self._tokens) else (),
         )
 
     def normalise(self, needs: Sequence[Needs]) -> None:
@@ -154,11 +162,19 @@ class Arm64(MemoryModel):
             if self._learned[cpu]:
                 rounded = {number: points.round_towards(number, view) for number, view in self._learned[cpu].items()}
                 self._learned[cpu] = {number: view for number, view in rounded.items() if view}
+            if self._tokens[cpu]:
+                tokens = {token: points.round(view) for token, view in self._tokens[cpu].items()}
+                self._tokens[cpu] = {token: view for token, view in tokens.items() if view}
             if self._pending[cpu]:
                 # epochs of what is pending count from the one that a store would have now
                 epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
                 self._pending[cpu] = tuple(
-                    replace(entry, epoch=epochs.index(entry.epoch), dependency=points.round(entry.dependency))
+                    replace(
+                        entry,
+                        epoch=epochs.index(entry.epoch),
+                        dependency=points.round(entry.dependency),
+                        data=points.round(entry.data),
+                    )
                     for entry in self._pending[cpu]
                 )
                 self._epochs[cpu] = len(epochs) - 1
@@ -172,6 +188,9 @@ class Arm64(MemoryModel):
                 self._loads[cpu] &= freed
                 self._overtaken[cpu] &= freed
 
+    def contents(self) -> Mapping[Address, Value]:
+        return self._timeline.contents()  # type: ignore[return-value]
+
     def peek(self, address: Address) -> Value:
         return self._timeline.latest(address)
 
@@ -180,12 +199,15 @@ class Arm64(MemoryModel):
         return self._timeline.latest(address) if own is None else own.value
 
     def readable(self, cpu: int, address: Address) -> tuple[Value, ...]:
-        own = self._forwarded(cpu, address)
+        return self._may_read(cpu, Load(address), Order.PLAIN)
+
+    def _may_read(self, cpu: int, op: Load | Rmw, order: Order) -> tuple[Value, ...]:
+        own = self._forwarded(cpu, op.address)
         if own is not None:
             return (own.value,)
-        floor = self._views[cpu].load_floor(address, self._learned[cpu].get(object_of(address), 0), Order.PLAIN)
-        sources = self._views[cpu].sources(self._timeline, address, floor)
-        return tuple(self._timeline.value(address, source) for source in sources)
+        floor = self._views[cpu].load_floor(op.address, self._address_view(cpu, op.address, op.depends), order)
+        sources = self._views[cpu].sources(self._timeline, op.address, floor)
+        return tuple(self._timeline.value(op.address, source) for source in sources)
 
     def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
         return [(entry.address, entry.value) for entry in self._pending[cpu] if entry.kind == STORE]
@@ -211,76 +233,105 @@ class Arm64(MemoryModel):
             kind = CLEAN if earlier.operation is CacheOperation.DC_CVAU else INVALIDATE
         if isinstance(op, Fence):
             return kind in _ORDERED.get(op.kind, ())
-        return isinstance(op, Rmw) and op.order in RELEASES and kind == STORE
+        return isinstance(op, Rmw) and op.order in RELEASES and kind == STORE and op.expected is None
 
     @classmethod
     def orders_loads(cls, op: Operation) -> bool:
         match op:
             case Fence(kind):
                 return kind in ORDERS_LOADS
-            case Store(_, _, order) | Rmw(_, _, order):
+            case Store(order=order):
                 return order in RELEASES
+            case Rmw(order=order):
+                # one that compares may be a load
+                return order in RELEASES and op.expected is None
         return isinstance(op, InterruptAll)
 
     # Operations
 
     def load(self, cpu: int, op: Load | Await, choose: Choose) -> Value:
-        views = self._own_views(cpu)
-        address = op.address
-        dependency = self._learned[cpu].get(object_of(address), 0)
         if op.order in (Order.ACQUIRE, Order.ACQUIRE_RELEASE):
             self._put_releases(cpu)
+        # A wait has ended: it reads what ended it.
+        return self._load(cpu, op, op.order, (lambda ways: 0) if isinstance(op, Await) else choose)
+
+    def _load(
+        self, cpu: int, op: Load | Await | Rmw, order: Order, choose: Choose, other_than: tuple[Value] | None = None
+    ) -> Value:
+        """Load a value that may be read; with `other_than`, one that is not that."""
+        views = self._own_views(cpu)
+        address = op.address
+        dependency = self._address_view(cpu, address, op.depends)
         own = self._forwarded(cpu, address)
-        floor = views.load_floor(address, dependency, op.order)
+        floor = views.load_floor(address, dependency, order)
         if own is not None:
             source = views.cells[address].own if address in views.cells else 0
             value = own.value
+            if op.depends is not None:
+                floor = max(floor, own.dependency, own.data)  # dob: (addr | data); lmrs
             self.remark = Forwarded()
         else:
             sources = views.sources(self._timeline, address, floor)
-            # A wait has ended: it reads what ended it.
-            source = sources[0 if len(sources) == 1 or isinstance(op, Await) else choose(len(sources))]
+            if other_than is not None:
+                sources = [source for source in sources if self._timeline.value(address, source) != other_than[0]]
+            source = sources[choose(len(sources)) if len(sources) > 1 else 0]
             value = self._timeline.value(address, source)
             stores = self._timeline.stores(address)
             if stores and source != stores[-1]:
                 newest = self._timeline.messages[stores[-1] - 1]
                 self.remark = StaleRead(newest.value, newest.cpu)
-        loaded = views.loaded(address, source, floor, dependency, op.order)
-        self._learn(cpu, value, loaded.view)
-        if op.order not in ACQUIRES:
+        loaded = views.loaded(address, source, floor, dependency, order)
+        self._learn(cpu, value, loaded.view, op.depends)
+        if order not in ACQUIRES:
             self._loads[cpu] |= {object_of(address)}
         return value
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
         self._overtake(cpu, op.order)
-        dependency = self._learned[cpu].get(object_of(op.address), 0)
-        self._execute(cpu, Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency), choose)
+        dependency = self._address_view(cpu, op.address, op.depends)
+        data = self._view_of(cpu, op.depends.data) if op.depends is not None else dependency
+        entry = Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency, data)
+        self._executed(cpu, op.depends)
+        self._execute(cpu, entry, choose)
 
     def rmw(self, cpu: int, op: Rmw, choose: Choose) -> Value:
-        views = self._own_views(cpu)
         address = op.address
+        if op.expected is not None:
+            order = Order.ACQUIRE if op.order in ACQUIRES else Order.PLAIN
+            if order is Order.ACQUIRE:
+                self._put_releases(cpu)
+            writes = self.visible(cpu, address) == op.expected[0]
+            others = [value for value in self._may_read(cpu, op, order) if value != op.expected[0]]
+            way = choose(writes + len(others)) if writes + len(others) > 1 else 0
+            if not writes or way:
+                return self._load(cpu, op, order, lambda ways: way - writes, op.expected)
+        views = self._own_views(cpu)
         if op.order in RELEASES:
             # bob: [M]; po; [L]. Cache maintenance is not M: a release does not wait for a DC or IC.
             self._put(cpu, frozenset({STORE}))
             self._put_address(cpu, address)
         else:
             self._put_address(cpu, address)
+            # bob: [W]; po; [dmb.st]; po; [W], for the store half
+            epoch = self._epochs[cpu]
+            self._put_chosen(cpu, lambda entry: entry.kind == STORE and entry.epoch < epoch)
             if op.order is Order.ACQUIRE:
                 self._put_releases(cpu)
-        dependency = self._learned[cpu].get(object_of(address), 0)
+        dependency = self._address_view(cpu, address, op.depends)
         self._overtake(cpu, op.order)
         load_order = op.order if op.order in ACQUIRES else Order.PLAIN
         floor = views.load_floor(address, dependency, load_order)
         source = views.sources(self._timeline, address, floor)[0]
         old = self._timeline.value(address, source)
-        loaded = views.loaded(address, source, floor, dependency, load_order)
-        self._learn(cpu, old, loaded.view)
+        loaded = views.loaded(address, source, floor, dependency, load_order, quiet=op.quiet)
+        data = self._view_of(cpu, op.depends.data) if op.depends is not None else 0
+        self._learn(cpu, old, loaded.view, op.depends)
         new = op.update(old)
         self._timeline = self._timeline.extend(Message(STORE, cpu, address, new))
         timestamp = len(self._timeline)
         views.stored(
-            address, timestamp, op.order, dependency=dependency, chain=loaded.view, chain_pick=loaded.pick,
-            exclusive=loaded.at,
+            address, timestamp, op.order, dependency=max(dependency, data), chain=max(loaded.view, data),
+            chain_pick=max(loaded.pick, data), exclusive=loaded.at,
         )  # fmt: skip
         if op.order is Order.ACQUIRE_RELEASE:
             views.after_atomic(timestamp)
@@ -290,6 +341,7 @@ class Arm64(MemoryModel):
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
         views = self._own_views(cpu)
+        self._executed(cpu, op.depends)
         kind = op.kind
         if kind is Barrier.DMB_ISHST:
             self._epochs[cpu] += 1
@@ -305,6 +357,7 @@ class Arm64(MemoryModel):
 
     def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
         views = self._own_views(cpu)
+        self._executed(cpu, op.depends)
         ways = views.fetches(self._timeline, op.address)
         source, place = ways[choose(len(ways)) if len(ways) > 1 else 0]
         views.fetch(place)
@@ -315,6 +368,7 @@ class Arm64(MemoryModel):
         return instruction
 
     def maintain(self, cpu: int, op: CacheMaintenance | Tlbi | InterruptAll, choose: Choose) -> None:
+        self._executed(cpu, op.depends)
         if isinstance(op, InterruptAll):
             # kick_all_cpus_sync: full barrier of the sender, then each CPU takes an exception, whose handler's
             # acquire and release order it after the sender and the sender's return after it (kernel/smp.c).
@@ -353,6 +407,7 @@ class Arm64(MemoryModel):
         self._views = [Views() for _ in range(self.cpus)]
         self._own = 0
         self._learned = [{} for _ in range(self.cpus)]
+        self._tokens = [{} for _ in range(self.cpus)]
         for cpu in range(self.cpus):
             self._order_loads(cpu)
 
@@ -392,10 +447,9 @@ class Arm64(MemoryModel):
         timestamp = len(self._timeline)
         views = self._own_views(cpu)
         if entry.kind == STORE:
-            depends = entry.dependency
             views.stored(
-                entry.address, timestamp, entry.order, dependency=depends, address_pick=depends, chain=depends,
-                chain_pick=depends,
+                entry.address, timestamp, entry.order, dependency=max(entry.dependency, entry.data),
+                address_pick=entry.dependency, chain=entry.data, chain_pick=entry.data,
             )  # fmt: skip
         elif entry.kind == CLEAN:
             views.cleaned(entry.address, timestamp)
@@ -444,8 +498,33 @@ class Arm64(MemoryModel):
         else:
             self._overtaken[cpu] |= self._loads[cpu]
 
-    def _learn(self, cpu: int, value: Value, view: int) -> None:
-        number = self.points_to(value)
-        if number:
+    def _address_view(self, cpu: int, address: Address, depends: Dependencies | None) -> int:
+        """Return the view of what an address depends on."""
+        if depends is None:
+            return self._learned[cpu].get(object_of(address), 0)
+        return self._view_of(cpu, depends.address)
+
+    def _view_of(self, cpu: int, loads: frozenset[int]) -> int:
+        tokens = self._tokens[cpu]
+        return max([tokens.get(token, 0) for token in loads], default=0)
+
+    def _learn(self, cpu: int, value: Value, view: int, depends: Dependencies | None) -> None:
+        """Take note of what a load has returned, and of the view that its value carries."""
+        if depends is not None:
+            self._executed(cpu, depends, view)
+        elif number := self.points_to(value):
             # copies of this memory look at the old one
             self._learned[cpu] = {**self._learned[cpu], number: view}
+
+    def _executed(self, cpu: int, depends: Dependencies | None, view: int = 0) -> None:
+        """Take note of the branches before an operation, and of what can be depended on after it."""
+        if depends is None:
+            return
+        if branch := self._view_of(cpu, depends.control):
+            self._own_views(cpu).branched(branch)
+        tokens = self._tokens[cpu]
+        if tokens or view:
+            kept = {token: tokens[token] for token in depends.live if token in tokens and token != depends.token}
+            if view and depends.token >= 0:
+                kept[depends.token] = view
+            self._tokens[cpu] = kept

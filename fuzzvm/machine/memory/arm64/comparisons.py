@@ -30,7 +30,7 @@ _CARRIES = ORDERS_LOADS | {Barrier.ISB}
 
 def carries_views(needs: Needs, *, pending: bool) -> bool:
     """Return whether a CPU may carry the view of a plain load to any load that follows."""
-    return bool(pending or needs.stores or needs.fetches or needs.barriers & _CARRIES)
+    return bool(pending or needs.stores or needs.fetches or needs.exact or needs.barriers & _CARRIES)
 
 
 def lies_in(address: Hashable, objects: frozenset[int]) -> bool:

@@ -20,7 +20,8 @@ the smaller one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from fuzzvm.machine.memory.arm64.timeline import Timeline
@@ -32,6 +33,18 @@ ORDERS_LOADS = frozenset({Barrier.DMB_ISH, Barrier.DMB_ISHLD, Barrier.DSB_ISH, B
 """The kinds of barrier that order loads before everything after them."""
 ORDERS_STORES = frozenset({Barrier.DMB_ISH, Barrier.DSB_ISH, Barrier.DSB_ISHST})
 """Those that order stores before the loads after them."""
+
+
+class CacheType(Enum):
+    """What an instruction fetch asks of software: the fields IDC and DIC of CTR_EL0 (Arm ARM).
+
+    With IDC = 1 a store need not be cleaned by DC CVAU, with DIC = 1 old instructions need not be invalidated by IC
+    IVAU either: a fetch then reads as a load does. DIC = 1 without IDC = 1 is taken as both, as herd7 takes it.
+    """
+
+    DIC0_IDC0 = "DIC=0 IDC=0"
+    DIC0_IDC1 = "DIC=0 IDC=1"
+    DIC1_IDC1 = "DIC=1 IDC=1"
 
 
 class Cell(NamedTuple):
@@ -334,39 +347,40 @@ class Views:
         """Record an IC."""
         self.invalidations = (*self.invalidations, timestamp)
 
-    def fetches(self, timeline: Timeline, address: Hashable) -> list[tuple[int, int]]:
+    def fetches(
+        self, timeline: Timeline, address: Hashable, caches: CacheType = CacheType.DIC0_IDC0
+    ) -> list[tuple[int, int]]:
         """Return the (source, place) of each way to fetch the instruction at a location, newest source first.
 
         A fetch may read any store, however old, unless an IC that took place before it came after a DC that came
-        after a newer store (IC-ca; DIC = IDC = 0). A fetch before an IC that completes at d asks that all fetches of
-        this CPU that precede it in program order took place before d (IC-ob). Where both are possible, both are ways.
+        after a newer store (IC-ca). With IDC = 1 it is enough that the IC came after the newer store, with DIC = 1
+        that the store came before the fetch. A fetch before an IC that completes at d asks that all fetches of this
+        CPU that precede it in program order took place before d (IC-ob); with DIC = 1 a fetch before a store asks
+        that of them, too. Where a fetch may come before and after an IC, both are ways.
         """
         invalidations = timeline.invalidations(address)
         cleans = timeline.cleans(address)
         stores = timeline.stores(address)
         ways = []
+        overwritten: int | None = None
         for source in (*reversed(stores), 0):
             earliest = max(self.fetch_floor, source)  # Instr-obs: rf
             for place in (earliest, *(at for at, _ in invalidations if at > earliest)):
-                if self._fetchable(source, place, invalidations, cleans, stores):
+                if caches is CacheType.DIC1_IDC1:
+                    possible = overwritten is None or max(place, self.fetched) < overwritten
+                else:
+                    # IC after one of these is IC after a newer store that fetches can see
+                    seen = stores if caches is CacheType.DIC0_IDC1 else cleans
+                    possible = overwritten is None or not self._invalidated(overwritten, place, invalidations, seen)
+                if possible and not any(place < at and self.fetched >= complete for at, complete in invalidations):
                     ways.append((source, place))
+            overwritten = source
         return ways
 
-    def _fetchable(
-        self,
-        source: int,
-        place: int,
-        invalidations: list[tuple[int, int]],
-        cleans: list[int],
-        stores: tuple[int, ...],
-    ) -> bool:
-        for at, complete in invalidations:
-            if place < at:
-                if self.fetched >= complete:
-                    return False
-            elif any(source < store < clean < at for store in stores for clean in cleans):
-                return False
-        return True
+    @staticmethod
+    def _invalidated(overwritten: int, place: int, invalidations: list[tuple[int, int]], seen: Sequence[int]) -> bool:
+        """Return whether an IC before `place` came after one of `seen` that is not before `overwritten`."""
+        return any(at <= place and any(overwritten <= clean < at for clean in seen) for at, _ in invalidations)
 
     def fetch(self, place: int) -> None:
         """Record a fetch: all that follows in program order, but for other fetches, comes after it (f-ob)."""

@@ -1,0 +1,139 @@
+"""`fuzzvm verify --image`: scenarios on the compiled functions of a kernel image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fuzzvm.cli.common import print_json, progress_console, shell_path
+from fuzzvm.cli.happened import not_met
+from fuzzvm.cli.output import print_table, say, say_text
+from fuzzvm.compiled.image import Image, load
+from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
+from fuzzvm.explore.matrix import Bounds
+from fuzzvm.machine.schedule import context_switches, format_schedule
+from fuzzvm.report.compiled_story import render, story_of
+from fuzzvm.scenario.scenario import Scenario
+
+
+def verify_on_image(
+    folder: Path, scenarios: Sequence[Scenario], memory: str | None, bounds: Bounds, *, chosen: bool, as_json: bool
+) -> int:
+    """Verify scenarios on an image and print what came of it; return the exit status.
+
+    `chosen` says that the user has named the scenarios: then one that the image cannot run is an error, else it is left
+    out, and said to be. Raises ImageError, ProgramError, ScenarioError.
+    """
+    image = load(folder)
+    can, cannot = runnable(image, list(scenarios))
+    if chosen and cannot:
+        scenario, why = cannot[0]
+        raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
+    runs: list[ImageRun] = []
+    interrupted = False
+    todo = list(cells(can, memory))
+    try:
+        with progress_console().status("") as status:
+            for scenario, name in todo:
+                status.update(f"{scenario.name}, {name} ({len(runs) + 1} of {len(todo)})")
+                runs.append(verify_image(image, scenario, name, bounds))
+    except KeyboardInterrupt:
+        interrupted = True
+    if as_json:
+        print_json(
+            {
+                "image": image.manifest.digest,
+                "kernel": image.manifest.kernel,
+                "runs": [_to_json(run) for run in runs],
+                "left_out": {scenario.name: why for scenario, why in cannot},
+                "interrupted": interrupted,
+            }
+        )
+    else:
+        _print(image, folder, runs, cannot)
+        if interrupted:
+            say(f"interrupted: {len(runs)} of {len(todo)} runs done", err=True)
+    if interrupted:
+        return 130
+    return 0 if all(run.verdict.verdict == "safe" and run.verdict.complete for run in runs) else 1
+
+
+def _title(image: Image) -> str:
+    manifest = image.manifest
+    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
+    return (
+        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
+        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
+    )
+
+
+def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequence[tuple[Scenario, str]]) -> None:
+    say(_title(image))
+    print_table(
+        ("scenario", "memory", "verdict", "states", "seconds"),
+        [
+            (
+                run.scenario.name,
+                run.memory,
+                _verdict(run),
+                str(run.verdict.states),
+                f"{run.verdict.seconds:.3f}",
+            )
+            for run in runs
+        ],
+    )
+    for run in runs:
+        verdict = run.verdict
+        where = f"{run.scenario.name}, {run.memory}"
+        if verdict.failure is not None and verdict.schedule is not None:
+            how = "proven minimal" if verdict.complete else "not proven minimal"
+            switches = context_switches(verdict.schedule)
+            say("", f"{where}: {switches} context switches, {len(verdict.schedule)} steps, {how}")
+            say_text(
+                render(story_of(run.task, verdict.schedule), run.scenario, f"{_title(image)}; memory {run.memory}")
+            )
+        elif verdict.failure is not None:
+            place = verdict.failure.function or "the run as a whole"
+            say("", f"{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
+        if verdict.missing:
+            say("", f"{where}: vacuous: {not_met(verdict.missing)}")
+        if verdict.stopped:
+            say("", f"{where}: not everything was explored: {verdict.stopped}")
+    if cannot:
+        names = ", ".join(scenario.name for scenario, _ in cannot)
+        say("", f"left out: {names} (fuzzvm verify --image {shell_path(folder)} -s NAME says why)")
+
+
+def _verdict(run: ImageRun) -> str:
+    verdict = run.verdict
+    if verdict.failure is not None:
+        return f"bug: {verdict.failure.error}"
+    return verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
+
+
+def _to_json(run: ImageRun) -> dict[str, Any]:
+    verdict = run.verdict
+    schedule = verdict.schedule
+    story = None if schedule is None else story_of(run.task, schedule)
+    return {
+        "scenario": run.scenario.name,
+        "memory": run.memory,
+        "verdict": verdict.verdict,
+        "bug": verdict.failure.error if verdict.failure else None,
+        "function": verdict.failure.function if verdict.failure else None,
+        "message": verdict.failure.message if verdict.failure else None,
+        "stack": [str(frame) for frame in story.frames] if story else [],
+        "complete": verdict.complete,
+        "bound": verdict.stopped or None,
+        "states": verdict.states,
+        "transitions": verdict.transitions,
+        "seconds": round(verdict.seconds, 4),
+        "schedule": None if schedule is None else format_schedule(schedule),
+        "context_switches": None if schedule is None else context_switches(schedule),
+        "steps": None if schedule is None else len(schedule),
+        "met": sorted(verdict.met),
+        "missing": list(verdict.missing),
+    }

@@ -1,0 +1,40 @@
+"""Functions that templates of `expressions` may call, for what Python's operators do not express in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+
+def signed(value: int, bits: int) -> int:
+    """Return the number that the low `bits` bits stand for in two's complement."""
+    sign = 1 << (bits - 1)
+    return ((value & ((sign << 1) - 1)) ^ sign) - sign
+
+
+def divide_signed(dividend: int, divisor: int, bits: int) -> int:
+    """Return SDIV's quotient, rounded towards zero; 0 for a division by 0 (Arm ARM C6.2, SDIV)."""
+    if not divisor:
+        return 0
+    a, b = signed(dividend, bits), signed(divisor, bits)
+    quotient = abs(a) // abs(b)
+    return (quotient if (a < 0) == (b < 0) else -quotient) & ((1 << bits) - 1)
+
+
+def reverse_bits(value: int, bits: int) -> int:
+    """Return RBIT's result."""
+    return int(f"{value:0{bits}b}"[::-1], 2)
+
+
+def reverse_bytes(value: int, bits: int, group: int) -> int:
+    """Return the value with the bytes of each group of `group` bytes reversed (REV, REV16, REV32)."""
+    data = value.to_bytes(bits // 8, "little")
+    groups = [data[at : at + group][::-1] for at in range(0, len(data), group)]
+    return int.from_bytes(b"".join(groups), "little")
+
+
+HELPERS: Mapping[str, Callable[..., int]] = {
+    "divide_signed": divide_signed,
+    "reverse_bits": reverse_bits,
+    "reverse_bytes": reverse_bytes,
+    "signed": signed,
+}

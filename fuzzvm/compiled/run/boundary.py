@@ -1,0 +1,273 @@
+"""The functions of the kernel that the model stands for, by name: see `BOUNDARY`.
+
+Everything else that the image defines is run. A function that the image does not define and that is not here is refused
+where it is called. `docs/compiled.md` has the list, and says how to state one of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.run.memory_map import PIECE, STRUCT_PAGE_SHIFT
+from fuzzvm.compiled.run.program import Boundary, Caller
+from fuzzvm.compiled.run.units import Unit
+from fuzzvm.machine.ops import (
+    Address,
+    Alloc,
+    Barrier,
+    Fence,
+    Free,
+    Order,
+    Rmw,
+    Steps,
+    Store,
+    Tlbi,
+    address_of,
+    object_of,
+)
+
+# Locks: the byte `locked` of a spinlock, which is 1 while it is taken. Where the fast paths are inlined, they are the
+# kernel's own (include/asm-generic/qspinlock.h).
+LOCKED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Becomes:
+    value: int
+
+    def __call__(self, old: int) -> int:
+        return self.value
+
+
+_TAKEN, _RELEASED = _Becomes(1), _Becomes(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Free:
+    def __call__(self, owner: int) -> bool:
+        return owner == 0
+
+    def blocked_by(self, owner: int) -> tuple[int, ...]:
+        # it does not say who has it
+        return ()
+
+
+def _unit(c: Caller, va: int, size: int) -> Unit:
+    unit = c.environment.memory.location(va, size)
+    if unit is None:
+        raise ImageError(f"{va:#x} is written to, which is read-only")
+    return unit
+
+
+def _word(c: Caller, va: int, size: int = 8) -> Address:
+    return _unit(c, va, size).address
+
+
+def spin_lock(c: Caller) -> Steps[int]:
+    """Take a spinlock (kernel/locking/spinlock.c); the flags that are returned say that interrupts were on."""
+    yield Rmw(_word(c, c[0], LOCKED), _TAKEN, Order.ACQUIRE, _Free())
+    return 0
+
+
+def spin_unlock(c: Caller) -> Steps[None]:
+    """Release a spinlock."""
+    yield Rmw(_word(c, c[0], LOCKED), _RELEASED, Order.RELEASE)
+
+
+# rwsem (kernel/locking/rwsem.c): the fast paths are the image's, what follows where they fail is here
+
+
+WRITER = 1 << 0
+WAITERS = 1 << 1
+READER = 1 << 8
+_READERS = ((1 << 55) - 1) << 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Adds to the count of a semaphore, then sets and clears bits."""
+
+    add: int
+    set: int = 0
+    clear: int = 0
+
+    def __call__(self, old: int) -> int:
+        return (old + self.add | self.set) & ~self.clear & (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Without:
+    """No bit of a mask is set in the count of a semaphore, which does not say who holds it."""
+
+    mask: int
+
+    def __call__(self, count: int) -> bool:
+        return not count & self.mask
+
+    def blocked_by(self, count: int) -> tuple[int, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plus:
+    amount: int
+
+    def __call__(self, old: int) -> int:
+        return old + self.amount
+
+
+def _semaphore(c: Caller, sem: int) -> tuple[Address, Address, Address]:
+    """Return where a semaphore's count is, who waits for it, and the lock of these."""
+    members = {one.name: one.offset for one in c.environment.executable.image.types.named("rw_semaphore").members}
+    queue = next(name for name in _QUEUES if name in members)
+    return (
+        _word(c, sem + members["count"]),
+        _word(c, sem + members[queue]),
+        _word(c, sem + members["wait_lock"], LOCKED),
+    )
+
+
+def _wait(c: Caller, adjust: int, take: _Counted, until: _Without) -> Steps[int]:
+    """Queue, wait until the semaphore can be taken, and take it. Any who waits may be the next.
+
+    The number of those who wait is kept where the list of them begins, which nobody else looks at.
+    """
+    sem = c[0]
+    count, queue, lock = _semaphore(c, sem)
+    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
+    yield Rmw(queue, _Plus(1))
+    yield Rmw(count, _Counted(adjust, set=WAITERS))
+    yield Rmw(lock, _RELEASED, Order.RELEASE)
+    yield Rmw(count, take, Order.ACQUIRE, until)
+    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
+    waiting = yield Rmw(queue, _Plus(-1))
+    if waiting == 1:
+        yield Rmw(count, _Counted(0, clear=WAITERS))
+    yield Rmw(lock, _RELEASED, Order.RELEASE)
+    return sem
+
+
+_QUEUES = ("wait_list", "first_waiter")
+"""Where a semaphore says who waits: the first until Linux 7.1."""
+
+
+def rwsem_down_write_slowpath(c: Caller) -> Steps[int]:
+    """Wait for a semaphore, to write."""
+    return (yield from _wait(c, 0, _Counted(WRITER), _Without(WRITER | _READERS)))
+
+
+def rwsem_down_read_slowpath(c: Caller) -> Steps[int]:
+    """Wait for a semaphore, to read; the fast path has counted this reader already."""
+    return (yield from _wait(c, -READER, _Counted(READER), _Without(WRITER)))
+
+
+# Memory
+
+
+def memset(c: Caller) -> Steps[int]:
+    """Fill memory that CPUs share, a word at a time."""
+    if (c[0] | c[2]) % _WORD:
+        raise ImageError(f"memset() of {c[2]} bytes at {c[0]:#x}, which are no words")
+    memory = c.environment.memory
+    va = c[0]
+    content = int.from_bytes(bytes([c[1] & 0xFF]) * _WORD, "little")
+    while va < c[0] + c[2]:
+        yield Store(_word(c, va), content ^ memory.initial(_unit(c, va, _WORD)))
+        va += _WORD
+    return c[0]
+
+
+_WORD = 8
+
+# Pages
+
+
+@dataclass(frozen=True, slots=True)
+class PageLabel:
+    """What a page is that the page allocator has given."""
+
+    order: int = 0
+
+    def __str__(self) -> str:
+        return "a page"
+
+
+def _alloc_pages(gfp: int, order: int) -> Boundary:
+    """Return alloc_pages() whose flags and order are arguments of these numbers; it never fails."""
+
+    def alloc_pages(c: Caller) -> Steps[int]:
+        if c[order]:
+            raise ImageError(f"an allocation of {1 << c[order]} pages is not supported")
+        layout = c.environment.memory.layout
+        # with room for the two locations that stand for the whole of it, wherever the page ends
+        page = yield Alloc(PIECE, PageLabel())
+        return layout.vmemmap + (object_of(page) << STRUCT_PAGE_SHIFT)
+
+    return alloc_pages
+
+
+def free_pages(c: Caller) -> Steps[None]:
+    """Free a page, given by its struct page (__free_pages)."""
+    if c[1]:
+        raise ImageError(f"a free of {1 << c[1]} pages is not supported")
+    yield Free(address_of(c[0] - c.environment.memory.layout.vmemmap >> STRUCT_PAGE_SHIFT))
+
+
+def set_swapper_pgd(c: Caller) -> Steps[None]:
+    """Set an entry of the root table, which the kernel does through a fixmap (arch/arm64/mm/mmu.c)."""
+    memory = c.environment.memory
+    entry = _unit(c, c[0], 8)
+    lock = _word(c, c.environment.executable.image.symbol("swapper_pgdir_lock").address, LOCKED)
+    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
+    yield Store(entry.address, c[1] ^ memory.initial(entry))
+    # pgd_clear_fixmap()
+    yield Fence(Barrier.DSB_ISHST)
+    yield Tlbi("vmalle1is", 0)
+    yield Fence(Barrier.DSB_ISH)
+    yield Fence(Barrier.ISB)
+    yield Rmw(lock, _RELEASED, Order.RELEASE)
+
+
+BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
+    **dict.fromkeys(("_raw_spin_lock", "_raw_spin_lock_irq", "_raw_spin_lock_irqsave"), spin_lock),
+    **dict.fromkeys(("_raw_spin_unlock", "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore"), spin_unlock),
+    "queued_spin_lock_slowpath": spin_lock,
+    "rwsem_down_write_slowpath": rwsem_down_write_slowpath,
+    "rwsem_down_read_slowpath": rwsem_down_read_slowpath,
+    **dict.fromkeys(("alloc_pages_noprof", "__alloc_pages_noprof"), _alloc_pages(0, 1)),
+    "alloc_pages_node_noprof": _alloc_pages(1, 2),
+    "__free_pages": free_pages,
+    "set_swapper_pgd": set_swapper_pgd,
+    "memset": memset,
+}
+"""By the name that the source has."""
+
+IGNORED = frozenset(
+    (
+        # who waits looks at the count
+        "rwsem_wake",
+        # text, and what it is made of
+        "_printk",
+        "__warn_printk",
+        "seq_printf",
+        "dump_page",
+        # statistics, scheduling, caches
+        "mod_node_page_state",
+        "sched_clock",
+        "preempt_schedule",
+        "preempt_schedule_notrace",
+        "__cond_resched",
+        "__sync_icache_dcache",
+        # memory hotplug: nobody takes its lock to write
+        "get_online_mems",
+        "put_online_mems",
+        "ptdump_debugfs_register",
+        # what a dump gathers for its text, and a check for its warnings
+        "note_page",
+        *(f"note_page_{level}" for level in ("pte", "pmd", "pud", "p4d", "pgd", "flush")),
+    )
+)
+"""Functions of which nothing comes that matters here, by the name that the source has; they return 0."""

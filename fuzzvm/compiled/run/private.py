@@ -1,0 +1,93 @@
+"""What one CPU alone uses: its stack, its task, and what the scenario gives its calls by address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import or_
+
+from fuzzvm.compiled.arm64.private import TrackedMemory, UnwrittenMemoryError
+
+BASE = 0xFFFF_C000_0000_0000
+SIZE = 1 << 17
+TASK = 0
+"""Offset of the task, `current`."""
+STACK_LOW, STACK_HIGH = 1 << 15, 1 << 16
+"""Offsets of the stack (THREAD_SIZE is more; a call needs little)."""
+ARGUMENTS = 1 << 16
+"""Offset of what calls are given by address."""
+
+
+Constants = Callable[[int, int], int | None]
+"""Returns so many bytes at an address that are the same in every run, None where they may change."""
+
+
+class CpuMemory(TrackedMemory):
+    """The memory of one CPU. What has not been written is 0, but for the stack, of which it cannot be read.
+
+    `constants` are the bytes that are nobody's own, and that the CPU reads all the same without anybody noticing.
+    Locations that no other CPU accesses can be taken over.
+    """
+
+    def __init__(self, cpu: int, constants: Constants) -> None:
+        self._constants = constants
+        self.base = BASE + cpu * SIZE
+        super().__init__(self.base, self.base + SIZE, or_)
+
+    @property
+    def task(self) -> int:
+        """The address of the task."""
+        return self.base + TASK
+
+    @property
+    def stack_top(self) -> int:
+        """The address after the stack."""
+        return self.base + STACK_HIGH
+
+    @property
+    def arguments(self) -> int:
+        """The address of what calls are given by address."""
+        return self.base + ARGUMENTS
+
+    def copy(self) -> CpuMemory:
+        other = CpuMemory.__new__(CpuMemory)
+        other.base, other.low, other.high, other._join = self.base, self.low, self.high, self._join
+        other._constants = self._constants
+        other.cells = self.cells.copy()
+        return other
+
+    def load(self, address: int, size: int) -> tuple[int, int, int] | None:
+        if not self.low <= address < self.high:
+            cell = self.cells.get(address)
+            if cell is not None and cell[0] == size:
+                return cell[1:]
+            constant = self._constants(address, size)
+            return None if constant is None else (constant, 0, 0)
+        try:
+            return super().load(address, size)
+        except UnwrittenMemoryError:
+            if STACK_LOW <= address - self.base < STACK_HIGH:
+                raise
+            # a struct of which some members were written
+            for at in range(address, address + size):
+                if not any(cell <= at < cell + self.cells[cell][0] for cell in self.cells):
+                    self.cells[at] = 1, 0, 0, 0
+            return super().load(address, size)
+
+    def store(self, address: int, size: int, value: int, view: int, pick: int) -> bool:
+        if not self.low <= address < self.high:
+            cell = self.cells.get(address)
+            if cell is None or cell[0] != size:
+                return False
+            self.cells[address] = size, value, view, pick
+            return True
+        return super().store(address, size, value, view, pick)
+
+    def take(self, address: int, size: int, value: int) -> None:
+        """Make a location of memory that CPUs share the CPU's own: nobody else accesses it."""
+        self.cells[address] = size, value, 0, 0
+
+    def left(self, sp: int) -> None:
+        """Forget the part of the stack that functions have left: nobody reads it before it is written again."""
+        low = self.base + STACK_LOW
+        for address in [address for address in self.cells if low <= address < sp]:
+            del self.cells[address]

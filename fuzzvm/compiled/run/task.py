@@ -1,0 +1,227 @@
+"""A scenario for compiled code as a task: what is there at boot, and the calls of each CPU."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice, permutations
+from typing import TypeVar
+
+from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.run.boundary import BOUNDARY, IGNORED
+from fuzzvm.compiled.run.executable import Executable
+from fuzzvm.compiled.run.knowledge import Knowledge
+from fuzzvm.compiled.run.links import ENTRY, PageTables
+from fuzzvm.compiled.run.memory_map import Layout, MemoryMap
+from fuzzvm.compiled.run.own_memory import OWN_MEMORY
+from fuzzvm.compiled.run.private import BASE, SIZE, TASK
+from fuzzvm.compiled.run.program import Boundary, Call, CompiledProgram, Environment, Setup
+from fuzzvm.compiled.run.units import Units
+from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.errors import ModelError, OutdatedProgramError, ProgramError
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Address
+from fuzzvm.machine.task import Task
+
+T = TypeVar("T")
+
+_PHYS = 0x4000_0000
+"""Where physical memory begins; any multiple of 1 GB would do."""
+_KERNEL_PHYS = 0x8000_0000
+MAX_BOOT_STEPS = 1_000_000
+QUIET_RUNS = 5
+MAX_LEARNING_STEPS = 100_000
+"""Of one run: one that goes on for ever teaches no more."""
+MOST_ORDERS = 6
+
+
+def layout_of(image: Image) -> Layout:
+    """Return the address space of an image's kernel (arch/arm64/include/asm/memory.h)."""
+    bits = int(image.config["CONFIG_ARM64_VA_BITS"])
+    page_shift = image.manifest.page_shift
+    page_offset = (1 << 64) - (1 << bits)
+    vmemmap_size = (1 << bits - 1) >> page_shift - 6
+    return Layout(page_shift, page_offset, (1 << 64) - (1 << 30) - vmemmap_size, _PHYS, _KERNEL_PHYS)
+
+
+@dataclass(frozen=True)
+class CpuCalls:
+    """The calls of one CPU, and the words of its own memory that it gives them, (size, value) by address."""
+
+    calls: tuple[Call, ...]
+    cells: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+
+class CompiledTask(Task):
+    """CPUs that call functions of an image, after CPU 0 has made the calls of `boot`.
+
+    `boundary` are functions that the user states, by name; they go before those of the model. With `assume`, reading
+    what nobody writes is no step (`knowledge`). Raises ImageError, and ModelError where the calls of boot go wrong.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        memory: str,
+        boot: CpuCalls,
+        cpus: Sequence[CpuCalls],
+        boundary: Mapping[str, Boundary] | None = None,
+        *,
+        assume: bool = True,
+    ) -> None:
+        self.image = image
+        self._memory = memory
+        self._boot_calls = boot
+        self._cpu_calls = tuple(cpus)
+        self._functions = _functions(image, {**BOUNDARY, **(boundary or {})})
+        self._own_memory = _functions(image, OWN_MEMORY)
+        self._ignored = frozenset(_functions(image, dict.fromkeys(IGNORED)))
+        stops = (*self._functions, *self._own_memory, *self._ignored)
+        names = {address: image.name_at(address) for address in stops}
+        self._executable = Executable(image, names, tracked=True)
+        self._units = Units()
+        self._begin(None, assume=assume)
+
+    def _begin(self, knowledge: Knowledge | None, *, assume: bool) -> None:
+        machine, environment = self._booted()
+        if assume and knowledge is None:
+            knowledge = Knowledge(len(machine.allocator.allocations), partial(_integer, machine.copy()))
+        self.environment = replace(environment, knowledge=knowledge)
+        programs = [
+            CompiledProgram(self.environment, _setup(self.image, cpu, calls))
+            for cpu, calls in enumerate(self._cpu_calls)
+        ]
+        super().__init__(machine, programs, self._property(machine))
+
+    def _property(self, machine: Machine) -> PageTables:
+        image, memory = self.image, self.environment.memory
+        roots = [
+            unit.address
+            for name in image.arch.tables
+            if image.symbols_named(name) and (unit := memory.location(image.symbol(name).address, ENTRY)) is not None
+        ]
+        for allocation in machine.allocator.allocations[memory.boot_objects :]:
+            machine.watch(allocation.address)
+        for root in roots:
+            machine.watch(root)
+        lock = image.symbol("init_mm").address + image.types.offset("mm_struct", "mmap_lock", "count")
+        count = memory.location(lock, 8)
+        assert count is not None
+        if self.environment.knowledge is not None:
+            # the property looks at it in the end, also where the kernel takes it with no order
+            self.environment.knowledge.watch(count.address)
+        return PageTables(memory, roots, {"init_mm.mmap_lock": count}, memory.boot_objects)
+
+    def again(self) -> CompiledTask:
+        other = copy(self)
+        knowledge = self.environment.knowledge
+        if knowledge is not None:
+            knowledge.begin()
+            self._executable.unused.clear()
+        other._begin(knowledge, assume=knowledge is not None)
+        return other
+
+    def learned(self, runs: int = QUIET_RUNS, seed: int = 0, until: float | None = None) -> CompiledTask:
+        """Return the task to search: runs have shown nearly all that there is to know of who accesses what.
+
+        First one CPU after the other runs to its end, in each order, and then CPUs chosen at random, until so many runs
+        in a row have shown nothing new, or it is `until` by the monotonic clock. What is not learnt here is learnt by
+        the search, which begins again then.
+        """
+        knowledge = self.environment.knowledge
+        assert knowledge is not None
+        choice = random.Random(seed)
+        orders = list(islice(permutations(range(self.cpus)), MOST_ORDERS))
+        quiet = 0
+        task = self
+        knowledge.learning = True
+        while (orders or quiet < runs) and (until is None or time.monotonic() < until):
+            grown = knowledge.grown
+            order = orders.pop() if orders else None
+            with suppress(OutdatedProgramError, ModelError, ProgramError):
+                machine = task.machine()
+                while machine.steps < MAX_LEARNING_STEPS and (enabled := machine.enabled()):
+                    agent = choice.choice(enabled) if order is None else min(enabled, key=_place_in(order))
+                    machine.step(agent, choice.randrange)
+            if grown == knowledge.grown:
+                quiet += 1
+            else:
+                quiet, task = 0, task.again()
+        knowledge.learning = False
+        return task.again()
+
+    def _booted(self) -> tuple[Machine, Environment]:
+        layout = layout_of(self.image)
+        while True:
+            machine = Machine(memory_models.get(self._memory)(len(self._cpu_calls)))
+            machine.memory.points_to = _nowhere
+            memory_map = MemoryMap(self.image, layout, machine, _boot_values(self.image, layout), self._units)
+            environment = Environment(
+                self._executable, memory_map, None, self._functions, self._own_memory, self._ignored
+            )
+            boot = CompiledProgram(environment, _setup(self.image, 0, self._boot_calls))
+            try:
+                machine.boot(boot, max_steps=MAX_BOOT_STEPS)
+            except OutdatedProgramError:
+                continue
+            return machine, environment
+
+
+def _place_in(order: Sequence[int]) -> Callable[[int], int]:
+    """Return what sorts agents by their place in an order of CPUs, the memory's own first."""
+    return lambda agent: order.index(agent) if agent < len(order) else -1
+
+
+def _nowhere(value: object) -> int:
+    """Programs say what they depend on: no value needs to be a pointer."""
+    return 0
+
+
+def _integer(machine: Machine, address: Address) -> int:
+    value = machine.memory.peek(address)
+    return value if isinstance(value, int) else 0
+
+
+def _functions(image: Image, boundary: Mapping[str, T]) -> dict[int, T]:
+    """Return the functions of an image that are not run, by address; clones of a function count as it."""
+    found: dict[int, T] = {}
+    for symbol in image.symbols:
+        name = symbol.name if not symbol.defined else image.source_name(symbol)
+        if name in boundary and (symbol.kind == "function" or not symbol.defined):
+            found[symbol.address] = boundary[name]
+    return found
+
+
+def _boot_values(image: Image, layout: Layout) -> dict[int, bytes]:
+    """Return what early boot has set: where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S)."""
+    values = {
+        "memstart_addr": layout.phys,
+        "kimage_voffset": image.sections[0].address - layout.kernel_phys,
+    }
+    return {
+        image.symbol(name).address: (value & (1 << 64) - 1).to_bytes(8, "little")
+        for name, value in values.items()
+        if image.symbols_named(name)
+    }
+
+
+def _setup(image: Image, cpu: int, calls: CpuCalls) -> Setup:
+    cells = dict(calls.cells)
+    if any(member.name == "thread_info" for member in image.types.named("task_struct").members):
+        # preemption is on: a count of 0, with PREEMPT_NEED_RESCHED inverted (arch/arm64/include/asm/preempt.h)
+        offset = image.types.offset("task_struct", "thread_info", "preempt_count")
+        cells[BASE + cpu * SIZE + TASK + offset] = (8, 1 << 32)
+    return Setup(cpu, calls.calls, cells)
+
+
+def call(image: Image, name: str, *arguments: int) -> Call:
+    """Return a call of a function of the image. Raises ImageError where there is none."""
+    if len(arguments) > 8:
+        raise ImageError(f"{name}: more than 8 arguments are not supported")
+    return Call(image.function(name).address, tuple(argument & (1 << 64) - 1 for argument in arguments))

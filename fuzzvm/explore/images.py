@@ -1,0 +1,115 @@
+"""Verdicts on the compiled functions of a kernel image: a scenario's calls, made of the image's own code.
+
+What is asked is in `compiled.run.links`: nobody uses what has been freed, no table is freed while an entry leads to it,
+none is lost, no lock is held at the end, and no BUG() or WARN() is reached. The oracles of the kernel model that follow
+mappings, W+X and TLBs are not asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.run.task import CompiledTask
+from fuzzvm.explore.exhaustive import Verdict, verify
+from fuzzvm.explore.exhaustive.deadline import Deadline
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.image_calls import image_task, why_not
+from fuzzvm.explore.matrix import Bounds, memories
+from fuzzvm.kernel.cover_points import PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
+from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.machine.ops import Await, Free, Load, Operation, Rmw, object_of
+from fuzzvm.scenario.purpose import purpose
+from fuzzvm.scenario.scenario import Scenario
+
+FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
+"""Cover points that are read off compiled code; the others of a scenario's purpose are not asked for."""
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """A scenario of an image under a memory model: its verdict, and the task in which its schedule is one."""
+
+    scenario: Scenario
+    memory: str
+    verdict: Verdict
+    task: CompiledTask
+
+
+def runnable(image: Image, scenarios: list[Scenario]) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
+    """Return the scenarios that an image can run, and the others with the reason of each."""
+    reasons = [(scenario, why_not(image, scenario)) for scenario in scenarios]
+    return [one for one, why in reasons if not why], [(one, why) for one, why in reasons if why]
+
+
+def cells(scenarios: list[Scenario], memory: str | None) -> Iterator[tuple[Scenario, str]]:
+    """Yield each scenario with a memory model: that one, or that of its architecture and all stronger ones."""
+    for scenario in scenarios:
+        for name in memories(scenario) if memory is None else [memory]:
+            yield scenario, name
+
+
+def verify_image(image: Image, scenario: Scenario, memory: str, bounds: Bounds) -> ImageRun:
+    """Explore every schedule of a scenario whose calls are made of an image's functions.
+
+    Raises what `image_task` and `verify` raise; ProgramError names what the image needs and is not supported.
+    """
+    deadline = Deadline(bounds.limits)
+    limit = bounds.limits.max_seconds
+    task = image_task(image, scenario, memory)
+    task = task.learned(until=None if limit is None else time.monotonic() + limit)
+    met: list[frozenset[str]] = []
+
+    def explored(space: Space) -> None:
+        met.append(_met(task, scenario, space))
+
+    while True:
+        met.clear()
+        try:
+            verdict = verify(
+                task, deadline.left(), preemptions=bounds.preemptions, reduce=bounds.reduce, explored=explored
+            )
+        except OutdatedProgramError:
+            task = task.again()
+        else:
+            break
+    happened = met[0] if met else frozenset[str]()
+    wanted = purpose(scenario.anonymous())
+    missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()
+    return ImageRun(scenario, memory, replace(verdict, met=happened, missing=missing, seconds=deadline.seconds), task)
+
+
+def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:
+    """Return which of the points that are followed happen in some schedule that was explored."""
+    freed: set[int] = set()
+    freed_by_vmap: set[int] = set()
+    walked: set[int] = set()
+    for cpu, automaton in enumerate(space.automata):
+        calls = scenario.cpus[cpu]
+        promotes = any(call.may_promote(scenario.geometry()) for call in calls)
+        walks = any(call.walks for call in calls)
+        for node in automaton.nodes:
+            if not node.edges:
+                continue
+            match node.op:
+                case Free(address):
+                    freed.add(object_of(address))
+                    if promotes:
+                        freed_by_vmap.add(object_of(address))
+                case Load() | Rmw() | Await() as op if walks:
+                    walked.add(_object(op))
+    boot = task.environment.memory.boot_objects
+    tables = {number for number in freed if number >= boot}
+    met = {TABLE_FREED} if tables else set[str]()
+    if tables & freed_by_vmap:
+        met.add(PROMOTION)
+    if tables & walked:
+        met.add(WALKED_TABLE_FREED)
+    return frozenset(met)
+
+
+def _object(op: Operation) -> int:
+    assert isinstance(op, Load | Rmw | Await)
+    return object_of(op.address)

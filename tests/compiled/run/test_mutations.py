@@ -1,0 +1,75 @@
+"""Each mutant of the small kernel has the verdict that is written beside it.
+
+The tests run a sample; with FUZZVM_ALL_MUTANTS set, all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.compiled.image import load
+from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.image_calls import image_task
+from fuzzvm.machine.errors import OutdatedProgramError
+from tests.compiled import small
+from tests.compiled.run.mutations import MUTANTS, SAFE, Mutant
+
+pytestmark = small.needs_compiler
+
+ALL = "FUZZVM_ALL_MUTANTS"
+SAMPLE = (
+    "no trylock around the promotion",
+    "never unlocked",
+    "trylock of another semaphore",
+    "two locks, in the other order than a dump",
+    "a dump without the lock",
+    "a dump unlocks before its walk ends",
+    "down_write: acquire made relaxed",
+    "up_read: release made relaxed",
+    "relaxed trylock, never unlocked, nobody else takes it",
+    "freed before the entry is cleared",
+    "table never freed",
+    "flush after the free",
+    "new table linked by an atomic, freed while linked",
+    "DSB instead of the flush before the free",
+)
+"""One of each kind; the others are much like one of these."""
+
+
+def chosen() -> list[Mutant]:
+    if os.environ.get(ALL):
+        return list(MUTANTS)
+    by_name = {one.name: one for one in MUTANTS}
+    return [by_name[name] for name in SAMPLE]
+
+
+def verdict_of(folder: Path, mutant: Mutant, memory: str) -> Verdict:
+    task = image_task(load(folder), mutant.scenario, memory).learned()
+    while True:
+        try:
+            return verify(task, Limits(max_states=5_000))
+        except OutdatedProgramError:
+            task = task.again()
+
+
+@pytest.mark.parametrize("mutant", chosen(), ids=lambda mutant: mutant.name)
+def test_a_mutant_has_its_verdict(mutant: Mutant, tmp_path: Path) -> None:
+    folder = small.build_image(tmp_path, edits=mutant.files(), atomics=mutant.atomics)
+    for memory, expected in mutant.verdicts.items():
+        found = verdict_of(folder, mutant, memory)
+        if expected == SAFE:
+            assert (memory, found.verdict, found.complete) == (memory, SAFE, True)
+        else:
+            assert found.failure is not None, f"{memory}: {found.verdict}"
+            assert found.failure.error in expected.split(" or "), memory
+
+
+def test_the_list_is_whole() -> None:
+    """Names are different, what is not caught has a reason, and what is caught has an error."""
+    assert len({one.name for one in MUTANTS}) == len(MUTANTS)
+    for one in MUTANTS:
+        caught = set(one.verdicts.values()) != {SAFE}
+        assert caught == (one.kind == "caught") == (not one.why), one.name

@@ -1,0 +1,55 @@
+"""Compiled promotion beside compiled walks: verdicts of the small kernel, as it is and broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzzvm.compiled.image import Image, load
+from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.image_calls import image_task
+from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.scenario import shipped
+from tests.compiled import small
+
+
+def verdict_of(image: Image, scenario: str, memory: str) -> Verdict:
+    task = image_task(image, shipped.get(scenario), memory).learned()
+    while True:
+        try:
+            return verify(task, Limits(max_states=200_000))
+        except OutdatedProgramError:
+            task = task.again()
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
+def test_a_promotion_that_takes_the_lock_is_safe(small_image: Image, memory: str) -> None:
+    found = verdict_of(small_image, "pmd-promotion", memory)
+    assert (found.verdict, found.complete) == ("safe", True)
+
+
+@pytest.fixture(scope="session")
+def without_lock(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The small kernel with a promotion that takes no lock."""
+    return load(small.build_image(tmp_path_factory.mktemp("no-trylock"), config=small.FRAGMENT))
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
+def test_one_that_takes_no_lock_is_not(without_lock: Image, memory: str) -> None:
+    found = verdict_of(without_lock, "pmd-promotion", memory)
+    assert found.verdict == "bug"
+    assert found.failure is not None
+    assert found.failure.error in ("use-after-free-read", "wild-access")
+    assert "ptdump_walk" in found.failure.stack
+
+
+@pytest.fixture(scope="session")
+def without_atomics(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The small kernel for CPUs that have no atomic instructions."""
+    return load(small.build_image(tmp_path_factory.mktemp("ll-sc"), atomics="ll-sc"))
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
+def test_an_exclusive_store_fails_where_a_value_has_come_back(without_atomics: Image, memory: str) -> None:
+    """Under arm64 the lock's word may be read as it was before a promotion has taken and released it."""
+    found = verdict_of(without_atomics, "pmd-promotion", memory)
+    assert (found.verdict, found.complete) == ("safe", True)

@@ -1,0 +1,3 @@
+#include "small.h"
+
+s64 memstart_addr = -1;
