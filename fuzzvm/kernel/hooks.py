@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fuzzvm.kernel.functions import BASE, Functions
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.ops import Address, Free, Steps
 from fuzzvm.machine.program import Constant
@@ -46,7 +47,7 @@ class Mitigation(Constant):
     `name` is what `--mitigation` takes, `summary` one line for `fuzzvm mitigations`. `one_walker` and `two_walkers`
     are the verdicts that the scheme claims for one walker and for two or more at a time; `other_mm` for a walk of
     another mm that shares the kernel's tables, `collapse` for CPA's collapse of pages into a block (set_memory_rox on
-    x86_64). None claims nothing.
+    x86_64), `attributes` for a change of protection beside such a collapse. None claims nothing.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,10 @@ class Mitigation(Constant):
     two_walkers: ClassVar[Verdict | None] = None
     other_mm: ClassVar[Verdict | None] = None
     collapse: ClassVar[Verdict | None] = None
+    attributes: ClassVar[Verdict | None] = None
+
+    functions: ClassVar[Functions] = BASE
+    """The functions of the kernel around the hooks, where releases differ in these."""
 
     gives_up: ClassVar[frozenset[str]] = frozenset()
     """Cover points (kernel/cover_points.py) that no schedule meets under the scheme, by its own account.
@@ -75,6 +80,11 @@ class Mitigation(Constant):
     new walk comes to the tables below; then each PTE table is freed with no hook around it, and the PMD table last. A
     scheme that waits for walkers in before_free then waits once for all of them. Without effect on x86_64.
     """
+
+    @classmethod
+    def on(cls, arch: str) -> type[Mitigation]:
+        """Return the scheme as it is on an architecture: itself, but for a release that does not do the same on each."""
+        return cls
 
     def attach(self, boot: Boot) -> None:
         """Set up what the scheme needs in the kernel, a static key for one, before the first call."""
@@ -118,6 +128,14 @@ class Mitigation(Constant):
 
     def after_change_attr(self, k: Kernel, token: Any) -> Steps[None]:
         """Run after the last page is changed, before the TLB flush that follows."""
+        yield from ()
+
+    def before_split_alloc(self, k: Kernel) -> Steps[None]:
+        """Run in split_large_page (x86_64), once cpa_lock is dropped, before the page of the new table is allocated."""
+        yield from ()
+
+    def after_split_alloc(self, k: Kernel) -> Steps[None]:
+        """Run after that page is allocated, before cpa_lock is taken again."""
         yield from ()
 
     def before_collapse(self, k: Kernel) -> Steps[Any]:

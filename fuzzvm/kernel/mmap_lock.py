@@ -38,6 +38,8 @@ WALK_BESIDE = Role("walk-init-lock", "walk-init-unlock", "walk-init-assertion")
 """What the hooks of a walk take, beside the lock of the mm that is walked."""
 PROMOTION = Role("promotion-lock", "promotion-unlock")
 FREE = Role("free-lock", "free-unlock")
+COLLAPSE = Role("collapse-lock", "collapse-unlock")
+ATTRIBUTES = Role("attributes-lock", "attributes-unlock")
 
 
 @dataclass(frozen=True, slots=True)

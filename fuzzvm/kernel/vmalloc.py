@@ -159,7 +159,7 @@ def vmalloc_huge(k: Kernel, size: int, prot: int) -> Steps[int | None]:
     PMD blocks where the size reaches that of one, else runs of PTEs where the architecture has them.
     """
     allowed = answer(k.mitigation, "huge_vmap_allowed", k.mitigation.huge_vmap_allowed())
-    if k.arch.arch_vmap_pmd_supported() and allowed and size >= k.geometry.size(Level.PMD):
+    if k.arch.arch_vmap_pmd_supported(k) and allowed and size >= k.geometry.size(Level.PMD):
         shift = k.geometry.shifts[Level.PMD]
     else:
         shift = k.arch.arch_vmap_pte_supported_shift(k, size)

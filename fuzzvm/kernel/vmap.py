@@ -154,7 +154,7 @@ def vmap_try_huge_pmd(
     k: Kernel, pmdp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
 ) -> Steps[bool]:
     """Map a range by one PMD entry if that is possible, freeing the PTE table in its place; return whether it was."""
-    if not k.arch.arch_vmap_pmd_supported() or not _block_fits(k, Level.PMD, addr, end, phys_addr, max_page_shift):
+    if not k.arch.arch_vmap_pmd_supported(k) or not _block_fits(k, Level.PMD, addr, end, phys_addr, max_page_shift):
         return False
     pmd = yield Load(pmdp)
     block = mk_leaf(phys_addr >> k.geometry.page_shift, prot)
@@ -194,7 +194,7 @@ def vmap_try_huge_pud(
     k: Kernel, pudp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
 ) -> Steps[bool]:
     """Map a range by one PUD entry if that is possible, freeing the tables in its place; return whether it was."""
-    if k.geometry.folded(Level.PUD) or not k.arch.arch_vmap_pud_supported():
+    if k.geometry.folded(Level.PUD) or not k.arch.arch_vmap_pud_supported(k):
         return False
     if not _block_fits(k, Level.PUD, addr, end, phys_addr, max_page_shift):
         return False
@@ -236,7 +236,7 @@ def vmap_try_huge_p4d(
     k: Kernel, p4dp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
 ) -> Steps[bool]:
     """Map a range by one P4D entry if that is possible, freeing the tables in its place; return whether it was."""
-    if k.geometry.folded(Level.P4D) or not k.arch.arch_vmap_p4d_supported():
+    if k.geometry.folded(Level.P4D) or not k.arch.arch_vmap_p4d_supported(k):
         return False
     if not _block_fits(k, Level.P4D, addr, end, phys_addr, max_page_shift):
         return False

@@ -8,16 +8,32 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Collection
+from types import ModuleType
+from typing import TypeVar
 
 import fuzzvm.mitigations
+import fuzzvm.mitigations.releases
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations.errors import MitigationError, short
+from fuzzvm.mitigations.releases.release import Release
 from fuzzvm.mitigations.sent_files import is_there
 from fuzzvm.mitigations.stacked import StackingError, stack
 from fuzzvm.mitigations.user_files import checked, load
 from fuzzvm.supervision import inside, user_code
 
-__all__ = ["ENTRY_POINT_GROUP", "MitigationError", "available", "files_of", "get", "is_path", "shipped", "split"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "MitigationError",
+    "available",
+    "files_of",
+    "get",
+    "is_path",
+    "releases",
+    "shipped",
+    "split",
+]
+
+M = TypeVar("M", bound=Mitigation)
 
 ENTRY_POINT_GROUP = "fuzzvm.mitigations"
 MAX_STACKED = 16
@@ -31,13 +47,31 @@ def shipped() -> dict[str, type[Mitigation]]:
 
 @functools.cache
 def _shipped() -> dict[str, type[Mitigation]]:
-    found: dict[str, type[Mitigation]] = {}
-    for module in pkgutil.iter_modules(fuzzvm.mitigations.__path__):
-        namespace = vars(importlib.import_module(f"fuzzvm.mitigations.{module.name}"))
+    return _named_in(fuzzvm.mitigations, Mitigation)
+
+
+@functools.cache
+def _releases() -> dict[str, type[Release]]:
+    return _named_in(fuzzvm.mitigations.releases, Release)
+
+
+def _named_in(package: ModuleType, kind: type[M]) -> dict[str, type[M]]:
+    found: dict[str, type[M]] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        namespace = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
         for value in namespace.values():
-            if isinstance(value, type) and issubclass(value, Mitigation) and "name" in vars(value):
+            if isinstance(value, type) and issubclass(value, kind) and "name" in vars(value):
                 found[value.name] = value
     return dict(sorted(found.items()))
+
+
+def releases() -> dict[str, type[Release]]:
+    """Return the releases of Linux that are modelled, by name, the oldest first."""
+    return dict(sorted(_releases().items(), key=lambda item: _version(item[0])))
+
+
+def _version(name: str) -> tuple[int, ...]:
+    return tuple(map(int, name.rpartition("-")[2].split(".")))
 
 
 def available() -> dict[str, type[Mitigation]]:
@@ -66,7 +100,9 @@ def available() -> dict[str, type[Mitigation]]:
 
 
 def get(spec: str) -> type[Mitigation]:
-    """Return the mitigation of that name, of `path/to/file.py:Class`, or of several of these stacked with `+` between.
+    """Return the scheme of that name, of `path/to/file.py:Class`, or of several of these stacked with `+` between.
+
+    A name is that of a mitigation or of a release.
 
     A name or a file that has a plus sign in it is taken whole where it exists. Raises MitigationError.
     """
@@ -97,7 +133,7 @@ def split(spec: str) -> list[str]:
     pieces = spec.split("+")
     if len(pieces) > MAX_STACKED:
         raise MitigationError(f"{short(spec)}: more than {MAX_STACKED} schemes with + between")
-    known = available()
+    known = available() | releases()
 
     # remembered: where a last part does not exist, the ways to read the first ones are many
     @functools.cache
@@ -136,7 +172,9 @@ def _named(name: str) -> type[Mitigation]:
     # to ask what is installed takes ten times as long, and what ships has its name in any case
     known = shipped()
     if name not in known:
-        known = available()
+        known |= releases()
+    if name not in known:
+        known = available() | releases()
     if name not in known and name.endswith(".py"):
         raise MitigationError(f"{short(name)}: which class of it? {short(name)}:Class")
     if name not in known:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fuzzvm.kernel.functions import BASE
 from fuzzvm.kernel.hooks import WALK_ASSERTIONS, Mitigation, answer
+from fuzzvm.mitigations.releases.release import Release
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
@@ -31,6 +33,11 @@ class _Stacked(Mitigation):
     """
 
     parts: ClassVar[tuple[type[Mitigation], ...]]
+
+    @classmethod
+    def on(cls, arch: str) -> type[Mitigation]:
+        there = tuple(part.on(arch) for part in cls.parts)
+        return cls if there == cls.parts else stack(there, cls.name)
 
     def __init__(self) -> None:
         self._schemes = tuple(part() for part in self.parts)
@@ -83,6 +90,18 @@ class _Stacked(Mitigation):
 
     def after_change_attr(self, k: Kernel, token: Any) -> Steps[None]:
         yield from self._in_reverse("after_change_attr", token, k)
+
+    def before_split_alloc(self, k: Kernel) -> Steps[None]:
+        index = 0
+        while index < len(self._schemes):
+            yield from self._schemes[index].before_split_alloc(k)
+            index += 1
+
+    def after_split_alloc(self, k: Kernel) -> Steps[None]:
+        index = len(self._schemes)
+        while index:
+            index -= 1
+            yield from self._schemes[index].after_split_alloc(k)
 
     def before_collapse(self, k: Kernel) -> Steps[tuple[Any, ...]]:
         return (yield from self._begin("before_collapse", k))
@@ -176,11 +195,14 @@ def stack(parts: Sequence[type[Mitigation]], name: str) -> type[Mitigation]:
     """Return a scheme that is several at once, under that name; it has a hook where one of them has it.
 
     It claims nothing: two schemes that are safe alone can deadlock together, and two that fail alone can be the two
-    halves of one that is safe. Raises StackingError where two of them free tables in a way of their own.
+    halves of one that is safe. Raises StackingError where two of them free tables in a way of their own, or are releases.
     """
     freeing = [part.name for part in parts if overrides(part, "free_table")]
     if len(freeing) > 1:
         raise StackingError(f"{' and '.join(freeing)} both free tables in a way of their own")
+    releases = [part.name for part in parts if issubclass(part, Release)]
+    if len(releases) > 1:
+        raise StackingError(f"{' and '.join(releases)} are two kernels")
     members: dict[str, Any] = {
         "__doc__": " and ".join(part.name for part in parts) + ", stacked.",
         "name": name,
@@ -190,6 +212,7 @@ def stack(parts: Sequence[type[Mitigation]], name: str) -> type[Mitigation]:
         # who takes an assertion away takes it away for all
         "walk_assertion": max((part.walk_assertion for part in parts), key=WALK_ASSERTIONS.index),
         "isolates_first": any(part.isolates_first for part in parts),
+        "functions": next((part.functions for part in parts if part.functions is not BASE), BASE),
     }
     for hook in HOOKS:
         if not any(overrides(part, hook) for part in parts):

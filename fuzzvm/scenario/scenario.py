@@ -70,8 +70,9 @@ class Scenario:
 
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
         race, a bug in one is a bug, and it is safe only where the mitigation claims that for each. Of a change of
-        protection beside a collapse no mitigation claims anything.
+        protection beside a collapse only releases claim anything.
         """
+        mitigation = mitigation.on(self.arch)
         claims = [*self._claims(mitigation), *self._further_claims(mitigation)]
         if "bug" in claims:
             return "bug"
@@ -82,6 +83,7 @@ class Scenario:
 
         Such as a walk of another mm, where it knows of init_mm's lock alone.
         """
+        mitigation = mitigation.on(self.arch)
         return "bug" in self._further_claims(mitigation) and "bug" not in self._claims(mitigation)
 
     def _claims(self, mitigation: type[Mitigation]) -> list[Verdict | None]:
@@ -103,7 +105,7 @@ class Scenario:
             if race(walk, collapse):
                 claims.append(mitigation.collapse)
             if race(self.cpus_with(lambda call: call.changes_attr), collapse):
-                claims.append(None)
+                claims.append(mitigation.attributes)
         return claims
 
     def cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:

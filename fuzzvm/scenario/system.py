@@ -61,6 +61,7 @@ class System(Task):
         self.scenario = scenario
         self.mitigation_name = mitigation.name if mitigation_name is None else mitigation_name
         self.without = tuple(without)
+        mitigation = mitigation.on(scenario.arch)
         self.mitigation = mitigation
         points = ordering_points.get(self.without)
         self.rewrite = ordering_points.rewrite(points)

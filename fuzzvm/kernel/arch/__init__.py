@@ -90,15 +90,15 @@ class Architecture(Constant, ABC):
     # <asm/vmalloc.h>: an architecture without a function of its own has the generic one of include/linux/vmalloc.h
 
     @abstractmethod
-    def arch_vmap_p4d_supported(self) -> bool:
+    def arch_vmap_p4d_supported(self, k: Kernel) -> bool:
         """Return whether a P4D entry can map a block."""
 
     @abstractmethod
-    def arch_vmap_pud_supported(self) -> bool:
+    def arch_vmap_pud_supported(self, k: Kernel) -> bool:
         """Return whether a PUD entry can map a block."""
 
     @abstractmethod
-    def arch_vmap_pmd_supported(self) -> bool:
+    def arch_vmap_pmd_supported(self, k: Kernel) -> bool:
         """Return whether a PMD entry can map a block."""
 
     def arch_vmap_pte_range_map_size(self, k: Kernel, addr: int, end: int, pfn: int, max_page_shift: int) -> int:

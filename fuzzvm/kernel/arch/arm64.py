@@ -86,15 +86,15 @@ class Arm64(Architecture):
 
     # <asm/vmalloc.h>
 
-    def arch_vmap_p4d_supported(self) -> bool:
+    def arch_vmap_p4d_supported(self, k: Kernel) -> bool:
         return False
 
-    def arch_vmap_pud_supported(self) -> bool:
+    def arch_vmap_pud_supported(self, k: Kernel) -> bool:
         # pud_sect_supported(): 4K pages; with three levels there is no PUD to be a block
-        return self._page_shift == 12
+        return self._page_shift == 12 and k.mitigation.functions.huge_vmap_beside_ptdump
 
-    def arch_vmap_pmd_supported(self) -> bool:
-        return True
+    def arch_vmap_pmd_supported(self, k: Kernel) -> bool:
+        return k.mitigation.functions.huge_vmap_beside_ptdump
 
     def arch_vmap_pte_range_map_size(self, k: Kernel, addr: int, end: int, pfn: int, max_page_shift: int) -> int:
         page_size, size = k.geometry.size(Level.PTE), k.geometry.cont_size(Level.PTE)

@@ -28,7 +28,8 @@ BASE = 0xFFFF_C900_0000_0000
 
 
 def test_blocks_are_possible_at_pud_and_pmd() -> None:
-    supported = [X86.arch_vmap_p4d_supported(), X86.arch_vmap_pud_supported(), X86.arch_vmap_pmd_supported()]
+    _, k = boot("x86_64")
+    supported = [X86.arch_vmap_p4d_supported(k), X86.arch_vmap_pud_supported(k), X86.arch_vmap_pmd_supported(k)]
     assert supported == [False, True, True]
     assert X86.memory == "tso"
 

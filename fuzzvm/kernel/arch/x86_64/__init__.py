@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
-from fuzzvm.kernel.arch.x86_64 import alternative, set_memory, tlbflush
+from fuzzvm.kernel.arch import Architecture, DumpRow
+from fuzzvm.kernel.arch.x86_64 import alternative, pgtable, set_memory, tlbflush
 from fuzzvm.kernel.dump_text import dump_text
-from fuzzvm.kernel.errors import MAP_OVER_MAPPING
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
     PROT_WRITE,
     Level,
-    pxd_leaf,
-    pxd_none,
     pxd_pgprot,
-    pxd_pgtable,
-    pxd_table,
 )
-from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, Load, Order, Steps, Store
+from fuzzvm.machine.ops import Address, Steps, Store
 from fuzzvm.machine.tlb import Reach, Scope, TlbRules, size_with_another_change
 
 if TYPE_CHECKING:
@@ -66,14 +60,14 @@ class X86(Architecture):
     def attach(self, boot: Boot) -> X86Data:
         return X86Data(set_memory.make_locks(boot), boot.word("bp_desc"))
 
-    def arch_vmap_p4d_supported(self) -> bool:
+    def arch_vmap_p4d_supported(self, k: Kernel) -> bool:
         return False
 
-    def arch_vmap_pud_supported(self) -> bool:
+    def arch_vmap_pud_supported(self, k: Kernel) -> bool:
         # boot_cpu_has(X86_FEATURE_GBPAGES)
         return True
 
-    def arch_vmap_pmd_supported(self) -> bool:
+    def arch_vmap_pmd_supported(self, k: Kernel) -> bool:
         # boot_cpu_has(X86_FEATURE_PSE)
         return True
 
@@ -81,45 +75,10 @@ class X86(Architecture):
         yield Store(pxdp, entry)
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
-        pmd = yield Load(pmdp)
-        token = yield from k.mitigation.before_clear(k, Level.PMD)
-        yield Store(pmdp, 0, Order.PLAIN, "free-clear")
-        yield from k.mitigation.after_clear(k, Level.PMD, token)
-        # INVLPG clears the paging-structure caches
-        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE), FLUSH_TLBI[Level.PMD])
-        yield from k.mitigation.before_free(k, Level.PMD, token)
-        yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
-        yield from k.mitigation.after_free(k, Level.PMD, token)
-        return True
+        return pgtable.pmd_free_pte_page(k, pmdp, addr)
 
     def pud_free_pmd_page(self, k: Kernel, pudp: Address, addr: int) -> Steps[bool]:
-        pud = yield Load(pudp)
-        table = pxd_pgtable(pud)
-        token = yield from k.mitigation.before_clear(k, Level.PUD)
-        # pmd_sv: the entries are saved and cleared first, and the tables freed only after the flush
-        saved: tuple[int, ...] = ()
-        index = 0
-        while index < k.geometry.ptrs[Level.PMD]:
-            pmd = yield Load(table + index)
-            saved = (*saved, pmd)
-            if pxd_leaf(pmd):
-                # the kernel does not look, and would free the page that the block maps
-                raise ModelError(MAP_OVER_MAPPING, f"a block of {addr:#x} is replaced while mapped", address=table)
-            if not pxd_none(pmd):
-                yield Store(table + index, 0, Order.PLAIN, "free-clear")
-            index += 1
-        yield Store(pudp, 0, Order.PLAIN, "free-clear")
-        yield from k.mitigation.after_clear(k, Level.PUD, token)
-        yield from self.flush_tlb_kernel_range(k, addr, addr + k.geometry.size(Level.PTE), FLUSH_TLBI[Level.PUD])
-        yield from k.mitigation.before_free(k, Level.PUD, token)
-        index = 0
-        while index < len(saved):
-            if pxd_table(saved[index]):
-                yield from k.mitigation.free_table(k, pxd_pgtable(saved[index]), Level.PMD)
-            index += 1
-        yield from k.mitigation.free_table(k, table, Level.PUD)
-        yield from k.mitigation.after_free(k, Level.PUD, token)
-        return True
+        return pgtable.pud_free_pmd_page(k, pudp, addr)
 
     def p4d_free_pud_page(self, k: Kernel, p4dp: Address, addr: int) -> Steps[bool]:
         # 512 GB blocks are not there yet: arch/x86/mm/pgtable.c has a stub that returns 0

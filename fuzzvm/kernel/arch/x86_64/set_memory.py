@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.arch.x86_64.tlbflush import flush_tlb_all, flush_tlb_kernel_range
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
+from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE
 from fuzzvm.kernel.pgtable import (
     PROT_EXEC,
     PROT_WRITE,
@@ -96,16 +97,16 @@ def change_page_attr_set_clr(
     `collapse` is CPA_COLLAPSE.
     """
     yield from vm_unmap_aliases(k)
-    token = yield from k.mitigation.before_change_attr(k)
+    token = yield from k.mitigation.before_change_attr(k.in_role(ATTRIBUTES))
     done = yield from _change_page_attr_set_clr(k, locks, addr, numpages, change)
-    yield from k.mitigation.after_change_attr(k, token)
+    yield from k.mitigation.after_change_attr(k.in_role(ATTRIBUTES), token)
     if done.ret and done.flush:
         # on error, flush everything to be sure: cpa_flush_all(), which does not collapse
         yield from flush_tlb_all(k)
     elif done.flush:
         # cpa_flush()
         yield from flush_tlb_kernel_range(k, addr, addr + numpages * k.geometry.size(Level.PTE))
-        if collapse:
+        if collapse and k.mitigation.functions.collapses:
             yield from cpa_collapse_large_pages(k, locks, addr, numpages)
     return int(done.ret)
 
@@ -180,7 +181,9 @@ def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> 
     below = k.geometry.below(place.level)
     start = address & ~(k.geometry.size(place.level) - 1)
     yield from spin_unlock(k.cpu, locks.cpa_lock)
+    yield from k.mitigation.before_split_alloc(k.in_role(ATTRIBUTES))
     base = yield Alloc(k.geometry.ptrs[below], TableLabel(below, start))
+    yield from k.mitigation.after_split_alloc(k.in_role(ATTRIBUTES))
     yield from spin_lock(k.cpu, locks.cpa_lock)
     split = yield from __split_large_page(k, locks, place, address, base)
     if not split:
@@ -210,23 +213,32 @@ def __split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int, b
 
 def cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: int) -> Steps[None]:
     """Collapse each PMD's pages that were touched, flush, and free the tables that they had."""
+    token = yield from k.mitigation.before_collapse(k.in_role(COLLAPSE))
+    holds_cpa_lock = k.mitigation.functions.collapse_holds_cpa_lock
+    if holds_cpa_lock:
+        yield from spin_lock(k.cpu, locks.cpa_lock)
+    yield from __cpa_collapse_large_pages(k, locks, addr, numpages)
+    if holds_cpa_lock:
+        yield from spin_unlock(k.cpu, locks.cpa_lock)
+    yield from k.mitigation.after_collapse(k.in_role(COLLAPSE), token)
+
+
+def __cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: int) -> Steps[None]:
     end = addr + numpages * k.geometry.size(Level.PTE)
     addr &= ~(k.geometry.size(Level.PMD) - 1)
     pgtables: Pgtables = ()
-    token = yield from k.mitigation.before_collapse(k)
     while addr < end:
         pgtables = yield from collapse_large_pages(k, locks, addr, pgtables)
         addr += k.geometry.size(Level.PMD)
     if pgtables:
         yield from flush_tlb_all(k)
-        token_of_free = yield from k.mitigation.before_collapse_free(k)
+        token = yield from k.mitigation.before_collapse_free(k.in_role(COLLAPSE))
         index = 0
         while index < len(pgtables):
             # pagetable_free()
             yield from k.mitigation.free_table(k, pgtables[index][0], pgtables[index][1])
             index += 1
-        yield from k.mitigation.after_collapse_free(k, token_of_free)
-    yield from k.mitigation.after_collapse(k, token)
+        yield from k.mitigation.after_collapse_free(k.in_role(COLLAPSE), token)
 
 
 def collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, pgtables: Pgtables) -> Steps[Pgtables]:

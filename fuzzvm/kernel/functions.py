@@ -1,0 +1,35 @@
+"""Which version of a kernel function a kernel has, where releases differ and the model knows more than one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.machine.program import Constant
+
+
+@dataclass(frozen=True)
+class Functions(Constant):
+    """The choices of one kernel. As it stands here it is the kernel that mitigations are tried on.
+
+    That is Linux 6.12 with all that the race takes: arm64 maps blocks beside ptdump, and x86_64 collapses pages into
+    blocks, which came with 6.15.
+    """
+
+    huge_vmap_beside_ptdump: bool = True
+    """Whether arm64's arch_vmap_pmd_supported and arch_vmap_pud_supported leave CONFIG_PTDUMP_DEBUGFS aside.
+
+    False is arch/arm64/include/asm/vmalloc.h to 6.17: no blocks where ptdump is configured, as it is in the model.
+    """
+    pud_free_detaches_first: bool = False
+    """Whether x86_64's pud_free_pmd_page clears the PUD before it looks at the PMDs, and leaves these as they are.
+
+    False is arch/x86/mm/pgtable.c of 6.12: each PMD is saved and cleared, and then the PUD. True is 7.3.
+    """
+    collapses: bool = True
+    """Whether x86_64's set_memory_rox collapses pages into blocks (cpa_collapse_large_pages)."""
+    collapse_holds_cpa_lock: bool = False
+    """Whether cpa_lock is held over collapse, flush and free (__cpa_collapse_large_pages of 7.3)."""
+
+
+BASE = Functions()
+"""What mitigations are tried on."""

@@ -1,0 +1,33 @@
+"""Linux 6.18: arm64's static key; x86_64 does nothing, and collapses pages into blocks since 6.15."""
+
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.mitigations.releases.release import Release
+from fuzzvm.mitigations.static_key import StaticKeyMitigation
+
+NAME = "linux-6.18"
+
+
+class _Arm64(StaticKeyMitigation):
+    """arm64_ptdump_lock_key (arch/arm64/mm/mmu.c, ptdump.c)."""
+
+    name = NAME
+
+
+class _X86(Mitigation):
+    """Tables are freed at once, those of a collapse as well, with no lock of init_mm."""
+
+    name = NAME
+    one_walker = "bug"
+    two_walkers = "bug"
+    other_mm = "bug"
+    collapse = "bug"
+    attributes = "bug"
+
+
+class Linux618(Release):
+    """The release with the static key."""
+
+    name = NAME
+    summary = "arm64 has the counted static key; x86_64 frees at once, and collapses without a lock"
+    sources = "6.18's commit 'arm64: Enable vmalloc-huge with ptdump'; x86_64 as 6.12 with the collapse of 6.15"
+    schemes = {"arm64": _Arm64, "x86_64": _X86}
