@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from fuzzvm.files.shell import word
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.mitigations import registry
+from fuzzvm.mitigations.errors import short
 from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -38,15 +40,46 @@ def json_option(command: F) -> F:
 
 
 def mitigation_options(command: F) -> F:
-    """Add --mitigation, any number of times."""
-    return click.option(
+    """Add --release and --mitigation, each any number of times: the command gets `mitigation_names` of both."""
+
+    @functools.wraps(command)
+    def with_releases(
+        *args: Any, release_names: tuple[str, ...], mitigation_names: tuple[str, ...], **options: Any
+    ) -> Any:
+        return command(*args, mitigation_names=over(release_names, mitigation_names), **options)
+
+    mitigation = click.option(
         "--mitigation",
         "-m",
         "mitigation_names",
         multiple=True,
         metavar="NAME|FILE.py:CLASS",
         help="Mitigation to run under, or several as one: A+B; may be given more than once. Default: all that ship.",
-    )(command)
+    )
+    release = click.option(
+        "--release",
+        "release_names",
+        multiple=True,
+        metavar="NAME",
+        callback=_known_releases,
+        help="Linux release to run, as fuzzvm releases names it; with --mitigation, that is tried on the release.",
+    )
+    return mitigation(release(with_releases))  # type: ignore[return-value]
+
+
+def over(release_names: Sequence[str], mitigation_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the schemes that releases and mitigations are together: each mitigation on each release."""
+    if not release_names or not mitigation_names:
+        return (*release_names, *mitigation_names)
+    return tuple(f"{release}+{mitigation}" for release in release_names for mitigation in mitigation_names)
+
+
+def _known_releases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    known = registry.releases()
+    for name in given:
+        if name not in known:
+            raise click.BadParameter(f"no release {short(name)!r}; there are {', '.join(known)}")
+    return given
 
 
 def scenario_options(command: F) -> F:

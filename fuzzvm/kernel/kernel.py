@@ -58,6 +58,12 @@ class Kernel(Constant):
     """What the architecture has of its own: immutable, and nobody else's to look at."""
     walk_rereads: bool = False
     """Whether a walk reads an upper entry as often as the kernel does, not once."""
+    busy_lock: ExclusiveLock | None = None
+    """vmap_node's busy.lock, of all nodes together, where a call holds it: who looks an area up, while it is used."""
+    irqs_off: tuple[Address, ...] = ()
+    """For each CPU the word that says whether it has interrupts off; none where no CPU ever has."""
+    invlpgb: bool = False
+    """Whether x86_64's TLB flushes are broadcast (X86_FEATURE_INVLPGB)."""
     cpu: int = 0
     role: Role = FREE
     """What the code that is given this takes an mm's lock for, unless it says so itself."""
@@ -182,10 +188,14 @@ def boot_kernel(
     lazy_mmu: bool = False,
     tlb: bool = False,
     walk_rereads: bool = False,
+    invlpgb: bool = False,
+    lookups: bool = False,
+    irqs_off: bool = False,
 ) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started.
 
-    `nr_cpus` CPUs make calls. `other_mms` are further mms, whose roots are as empty and lead nowhere yet.
+    `nr_cpus` CPUs make calls. `other_mms` are further mms, whose roots are as empty and lead nowhere yet. `lookups`
+    says that a call looks up pages of areas, `irqs_off` that one disables interrupts.
     """
     boot = Boot(machine, nr_cpus)
     init_mm = _mm(boot, geometry, "init_mm")
@@ -195,6 +205,8 @@ def boot_kernel(
     mem_hotplug_lock, vmap_purge_lock = boot.rwsem("mem_hotplug_lock"), boot.lock("vmap_purge_lock")
     vmap_area_root = boot.word("vmap_area_root")
     arch_data = arch.attach(boot)
+    busy_lock = boot.lock("vmap_node.busy.lock") if lookups else None
+    irqs = tuple(boot.lock_word(f"interrupts of CPU {cpu}", "on") for cpu in range(nr_cpus)) if irqs_off else ()
     return Kernel(
         arch=arch.configured(geometry),
         geometry=geometry,
@@ -208,6 +220,9 @@ def boot_kernel(
         vmap_area_root=vmap_area_root,
         arch_data=arch_data,
         walk_rereads=walk_rereads,
+        busy_lock=busy_lock,
+        irqs_off=irqs,
+        invlpgb=invlpgb,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,

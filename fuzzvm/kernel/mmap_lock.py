@@ -40,6 +40,7 @@ PROMOTION = Role("promotion-lock", "promotion-unlock")
 FREE = Role("free-lock", "free-unlock")
 COLLAPSE = Role("collapse-lock", "collapse-unlock")
 ATTRIBUTES = Role("attributes-lock", "attributes-unlock")
+LOOKUP = Role("lookup-lock", "lookup-unlock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 from fuzzvm.kernel import efi
 from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.page_lookup import aligned_vread_iter, perf_get_page_size, poke_vmalloc_pages
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Geometry, Level
 from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
@@ -46,7 +47,8 @@ class Call:
     """A kernel call with its arguments, and what of the race it has a part in.
 
     `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
-    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages.
+    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages,
+    `looks_up` whether it looks up single addresses, `disables_irqs` whether it has interrupts off at some time.
     """
 
     name: ClassVar[str]
@@ -54,6 +56,8 @@ class Call:
     maps: ClassVar[bool] = False
     collapses: ClassVar[bool] = False
     changes_attr: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = False
+    disables_irqs: ClassVar[bool] = False
 
     @property
     def walks_other_mm(self) -> bool:
@@ -95,11 +99,11 @@ def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
     return addr, addr + nr_pages * size
 
 
-def _pages(call: Vmap | Vunmap | SetMemoryRo | SetMemoryRox) -> range:
+def _pages(call: Vmap | Vunmap | SetMemoryRo | SetMemoryRox | ReadKcore) -> range:
     return range(call.page, call.page + call.nr_pages)
 
 
-def _not_mapped(call: SetMemoryRo | SetMemoryRox, mapped: Collection[int]) -> str:
+def _not_mapped(call: SetMemoryRo | SetMemoryRox | ReadKcore, mapped: Collection[int]) -> str:
     """Return that a page is not mapped, of which the kernel says -EINVAL or -EFAULT; '' where all are."""
     hole = next((page for page in _pages(call) if page not in mapped), None)
     return "" if hole is None else f"page {hole} is not mapped"
@@ -320,6 +324,61 @@ class CatPageTables(Call):
         return areas
 
 
+@dataclass(frozen=True)
+class ReadKcore(Call):
+    """Read pages of an area through /proc/kcore: vread_iter. The area stays allocated meanwhile."""
+
+    name = "read_kcore"
+    looks_up = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, end = _range(k, self.page, self.nr_pages)
+        yield from aligned_vread_iter(k, addr, end - addr)
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        # an area is found only while it is busy, and then it is mapped
+        return _not_mapped(self, mapped)
+
+
+@dataclass(frozen=True)
+class TextPoke(Call):
+    """Patch code in a page of the vmalloc area: the look-up of its page, as text_poke makes it on x86_64."""
+
+    name = "text_poke"
+    looks_up = True
+    page: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, 1)
+        yield from poke_vmalloc_pages(k, addr)
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return "" if self.page in mapped else f"page {self.page} is not mapped"
+
+
+@dataclass(frozen=True)
+class PerfPageSize(Call):
+    """Take a sample with PERF_SAMPLE_CODE_PAGE_SIZE at an address in a page: perf_get_page_size in a kernel thread."""
+
+    name = "perf_page_size"
+    looks_up = True
+    disables_irqs = True
+    page: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = _range(k, self.page, 1)
+        yield from perf_get_page_size(k, addr)
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        # what is sampled is executed
+        return "" if self.page in mapped else f"page {self.page} is not mapped"
+
+
 CALLS: dict[str, type[Call]] = {
     call.name: call
     for call in (
@@ -334,6 +393,9 @@ CALLS: dict[str, type[Call]] = {
         CatKernelPageTables,
         CheckWxPages,
         CatPageTables,
+        ReadKcore,
+        TextPoke,
+        PerfPageSize,
     )
 }
 

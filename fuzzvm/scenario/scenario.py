@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, CatPageTables, SetMemoryRo, SetMemoryRox, Vmap, Vunmap, parse_call
+from fuzzvm.scenario.calls import Call, CatPageTables, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -30,7 +30,8 @@ class Scenario:
     such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
     set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
     side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
-    a walk reads an upper entry as often as the kernel's does, not once.
+    a walk reads an upper entry as often as the kernel's does, not once. `invlpgb` has x86_64 flush TLBs by broadcast, which
+    interrupts nobody.
     """
 
     arch: str
@@ -45,6 +46,7 @@ class Scenario:
     lazy_mmu: bool = False
     tlb: bool = False
     walk_rereads: bool = False
+    invlpgb: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -135,6 +137,10 @@ class Scenario:
             raise ScenarioError(f"fanout must be a power of two from 2 to {most}, not {self.fanout}", "fanout")
         if self.tlb and arch.tlb is None:
             raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
+        if self.invlpgb and self.arch != "x86_64":
+            raise ScenarioError(f"{self.arch} has no INVLPGB", "invlpgb")
+        if self.invlpgb and self.tlb:
+            raise ScenarioError("what TLBs may hold is not followed where INVLPGB flushes them", "invlpgb")
         if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
             raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
         # a block of a whole table would be as large as the block of the level above, and max_page_shift could not tell
@@ -154,7 +160,7 @@ class Scenario:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
                 asked += getattr(call, "nr_pages", 0)
-                if isinstance(call, Vmap | Vunmap | SetMemoryRo | SetMemoryRox) and call.page + call.nr_pages > pages:
+                if _last_page(call) >= pages:
                     raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
         if asked > MAX_BOOT_PAGES:
             raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
@@ -174,6 +180,8 @@ class Scenario:
             data["tlb"] = True
         if self.walk_rereads:
             data["walk_rereads"] = True
+        if self.invlpgb:
+            data["invlpgb"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         return data
@@ -182,8 +190,8 @@ class Scenario:
     def from_data(cls, data: Mapping[str, Any]) -> Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
-        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool}
-        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads"}
+        types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool, "invlpgb": bool}
+        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb"}
         for key in data:
             if key not in (*types, "setup", "cpus"):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)
@@ -207,6 +215,12 @@ class Scenario:
             setup=_parse_calls(data.get("setup", []), "setup"),
             cpus=tuple(_parse_calls(calls, "cpus", f"CPU {cpu}, ") for cpu, calls in enumerate(cpus)),
         )
+
+
+def _last_page(call: Call) -> int:
+    """Return the number of the last page that a call names, -1 where it names none."""
+    page = getattr(call, "page", None)
+    return -1 if page is None else int(page) + getattr(call, "nr_pages", 1) - 1
 
 
 def race(walk: set[int], others: set[int]) -> bool:

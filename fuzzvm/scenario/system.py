@@ -138,6 +138,9 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             lazy_mmu=scenario.lazy_mmu,
             tlb=scenario.tlb,
             walk_rereads=scenario.walk_rereads,
+            invlpgb=scenario.invlpgb,
+            lookups=any(call.looks_up for calls in scenario.cpus for call in calls),
+            irqs_off=any(call.disables_irqs for calls in scenario.cpus for call in calls),
         )
     except BaseException as error:
         raise program_error(error) from error

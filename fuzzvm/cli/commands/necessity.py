@@ -39,12 +39,13 @@ ARCH = "arm64"
 @click.command(epilog="Points: " + ", ".join(ordering_points.names(ARCH)) + ".")
 @click.option(
     "--mitigation",
+    "--release",
     "-m",
     "mitigation_name",
     default="static-key",
     show_default=True,
     metavar="NAME|FILE.py:CLASS",
-    help="The scheme to ask about.",
+    help="The scheme to ask about, a mitigation or a release.",
 )
 @scenario_options
 @click.option(

@@ -19,10 +19,11 @@ from fuzzvm.mitigations import registry
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option(
     "--mitigation",
+    "--release",
     "-m",
     "mitigation_name",
     metavar="NAME|FILE.py:CLASS",
-    help="Run under this mitigation instead of the one that each file names.",
+    help="Run under this mitigation or release instead of the one that each file names.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print only what is not as expected.")
 @json_option

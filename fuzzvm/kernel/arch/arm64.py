@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
+from fuzzvm.kernel.interrupts import csd_lock_wait
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
@@ -253,6 +254,7 @@ class Arm64(Architecture):
     def patch_text_sync(self, k: Kernel) -> Steps[None]:
         """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
         # kick_all_cpus_sync()
+        yield from csd_lock_wait(k)
         yield InterruptAll("patch-ipi")
 
     def format_dump(self, rows: Sequence[DumpRow]) -> str:

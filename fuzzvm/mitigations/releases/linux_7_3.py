@@ -49,7 +49,9 @@ class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ig
     other_mm = "safe"
     collapse = "safe"
     attributes = "safe"
-    functions = Functions(pud_free_detaches_first=True, collapse_holds_cpa_lock=True)
+    functions = Functions(
+        pud_free_detaches_first=True, collapse_holds_cpa_lock=True, text_poke_locks_init_mm=True
+    )
 
 
 class Linux73(Release):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
+from fuzzvm.kernel.interrupts import csd_lock_wait
 from fuzzvm.kernel.jump_label import BRANCH, NOP
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Await, Barrier, Fence, Fetch, InterruptAll, Load, Order, Rmw, Steps, Store
@@ -91,18 +92,21 @@ def text_poke_bp_batch(k: Kernel, bp_desc: Address, sites: tuple[Address, ...], 
         yield from text_poke(k, sites[index], old & ~FIRST_BYTE | INT3)
         index += 1
     # text_poke_sync()
+    yield from csd_lock_wait(k)
     yield InterruptAll("poke-sync-1")
     index = 0
     while index < len(sites):
         yield from text_poke(k, sites[index], opcode & ~FIRST_BYTE | INT3)
         index += 1
     # text_poke_sync()
+    yield from csd_lock_wait(k)
     yield InterruptAll("poke-sync-2")
     index = 0
     while index < len(sites):
         yield from text_poke(k, sites[index], opcode, "poke-store")
         index += 1
     # text_poke_sync()
+    yield from csd_lock_wait(k)
     yield InterruptAll("poke-sync-3")
     poke = yield Rmw(bp_desc, _Put(), Order.ACQUIRE_RELEASE)
     if poke.refs != 1:

@@ -1,11 +1,16 @@
-"""TLB flushes by IPI (arch/x86/mm/tlb.c, Linux 6.12). An INVLPG clears the paging-structure caches as well."""
+"""TLB flushes by IPI, or by broadcast where the CPU has INVLPGB (arch/x86/mm/tlb.c, Linux 6.12 and 7.3).
+
+An INVLPG clears the paging-structure caches as well. INVLPGB and TLBSYNC interrupt nobody: what is flushed so waits for no
+CPU that has interrupts off.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fuzzvm.kernel.interrupts import csd_lock_wait
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.ops import InterruptAll, Steps, Tlbi
+from fuzzvm.machine.ops import Barrier, Fence, InterruptAll, Steps, Tlbi
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -19,17 +24,26 @@ def flush_tlb_kernel_range(k: Kernel, start: int, end: int, point: str = "") -> 
     # on_each_cpu(do_kernel_range_flush): an IPI to all, INVLPG for each page there
     if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING * k.geometry.size(Level.PTE):
         # do_flush_tlb_all(): CR4.PGE off and on again
-        yield Tlbi("mov cr4", 0, point)
+        yield Tlbi("invlpgb" if k.invlpgb else "mov cr4", 0, point)
         start = end
     addr = start
     while addr < end:
-        yield Tlbi("invlpg", addr, point)
+        yield Tlbi("invlpgb" if k.invlpgb else "invlpg", addr, point)
         addr += k.geometry.size(Level.PTE)
-    yield InterruptAll("flush-ipi")
+    if k.invlpgb:
+        # TLBSYNC, a serialising instruction: it waits for all that this CPU has broadcast, and for nobody's interrupts
+        yield Fence(Barrier.ISB, "flush-ipi")
+    else:
+        yield from csd_lock_wait(k)
+        yield InterruptAll("flush-ipi")
 
 
 def flush_tlb_all(k: Kernel) -> Steps[None]:
     """Flush everything on every CPU."""
     # on_each_cpu(do_flush_tlb_all)
-    yield Tlbi("mov cr4", 0)
-    yield InterruptAll()
+    yield Tlbi("invlpgb" if k.invlpgb else "mov cr4", 0)
+    if k.invlpgb:
+        yield Fence(Barrier.ISB)
+    else:
+        yield from csd_lock_wait(k)
+        yield InterruptAll()

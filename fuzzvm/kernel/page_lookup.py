@@ -1,0 +1,97 @@
+"""Who looks up what maps one address of the kernel's, with or without a lock (Linux 7.3).
+
+`vmalloc_to_page` (mm/vmalloc.c) takes no lock: who calls it has to own the mapping. /proc/kcore calls it for what others
+own, under the lock of the areas alone, and so does perf's `perf_get_pgtable_size` (kernel/events/core.c) with interrupts
+off. Text poking takes init_mm's lock since 7.3.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save
+from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
+from fuzzvm.kernel.mmap_lock import LOOKUP, mmap_read_lock, mmap_read_unlock
+from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pfn, pxd_pgtable, pxd_table
+from fuzzvm.machine.ops import Load, Steps
+
+if TYPE_CHECKING:
+    from fuzzvm.kernel.kernel import Kernel
+
+
+def vmalloc_to_page(k: Kernel, addr: int) -> Steps[int]:
+    """Return the page frame that an address is mapped to, 0 where it is not mapped.
+
+    The kernel's C reads an entry above the PTE as `*pmd`, once for each question that it asks of it: for none, for a
+    block, for a bad table, and for the table below. A compiler may make fewer loads of these. With `walk_rereads` the
+    model reads as often, else once.
+    """
+    level, table = Level.PGD, k.init_mm.pgd
+    while level < Level.PTE:
+        entryp = table + k.geometry.index(level, addr)
+        entry = yield Load(entryp)
+        if pxd_none(entry):
+            return 0
+        if k.walk_rereads:
+            entry = yield Load(entryp)
+        if pxd_leaf(entry):
+            return pxd_pfn(entry) + (addr % k.geometry.size(level) >> k.geometry.page_shift)
+        if k.walk_rereads:
+            # pmd_bad()
+            entry = yield Load(entryp)
+            if not pxd_table(entry):
+                return 0
+            # pte_offset_kernel(), pmd_offset(): what is read here is not looked at again
+            entry = yield Load(entryp)
+        level, table = k.geometry.below(level), pxd_pgtable(entry)
+    pte = yield Load(table + k.geometry.index(Level.PTE, addr))
+    return pxd_pfn(pte) if pxd_leaf(pte) else 0
+
+
+def aligned_vread_iter(k: Kernel, addr: int, count: int) -> Steps[None]:
+    """Look up each page of a range and copy it, as a read of /proc/kcore does (vread_iter).
+
+    vmap_node's busy.lock is held: the area is not freed meanwhile. What maps it may change.
+    """
+    assert k.busy_lock is not None
+    yield from spin_lock(k.cpu, k.busy_lock)
+    end = addr + count
+    while addr < end:
+        yield from vmalloc_to_page(k, addr)
+        # copy_page_to_iter_nofault()
+        addr += k.geometry.size(Level.PTE)
+    yield from spin_unlock(k.cpu, k.busy_lock)
+
+
+def poke_vmalloc_pages(k: Kernel, addr: int) -> Steps[None]:
+    """Look up the page of code that is about to be poked (arch/x86/kernel/alternative.c), under init_mm's lock in 7.3."""
+    locks = k.mitigation.functions.text_poke_locks_init_mm
+    if locks:
+        yield from mmap_read_lock(k, k.init_mm, LOOKUP)
+    yield from vmalloc_to_page(k, addr)
+    if locks:
+        yield from mmap_read_unlock(k, k.init_mm, LOOKUP)
+
+
+def perf_get_page_size(k: Kernel, addr: int) -> Steps[int]:
+    """Return the bytes that the entry of an address maps, 0 where it is not mapped.
+
+    With interrupts off and no lock, each entry read once: a table is free for good only after an IPI to all CPUs, where
+    its TLB flush sends one. The task is a kernel thread, so that the mm is init_mm.
+    """
+    yield from local_irq_save(k)
+    size = yield from perf_get_pgtable_size(k, addr)
+    yield from local_irq_restore(k)
+    return int(size)
+
+
+def perf_get_pgtable_size(k: Kernel, addr: int) -> Steps[int]:
+    """Return the bytes that the entry of an address in init_mm maps, 0 where it is not mapped."""
+    level, table = Level.PGD, k.init_mm.pgd
+    while True:
+        entry = yield Load(table + k.geometry.index(level, addr))
+        if pxd_none(entry):
+            return 0
+        if pxd_leaf(entry):
+            return k.geometry.size(level)
+        level, table = k.geometry.below(level), pxd_pgtable(entry)

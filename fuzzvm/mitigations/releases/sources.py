@@ -1,0 +1,117 @@
+"""Which kernel functions the model stands for, and whether a source tree still has them as the model was written.
+
+The table `functions.toml` beside this file has, for each function, its file, where the model has it, and the digest of its
+text in the trees that were read (comments and white space apart). `python -m fuzzvm.mitigations.releases.sources NAME TREE`
+prints the table with the digests of one more tree.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import tomli_w
+
+from fuzzvm.kbuild.c_functions import definitions, digest
+
+MAX_FILE_BYTES = 1 << 24
+
+
+class TreeError(Exception):
+    """This is no source tree of Linux, or one that cannot be read; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A kernel function that the model stands for.
+
+    `model` is `module:function` of the model, `digests` the digest of the function's text by the name of a release.
+    """
+
+    name: str
+    file: str
+    model: str
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A modelled function that a tree has otherwise: `what` is 'differs', 'is gone', or 'its file is gone'."""
+
+    function: Modelled
+    what: str
+
+
+def modelled() -> tuple[Modelled, ...]:
+    """Return the functions that the model stands for, in the order of the table."""
+    text = (resources.files("fuzzvm.mitigations.releases") / "functions.toml").read_text(encoding="utf-8")
+    return tuple(Modelled(**entry) for entry in tomllib.loads(text)["function"])
+
+
+def version(tree: Path) -> str:
+    """Return the version of a kernel's source tree, as `7.3.4`. Raises TreeError where it is none."""
+    try:
+        with (tree / "Makefile").open(encoding="utf-8") as makefile:
+            head = makefile.read(4096)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TreeError(f"{tree} is no source tree of Linux: {error}") from error
+    fields = dict(line.split("=", 1) for line in head.splitlines() if "=" in line and not line.startswith("#"))
+    parts = [fields.get(key, fields.get(f"{key} ", "")).strip() for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    if not all(part.isdigit() for part in parts):
+        raise TreeError(f"{tree} is no source tree of Linux: its Makefile names no version")
+    return ".".join(parts)
+
+
+def drift(tree: Path, release: str) -> tuple[Drift, ...]:
+    """Return the modelled functions that a tree has otherwise than a release had them when the model was written.
+
+    Functions of which the table knows nothing for that release are left out. Raises TreeError.
+    """
+    version(tree)
+    found = []
+    for function in modelled():
+        known = function.digests.get(release)
+        if known is None:
+            continue
+        texts = _definitions(tree, function)
+        if texts is None:
+            found.append(Drift(function, "its file is gone"))
+        elif not texts:
+            found.append(Drift(function, "is gone"))
+        elif digest(texts) != known:
+            found.append(Drift(function, "differs"))
+    return tuple(found)
+
+
+def _definitions(tree: Path, function: Modelled) -> list[str] | None:
+    """Return the definitions of a function in a tree; None where it has not the file."""
+    path = tree / function.file
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise TreeError(f"{path} is larger than any file of Linux")
+        source = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise TreeError(f"{path}: {error.strerror}") from error
+    return definitions(source, function.name)
+
+
+def recorded(tree: Path, release: str) -> str:
+    """Return the table with the digests that a tree gives for a release. Raises TreeError for a function it has not."""
+    entries = []
+    for function in modelled():
+        texts = _definitions(tree, function)
+        digests = dict(function.digests)
+        digests.pop(release, None)
+        if texts:
+            digests[release] = digest(texts)
+        entries.append({"name": function.name, "file": function.file, "model": function.model, "digests": digests})
+    return tomli_w.dumps({"function": entries})
+
+
+if __name__ == "__main__":
+    print(recorded(Path(sys.argv[2]), sys.argv[1]), end="")
