@@ -61,7 +61,7 @@ def mitigation_options(command: F) -> F:
         "release_names",
         multiple=True,
         metavar="NAME",
-        callback=_known_releases,
+        callback=known_releases,
         help="Linux release to run, as fuzzvm releases names it; with --mitigation, that is tried on the release.",
     )
     return mitigation(release(with_releases))  # type: ignore[return-value]
@@ -74,7 +74,7 @@ def over(release_names: Sequence[str], mitigation_names: tuple[str, ...]) -> tup
     return tuple(f"{release}+{mitigation}" for release in release_names for mitigation in mitigation_names)
 
 
-def _known_releases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+def known_releases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     known = registry.releases()
     for name in given:
         if name not in known:

@@ -154,7 +154,7 @@ def _undecided(cell: Cell, bounds: Bounds, stopped: str, seconds: float = 0.0) -
     verdict = Verdict(None, None, False, stopped, 0, 0, seconds)
     scheme = cell.scheme()
     expected = None if cell.without else cell.scenario.expected(scheme)
-    return Run(cell, verdict, expected, bounds.asked, frozenset(scheme.gives_up))
+    return Run(cell, verdict, expected, bounds.asked, frozenset(scheme.on(cell.scenario.arch).gives_up))
 
 
 def _name(cell: Cell, bounds: Bounds) -> str:

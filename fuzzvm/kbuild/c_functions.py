@@ -44,7 +44,9 @@ def digest(texts: list[str]) -> str:
 def _closed(source: str, opening: int, pair: str) -> int:
     """Return the place behind the bracket that closes the one at `opening`; the end of the text where none does."""
     depth = 0
-    for match in re.compile(rf"""[{re.escape(pair)}]|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""").finditer(source, opening):
+    for match in re.compile(rf"""[{re.escape(pair)}]|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""").finditer(
+        source, opening
+    ):
         if match[0] == pair[0]:
             depth += 1
         elif match[0] == pair[1]:

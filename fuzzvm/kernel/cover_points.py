@@ -27,6 +27,7 @@ SPLIT = "split"
 TABLE_FREED = "table-freed"
 WALK = "walk"
 WALKED_TABLE_FREED = "walked-table-freed"
+LOOKUP = "lookup"
 WX_NOTED = "wx-noted"
 BRANCH_TAKEN = "branch-taken"
 BRANCH_NOT_TAKEN = "branch-not-taken"
@@ -39,6 +40,7 @@ POINTS: dict[str, str] = {
     TABLE_FREED: "a table was freed that entries had led to",
     WALK: "a walk read an entry of a table below the root",
     WALKED_TABLE_FREED: "a table was freed that a walk had read or would have read",
+    LOOKUP: "a look-up of one address read an entry of a table below the root",
     WX_NOTED: "a walk noted a mapping that is writable and executable",
     BRANCH_TAKEN: "the patched site of a static key was executed with the branch in it",
     BRANCH_NOT_TAKEN: "the patched site of a static key was executed with the NOP in it",
@@ -47,6 +49,7 @@ POINTS: dict[str, str] = {
 
 _CLEARS = frozenset({"pmd_free_pte_page", "pud_free_pmd_page", "p4d_free_pud_page"})
 _COLLAPSES = frozenset({"collapse_pmd_page", "collapse_pud_page"})
+_LOOKUPS = frozenset({"vmalloc_to_page", "perf_get_pgtable_size"})
 _NEVER_LINKED = frozenset({"pxd_alloc", "split_large_page"})
 """Functions that free the table that they have allocated, where another CPU was first."""
 
@@ -88,6 +91,8 @@ class CoverPoints:
             case Load(address) if function != "walk_pgd_range" and "walk_page_range" in stack:
                 self._met.add(WALK)
                 self._walked.add(object_of(address))
+            case Load(address) if function in _LOOKUPS and object_of(address) in self._tables:
+                self._met.add(LOOKUP)
             case Alloc(_, label) if isinstance(label, TableLabel) and isinstance(response, int):
                 self._tables.add(object_of(response))
             case Free(address) if function not in _NEVER_LINKED:

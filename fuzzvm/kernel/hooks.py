@@ -9,6 +9,7 @@ what belongs to one teardown or one walk goes from its first hook to the later o
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fuzzvm.kernel.functions import BASE, Functions
@@ -58,6 +59,12 @@ class Mitigation(Constant):
     collapse: ClassVar[Verdict | None] = None
     attributes: ClassVar[Verdict | None] = None
 
+    lookups: ClassVar[Mapping[str, Verdict]] = {}
+    """The verdicts claimed for look-ups of single addresses beside CPA's collapse, by the name of the call.
+
+    `perf_page_size` is by itself where a TLB flush interrupts, and `perf_page_size invlpgb` where it is broadcast.
+    """
+
     functions: ClassVar[Functions] = BASE
     """The functions of the kernel around the hooks, where releases differ in these."""
 
@@ -83,7 +90,7 @@ class Mitigation(Constant):
 
     @classmethod
     def on(cls, arch: str) -> type[Mitigation]:
-        """Return the scheme as it is on an architecture: itself, but for a release that does not do the same on each."""
+        """Return the scheme as it is on an architecture: itself, but for a release."""
         return cls
 
     def attach(self, boot: Boot) -> None:

@@ -1,7 +1,7 @@
 """Interrupts off, and IPIs that wait for those who have them off (kernel/smp.c, include/linux/irqflags.h).
 
-Who sends an IPI to all waits for every CPU to have run the function (`csd_lock_wait`). A CPU that has interrupts off runs it when they are on again:
-that is what code without a lock rests on, such as perf's walk of page tables.
+Who sends an IPI to all waits for every CPU to have run the function (`csd_lock_wait`). A CPU that has interrupts off
+runs it when they are on again: that is what code without a lock rests on, such as perf's walk of page tables.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _ARE_ON = _AreOn()
 
 
 def local_irq_save(k: Kernel) -> Steps[None]:
-    """Disable interrupts on this CPU. A full barrier, which the real one is not: no store of anybody waits behind it."""
+    """Disable interrupts on this CPU. A full barrier, which the real one is not; what callers store is not delayed by it."""
     yield Rmw(k.irqs_off[k.cpu], _Save(k.cpu), Order.ACQUIRE_RELEASE)
 
 

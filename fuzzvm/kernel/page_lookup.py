@@ -1,8 +1,8 @@
 """Who looks up what maps one address of the kernel's, with or without a lock (Linux 7.3).
 
-`vmalloc_to_page` (mm/vmalloc.c) takes no lock: who calls it has to own the mapping. /proc/kcore calls it for what others
-own, under the lock of the areas alone, and so does perf's `perf_get_pgtable_size` (kernel/events/core.c) with interrupts
-off. Text poking takes init_mm's lock since 7.3.
+`vmalloc_to_page` (mm/vmalloc.c) takes no lock: who calls it has to own the mapping. /proc/kcore calls it for what
+others own, under the lock of the areas alone. perf's `perf_get_pgtable_size` (kernel/events/core.c) walks with
+interrupts off. Text poking takes init_mm's lock since 7.3.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save
 from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import LOOKUP, mmap_read_lock, mmap_read_unlock
+from fuzzvm.kernel.pagewalk_rereads import pte_offset_kernel
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pfn, pxd_pgtable, pxd_table
 from fuzzvm.machine.ops import Load, Steps
 
@@ -24,7 +25,7 @@ def vmalloc_to_page(k: Kernel, addr: int) -> Steps[int]:
 
     The kernel's C reads an entry above the PTE as `*pmd`, once for each question that it asks of it: for none, for a
     block, for a bad table, and for the table below. A compiler may make fewer loads of these. With `walk_rereads` the
-    model reads as often, else once.
+    model reads as often, else once. Raises ModelError bad-table-pointer where what is read last is no table.
     """
     level, table = Level.PGD, k.init_mm.pgd
     while level < Level.PTE:
@@ -41,8 +42,8 @@ def vmalloc_to_page(k: Kernel, addr: int) -> Steps[int]:
             entry = yield Load(entryp)
             if not pxd_table(entry):
                 return 0
-            # pte_offset_kernel(), pmd_offset(): what is read here is not looked at again
             entry = yield Load(entryp)
+            entry = pte_offset_kernel(entry, addr, entryp)
         level, table = k.geometry.below(level), pxd_pgtable(entry)
     pte = yield Load(table + k.geometry.index(Level.PTE, addr))
     return pxd_pfn(pte) if pxd_leaf(pte) else 0
@@ -64,7 +65,7 @@ def aligned_vread_iter(k: Kernel, addr: int, count: int) -> Steps[None]:
 
 
 def poke_vmalloc_pages(k: Kernel, addr: int) -> Steps[None]:
-    """Look up the page of code that is about to be poked (arch/x86/kernel/alternative.c), under init_mm's lock in 7.3."""
+    """Look up the page of code that is about to be poked (arch/x86/kernel/alternative.c); in 7.3 under a lock."""
     locks = k.mitigation.functions.text_poke_locks_init_mm
     if locks:
         yield from mmap_read_lock(k, k.init_mm, LOOKUP)

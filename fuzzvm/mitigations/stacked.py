@@ -195,7 +195,8 @@ def stack(parts: Sequence[type[Mitigation]], name: str) -> type[Mitigation]:
     """Return a scheme that is several at once, under that name; it has a hook where one of them has it.
 
     It claims nothing: two schemes that are safe alone can deadlock together, and two that fail alone can be the two
-    halves of one that is safe. Raises StackingError where two of them free tables in a way of their own, or are releases.
+    halves of one that is safe. Raises StackingError where two of them free tables in a way of their own, or are
+    releases.
     """
     freeing = [part.name for part in parts if overrides(part, "free_table")]
     if len(freeing) > 1:

@@ -17,6 +17,7 @@ from fuzzvm.kernel.cover_points import (
     BRANCH_TAKEN,
     COLLAPSE,
     CONTIGUOUS_BLOCK,
+    LOOKUP,
     POINTS,
     PROMOTION,
     SPLIT,
@@ -70,6 +71,7 @@ def possible(system: System) -> frozenset[str]:
         SPLIT: collapses and any(call.changes_attr for call in calls),
         TABLE_FREED: promotes or collapse,
         WALK: walks,
+        LOOKUP: any(call.looks_up for call in calls),
         WALKED_TABLE_FREED: walks and (promotes or collapse),
         WX_NOTED: walks and any(getattr(call, "prot", "") == "rwx" for call in (*scenario.setup, *calls)),
         BRANCH_TAKEN: bool(system.kernel.static_keys),
@@ -95,7 +97,11 @@ def _by_its_calls(scenario: Scenario) -> frozenset[str]:
     found = {WALK} if walks else set()
     if race(walks, scenario.cpus_with(lambda call: call.may_promote(geometry))):
         found.add(PROMOTION)
-    if architectures.get(scenario.arch).collapses and race(walks, scenario.cpus_with(lambda call: call.collapses)):
+    lookups = scenario.cpus_with(lambda call: call.looks_up)
+    if lookups:
+        found.add(LOOKUP)
+    collapses = scenario.cpus_with(lambda call: call.collapses)
+    if architectures.get(scenario.arch).collapses and (race(walks, collapses) or race(lookups, collapses)):
         found.add(COLLAPSE)
     return frozenset(found)
 

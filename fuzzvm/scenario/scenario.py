@@ -30,8 +30,8 @@ class Scenario:
     such blocks; 0 leaves it to the architecture: the real number with the real fan-out, else 1. `lazy_mmu` lets vmap
     set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
     side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
-    a walk reads an upper entry as often as the kernel's does, not once. `invlpgb` has x86_64 flush TLBs by broadcast, which
-    interrupts nobody.
+    a walk reads an upper entry as often as the kernel's does, not once. `invlpgb` has x86_64 flush TLBs by
+    broadcast, which interrupts nobody.
     """
 
     arch: str
@@ -108,7 +108,13 @@ class Scenario:
                 claims.append(mitigation.collapse)
             if race(self.cpus_with(lambda call: call.changes_attr), collapse):
                 claims.append(mitigation.attributes)
+            for cpu, calls in enumerate(self.cpus):
+                if collapse - {cpu}:
+                    claims += [mitigation.lookups.get(self._lookup(call)) for call in calls if call.looks_up]
         return claims
+
+    def _lookup(self, call: Call) -> str:
+        return f"{call.name} invlpgb" if self.invlpgb and call.disables_irqs else call.name
 
     def cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
         """Return the CPUs that make a call of that kind."""

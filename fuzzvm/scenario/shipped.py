@@ -6,6 +6,7 @@ import tomllib
 from functools import cache
 from importlib import resources
 
+from fuzzvm.scenario import pairs
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -23,7 +24,9 @@ def shipped() -> dict[str, Scenario]:
 
 
 def get(name: str) -> Scenario:
-    """Return the shipped scenario of that name. Raises ScenarioError naming those that there are."""
+    """Return the shipped scenario of that name, or that of a pair. Raises ScenarioError naming those that there are."""
+    if name in pairs.scenarios():
+        return pairs.scenarios()[name]
     if name not in shipped():
         raise ScenarioError(f"no scenario {name!r}; there are {', '.join(shipped())}, or FILE.toml")
     return shipped()[name]

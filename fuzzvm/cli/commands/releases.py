@@ -24,7 +24,9 @@ CLAIMS = ("one_walker", "two_walkers", "other_mm", "collapse", "attributes")
     metavar="TREE",
     help="Say which of the modelled functions a kernel source tree has otherwise than the model was written from.",
 )
-@click.option("--release", "name", metavar="NAME", help="With --check: the release to compare with. Default: the newest.")
+@click.option(
+    "--release", "name", metavar="NAME", help="With --check: the release to compare with. Default: the newest."
+)
 @json_option
 def releases(tree: Path | None, name: str | None, as_json: bool) -> int:
     """List the releases of Linux that are modelled, with what is claimed of each, or check a source tree.

@@ -1,8 +1,11 @@
 """Linux 6.12: arm64 keeps ptdump and huge vmap apart by its configuration, x86_64 does nothing."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION, SPLIT, TABLE_FREED, WALKED_TABLE_FREED
 from fuzzvm.kernel.functions import Functions
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.mitigations.releases.release import Release
 
 NAME = "linux-6.12"
@@ -27,6 +30,12 @@ class _X86(Mitigation):
     other_mm = "bug"
     collapse = "safe"
     attributes = "safe"
+    lookups: ClassVar[Mapping[str, Verdict]] = {
+        "read_kcore": "safe",
+        "text_poke": "safe",
+        "perf_page_size": "safe",
+        "perf_page_size invlpgb": "safe",
+    }
     functions = Functions(collapses=False)
     gives_up = frozenset({COLLAPSE, TABLE_FREED, WALKED_TABLE_FREED, SPLIT})
 
@@ -37,4 +46,4 @@ class Linux612(Release):
     name = NAME
     summary = "arm64 has no huge vmap with ptdump configured; x86_64 frees at once, no collapse"
     sources = "6.12; the fix of 2026 came to its stable tree as well, and Debian's 6.12.117 has it"
-    schemes = {"arm64": _Arm64, "x86_64": _X86}
+    schemes: ClassVar[Mapping[str, type[Mitigation]]] = {"arm64": _Arm64, "x86_64": _X86}

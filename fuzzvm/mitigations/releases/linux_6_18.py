@@ -1,6 +1,9 @@
 """Linux 6.18: arm64's static key; x86_64 does nothing, and collapses pages into blocks since 6.15."""
 
-from fuzzvm.kernel.hooks import Mitigation
+from collections.abc import Mapping
+from typing import ClassVar
+
+from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.mitigations.releases.release import Release
 from fuzzvm.mitigations.static_key import StaticKeyMitigation
 
@@ -22,6 +25,12 @@ class _X86(Mitigation):
     other_mm = "bug"
     collapse = "bug"
     attributes = "bug"
+    lookups: ClassVar[Mapping[str, Verdict]] = {
+        "read_kcore": "bug",
+        "text_poke": "bug",
+        "perf_page_size": "safe",
+        "perf_page_size invlpgb": "bug",
+    }
 
 
 class Linux618(Release):
@@ -30,4 +39,4 @@ class Linux618(Release):
     name = NAME
     summary = "arm64 has the counted static key; x86_64 frees at once, and collapses without a lock"
     sources = "6.18's commit 'arm64: Enable vmalloc-huge with ptdump'; x86_64 as 6.12 with the collapse of 6.15"
-    schemes = {"arm64": _Arm64, "x86_64": _X86}
+    schemes: ClassVar[Mapping[str, type[Mitigation]]] = {"arm64": _Arm64, "x86_64": _X86}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.functions import Functions
+from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.mmap_lock import mmap_read_lock, mmap_read_unlock
 from fuzzvm.mitigations.cpa_lock import CpaLock
 from fuzzvm.mitigations.ptdump_locks_init_mm import PtdumpLocksInitMm
@@ -49,9 +51,13 @@ class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ig
     other_mm = "safe"
     collapse = "safe"
     attributes = "safe"
-    functions = Functions(
-        pud_free_detaches_first=True, collapse_holds_cpa_lock=True, text_poke_locks_init_mm=True
-    )
+    lookups: ClassVar[Mapping[str, Verdict]] = {
+        "read_kcore": "bug",
+        "text_poke": "safe",
+        "perf_page_size": "safe",
+        "perf_page_size invlpgb": "bug",
+    }
+    functions = Functions(pud_free_detaches_first=True, collapse_holds_cpa_lock=True, text_poke_locks_init_mm=True)
 
 
 class Linux73(Release):
@@ -60,4 +66,4 @@ class Linux73(Release):
     name = NAME
     summary = "trylock around promotion, ptdump locks init_mm too, CPA collapses under the write lock"
     sources = "7.3.4, Debian's linux-source-7.3"
-    schemes = {"arm64": _Arm64, "x86_64": _X86}
+    schemes: ClassVar[Mapping[str, type[Mitigation]]] = {"arm64": _Arm64, "x86_64": _X86}

@@ -1,8 +1,8 @@
 """Which kernel functions the model stands for, and whether a source tree still has them as the model was written.
 
-The table `functions.toml` beside this file has, for each function, its file, where the model has it, and the digest of its
-text in the trees that were read (comments and white space apart). `python -m fuzzvm.mitigations.releases.sources NAME TREE`
-prints the table with the digests of one more tree.
+The table `functions.toml` beside this file has, for each function, its file, where the model has it, and the digest of
+its text in the trees that were read (comments and white space apart). `python -m fuzzvm.mitigations.releases.sources
+NAME TREE` prints the table with the digests of one more tree.
 """
 
 from __future__ import annotations
@@ -114,4 +114,4 @@ def recorded(tree: Path, release: str) -> str:
 
 
 if __name__ == "__main__":
-    print(recorded(Path(sys.argv[2]), sys.argv[1]), end="")
+    sys.stdout.write(recorded(Path(sys.argv[2]), sys.argv[1]))

@@ -1,7 +1,7 @@
 """TLB flushes by IPI, or by broadcast where the CPU has INVLPGB (arch/x86/mm/tlb.c, Linux 6.12 and 7.3).
 
-An INVLPG clears the paging-structure caches as well. INVLPGB and TLBSYNC interrupt nobody: what is flushed so waits for no
-CPU that has interrupts off.
+An INVLPG clears the paging-structure caches as well. INVLPGB and TLBSYNC interrupt nobody: what is flushed so waits for
+no CPU that has interrupts off.
 """
 
 from __future__ import annotations

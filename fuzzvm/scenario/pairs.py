@@ -1,0 +1,190 @@
+"""The pairs that may meet: every walker of the kernel's page tables beside everything that frees one.
+
+Each pair is a scenario of two CPUs, called `pair-<arch>-<freer>-<walker>`, or the reason why the two are not meant to
+meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from fuzzvm.kernel.efi import NAME as EFI_MM
+from fuzzvm.scenario.calls import (
+    Call,
+    CatKernelPageTables,
+    CatPageTables,
+    CheckWxPages,
+    PerfPageSize,
+    ReadKcore,
+    SetMemoryRo,
+    SetMemoryRox,
+    TextPoke,
+    Vmap,
+    Vunmap,
+)
+from fuzzvm.scenario.scenario import Scenario
+
+ALL = ("arm64", "x86_64")
+X86 = ("x86_64",)
+
+OWNED = "who looks an address up has it mapped, and a promotion takes only what nobody has mapped"
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Code that reads page tables. `owned` says that it looks up what is mapped and in use, and walks nothing else."""
+
+    name: str
+    summary: str
+    source: str
+    calls: tuple[Call, ...]
+    archs: tuple[str, ...] = ALL
+    owned: bool = False
+    invlpgb: bool = False
+
+
+@dataclass(frozen=True)
+class Freer:
+    """Code that frees page tables. `unmapped` says that nothing may be mapped where it does."""
+
+    name: str
+    summary: str
+    source: str
+    setup: tuple[Call, ...]
+    calls: tuple[Call, ...]
+    archs: tuple[str, ...] = ALL
+    unmapped: bool = False
+
+
+class Pair(NamedTuple):
+    """A freer beside a walker: the scenario, or `reason` says why there is none."""
+
+    arch: str
+    freer: Freer
+    walker: Walker
+    scenario: Scenario | None
+    reason: str = ""
+
+
+WALKERS = (
+    Walker("ptdump", "a read of kernel_page_tables", "mm/ptdump.c: ptdump_walk_pgd", (CatKernelPageTables(),)),
+    Walker("check-wx", "a read of check_wx_pages", "mm/ptdump.c: check_wx_show", (CheckWxPages(),)),
+    Walker(
+        "efi-dump",
+        "a read of page_tables/efi, whose root leads to the kernel's tables",
+        "arch/x86/mm/debug_pagetables.c: ptdump_efi_show",
+        (CatPageTables(EFI_MM),),
+        X86,
+    ),
+    Walker(
+        "attributes",
+        "a change of protection, which looks up the entry of each page and may split a block",
+        "arch/x86/mm/pat/set_memory.c: __change_page_attr",
+        (SetMemoryRo(1, 1),),
+        X86,
+        owned=True,
+    ),
+    Walker(
+        "text-poke",
+        "patching code in the vmalloc area, such as a module's",
+        "arch/x86/kernel/alternative.c: poke_vmalloc_pages",
+        (TextPoke(1),),
+        X86,
+        owned=True,
+    ),
+    Walker(
+        "kcore",
+        "a read of /proc/kcore, which looks up each page of an area",
+        "mm/vmalloc.c: vread_iter, vmalloc_to_page",
+        (ReadKcore(0, 2),),
+        owned=True,
+    ),
+    Walker(
+        "perf",
+        "a sample with PERF_SAMPLE_CODE_PAGE_SIZE, interrupts off",
+        "kernel/events/core.c: perf_get_pgtable_size",
+        (PerfPageSize(1),),
+        owned=True,
+    ),
+    Walker(
+        "perf-invlpgb",
+        "the same on a CPU whose TLB flushes are broadcast (INVLPGB)",
+        "kernel/events/core.c: perf_get_pgtable_size; arch/x86/mm/tlb.c: flush_tlb_all",
+        (PerfPageSize(1),),
+        X86,
+        owned=True,
+        invlpgb=True,
+    ),
+)
+
+FREERS = (
+    Freer(
+        "promotion-pmd",
+        "vmap replaces an empty PTE table by a block",
+        "mm/vmalloc.c: vmap_try_huge_pmd",
+        (Vmap(0, 2, "pte"), Vunmap(0, 2)),
+        (Vmap(0, 2, "pmd"),),
+        unmapped=True,
+    ),
+    Freer(
+        "promotion-pud",
+        "vmap replaces a PMD table and the tables below it by a block",
+        "mm/vmalloc.c: vmap_try_huge_pud",
+        (Vmap(0, 4, "pte"), Vunmap(0, 4)),
+        (Vmap(0, 4, "pud"),),
+        unmapped=True,
+    ),
+    Freer(
+        "collapse-pmd",
+        "set_memory_rox collapses the pages of a table into a block",
+        "arch/x86/mm/pat/set_memory.c: collapse_pmd_page",
+        (Vmap(0, 2, "pte"),),
+        (SetMemoryRox(0, 2),),
+        X86,
+    ),
+    Freer(
+        "collapse-pud",
+        "set_memory_rox collapses a table of blocks into a block, and the pages of one of them first",
+        "arch/x86/mm/pat/set_memory.c: collapse_pud_page",
+        (Vmap(0, 4, "pmd"), SetMemoryRox(0, 1)),
+        (SetMemoryRox(0, 4),),
+        X86,
+    ),
+)
+
+
+@cache
+def pairs(arch: str) -> tuple[Pair, ...]:
+    """Return every pair that an architecture has, by freer and then by walker."""
+    return tuple(
+        _pair(arch, freer, walker)
+        for freer in FREERS
+        for walker in WALKERS
+        if arch in freer.archs and arch in walker.archs
+    )
+
+
+def _pair(arch: str, freer: Freer, walker: Walker) -> Pair:
+    if freer.unmapped and walker.owned:
+        return Pair(arch, freer, walker, None, OWNED)
+    scenario = Scenario(
+        arch=arch,
+        page_size="4K",
+        levels=4,
+        fanout=2,
+        setup=freer.setup,
+        cpus=(freer.calls, walker.calls),
+        name=f"pair-{arch}-{freer.name}-{walker.name}",
+        summary=f"{freer.summary}, beside {walker.summary}",
+        invlpgb=walker.invlpgb,
+    )
+    return Pair(arch, freer, walker, scenario)
+
+
+@cache
+def scenarios() -> dict[str, Scenario]:
+    """Return the scenarios of all pairs by name."""
+    found = (pair.scenario for arch in ALL for pair in pairs(arch))
+    return {scenario.name: scenario for scenario in found if scenario is not None}
