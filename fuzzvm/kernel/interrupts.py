@@ -76,7 +76,7 @@ _ARE_ON = _AreOn()
 
 
 def local_irq_save(k: Kernel) -> Steps[None]:
-    """Disable interrupts on this CPU. A full barrier, which the real one is not; what callers store is not delayed by it."""
+    """Disable interrupts on this CPU. A full barrier, which the real one is not; no caller has stores pending."""
     yield Rmw(k.irqs_off[k.cpu], _Save(k.cpu), Order.ACQUIRE_RELEASE)
 
 
