@@ -23,26 +23,30 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(FULL, action="store_true", help="run all of the tests that are products of what ships")
+    parser.addoption(FULL, action="store_true", help="run slow tests as well, and all of those that are products")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    text = "product: one test for each combination of what ships; without --full, a sample that has every value"
-    config.addinivalue_line("markers", text)
+    for text in (
+        "product: one test for each combination of what ships; without --full, a sample that has every value",
+        "slow: left out without --full; what it is about has a smaller test that is not",
+    ):
+        config.addinivalue_line("markers", text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of products, but for a sample: the same one in every run, so that a failure can be had again."""
+    """Leave out slow tests, and of products all but a sample: the same in every run, so that a failure comes again."""
     if config.getoption(FULL):
         return
+    # a test that is asked for by name is run
+    unnamed = [item for item in items if not any(item.nodeid in one for one in config.args)]
+    left_out = {item.nodeid for item in unnamed if item.get_closest_marker("slow")}
     products: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        # a test that is asked for by name is run
-        if item.get_closest_marker("product") and not any(item.nodeid in one for one in config.args):
+    for item in unnamed:
+        if item.get_closest_marker("product") and item.nodeid not in left_out:
             products.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = {item.nodeid for product in products.values() for item in product} - {
-        item.nodeid for product in products.values() for item in _sample(product)
-    }
+    for product in products.values():
+        left_out |= {item.nodeid for item in product} - {item.nodeid for item in _sample(product)}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
 

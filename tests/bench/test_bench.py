@@ -68,6 +68,7 @@ def test_every_benchmark_has_a_summary_and_its_own_name() -> None:
         assert suite.get(name).SUMMARY
 
 
+@pytest.mark.slow
 def test_every_failing_scheme_is_searched_by_the_random_walk() -> None:
     assert {"none", "static-key-enable"} <= set(failing())
     assert {case.bug for case in cases(quick=False) if case.engine == "random"} >= set(failing())

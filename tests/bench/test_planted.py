@@ -34,6 +34,7 @@ def test_at_least_ten_of_depths_two_to_five() -> None:
     assert len(MITIGATIONS) == len(PLANTED)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name)
 def test_as_deep_as_it_says(bug: Planted) -> None:
     system = System(SCENARIO, MITIGATIONS[bug.name], "sc")

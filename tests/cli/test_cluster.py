@@ -176,6 +176,7 @@ def test_a_second_ctrl_c_ends_at_once(cluster: Running, tmp_path: Path) -> None:
     wait_until(lambda: not cluster.children())
 
 
+@pytest.mark.slow
 def test_a_mitigation_of_ones_own_goes_along(cluster: Running, tmp_path: Path) -> None:
     """No worker has the file, not even in the process that replays."""
     (tmp_path / "mine.py").write_text(SCHEME)
@@ -191,6 +192,7 @@ def test_a_mitigation_of_ones_own_goes_along(cluster: Running, tmp_path: Path) -
     assert error == f"fuzzvm: {tmp_path / 'mine.py'}:7: ValueError: 3\n"
 
 
+@pytest.mark.slow
 def test_a_worker_with_another_fuzzvm_is_named(cluster: Running, tmp_path: Path) -> None:
     package = tmp_path / "other" / "fuzzvm"
     for path in (ROOT / "fuzzvm").rglob("*.py"):
@@ -274,6 +276,7 @@ def test_with_tls_it_is_the_same(tmp_path: Path) -> None:
         cluster.end()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
@@ -349,6 +352,7 @@ def test_atheris_stays_here() -> None:
     assert "atheris" in done.output
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_ends_is_said_and_the_campaign_goes_on_without(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     cluster = Running(tmp_path / "cluster", workers=1)

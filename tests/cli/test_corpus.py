@@ -78,6 +78,7 @@ def test_min_keeps_and_names_what_it_cannot_judge(tmp_path: Path, corpus: Path) 
     assert (corpus / "odd.toml").exists()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -130,6 +130,7 @@ def test_folders_that_are_links_are_not_followed(name: str, commands: Commands, 
     refused(harmless(commands, home), f"{name} is a symbolic link, and no folder")
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "name", ["lock", "settings.json", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.commits"]
 )
@@ -286,6 +287,7 @@ def test_no_module_of_the_current_folder_is_run(commands: Commands, home: Path) 
 # 15: what is shown
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("table", "column"),
     [
@@ -319,6 +321,7 @@ def test_a_suggested_command_is_quoted(commands: Commands, home: Path) -> None:
 # what a folder may ask for
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "change",
     [
@@ -356,6 +359,7 @@ def test_settings_that_ask_for_what_none_may(change: dict[str, Any], commands: C
     harmless(commands, home, again=False)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "statement",
     [

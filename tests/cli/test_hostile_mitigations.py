@@ -33,6 +33,7 @@ CASES = [
 ]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("command", "place", "way"), CASES)
 def test_no_promise_is_broken(tmp_path: Path, command: str, place: str, way: str) -> None:
     # how long it takes is for the long version to measure

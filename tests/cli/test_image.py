@@ -130,6 +130,7 @@ def test_what_has_not_changed_is_not_built_again(tree: Path, tmp_path: Path) -> 
     assert "  CC      mm/ptdump.o" not in (tmp_path / "out/build.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_older_than_the_objects_is_seen_to_have_changed(tree: Path, tmp_path: Path) -> None:
     first = build(tmp_path / "out", tree=tree)
     other = (tree / "mm/vmalloc.c").read_text().replace("return -12;", "return -11;")
@@ -269,6 +270,7 @@ def test_an_old_compiler_is_said_to_be(tree: Path, tmp_path: Path) -> None:
     assert "this tree needs gcc 99.1.0 or newer, and aarch64-linux-gnu-gcc is " in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_one_line(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     say = ("build", "--tree", tree, "-o", out)
@@ -383,6 +385,7 @@ def test_what_was_killed_goes_on(
     assert (out / "build/mm/vmalloc.o").stat().st_mtime_ns == done
 
 
+@pytest.mark.slow
 def test_half_an_object_of_a_second_build_is_not_taken_for_a_whole(held: Any, tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     build(out, tree=tree)

@@ -50,6 +50,7 @@ def test_a_point_is_not_called_unused_where_there_was_no_time_to_use_it() -> Non
     assert [answer["used"] for answer in json.loads(done.stdout)["points"]] == [True] * 4
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("jobs", "as_json"), [("1", True), ("2", False)])
 def test_ctrl_c_keeps_the_answers_that_are_there(tmp_path: Path, jobs: str, as_json: bool) -> None:
     """Points that are needed are answered within some hundred runs; the other has thousands, and gets no answer."""

@@ -104,6 +104,7 @@ def test_warnings_go_to_stderr_with_their_lines(folder: Path) -> None:
     assert json.loads(quiet.stdout)["warnings"][0]["line"] == 3
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -81,6 +81,7 @@ def test_verify_shows_what_happened(schemes: str) -> None:
     assert cells[1][3].startswith("promotion") and cells[1][4:] == ["-", "-"]
 
 
+@pytest.mark.slow
 def test_verify_says_it_in_json_and_in_the_matrix(schemes: str, tmp_path: Path) -> None:
     out = tmp_path / "matrix.html"
     mine = ("-m", f"{schemes}:NeverPromotes", "-m", f"{schemes}:SaysSo")
@@ -97,6 +98,7 @@ def test_verify_says_it_in_json_and_in_the_matrix(schemes: str, tmp_path: Path) 
     assert "4 runs: 2 safe, 0 bug, 0 cut, 2 vacuous; 2 NOT as expected; " in table
 
 
+@pytest.mark.slow
 def test_fuzz_says_vacuous_once_there_were_enough_runs(schemes: str, tmp_path: Path) -> None:
     mine = ("fuzz", "-m", f"{schemes}:NeverPromotes", "-s", "pmd-promotion", "--corpus", str(tmp_path / "corpus"))
     done = fuzzvm(*mine, "--runs", "150")
@@ -116,6 +118,7 @@ def test_fuzz_says_vacuous_once_there_were_enough_runs(schemes: str, tmp_path: P
     assert fuzzvm(*mine[:2], f"{schemes}:SaysSo", *mine[3:], "--runs", "150").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_campaign_says_vacuous_and_so_does_its_folder(schemes: str, tmp_path: Path) -> None:
     folder = tmp_path / "campaign"
     mine = ("-m", f"{schemes}:NeverPromotes", "-m", "vmap-trylock", "-s", "pmd-promotion", "-e", "pct")
@@ -135,6 +138,7 @@ def test_a_campaign_says_vacuous_and_so_does_its_folder(schemes: str, tmp_path: 
     assert [row.split()[1:] for row in rows[:1]] == [["pmd-promotion,", "arm64", "walk", *", ".join(NEVER).split()]]
 
 
+@pytest.mark.slow
 def test_the_pytest_plugin_fails_a_test_of_it(tmp_path: Path) -> None:
     mark = '@pytest.mark.fuzzvm(mitigation={}, scenarios=["pmd-promotion"], memories=["sc"])\n'
     tests = "".join(

@@ -31,6 +31,7 @@ def test_json_says_what_the_design_promises() -> None:
     assert (safe["verdict"], safe["bug"], safe["schedule"], safe["complete"]) == ("safe", None, None, True)
 
 
+@pytest.mark.slow
 def test_a_scenario_of_the_users_own_with_tables_as_large_as_a_kernels(tmp_path: Path) -> None:
     file = tmp_path / "real.toml"
     file.write_text(REAL_TABLES)
@@ -175,6 +176,7 @@ def test_a_mitigation_of_ones_own(tmp_path: Path) -> None:
     assert collects.stderr.count("\n") == 1
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "arguments",
     [

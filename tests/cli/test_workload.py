@@ -41,6 +41,7 @@ def data_of(*arguments: str) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("page_size", "use_huge", "expected"),
     [("4K", 1, 16), ("4K", 0, 256), ("16K", 1, 2), ("16K", 0, 256), ("64K", 1, 8), ("64K", 0, 256)],
@@ -66,6 +67,7 @@ def test_lazy_mmu_mode_has_one_pair_a_range_for_pages_and_one_a_block_for_blocks
         assert (run["per_area"]["barrier_pairs"], run["per_area"]["tlb_entries"]) == (pairs, entries)
 
 
+@pytest.mark.slow
 def test_the_lock_on_the_free_path() -> None:
     """static-key: not once where nobody walks. mmap-lock-always: with every promotion that frees a table."""
     data = data_of("-m", "static-key", "-m", "mmap-lock-always")
@@ -84,6 +86,7 @@ def test_the_lock_on_the_free_path() -> None:
     assert 0 < waited < runs["mmap-lock-always", 2]["cost_ns"]["total"]
 
 
+@pytest.mark.slow
 def test_a_scheme_that_falls_back_shows_the_blocks_that_it_lost(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(TRYLOCK)
@@ -161,6 +164,7 @@ def test_tests_that_are_not_modelled_are_listed_or_refused() -> None:
     assert "names pcpu_alloc_test, of which nothing is modelled" in refused.stderr
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -76,11 +76,13 @@ def test_there_are_entries() -> None:
     assert entries()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("hash_seed", [1, 4_000_000_000])
 def test_same_under_another_hash_seed(hash_seed: int) -> None:
     assert not differing(digests(sys.executable, 0), digests(sys.executable, hash_seed))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("version", VERSIONS)
 def test_same_on_another_python(version: str) -> None:
     python = interpreter(version)

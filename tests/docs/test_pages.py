@@ -92,6 +92,7 @@ def shape(line: str) -> str:
     return " ".join(_NUMBER.sub("N", line).replace("python -m fuzzvm", "fuzzvm").split())
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_page(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")

@@ -43,6 +43,7 @@ def test_finds_the_race(engine: str) -> None:
     assert result.found[0].execution.failure.error in ("use-after-free-read", "use-after-free-reused")
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mitigation", ["static-key", "mmap-lock-always", "config-off"])
 def test_finds_nothing_where_nothing_is(engine: str, mitigation: str) -> None:
@@ -53,6 +54,7 @@ def test_finds_nothing_where_nothing_is(engine: str, mitigation: str) -> None:
     assert result.runs == 400
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("memory", ["sc", "arm64"])
 def test_finds_a_flush_that_is_missing(engine: str, memory: str) -> None:
@@ -68,6 +70,7 @@ def test_finds_a_flush_that_is_missing(engine: str, memory: str) -> None:
     assert not whole.found
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "engine", [engine for engine in ENGINES if engine.values[0] in ("pct", "hypothesis", "atheris")]
 )
@@ -75,6 +78,7 @@ def test_finds_what_needs_two_walkers(engine: str) -> None:
     assert search(engine, "static-key-enable", 60_000, scenarios=("two-walkers",)).found
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_walker_is_safe_behind_a_flag(engine: str) -> None:
     scheme = registry.get("static-key-enable")
@@ -84,6 +88,7 @@ def test_one_walker_is_safe_behind_a_flag(engine: str) -> None:
     assert not search(engine, "static-key-enable", 600, scenarios=one_walker).found
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_same_seed_does_the_same_runs(engine: str) -> None:
     first, second = (search(engine, "none", 5_000, seed=7) for _ in range(2))

@@ -129,6 +129,7 @@ def test_preemptions_bound_forced_switches_are_free() -> None:
     assert (everything.verdict, everything.complete) == ("safe", True)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("seconds", [1, 10, 50])
 def test_a_schedule_is_not_looked_for_past_the_time(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under arm64 the bug of this system is behind some thousand states, and its shortest schedule beyond."""

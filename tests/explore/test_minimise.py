@@ -44,6 +44,7 @@ def case_of(scenario: Scenario, execution: Execution) -> TestCase:
     return TestCase(scenario, "none", "sc", execution.schedule, Expectation.of(execution))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", [name for name, one in shipped.shipped().items() if one.expected(NONE) == "bug"])
 def test_keeps_the_error_and_never_grows(name: str) -> None:
     scenario = shipped.get(name)

@@ -61,6 +61,7 @@ TLB_CELLS = [(scenario, point) for scenario in ("two-walkers", "vmalloc-cycle", 
              for point in ("flush-tlbi", "flush-dsb-ish", "flush-isb", "flush-ipi", "purge-flush-tlbi")]  # fmt: skip
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("scenario", "point"), TLB_CELLS)
 def test_partial_order_reduction_knows_what_tlbs_depend_on(scenario: str, point: str) -> None:
     watched = replace(shipped.get(scenario), tlb=True)
@@ -85,6 +86,7 @@ def test_symmetry_where_tlbs_are_watched(without: tuple[str, ...]) -> None:
     assert alike.states < full.states
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("mitigation", [name for name in registry.shipped() if name != "config-off"])
 @pytest.mark.parametrize("walkers", [2, 3])
 def test_symmetry_keeps_findings_and_ends(mitigation: str, walkers: int) -> None:

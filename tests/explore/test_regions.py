@@ -56,6 +56,7 @@ def test_small_programs(lists: list[list[Recipe]]) -> None:
     both(RegionSystem("sc", lists), MOST, but_for_what_oracles_remember)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["tso", "arm64"]), st.lists(st.lists(RECIPES, min_size=1, max_size=3), min_size=2, max_size=2))
 def test_small_programs_under_weak_memory(memory: str, lists: list[list[Recipe]]) -> None:
@@ -100,6 +101,7 @@ def test_an_address_is_in_a_region_of_every_entry_that_maps_it(
         assert len(regions.all) <= most
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("memory", ["sc", "arm64"])
 def test_tables_of_hundreds_of_entries_can_be_searched(memory: str) -> None:
     """With a region for each of the 512 ** 3 tables that there is room for, this would not end."""

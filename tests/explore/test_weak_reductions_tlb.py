@@ -36,6 +36,7 @@ def watched(mitigation: str, scenario: str, memory: str, point: str | None) -> S
     return System(with_tlbs, registry.get(mitigation), memory, without=() if point is None else (point,))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario", "memory", "point"), CELLS)
 def test_kernel_code(mitigation: str, scenario: str, memory: str, point: str | None) -> None:
     assert both(watched(mitigation, scenario, memory, point), MOST)
@@ -44,6 +45,7 @@ def test_kernel_code(mitigation: str, scenario: str, memory: str, point: str | N
 PARTS = st.lists(st.one_of(STEPS.map(lambda step: [step]), st.just(FLUSH), st.just(CHANGE)), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([("arm64", "arm64"), ("arm64", "tso"), ("x86_64", "tso")]),

@@ -62,6 +62,7 @@ def test_not_asked_for_where_there_are_few_states(scenario: str) -> None:
     assert verify(system).states == everything.states
 
 
+@pytest.mark.slow
 def test_asked_for_where_no_more_states_are_allowed() -> None:
     system = kernel("static-key", "two-walkers")
     assert not verify(system, Limits(max_states=9000), reduce=False).complete

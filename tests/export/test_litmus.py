@@ -120,6 +120,7 @@ def test_what_is_refused_is_what_has_no_counterpart() -> None:
 SCENARIOS = ["pmd-promotion", "pud-promotion", "two-walkers", "five-levels", "contpte"]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("name", ["static-key", "mmap-lock-always", "vmap-trylock", "rcu-free"])
 def test_safe_runs_are_never(name: str, scenario: str) -> None:

@@ -50,6 +50,7 @@ def test_there_is_one_for_each_parser() -> None:
     ]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("fuzzer", FUZZERS)
 def test_what_was_kept_is_harmless(fuzzer: str, load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     module = load(fuzzer)
@@ -128,6 +129,7 @@ exec "$PYTHON" "$@"
 """
 
 
+@pytest.mark.slow
 @needs_atheris
 def test_build_sh_leaves_what_oss_fuzz_looks_for(tmp_path: Path) -> None:
     tools, out = tmp_path / "bin", tmp_path / "out"

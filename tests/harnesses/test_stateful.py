@@ -52,6 +52,7 @@ def run(test: type[unittest.TestCase]) -> unittest.TestResult:
     return result
 
 
+@pytest.mark.slow
 def test_an_unexpected_bug_is_kept_as_a_minimised_test_case(
     stateful: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_on_the_corpus(path: Path) -> None:
     agree(path.read_text(encoding="utf-8"), path.name)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("path", FETCHING, ids=lambda path: path.stem)
 def test_on_other_outcomes_of_tests_that_fetch(path: Path) -> None:
     """Ask each of them for what each of its threads can and cannot see, one register more or less, too."""

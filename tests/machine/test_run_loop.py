@@ -120,6 +120,7 @@ def test_on_any_scenario(mitigation: str, arch: str, memory: str, cpus: list[tup
     same(System(scenario, registry.get(mitigation), memory), seed)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
 def test_on_what_ships_failures_included(memory: str) -> None:
     systems = [System(shipped.get(name), registry.get("none"), memory) for name in shipped.shipped()]

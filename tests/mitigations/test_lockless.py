@@ -39,6 +39,7 @@ def name_of(scheme: type[Mitigation]) -> str:
     return scheme.name
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("scenario", "memory"), CELLS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=name_of)
 def test_each_is_safe(scheme: type[Mitigation], scenario: str, memory: str) -> None:

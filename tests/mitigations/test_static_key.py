@@ -51,6 +51,7 @@ def machines(scenario: Scenario | str, mitigation: type[Mitigation]) -> Callable
     return System(found, mitigation, "sc").machine
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("mutant", "scenario", "error"),
     [
@@ -89,11 +90,13 @@ def test_what_is_harmless_is_safe_in_every_schedule_of_two_pre_emptions(mitigati
     assert find_failure(machines(SMALL, mitigation), preemptions=2) is None
 
 
+@pytest.mark.slow
 def test_the_scheme_is_safe_in_every_schedule_of_three_pre_emptions() -> None:
     failures = {execution.failure for execution in executions(machines(SMALL, StaticKeyMitigation), 3)}
     assert failures == {None}
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("mitigation", SAFE)
 @pytest.mark.parametrize(
     "scenario", ["pud-promotion", "two-promoters", "vmalloc-cycle", pytest.param(TWO_WALKERS, id=TWO_WALKERS.name)]

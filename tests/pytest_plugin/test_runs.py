@@ -140,6 +140,7 @@ def test_beside_other_processes(tmp_path: Path) -> None:
     assert "saved: " in output and "2 systems searched in " in output
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -110,6 +110,7 @@ def test_nothing_is_collected_while_sequences_are_drawn(monkeypatch: pytest.Monk
     assert gc.isenabled() and gc.callbacks == callbacks
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("page_size", ["16K", "64K"])
 def test_larger_pages_have_sequences_too(page_size: str) -> None:
     built = kernel("arm64", page_size)

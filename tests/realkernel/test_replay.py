@@ -162,6 +162,7 @@ def test_a_report_about_something_else_has_diverged(monkeypatch: pytest.MonkeyPa
     assert outcome.result is Result.DIVERGED and "slab-out-of-bounds in other" in outcome.message
 
 
+@pytest.mark.slow
 def test_a_promotion_that_hangs_has_diverged(quick: None) -> None:
     outcome, _ = walk([*simulated.promotion(PGD)[:2], *(Do(AT["vmap_range_noflush"] + 8) for _ in range(1 << 20))])
     assert outcome.result is Result.DIVERGED and "has not come to it in 30 s" in outcome.message

@@ -47,6 +47,7 @@ def barriers(result: Result) -> int:
     return sum(count for kind, count in result.workload.barriers.items() if kind.startswith(("dsb", "isb")))
 
 
+@pytest.mark.slow
 def test_the_weights_are_what_the_calibration_gives(before_and_after: tuple[Result, Result]) -> None:
     before, after = before_and_after
     besides = [sum(ns for kind, ns in one.busy.items() if kind not in ("barrier", "page")) for one in (before, after)]

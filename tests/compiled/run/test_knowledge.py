@@ -72,6 +72,7 @@ def _peek(space: Space, state: int) -> Callable[[int], int]:
     return lambda address: space.values[shared.read(state & SHARED_MASK, address)]  # type: ignore[attr-defined,no-any-return]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
 def test_on_random_code_nothing_is_lost(random_image: Image, memory: str) -> None:
     for pair in range(PAIRS):

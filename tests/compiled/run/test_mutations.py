@@ -55,6 +55,7 @@ def verdict_of(folder: Path, mutant: Mutant, memory: str) -> Verdict:
             task = task.again()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("mutant", chosen(), ids=lambda mutant: mutant.name)
 def test_a_mutant_has_its_verdict(mutant: Mutant, tmp_path: Path) -> None:
     folder = small.build_image(tmp_path, edits=mutant.files(), atomics=mutant.atomics)

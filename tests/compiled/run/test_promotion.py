@@ -48,6 +48,7 @@ def without_atomics(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return load(small.build_image(tmp_path_factory.mktemp("ll-sc"), atomics="ll-sc"))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
 def test_an_exclusive_store_fails_where_a_value_has_come_back(without_atomics: Image, memory: str) -> None:
     """Under arm64 the lock's word may be read as it was before a promotion has taken and released it."""

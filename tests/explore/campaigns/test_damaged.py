@@ -96,6 +96,7 @@ def test_a_row_that_was_changed_lost_or_added_is_noticed(table: str, tmp_path: P
             Journal(path, only_read=True)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.explore.campaigns.killing import promises, torment
 
 KILLS = int(os.environ.get("FUZZVM_KILLS", "10"))
@@ -12,6 +14,7 @@ RUNS = 2_000 * KILLS
 """So many that a campaign is not over before it has been killed often."""
 
 
+@pytest.mark.slow
 def test_no_kill_loses_repeats_or_damages_anything(tmp_path: Path) -> None:
     arguments = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going")
     outcome = torment(tmp_path / "c", KILLS, 3, RUNS, *arguments)

@@ -78,6 +78,7 @@ def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
         own_code.to_run(other, tmp_path, ())
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("where", ["add_finding", "end_task", "add_failing", "add_pairs", "settle", "commit", "save"])
 @pytest.mark.parametrize("time", [1, 2])
 def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(

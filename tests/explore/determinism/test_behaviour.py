@@ -85,6 +85,7 @@ def test_text_tells_apart_what_python_takes_for_equal() -> None:
     assert text_of(Output("kernel_page_tables", "a")) == text_of(Output("kernel_page_tables", "b"))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario", "memory"), SYSTEMS)
 def test_what_ships_does_the_same_every_time(mitigation: str, scenario: str, memory: str) -> None:
     """And local states that are one do have one future: paths come to them by other ways than the search did."""

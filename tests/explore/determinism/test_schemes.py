@@ -46,6 +46,7 @@ def marked(scheme: type[Mitigation]) -> tuple[str, int]:
     return inspect.getfile(scheme), first + number
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("scheme", schemes.CHANGING, ids=lambda scheme: scheme.__name__)
 def test_what_changes_is_an_error_with_its_place(scheme: type[Mitigation]) -> None:
     with pytest.raises(NondeterministicSchemeError) as caught:

@@ -235,6 +235,7 @@ def test_store_buffering_takes_a_full_barrier() -> None:
 PATCH = (DC, DSB, IC, DSB)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("kept", list(itertools.product((False, True), repeat=4)))
 @pytest.mark.parametrize("synchronises", [(), (ISB,), (DSB, ISB)])
 def test_what_a_patch_lacks_is_named(kept: tuple[bool, ...], synchronises: tuple[Operation, ...]) -> None:

@@ -139,6 +139,7 @@ def test_an_old_value_is_an_arrow_from_the_write_that_was_not_seen(tmp_path: Pat
         assert "does not see" in page.locator("#say").inner_text()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_nothing_wrong(scheme: str, size: dict[str, Any], tmp_path: Path) -> None:
@@ -231,6 +232,7 @@ MOST_CHANGES = 100
 """Of a step: what is selected, and the tables of the scenario as they stand."""
 
 
+@pytest.mark.slow
 def test_two_thousand_steps_open_and_a_step_changes_no_more_than_in_a_short_run(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
