@@ -16,6 +16,7 @@ from fuzzvm.explore.exhaustive.limits import StoppedError, bounded_by
 from fuzzvm.explore.exhaustive.memory_use import LeftBehind
 from fuzzvm.explore.exhaustive.verdict import no_collection
 from fuzzvm.explore.judged import judged
+from fuzzvm.explore.lock_order import with_lock_order
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -135,6 +136,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
     def search(explored: Explored) -> Verdict:
         preemptions, reduce = bounds.preemptions, bounds.reduce
         verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
+        verdict = with_lock_order(system, verdict, lambda: verify(system, limits, reduce=False))
         return with_all_errors(system, verdict, limits) if bounds.all_errors else verdict
 
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.locking.lock import LockAction, OfCpu
 from fuzzvm.machine.ops import Await, Order, Rmw, Steps, Value
@@ -44,12 +44,16 @@ class IrqsOff:
 
 @dataclass(frozen=True, slots=True)
 class _Save(OfCpu):
+    atomic: ClassVar[int] = 1
+
     def __call__(self, old: Value) -> IrqsOff:
         return IrqsOff(self.cpu)
 
 
 @dataclass(frozen=True, slots=True)
 class _Restore(OfCpu):
+    atomic: ClassVar[int] = -1
+
     def __call__(self, old: Value) -> int:
         return ON
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from fuzzvm.kernel.contexts import Taken, cycle
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     INVENTED_MAPPING,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
+    LOCK_ORDER,
     MAP_OVER_MAPPING,
     UNBALANCED_STATIC_KEY,
     WALK_WITHOUT_LOCK,
@@ -56,6 +58,8 @@ class Remembered(NamedTuple):
     walks: tuple[tuple[int, WalkRecord], ...] = ()
     gone: frozenset[Mapping] = frozenset()
     tlb: TlbState | None = None
+    orders: frozenset[Taken] = frozenset()
+    """The orders of locks that were watched for and have come about."""
 
     def renamed(self, names: Sequence[int]) -> Remembered:
         """Return it after CPU `i` has become CPU `names[i]`."""
@@ -87,6 +91,7 @@ class Oracles:
         if kernel.tlb and rules is not None:
             self._tlb = TlbOracle(kernel, rules, memory.cpus, lambda: self._machine.memory)
             machine.report_hardware()
+        self._orders: frozenset[Taken] = frozenset()
         self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
 
     @property
@@ -98,12 +103,14 @@ class Oracles:
     def remembered(self) -> Remembered:
         """All that it remembers of the run so far."""
         tlb = None if self._tlb is None else self._tlb.state
-        return Remembered(tuple(sorted(self._walks.items(), key=lambda item: item[0])), self._gone, tlb)
+        walks = tuple(sorted(self._walks.items(), key=lambda item: item[0]))
+        return Remembered(walks, self._gone, tlb, self._orders)
 
     @remembered.setter
     def remembered(self, remembered: Remembered) -> None:
         self._walks = dict(remembered.walks)
         self._gone = remembered.gone
+        self._orders = remembered.orders
         if self._tlb is not None and remembered.tlb is not None:
             self._tlb.state = remembered.tlb
 
@@ -170,6 +177,13 @@ class Oracles:
                 if state.writer != cpu and cpu not in state.readers:
                     message = f"CPU {cpu} walks page tables without {lock.name} held"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
+            case Taken():
+                self._orders |= {annotation}
+                closed = cycle(self._orders)
+                if closed:
+                    ways = [f"{self._lock_name(one.taken)} under {self._lock_name(one.held)}" for one in closed]
+                    message = f"this run takes {', and '.join(ways)}"
+                    raise ModelError(LOCK_ORDER, message, address=annotation.taken)
             case WalkBegins():
                 # taken away already, and this walk may still come before that is seen
                 leaving = frozenset(self._leaving())
@@ -207,6 +221,9 @@ class Oracles:
         for lock in self._kernel.locks:
             if message := left(peek(lock.address), lock.name):
                 raise ModelError(LOCK_NOT_RELEASED, message, address=lock.address)
+
+    def _lock_name(self, address: Address) -> str:
+        return next((lock.name for lock in self._kernel.locks if lock.address == address), f"{address:#x}")
 
     # Reading page tables from outside
 

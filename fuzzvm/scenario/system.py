@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from fuzzvm.kernel import arch as architectures
+from fuzzvm.kernel.contexts import KernelProgram, LockOrder
 from fuzzvm.kernel.efi import efi_enter_virtual_mode
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel, boot_kernel
@@ -17,7 +18,6 @@ from fuzzvm.kernel.page_table_property import PageTableProperty
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.machine import Machine, program_error
 from fuzzvm.machine.ops import Steps
 from fuzzvm.machine.program import Program
@@ -74,6 +74,7 @@ class System(Task):
         machine = Machine(shared)
         machine.careful = True
         kernel = _boot(scenario, scheme, machine)
+        self.lock_order = LockOrder({lock.address: lock.name for lock in kernel.locks})
         oracles = Oracles(machine, kernel)
         machine.observer = oracles
         # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads
@@ -93,8 +94,8 @@ class System(Task):
             for k, its_calls in zip(self.views, scenario.cpus, strict=True)
         ]
         prop = PageTableProperty(kernel, machine.allocator, oracles.remembered)
-        # nobody knows whether words of the mitigation's own hold names of CPUs
-        alike = () if kernel.opaque_words else _alike(scenario)
+        # nobody knows whether words of the mitigation's own hold names of CPUs; a word for each CPU is such a name
+        alike = () if kernel.opaque_words or kernel.irqs_off else _alike(scenario)
         self._runs = 0
         super().__init__(machine, [*calls, *self.threads()], prop, alike)
 
@@ -115,7 +116,7 @@ class System(Task):
         return unchanged(self.kernel.mitigation)
 
     def _program(self, make: Callable[[], Steps[Any]]) -> Program:
-        return GeneratorProgram(make, self.rewrite)
+        return KernelProgram(make, self.rewrite, self.lock_order)
 
 
 def _alike(scenario: Scenario) -> list[list[int]]:

@@ -58,6 +58,7 @@ class _Consume:
 @dataclass(frozen=True, slots=True)
 class _Done:
     ending: ClassVar[str] = " is done"
+    may_sleep: ClassVar[bool] = True
 
     def __call__(self, value: object) -> bool:
         return done(value) > 0

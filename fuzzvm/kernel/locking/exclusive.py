@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
 from fuzzvm.kernel.locking.lock import Lock, LockAction, OfCpu
@@ -53,6 +53,17 @@ class _Unlocked:
 
 @dataclass(frozen=True, slots=True)
 class _Take(OfCpu):
+    spins: bool
+    waits: ClassVar[bool] = True
+
+    @property
+    def may_sleep(self) -> bool:
+        return not self.spins
+
+    @property
+    def atomic(self) -> int:
+        return int(self.spins)
+
     def __call__(self, old: Owner | int) -> Owner:
         return _owner(self.cpu)
 
@@ -65,6 +76,12 @@ class _Take(OfCpu):
 
 @dataclass(frozen=True, slots=True)
 class _Release(OfCpu):
+    spins: bool
+
+    @property
+    def atomic(self) -> int:
+        return -int(self.spins)
+
     def __call__(self, old: Owner | int) -> int:
         return UNLOCKED
 
@@ -85,32 +102,32 @@ _UNLOCKED = _Unlocked()
 
 def spin_lock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Take a spinlock; enabled only while it is free, which stands for the spinning."""
-    yield _taking(cpu, lock)
+    yield _taking(cpu, lock, spins=True)
 
 
 def spin_unlock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Release a spinlock. Raises ModelError unlock-without-lock."""
-    owner = yield _releasing(cpu, lock)
+    owner = yield _releasing(cpu, lock, spins=True)
     _check_owner(owner, cpu, lock)
 
 
 def mutex_lock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Take a mutex; enabled only while it is free."""
-    yield _taking(cpu, lock)
+    yield _taking(cpu, lock, spins=False)
 
 
 def mutex_unlock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Release a mutex. Raises ModelError unlock-without-lock."""
-    owner = yield _releasing(cpu, lock)
+    owner = yield _releasing(cpu, lock, spins=False)
     _check_owner(owner, cpu, lock)
 
 
-def _taking(cpu: int, lock: ExclusiveLock) -> Rmw:
-    return Rmw(lock.address, _take(cpu), Order.ACQUIRE, _UNLOCKED)
+def _taking(cpu: int, lock: ExclusiveLock, *, spins: bool) -> Rmw:
+    return Rmw(lock.address, _take(cpu, spins), Order.ACQUIRE, _UNLOCKED)
 
 
-def _releasing(cpu: int, lock: ExclusiveLock) -> Rmw:
-    return Rmw(lock.address, _release(cpu), Order.RELEASE)
+def _releasing(cpu: int, lock: ExclusiveLock, *, spins: bool) -> Rmw:
+    return Rmw(lock.address, _release(cpu, spins), Order.RELEASE)
 
 
 def _check_owner(owner: object, cpu: int, lock: ExclusiveLock) -> None:

@@ -63,6 +63,13 @@ class LockValue(Protocol):
 class LockUpdate(Protocol):
     """The update of an Rmw of a lock. Immutable, and compares by value."""
 
+    waits: bool
+    """Whether it is the beginning of taking a lock that waits until it has it; left out where it never waits."""
+    may_sleep: bool
+    """Whether the CPU may sleep in what it begins; left out where it never sleeps."""
+    atomic: int
+    """1 where the CPU may not sleep from here on, -1 where that ends; left out where it makes no difference."""
+
     def __call__(self, value: Any, /) -> Value:
         """Return what the word holds afterwards."""
 
@@ -79,6 +86,8 @@ class LockUpdate(Protocol):
 class LockCondition(Protocol):
     """What a CPU waits for at a lock; a `fuzzvm.machine.ops.Condition`, immutable, and compares by value."""
 
+    may_sleep: bool
+    """Whether the CPU may sleep while it waits, where the operation's update does not say; left out where it spins."""
     ending: str
     """What reports say behind the lock's name when the wait is over; ' is granted' where it is left out."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
 from fuzzvm.kernel.locking.lock import Lock, LockAction, OfCpu, Words, readers_and_writers
@@ -84,6 +84,14 @@ def _wake(sem: PercpuRwsemState) -> PercpuRwsemState:
 class _DownRead(OfCpu):
     trylock: bool = False
 
+    @property
+    def waits(self) -> bool:
+        return not self.trylock
+
+    @property
+    def may_sleep(self) -> bool:
+        return not self.trylock
+
     def __call__(self, value: object) -> PercpuRwsemState:
         sem = percpu_rwsem_state(value)
         if sem.block is None:
@@ -116,6 +124,9 @@ class _UpRead(OfCpu):
 
 @dataclass(frozen=True, slots=True)
 class _DownWrite(OfCpu):
+    waits: ClassVar[bool] = True
+    may_sleep: ClassVar[bool] = True
+
     def __call__(self, value: object) -> PercpuRwsemState:
         sem = percpu_rwsem_state(value)
         return (

@@ -96,6 +96,8 @@ def rcu_state(value: object) -> RcuState:
 
 @dataclass(frozen=True, slots=True)
 class _ReadLock(OfCpu):
+    atomic: ClassVar[int] = 1
+
     def __call__(self, value: object) -> RcuState:
         state = rcu_state(value)
         return state._replace(readers=tuple(sorted((*state.readers, self.cpu))))
@@ -110,6 +112,8 @@ class _ReadUnlock(OfCpu):
 
     No change where the CPU is in no section.
     """
+
+    atomic: ClassVar[int] = -1
 
     def __call__(self, value: object) -> RcuState:
         state = rcu_state(value)
@@ -128,6 +132,8 @@ class _ReadUnlock(OfCpu):
 @dataclass(frozen=True, slots=True)
 class _Begin(OfCpu):
     """Begin a grace period for every section that has begun; it is over at once where there is none."""
+
+    may_sleep: ClassVar[bool] = True
 
     def __call__(self, value: object) -> RcuState:
         state = rcu_state(value)

@@ -94,6 +94,14 @@ class _Down(OfCpu):
     write: bool
     trylock: bool = False
 
+    @property
+    def waits(self) -> bool:
+        return not self.trylock
+
+    @property
+    def may_sleep(self) -> bool:
+        return not self.trylock
+
     def __call__(self, value: object) -> RwsemState:
         sem = rwsem_state(value)
         writer, readers, waiters = sem

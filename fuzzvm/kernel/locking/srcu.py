@@ -114,6 +114,8 @@ class _ReadUnlock(OfCpu):
 class _Begin(OfCpu):
     """Begin a grace period for every section that has begun."""
 
+    may_sleep: ClassVar[bool] = True
+
     def __call__(self, value: object) -> SrcuState:
         state = srcu_state(value)
         return state._replace(grace_periods=with_grace_period(state.grace_periods, self.cpu, state.readers))
