@@ -1,0 +1,106 @@
+"""`fuzzvm releases`, `--release`, and `fuzzvm pairs`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.mitigations.releases import sources
+from tests.clock import PATIENCE
+
+
+def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def make_tree(path: Path, *, version: str = "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\n") -> Path:
+    path.mkdir()
+    (path / "Makefile").write_text(f"# SPDX-License-Identifier: GPL-2.0\n{version}", encoding="utf-8")
+    return path
+
+
+def test_they_are_listed_with_what_is_claimed() -> None:
+    data = json.loads(fuzzvm("releases", "--json").stdout)
+    newest = data["releases"][-1]
+    assert newest["name"] == "linux-7.3"
+    assert newest["claims"]["x86_64"]["attributes"] == "safe"
+    assert data["releases"][0]["claims"]["arm64"]["one_walker"] == "safe"
+    assert data["releases"][0]["claims"]["x86_64"]["one_walker"] == "bug"
+    assert "linux-6.18  x86_64" in fuzzvm("releases").stdout
+
+
+def test_a_tree_is_compared_function_by_function(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    modelled = sources.modelled()
+    for file in {function.file for function in modelled}:
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        (tree / file).write_text("int another(void) { return 0; }\n", encoding="utf-8")
+    (tree / "mm/ptdump.c").unlink()
+    done = fuzzvm("releases", "--check", str(tree), "--json")
+    assert done.returncode == 1
+    drift = {(one["file"], one["function"]): one["what"] for one in json.loads(done.stdout)["drift"]}
+    assert len(drift) == len(modelled)
+    assert drift["mm/ptdump.c", "ptdump_walk_pgd"] == "its file is gone"
+    assert drift["mm/vmalloc.c", "vmap_try_huge_pmd"] == "is gone"
+    (tree / "mm/vmalloc.c").write_text("static int vmap_try_huge_pmd(void)\n{\n\treturn 0;\n}\n", encoding="utf-8")
+    done = fuzzvm("releases", "--check", str(tree))
+    assert "vmap_try_huge_pmd" in done.stdout
+    assert "differs" in done.stdout
+    assert f"{len(modelled)} of {len(modelled)} modelled functions differ" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("releases", "--check", "{}/nothing"), "is no source tree of Linux"),
+        (("releases", "--check", "{}/empty"), "its Makefile names no version"),
+        (("releases", "--release", "linux-7.3"), "goes with --check"),
+        (("releases", "--check", "{}/tree", "--release", "linux-2.4"), "no release 'linux-2.4'"),
+        (("releases", "--check", "{}/tree", "--release", "linux-6.18"), "nothing is known of the sources"),
+        (("verify", "--release", "linux-2.4"), "there are linux-6.12, linux-6.18, linux-7.3"),
+        (("pairs", "--release", "linux-2.4"), "there are linux-6.12, linux-6.18, linux-7.3"),
+        (("verify", "-m", "linux-6.18+linux-7.3"), "are two kernels"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    make_tree(tmp_path / "tree")
+    make_tree(tmp_path / "empty", version="")
+    done = fuzzvm(*(argument.replace("{}", str(tmp_path)) for argument in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_release_is_verified_as_it_is_and_with_a_scheme_tried_on_it() -> None:
+    run = ("verify", "--memory", "sc", "-s", "x86-pmd-promotion")
+    assert fuzzvm(*run, "--release", "linux-7.3").returncode == 0
+    data = json.loads(fuzzvm(*run, "--release", "linux-6.18", "-m", "vmap-trylock", "--json").stdout)
+    assert [(one["mitigation"], one["verdict"]) for one in data["runs"]] == [("linux-6.18+vmap-trylock", "safe")]
+    data = json.loads(fuzzvm(*run, "--release", "linux-6.18", "--release", "linux-7.3", "--json").stdout)
+    assert [one["verdict"] for one in data["runs"]] == ["bug", "safe"]
+    assert all(one["as_expected"] for one in data["runs"])
+
+
+def test_pairs_end_in_a_table_and_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "pairs.md"
+    done = fuzzvm("pairs", "--release", "linux-7.3", "--arch", "arm64", "--markdown", str(page))
+    assert done.returncode == 0, done.stderr
+    assert "promotion-pmd  safe    safe      -      -" in done.stdout
+    assert "what nobody has mapped" in done.stdout
+    text = page.read_text(encoding="utf-8")
+    assert "| promotion-pud | safe | safe | - | - |" in text
+    assert "| kcore |" in text
+
+
+def test_pairs_say_in_json_what_goes_wrong() -> None:
+    data = json.loads(fuzzvm("pairs", "--release", "linux-7.3", "--arch", "x86_64", "--json").stdout)
+    wrong = {(one["freer"], one["walker"]) for one in data["pairs"] if one["verdict"] == "bug"}
+    assert wrong == {(f"collapse-{level}", walker) for level in ("pmd", "pud") for walker in ("kcore", "perf-invlpgb")}
+    assert all(one["as_expected"] and one["complete"] for one in data["pairs"])
+    assert {one["walker"] for one in data["not_meant_to_meet"]} >= {"kcore", "perf", "attributes"}

@@ -1,0 +1,215 @@
+"""What may sleep where, and the order of locks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.matrix import Bounds, Cell, memories, verify_cell
+from fuzzvm.kernel.errors import LOCK_ORDER, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.functions import Functions
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save
+from fuzzvm.kernel.kernel import Boot, Kernel
+from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
+from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_trylock, mmap_read_unlock
+from fuzzvm.kernel.pgtable import Level
+from fuzzvm.machine.ops import Steps
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.pairs import scenarios
+from fuzzvm.scenario.scenario import Scenario
+
+PROMOTION = shipped.get("pmd-promotion")
+COLLAPSE = scenarios()["pair-x86_64-collapse-pmd-ptdump"]
+
+
+def errors(scheme: type[Mitigation], scenario: Scenario = PROMOTION, memory: str = "sc") -> str:
+    """Return the error of a scheme, '' where it is safe."""
+    verdict = verify_cell(Cell(scheme.name, scenario, memory), Bounds(Limits()), scheme).verdict
+    assert verdict.complete
+    return verdict.failure.error if verdict.failure else ""
+
+
+class Locks(Mitigation):
+    """Has locks of its own, and does `inside` between the clear and the flush."""
+
+    name = "locks"
+    mutex: ExclusiveLock
+    other: ExclusiveLock
+    spin: ExclusiveLock
+    rcu: Rcu
+
+    def attach(self, boot: Boot) -> None:
+        self.mutex, self.other, self.spin = boot.lock("a_mutex"), boot.lock("b_mutex"), boot.lock("a_spinlock")
+        self.rcu = boot.rcu()
+
+    def before_promotion(self, k: Kernel, level: Level) -> Steps[bool]:
+        return (yield from mmap_read_trylock(k, k.init_mm))
+
+    def after_promotion(self, k: Kernel, level: Level) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        yield from self.inside(k)
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from ()
+
+
+class MutexUnderSpinlock(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.mutex)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+class SpinlockUnderMutex(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+
+class MutexAfterSpinlock(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+
+class GracePeriodInReader(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from rcu_read_lock(k.cpu, self.rcu)
+        yield from synchronize_rcu(k.cpu, self.rcu)
+        yield from rcu_read_unlock(k.cpu, self.rcu)
+
+
+class TrylockUnderSpinlock(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        got = yield from mmap_read_trylock(k, k.init_mm)
+        if got:
+            yield from mmap_read_unlock(k, k.init_mm)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+class OneWayOnly(Locks):
+    """Which lock it holds depends on what nobody reads any more where it sleeps."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        taken = k.cpu == 0
+        if taken:
+            yield from spin_lock(k.cpu, self.spin)
+        else:
+            yield from mutex_lock(k.cpu, self.mutex)
+        del taken
+        yield from mutex_lock(k.cpu, self.other)
+        yield from mutex_unlock(k.cpu, self.other)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "error"),
+    [
+        (MutexUnderSpinlock, SLEEP_IN_ATOMIC),
+        (GracePeriodInReader, SLEEP_IN_ATOMIC),
+        (OneWayOnly, SLEEP_IN_ATOMIC),
+        (SpinlockUnderMutex, ""),
+        (MutexAfterSpinlock, ""),
+        (TrylockUnderSpinlock, ""),
+    ],
+)
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_what_may_sleep(scheme: type[Mitigation], error: str, memory: str) -> None:
+    assert errors(scheme, memory=memory) == error
+
+
+class InterruptsOff(Mitigation):
+    name = "interrupts-off"
+
+    def before_change_attr(self, k: Kernel) -> Steps[None]:
+        yield from local_irq_save(k)
+        yield from mmap_read_lock(k, k.init_mm)
+
+    def after_change_attr(self, k: Kernel, token: Any) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+        yield from local_irq_restore(k)
+
+
+def test_nothing_sleeps_with_interrupts_off() -> None:
+    assert errors(InterruptsOff, scenarios()["pair-x86_64-collapse-pmd-perf"]) == SLEEP_IN_ATOMIC
+
+
+class ReadLockAroundTheFree(Mitigation):
+    """ "x86/mm/pat: acquire mmap lock on page table free to avoid ptdump UAF" (July 2026)."""
+
+    name = "read-lock-around-the-free"
+
+    def before_collapse_free(self, k: Kernel) -> Steps[None]:
+        yield from mmap_read_lock(k, k.init_mm)
+
+    def after_collapse_free(self, k: Kernel, token: Any) -> Steps[None]:
+        yield from mmap_read_unlock(k, k.init_mm)
+
+
+class BothFixesOfJuly(ReadLockAroundTheFree):
+    """It met cpa_lock, which another fix held over the whole collapse: each was right alone."""
+
+    name = "both-fixes-of-july"
+    functions = Functions(collapse_holds_cpa_lock=True)
+
+
+def test_two_fixes_that_are_right_alone_sleep_in_atomic_context_together() -> None:
+    assert errors(ReadLockAroundTheFree, COLLAPSE) == ""
+    assert errors(BothFixesOfJuly, COLLAPSE) == SLEEP_IN_ATOMIC
+
+
+class OneOrder(Locks):
+    """The freeing side takes a_mutex and then b_mutex, under a third lock that the walk holds as well."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_lock(k.cpu, self.other)
+        yield from mutex_unlock(k.cpu, self.other)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+    def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        # the walk holds mmap_lock for writing, and the freeing side for reading: the two never wait here
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_lock(k.cpu, self.other)
+        yield from mutex_unlock(k.cpu, self.other)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+
+class TwoOrders(OneOrder):
+    def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.other)
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.other)
+
+
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_orders_that_close_a_cycle_are_an_error_though_nobody_waits(memory: str) -> None:
+    assert errors(OneOrder, memory=memory) == ""
+    assert errors(TwoOrders, memory=memory) == LOCK_ORDER
+
+
+SCHEMES = {**registry.shipped(), **registry.releases()}
+
+
+@pytest.mark.product
+@pytest.mark.parametrize(
+    ("name", "scenario"), [(name, scenario) for name in SCHEMES for scenario in (shipped.shipped() | scenarios())]
+)
+def test_what_ships_sleeps_nowhere_and_keeps_its_order(name: str, scenario: str) -> None:
+    found = (shipped.shipped() | scenarios())[scenario]
+    assert memories(found)[0] == "sc"
+    run = verify_cell(Cell(name, found, "sc"), Bounds(Limits()))
+    assert run.verdict.failure is None or run.verdict.failure.error not in {SLEEP_IN_ATOMIC, LOCK_ORDER}
