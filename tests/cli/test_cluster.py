@@ -27,7 +27,7 @@ from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")
 FIVE = ("pmd-promotion", "pud-promotion", "two-walkers", "two-tables", "x86-two-walkers")
-CAMPAIGN = ("-m", "none", *SMALL, "--split", "even", "--seed", "3")
+CAMPAIGN = ("-m", "none", *SMALL, "--schedule-by", "even", "--seed", "3")
 SCHEME = """
 import os
 from fuzzvm.kernel.hooks import Mitigation

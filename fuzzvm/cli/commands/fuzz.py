@@ -130,10 +130,11 @@ class _Settings:
     "What reaches beyond its folder is named again: a mitigation of your own, and --corpus.",
 )
 @click.option(
-    "--split",
+    "--schedule-by",
     type=click.Choice(SPLITS),
-    help="How a campaign splits its time over scenarios and engines: by what pays, or evenly. Default: pays.",
+    help="How a campaign divides its time between scenarios and engines: by what pays, or evenly. Default: pays.",
 )
+@click.option("--split", "schedule_by_old_name", type=click.Choice(SPLITS), hidden=True)
 @hook_seconds_option
 @executor_option
 @happened_option
@@ -156,7 +157,8 @@ def fuzz(
     jobs: int | None,
     campaign: Path | None,
     resume: Path | None,
-    split: str | None,
+    schedule_by: str | None,
+    schedule_by_old_name: str | None,
     hook_seconds: float | None,
     executor: Address | None,
     happened: bool,
@@ -200,8 +202,9 @@ def fuzz(
             )
         return _report_campaign(resume, state, happened=happened, as_json=as_json)
     is_campaign = jobs is not None or campaign is not None or executor is not None
-    if not is_campaign and split is not None:
-        raise click.UsageError("--split is for campaigns: --jobs or --campaign")
+    schedule_by = schedule_by or schedule_by_old_name
+    if not is_campaign and schedule_by is not None:
+        raise click.UsageError("--schedule-by is for campaigns: --jobs or --campaign")
     engine_names = engine_names or (PORTFOLIO if is_campaign else DEFAULT_ENGINES)
     given = scenarios(scenario_names, tlb=tlb)
     if seconds is None and runs is None:
@@ -218,8 +221,8 @@ def fuzz(
             seconds=seconds,
             runs=runs,
             jobs=jobs or 1,
-            keep_going=keep_going or split == EVEN,
-            split=split or PAYS,
+            keep_going=keep_going or schedule_by == EVEN,
+            split=schedule_by or PAYS,
             hook_seconds=hook_seconds or HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,
