@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 from fuzzvm.explore.determinism.asked import Driving
-from fuzzvm.explore.determinism.verified import Explored, check
+from fuzzvm.explore.determinism.verified import OnExplored, check
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.all_errors import with_all_errors
 from fuzzvm.explore.exhaustive.limits import StoppedError, bounded_by
@@ -132,7 +132,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
     left_behind = _left_behind()
     began = time.monotonic()
 
-    def search(explored: Explored) -> Verdict:
+    def search(explored: OnExplored) -> Verdict:
         preemptions, reduce = bounds.preemptions, bounds.reduce
         verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
         return with_all_errors(system, verdict, limits) if bounds.all_errors else verdict

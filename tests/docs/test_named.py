@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.docs.named import named, wrong_with
 from tests.docs.test_pages import DOCS, ROOT
 
-PAGES = [DOCS / "architecture.md"]
+PAGES = [DOCS / "architecture.md", DOCS / "glossary.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,3 +39,11 @@ def test_what_is_not_there_is_found(text: str, wrong: str) -> None:
 def test_classes_functions_and_constants_are_found() -> None:
     text = "`fuzzvm/machine/task.py:Task.booted` `fuzzvm/explore/matrix.py:STRENGTH` `fuzzvm/cli/`"
     assert [wrong_with(path, name) for path, name in named(text)] == ["", "", ""]
+
+
+def test_the_glossary_has_each_term_once_and_links_lead_there() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    terms = [term for row in re.findall(r"^\| ([^|`]+) \|", text, re.MULTILINE) for term in row.split(", ")]
+    terms = [term for term in terms if term not in ("term", "---", "name")]
+    assert len(terms) > 60 and sorted(set(terms)) == sorted(terms)
+    assert "\nglossary\n" in (DOCS / "index.md").read_text(encoding="utf-8")
