@@ -76,7 +76,9 @@ class NotFailingError(Exception):
 class _Minimiser:
     """The best failing run so far, and the passes that look for a better one."""
 
-    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: StepBudget, max_states: int | None) -> None:
+    def __init__(
+        self, case: TestCase, mitigation: type[Mitigation], budget: StepBudget, max_states: int | None
+    ) -> None:
         self._max_states = max_states
         self._case = case
         self._mitigation = mitigation
