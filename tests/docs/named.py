@@ -15,8 +15,12 @@ _IN_COMMANDS = re.compile(r"(?<![\w/.-])((?:benchmarks|corpus|docs|fuzzvm|harnes
 
 
 def named(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each path of this repository that a text names, and the definition in it, '' where it names none."""
-    yield from _NAMED.findall(text)
+    """Yield each path of this repository that a text names, and the definition in it, '' where it names none.
+
+    A path with NAME in it is one that the reader is to make: its folder is named.
+    """
+    for path, name in _NAMED.findall(text):
+        yield (f"{path.rpartition('/')[0]}/", "") if "NAME" in path else (path, name)
     for block in re.findall(r"^```.*?^```$|^    .*?$", text, re.MULTILINE | re.DOTALL):
         yield from ((path, "") for path in _IN_COMMANDS.findall(block))
 

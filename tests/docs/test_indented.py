@@ -21,7 +21,7 @@ from tests.docs.test_pages import DOCS, PAGES, ROOT, Command, run, shape, steps
 from tests.dump import samples
 
 README = ROOT / "README.md"
-SHOWN = [README, *PAGES]
+SHOWN = [README, ROOT / "CONTRIBUTING.md", *PAGES]
 STATUS = {"fuzzvm fuzz -m none": 1, "fuzzvm explain": 0, "fuzzvm verify": 0, "fuzzvm ptdump": 0}
 """How the commands end that show their output in an indented block, by how they begin."""
 

@@ -10,7 +10,7 @@ import pytest
 from tests.docs.named import named, wrong_with
 from tests.docs.test_pages import DOCS, ROOT
 
-PAGES = [DOCS / "architecture.md", DOCS / "glossary.md"]
+PAGES = [DOCS / "architecture.md", DOCS / "glossary.md", ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
