@@ -220,7 +220,7 @@ def test_without_a_scheduler_it_is_one_line(tmp_path: Path) -> None:
 def commands_of_tls_section() -> dict[str, list[list[str]]]:
     """Return the words of the commands that the documentation gives for TLS, by their program."""
     section = (
-        (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("\n## TLS\n")[2].partition("\n## ")[0]
+        (ROOT / "docs" / "large-runs.md").read_text(encoding="utf-8").partition("\n## TLS\n")[2].partition("\n## ")[0]
     )
     lines = [line.split() for line in section.splitlines() if line.startswith("    ")]
     return {program: [words for words in lines if words[0] == program] for program in ("openssl", "dask", "fuzzvm")}
