@@ -19,9 +19,9 @@ from typing import Any
 from fuzzvm.bench import planted
 from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
 from fuzzvm.bench.records import Records
-from fuzzvm.bench.result import Note, Result, Target
+from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.explore import engines
-from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.explore.processes import call_all, cores
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -109,7 +109,7 @@ def known(bug: str) -> Bug:
 
 def first_failing_run(case: Case, seed: int) -> int | None:
     """Return which run failed first, counted from 1, or None where none did within the limit."""
-    search = Search(Budget(runs=case.limit))
+    search = FuzzSearch(Budget(runs=case.limit))
     engines.get(case.engine).search(systems(case.bug), seed, search)
     return search.found[0].run if search.found else None
 
@@ -211,8 +211,8 @@ def _judge(result: Result) -> None:
         if any_row["deep"] and walk is not None:
             best = min(rows.values(), key=lambda row: row["median"])
             what = f"{bug} (depth {best['depth']}): median of {best['engine']} by that of the random walk"
-            result.targets.append(Target(what, best["by_random_walk"], WANTED, at_least=False))
+            result.targets.append(WantedRatio(what, best["by_random_walk"], WANTED, at_least=False))
         elif any_row["planted"] and any_row["depth"] < DEPTH_TO_WIN:
             missed = sum(row["missed"] for row in rows.values())
             what = f"{bug} (depth {any_row['depth']}): seeds that missed it"
-            result.targets.append(Target(what, missed, 0, at_least=False))
+            result.targets.append(WantedRatio(what, missed, 0, at_least=False))

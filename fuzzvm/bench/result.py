@@ -12,7 +12,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Target:
+class WantedRatio:
     """A ratio that is wanted of a benchmark, and the one that was reached.
 
     `at_least` says on which side of `wanted` it must lie.
@@ -38,7 +38,7 @@ class Result:
 
     name: str
     rows: list[Row] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
+    targets: list[WantedRatio] = field(default_factory=list)
     not_measured: list[str] = field(default_factory=list)
     interrupted: bool = False
 

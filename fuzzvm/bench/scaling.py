@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from fuzzvm.bench.result import Note, Result, Target
+from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
@@ -51,7 +51,7 @@ def run(*, quick: bool, note: Note) -> Result:
             result.rows.append({**row, "states_a_second": rates[-1]})
         if len(rates) >= LEAST:
             what = f"{kind}: highest states a second by lowest, over {len(rates)} sizes"
-            result.targets.append(Target(what, max(rates) / min(rates), WANTED, at_least=False))
+            result.targets.append(WantedRatio(what, max(rates) / min(rates), WANTED, at_least=False))
     return result
 
 

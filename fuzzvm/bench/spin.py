@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzvm.bench.flat_model import SCHEMES
-from fuzzvm.bench.result import Note, Result, Target
+from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.bench.timing import interleaved
 from fuzzvm.explore.interpreter import environment, python
 
@@ -130,7 +130,7 @@ def run(*, quick: bool, note: Note) -> Result:
         result.rows.append(row)
         wanted = 3.0 if states <= SMALL else 1.0
         what = f"{slots} slots, {walkers} walkers, {states} states: whole time of Spin by that of fuzzvm, as each comes"
-        result.targets.append(Target(what, row["default"]["whole_ratio"], wanted))
+        result.targets.append(WantedRatio(what, row["default"]["whole_ratio"], wanted))
     return result
 
 

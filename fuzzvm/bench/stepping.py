@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from random import Random
 
 from fuzzvm.bench.flat_model import FlatTask
-from fuzzvm.bench.result import Note, Result, Target
+from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.bench.timing import median_ratio
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.explore.strategies.random_walk import RandomWalk
@@ -88,5 +88,5 @@ def run(*, quick: bool, note: Note) -> Result:
             )
             row = {"system": name, "chooser": chooser_name, "operations_a_second": ours, "bare_a_second": loop}
             result.rows.append({**row, "ratio": ratio})
-            result.targets.append(Target(f"{name}, {chooser_name}: operations by bare hand-overs", ratio, WANTED))
+            result.targets.append(WantedRatio(f"{name}, {chooser_name}: operations by bare hand-overs", ratio, WANTED))
     return result

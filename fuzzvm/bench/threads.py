@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from fuzzvm.bench.flat_model import FlatTask
-from fuzzvm.bench.result import Note, Result, Target
+from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.explore.exhaustive import verify
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import execute
@@ -93,7 +93,7 @@ def run(*, quick: bool, note: Note) -> Result:
             result.rows.append(row)
             if slots == SLOTS and scheme == "static-key":
                 least = ", at least (it was stopped)" if theirs["ended_early"] else ""
-                result.targets.append(Target(f"DPOR at {slots} slots, time by fuzzvm's{least}", ratio, WANTED))
+                result.targets.append(WantedRatio(f"DPOR at {slots} slots, time by fuzzvm's{least}", ratio, WANTED))
     note("frontrun: random")
     theirs = run_frontrun("random", SLOTS, "static-key")
     rate = theirs["executions"] / theirs["seconds"]

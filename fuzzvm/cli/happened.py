@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.explore.campaign import CellResult
+from fuzzvm.explore.campaign import FuzzCellResult
 from fuzzvm.explore.campaigns.status import Status
-from fuzzvm.explore.matrix import Run
+from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.kernel.cover_points import POINTS
 
 happened_option = click.option(
@@ -25,7 +25,7 @@ def not_met(points: Sequence[str], where: str = "no schedule") -> str:
     return f"in {where} {POINTS[first]} ({first}){more}"
 
 
-def print_happened(runs: Sequence[Run]) -> None:
+def print_happened(runs: Sequence[VerifiedCell]) -> None:
     """Print for each run the cover points that were met, and those that it was for and that were not."""
     say("", "Happened in some schedule:")
     print_table(
@@ -44,7 +44,7 @@ def print_happened(runs: Sequence[Run]) -> None:
     )
 
 
-def print_happened_in_runs(results: Sequence[CellResult]) -> None:
+def print_happened_in_runs(results: Sequence[FuzzCellResult]) -> None:
     """Print for each search and scenario the first run that met each of its cover points."""
     say("", "Happened first in run:")
     print_table(
@@ -82,7 +82,7 @@ def print_happened_in_campaign(status: Status) -> None:
     )
 
 
-def happened_to_data(run: Run) -> dict[str, Any]:
+def happened_to_data(run: VerifiedCell) -> dict[str, Any]:
     """Return what happened as plain data: the keys that a run of `verify --json` has for it."""
     return {
         "happened": {point: point in run.verdict.met for point in POINTS},

@@ -9,14 +9,14 @@ from urllib.parse import quote
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.store import to_text
-from fuzzvm.explore.matrix import Run
+from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.files.writing import check_file, own_folder, write
 from fuzzvm.mitigations import registry
 from fuzzvm.report.html.matrix_page import MatrixCell, matrix_page
 from fuzzvm.report.html.story_page import story_page
 
 
-def write_matrix(runs: Sequence[tuple[Run, TestCase | None]], path: Path) -> None:
+def write_matrix(runs: Sequence[tuple[VerifiedCell, TestCase | None]], path: Path) -> None:
     """Write the page of these runs to `path`, and the stories of those with a case to the folder `<stem>-stories`.
 
     Each story has its corpus file beside it. Raises FileError where a file cannot be written.

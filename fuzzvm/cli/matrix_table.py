@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.cli.output import plain, say
-from fuzzvm.explore.matrix import Run
+from fuzzvm.explore.matrix import VerifiedCell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ class Matrix:
         return "-" if entry is None else entry.text
 
 
-def matrices(runs: Sequence[Run]) -> list[Matrix]:
+def matrices(runs: Sequence[VerifiedCell]) -> list[Matrix]:
     """Return the matrix of each memory model, all in the order of the runs."""
     found = []
     for memory in dict.fromkeys(run.cell.memory for run in runs):
@@ -70,7 +70,7 @@ def matrices(runs: Sequence[Run]) -> list[Matrix]:
     return found
 
 
-def print_matrix(runs: Sequence[Run]) -> None:
+def print_matrix(runs: Sequence[VerifiedCell]) -> None:
     """Print the matrices, a legend, and a line that counts the verdicts."""
     terminal = sys.stdout.isatty()
     for matrix in matrices(runs):
@@ -91,7 +91,7 @@ def print_matrix(runs: Sequence[Run]) -> None:
     say(summary(runs))
 
 
-def summary(runs: Sequence[Run]) -> str:
+def summary(runs: Sequence[VerifiedCell]) -> str:
     """Return how many verdicts there are of each kind, and what they took."""
     words = [_word(run) for run in runs]
     counts = [f"{words.count(word)} {word}" for word in STYLES if word in ALWAYS or word in words]
@@ -157,20 +157,20 @@ def _table(matrix: Matrix, mitigations: Sequence[str]) -> Table:
     return table
 
 
-def _entry(run: Run, verdicts: int) -> Entry:
+def _entry(run: VerifiedCell, verdicts: int) -> Entry:
     verdict = run.verdict
     figures = f"{short_count(verdict.states):>4} {short_seconds(verdict.seconds):>5}"
     style = STYLES[_word(run)] if run.as_expected else UNEXPECTED_STYLE
     return Entry(f"{_verdict(run).ljust(verdicts)} {figures}", style)
 
 
-def _word(run: Run) -> str:
+def _word(run: VerifiedCell) -> str:
     if run.verdict.verdict != "safe":
         return run.verdict.verdict
     return "safe" if run.verdict.complete else "cut"
 
 
-def _verdict(run: Run) -> str:
+def _verdict(run: VerifiedCell) -> str:
     return _word(run) + ("" if run.as_expected else UNEXPECTED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fuzzvm.explore.matrix import Run
+from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
@@ -19,7 +19,7 @@ class Asked(NamedTuple):
     memory: str
 
 
-Runs = Mapping[Asked, Run]
+Runs = Mapping[Asked, VerifiedCell]
 
 
 def cell(release: str, pair: Pair, runs: Runs) -> str:
@@ -32,7 +32,7 @@ def cell(release: str, pair: Pair, runs: Runs) -> str:
     return ", ".join(f"{memory}: {what}" for memory, what in said.items())
 
 
-def _said(run: Run) -> str:
+def _said(run: VerifiedCell) -> str:
     return run.verdict.failure.error if run.verdict.failure else str(run.verdict.verdict or "undecided")
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from fuzzvm.cli.executor import Address, connected
 from fuzzvm.explore.exhaustive.limits import limit_process
 from fuzzvm.explore.exhaustive.memory_use import available_memory, resident
-from fuzzvm.explore.matrix import Bounds, Cell, Run, verify_all
+from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, verify_all
 from fuzzvm.explore.processes import cores
 from fuzzvm.supervision import inside
 
 LEAST = 64 << 20
 """Bytes that a process should be able to have, half of which it has at once."""
 
-Running = Generator[tuple[int, Run], None, None]
+Running = Generator[tuple[int, VerifiedCell], None, None]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
 from fuzzvm.explore.determinism.elsewhere import replay_differs
 from fuzzvm.explore.determinism.sources import is_users
-from fuzzvm.explore.engines import Budget, Engine, Found, Search
+from fuzzvm.explore.engines import Budget, Engine, Found, FuzzSearch
 from fuzzvm.explore.exhaustive.verdict import DisagreementError
 from fuzzvm.explore.happened import SystemHappened
 from fuzzvm.explore.minimise import DEFAULT_BUDGET, Minimised, minimise
@@ -38,7 +38,7 @@ class NotReproducibleError(Exception):
 
 
 @dataclass(frozen=True)
-class Cell:
+class FuzzCell:
     """What one search is about.
 
     `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
@@ -94,11 +94,11 @@ class Finding:
 
 
 @dataclass
-class CellResult:
+class FuzzCellResult:
     """What came of a cell."""
 
-    cell: Cell
-    search: Search
+    cell: FuzzCell
+    search: FuzzSearch
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
     minimising_seconds: float = 0.0
@@ -134,16 +134,16 @@ class CellResult:
 
 
 def run_cell(
-    cell: Cell,
+    cell: FuzzCell,
     budget: Budget,
     seed: int,
     corpus: Path | None,
     *,
     keep_going: bool = False,
     end: float | None = None,
-    on_search: Callable[[Search], None] = lambda search: None,
+    on_search: Callable[[FuzzSearch], None] = lambda search: None,
     on_minimise: Callable[[str], None] = lambda name: None,
-) -> CellResult:
+) -> FuzzCellResult:
     """Search a cell, minimise and save its findings, and return what came of it.
 
     `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this cell; findings are
@@ -153,8 +153,8 @@ def run_cell(
     """
     began = time.monotonic()
     seeds = seed_runs(corpus)
-    search = Search(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
-    result = CellResult(cell, search)
+    search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
+    result = FuzzCellResult(cell, search)
     with _signals_end(search):
         systems: list[System] = []
         with bounded_search(budget.seconds):
@@ -193,7 +193,7 @@ def minimiser_end(budget: Budget, began: float, end: float | None) -> float | No
 
 
 @contextlib.contextmanager
-def _signals_end(search: Search) -> Iterator[None]:
+def _signals_end(search: FuzzSearch) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, or soon, and the second at once.
 
     An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
@@ -227,7 +227,7 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
 
 
 def settle(
-    cell: Cell,
+    cell: FuzzCell,
     found: Found,
     seed: int,
     corpus: Path | None,
@@ -298,13 +298,13 @@ class SharedBudget:
     claims of bugs should come first.
     """
 
-    def __init__(self, budget: Budget, cells: Sequence[Cell]) -> None:
+    def __init__(self, budget: Budget, cells: Sequence[FuzzCell]) -> None:
         self._seconds = budget.seconds
         self._runs = budget.runs
         self._bugs = sum(cell.expected == "bug" for cell in cells)
         self._others = len(cells) - self._bugs
 
-    def share(self, cell: Cell) -> Budget:
+    def share(self, cell: FuzzCell) -> Budget:
         """Return what the next cell may use."""
         kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
         parts = kind * (2 if rest else 1)
@@ -312,7 +312,7 @@ class SharedBudget:
         runs = None if self._runs is None else max(1, self._runs // parts)
         return Budget(seconds, runs)
 
-    def spend(self, cell: Cell, seconds: float, runs: int) -> None:
+    def spend(self, cell: FuzzCell, seconds: float, runs: int) -> None:
         """Take what a cell has used from what is left for the others."""
         if cell.expected == "bug":
             self._bugs -= 1

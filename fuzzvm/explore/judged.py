@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fuzzvm.explore.determinism.asked import Driving
-from fuzzvm.explore.determinism.verified import Explored, verified
+from fuzzvm.explore.determinism.verified import OnExplored, verified
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.verdict import Verdict
 from fuzzvm.explore.met import met_in
@@ -14,7 +14,7 @@ from fuzzvm.scenario.purpose import missing
 from fuzzvm.scenario.system import System
 
 
-def judged(system: System, search: Callable[[Explored], Verdict]) -> tuple[Verdict, Driving | None]:
+def judged(system: System, search: Callable[[OnExplored], Verdict]) -> tuple[Verdict, Driving | None]:
     """Return what a search says of a system, with the cover points that it has met, and those that it lacks.
 
     `search` is given what it is to tell of the space that it has explored. The second value is what second processes
@@ -22,7 +22,7 @@ def judged(system: System, search: Callable[[Explored], Verdict]) -> tuple[Verdi
     """
     met: list[frozenset[str]] = []
 
-    def search_and_look(explored: Explored | None) -> Verdict:
+    def search_and_look(explored: OnExplored | None) -> Verdict:
         def look(space: Space) -> None:
             met.append(met_in(system, space))
             if explored is not None:

@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 from fuzzvm.explore.determinism.asked import Driving
-from fuzzvm.explore.determinism.verified import Explored, check
+from fuzzvm.explore.determinism.verified import OnExplored, check
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.exhaustive.all_errors import with_all_errors
 from fuzzvm.explore.exhaustive.limits import StoppedError, bounded_by
@@ -68,7 +68,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Run:
+class VerifiedCell:
     """A cell and its verdict. `expected` is the verdict that the mitigation claims, None where it claims nothing.
 
     `gives_up` are the cover points that the mitigation says it gives up. `question` is what a second process is to be
@@ -127,13 +127,13 @@ LARGE = 64 << 20
 """Bytes that searches must leave behind for them to be given back: that takes as long as a small search."""
 
 
-def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> Run:
+def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> VerifiedCell:
     """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
     limits = bounds.limits
     left_behind = _left_behind()
     began = time.monotonic()
 
-    def search(explored: Explored) -> Verdict:
+    def search(explored: OnExplored) -> Verdict:
         preemptions, reduce = bounds.preemptions, bounds.reduce
         verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
         verdict = with_lock_order(system, verdict, lambda: verify(system, limits, reduce=False))
@@ -148,15 +148,15 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
         return _undecided(cell, bounds, str(bound), time.monotonic() - began)
     left_behind.release(LARGE)
     expected = None if cell.without else cell.scenario.expected(system.mitigation)
-    return Run(cell, verdict, expected, bounds.asked, frozenset(system.mitigation.gives_up), question)
+    return VerifiedCell(cell, verdict, expected, bounds.asked, frozenset(system.mitigation.gives_up), question)
 
 
-def _undecided(cell: Cell, bounds: Bounds, stopped: str, seconds: float = 0.0) -> Run:
+def _undecided(cell: Cell, bounds: Bounds, stopped: str, seconds: float = 0.0) -> VerifiedCell:
     """Return the run of a cell of which nothing is known but the bound that has cut it."""
     verdict = Verdict(None, None, False, stopped, 0, 0, seconds)
     scheme = cell.scheme()
     expected = None if cell.without else cell.scenario.expected(scheme)
-    return Run(cell, verdict, expected, bounds.asked, frozenset(scheme.on(cell.scenario.arch).gives_up))
+    return VerifiedCell(cell, verdict, expected, bounds.asked, frozenset(scheme.on(cell.scenario.arch).gives_up))
 
 
 def _name(cell: Cell, bounds: Bounds) -> str:
@@ -165,7 +165,7 @@ def _name(cell: Cell, bounds: Bounds) -> str:
 
 def verify_all(
     cells: Sequence[Cell], bounds: Bounds, jobs: int, call: Caller = call_all
-) -> Generator[tuple[int, Run], None, None]:
+) -> Generator[tuple[int, VerifiedCell], None, None]:
     """Verify cells in up to `jobs` processes, those that look largest first; yield each one's index and run when done.
 
     `call` says where. Closing the iterator, or an exception in it, ends the processes. Raises as `verify_cell` does.
@@ -186,7 +186,7 @@ def verify_all(
             yield order[place], run
 
 
-def check_runs(runs: Sequence[Run], max_seconds: float | None = None) -> None:
+def check_runs(runs: Sequence[VerifiedCell], max_seconds: float | None = None) -> None:
     """Ask second processes whether the mitigations of the runs do the same there, each for so long at most.
 
     Raises NondeterministicSchemeError for one that does not, StoppedError where its time is over, and as `verify_cell`

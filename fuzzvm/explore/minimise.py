@@ -41,7 +41,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Budget:
+class StepBudget:
     """Machine steps that may be spent; a number and not a time, so that the result is the same everywhere."""
 
     steps: int
@@ -76,7 +76,9 @@ class NotFailingError(Exception):
 class _Minimiser:
     """The best failing run so far, and the passes that look for a better one."""
 
-    def __init__(self, case: TestCase, mitigation: type[Mitigation], budget: Budget, max_states: int | None) -> None:
+    def __init__(
+        self, case: TestCase, mitigation: type[Mitigation], budget: StepBudget, max_states: int | None
+    ) -> None:
         self._max_states = max_states
         self._case = case
         self._mitigation = mitigation
@@ -247,7 +249,7 @@ def minimise(
     at `until` by the monotonic clock where this process is guarded. Raises NotFailingError where the case does not
     fail, ScheduleError where its schedule does not fit.
     """
-    work = _Minimiser(case, mitigation, Budget(budget), max_states)
+    work = _Minimiser(case, mitigation, StepBudget(budget), max_states)
     seconds = None if until is None else max(0.0, until - time.monotonic())
     over = "the time for the minimiser is over"
     with contextlib.suppress(StoppedError), inside.bounded(StoppedError, name=over, seconds=seconds, lag=0):

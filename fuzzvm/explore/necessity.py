@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell, Finding, bounded_search, minimiser_end, settle
-from fuzzvm.explore.engines import Budget, Found, Search
+from fuzzvm.explore.campaign import Finding, FuzzCell, bounded_search, minimiser_end, settle
+from fuzzvm.explore.engines import Budget, Found, FuzzSearch
 from fuzzvm.explore.processes import call_all
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
@@ -38,7 +38,7 @@ MINIMISER_STATES = 10_000
 
 
 @dataclass(frozen=True)
-class Question:
+class NecessityQuestion:
     """Whether a scheme is still safe without a point; `point` None asks with all points in place.
 
     `ipi` says whether the IPI of kick_all_cpus_sync is in place, which the commit's litmus test leaves out.
@@ -61,7 +61,7 @@ class Question:
 class Answer:
     """What came of a question. `used` says whether the scheme has that point at all."""
 
-    question: Question
+    question: NecessityQuestion
     finding: Finding | None
     engine: str
     runs: int
@@ -78,10 +78,10 @@ class Answer:
 
 def questions(
     mitigation: str, scenarios: tuple[Scenario, ...], memory: str, points: Sequence[str], ipi: Sequence[bool]
-) -> list[Question]:
+) -> list[NecessityQuestion]:
     """Return the questions about some points, with and without the IPI as asked."""
     return [
-        Question(mitigation, scenarios, memory, point, with_ipi)
+        NecessityQuestion(mitigation, scenarios, memory, point, with_ipi)
         for point in points
         for with_ipi in ipi
         if with_ipi or point != ordering_points.IPI
@@ -89,7 +89,7 @@ def questions(
 
 
 @dataclass
-class _RaceSearch(Search):
+class _RaceSearch(FuzzSearch):
     """A search for a read of freed memory; any other error will do when that is not found soon after."""
 
     found_at: float = field(default=0.0)
@@ -111,7 +111,9 @@ class _RaceSearch(Search):
         return next(iter([*races, *self.found]), None)
 
 
-def answer(question: Question, budget: Budget, seed: int, corpus: Path | None, end: float | None = None) -> Answer:
+def answer(
+    question: NecessityQuestion, budget: Budget, seed: int, corpus: Path | None, end: float | None = None
+) -> Answer:
     """Search until a bug is found or the budget is used up; minimise the bug, and save it where there is a corpus.
 
     `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this question. Raises
@@ -155,13 +157,13 @@ def answer(question: Question, budget: Budget, seed: int, corpus: Path | None, e
     return Answer(question, None, "", runs, time.monotonic() - started, used=True)
 
 
-def _cell(question: Question, mitigation: type[Mitigation], engine: str) -> Cell:
-    return Cell(
+def _cell(question: NecessityQuestion, mitigation: type[Mitigation], engine: str) -> FuzzCell:
+    return FuzzCell(
         question.mitigation, mitigation, engines.get(engine), question.scenarios, question.memory, question.without
     )
 
 
-def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, seed: int) -> tuple[int, bool]:
+def _probe(question: NecessityQuestion, mitigation: type[Mitigation], budget: Budget, seed: int) -> tuple[int, bool]:
     """Return how many runs there were, and whether a point had something to leave out in them.
 
     Where the time did not let it see that, it is taken to have had.
@@ -170,7 +172,7 @@ def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, see
         return 0, True
     cell = _cell(question, mitigation, "random")
     runs = min(PROBE_RUNS, budget.runs or PROBE_RUNS)
-    search = Search(Budget(budget.seconds, runs), keep_going=True)
+    search = FuzzSearch(Budget(budget.seconds, runs), keep_going=True)
     systems: list[System] = []
     with bounded_search(budget.seconds):
         systems = cell.systems()
@@ -181,7 +183,12 @@ def _probe(question: Question, mitigation: type[Mitigation], budget: Budget, see
 
 
 def answer_all(
-    asked: Sequence[Question], budget: Budget, seed: int, corpus: Path | None, jobs: int, end: float | None = None
+    asked: Sequence[NecessityQuestion],
+    budget: Budget,
+    seed: int,
+    corpus: Path | None,
+    jobs: int,
+    end: float | None = None,
 ) -> Generator[tuple[int, Answer], None, None]:
     """Answer questions in up to `jobs` processes; yield each one's index and answer when it is there.
 
@@ -191,5 +198,5 @@ def answer_all(
     return call_all(answer, [(question, budget, seed, corpus, end) for question in asked], jobs, named=_name)
 
 
-def _name(question: Question, *others: object) -> str:
+def _name(question: NecessityQuestion, *others: object) -> str:
     return f"{question.mitigation}, {question.point or 'all points in place'}"

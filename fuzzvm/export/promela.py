@@ -30,7 +30,7 @@ _OF_MEMORY = frozenset({USE_AFTER_FREE_READ, USE_AFTER_FREE_WRITE, REUSED_OBJECT
 
 
 @dataclass
-class Explored:
+class SpinStates:
     """Every state of a system, as Spin is to see it: cells, heap, local states.
 
     `taken` has, for each CPU and local state, by what was read (a value's number, or that of the heap), where that
@@ -53,13 +53,13 @@ def promela(case: TestCase, mitigation: type[Mitigation], max_states: int = MAX_
     return _Writer(case, explored).text()
 
 
-def explore(system: System, max_states: int = MAX_STATES) -> Explored:
+def explore(system: System, max_states: int = MAX_STATES) -> SpinStates:
     """Visit every state of a system, on past what oracles find. Raises ExportError as `promela` does."""
     space = Space(system)
     assert isinstance(space.shared, FlatShared)
     if isinstance(space.start, Finding):
         raise ExportError(f"{space.start.error} before the first step: there is no model of that")
-    explored = Explored(space, space.shared)
+    explored = SpinStates(space, space.shared)
     unasked: set[str] = set()
     seen = {space.start}
     stack = [space.start]
@@ -85,7 +85,7 @@ FAILED = -1
 """Stands for the state after a failure: there is none."""
 
 
-def _steps(explored: Explored, unasked: set[str], state: int) -> Iterator[int]:
+def _steps(explored: SpinStates, unasked: set[str], state: int) -> Iterator[int]:
     """Yield the states that follow, and keep what led there."""
     space, flat = explored.space, explored.shared
     shared = state & SHARED_MASK
@@ -124,7 +124,7 @@ def _guard(flat: FlatShared, shared: int, node: Node) -> int:
     return 0
 
 
-def _ended(explored: Explored, unasked: set[str], state: int) -> None:
+def _ended(explored: SpinStates, unasked: set[str], state: int) -> None:
     space = explored.space
     nodes = [space.automata[lane.cpu].nodes[lane.local(state)] for lane in space.lanes]
     shared = state & SHARED_MASK
@@ -135,7 +135,7 @@ def _ended(explored: Explored, unasked: set[str], state: int) -> None:
 
 
 class _Writer:
-    def __init__(self, case: TestCase, explored: Explored) -> None:
+    def __init__(self, case: TestCase, explored: SpinStates) -> None:
         self._case = case
         self._explored = explored
         self._space = explored.space

@@ -9,11 +9,11 @@ from fuzzvm.litmus.encoding import MASK64, Encoding, is_address
 from fuzzvm.litmus.interest import FUTURE, Interest
 from fuzzvm.litmus.operands import address, base, check_widths, read, register, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name
-from fuzzvm.litmus.state import Position, Register, Reservation, Run
+from fuzzvm.litmus.state import Position, Register, Reservation, ThreadRun
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE
 from fuzzvm.machine.ops import Order
 
-Step = Callable[[Run], "list[Run] | None"]
+Step = Callable[[ThreadRun], "list[ThreadRun] | None"]
 
 _LOADS = {
     "LDR": (Order.PLAIN, False),
@@ -104,7 +104,7 @@ class Accesses:
             (operand,) = instruction.operands[1:]
             get, write_back = base(operand, instruction), None
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
             self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
@@ -129,14 +129,14 @@ class Accesses:
         return step
 
     @staticmethod
-    def _read(run: Run, where: int, source: int, mask: int, instruction: Instruction) -> int:
+    def _read(run: ThreadRun, where: int, source: int, mask: int, instruction: Instruction) -> int:
         """Return what an access reads. Raises LitmusError where that is 32 bits of an address."""
         value = _value(run, where, source)
         if value > mask and is_address(value):
             raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
         return value & mask
 
-    def _sources(self, run: Run, where: int, floor: int, mask: int, position: Position) -> dict[int, int]:
+    def _sources(self, run: ThreadRun, where: int, floor: int, mask: int, position: Position) -> dict[int, int]:
         """Return the timestamps of the stores that a load may read from, each with the floor of the load, newest first.
 
         What is not asked for is there once, the newest, as a load that takes place later than all messages.
@@ -159,7 +159,7 @@ class Accesses:
             (operand,) = instruction.operands[1:]
             get, write_back = base(operand, instruction), None
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
             value, data_view, data_pick = data(run)
             self._checked(where, mask, instruction)
@@ -184,13 +184,13 @@ class Accesses:
         (operand,) = instruction.operands[2:]
         data, get = read(number, mask, instruction), base(operand, instruction)
 
-        def done(way: Run, result: int) -> None:
+        def done(way: ThreadRun, result: int) -> None:
             way.reservation = None
             way.position = following
             if status is not None:
                 way.registers[status] = (result, 0, 0)
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
             reservation = run.reservation
             if reservation is None or reservation.address != where:
@@ -235,13 +235,13 @@ class Accesses:
         store_order = Order.RELEASE if release else Order.PLAIN
         update = None if name == "SWP" else _UPDATES[name[2:]]
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
             value, data_view, data_pick = data(run)
             self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
-            following_runs: list[Run] = []
+            following_runs: list[ThreadRun] = []
             found = self._sources(run, where, floor, mask, position)
             for way, source in _fork(run, found):
                 # The release half orders accesses before the instruction, so its floor comes before the load half.
@@ -290,14 +290,14 @@ class Accesses:
         load_order = Order.ACQUIRE if acquire and not quiet else Order.PLAIN
         store_order = Order.RELEASE if release else Order.PLAIN
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
             expected, expected_view, expected_pick = compare(run)
             value, data_view, data_pick = data(run)
             self._checked(where, mask, instruction)
             self.loads.add((run.cpu, where))
             floor = run.views.load_floor(where, view, load_order)
-            following_runs: list[Run] = []
+            following_runs: list[ThreadRun] = []
             found = self._sources(run, where, floor, mask, position)
             for way, source in _fork(run, found):
                 old = self._read(way, where, source, mask, instruction)
@@ -359,7 +359,7 @@ class Accesses:
             raise unsupported(instruction)
         clean = name == "CVAU"
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, _, pick = get(run)
             floor = run.views.maintenance_floor(where, pick, clean=clean)
             ways = run.put(CLEAN if clean else INVALIDATE, None if everything else where, 0, floor)
@@ -373,7 +373,7 @@ class Accesses:
 
         return step
 
-    def complete(self, run: Run) -> list[Run] | None:
+    def complete(self, run: ThreadRun) -> list[ThreadRun] | None:
         """Let a full DSB wait for the invalidations of this thread that are pending."""
         pending = run.views.invalidations
         ways = run.put(COMPLETE, None, pending, max(pending))
@@ -382,13 +382,13 @@ class Accesses:
         return _ways(ways)
 
 
-def _value(run: Run, where: int, source: int) -> int:
+def _value(run: ThreadRun, where: int, source: int) -> int:
     value = run.timeline.value(where, source)
     assert isinstance(value, int)
     return value
 
 
-def _fork(run: Run, sources: Collection[int]) -> list[tuple[Run, int]]:
+def _fork(run: ThreadRun, sources: Collection[int]) -> list[tuple[ThreadRun, int]]:
     """Return a run for each source: copies, and last the run itself. None for no source."""
     if not sources:
         return []
@@ -396,11 +396,11 @@ def _fork(run: Run, sources: Collection[int]) -> list[tuple[Run, int]]:
     return [*((run.copy(), source) for source in others), (run, last)]
 
 
-def _ways(ways: list[tuple[Run, int]]) -> list[Run] | None:
+def _ways(ways: list[tuple[ThreadRun, int]]) -> list[ThreadRun] | None:
     return None if len(ways) == 1 else [way for way, _ in ways]
 
 
-def _finish(run: Run, target: int | None, result: Register, following: Position) -> None:
+def _finish(run: ThreadRun, target: int | None, result: Register, following: Position) -> None:
     if target is not None:
         run.registers[target] = result
     run.position = following

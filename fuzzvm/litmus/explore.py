@@ -21,7 +21,7 @@ from fuzzvm.litmus.interest import FUTURE, Interest, interest_of
 from fuzzvm.litmus.partial_order import redundant
 from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Relative, Test
 from fuzzvm.litmus.semantics import Compiler, Step
-from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, Run
+from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, ThreadRun
 from fuzzvm.machine.memory.arm64.timeline import Message, Timeline
 from fuzzvm.machine.memory.arm64.views import CacheType
 
@@ -250,7 +250,7 @@ class Explorer:
         candidates: dict[Message, int] = {}
         outcomes: set[Outcome] = set()
         certified = False
-        stack = [Run(cpu, self._registers[cpu].copy(), timeline)]
+        stack = [ThreadRun(cpu, self._registers[cpu].copy(), timeline)]
         looped: set[object] = set()
         while stack:
             self._bounds.tick()
@@ -268,21 +268,21 @@ class Explorer:
         self._known[key] = Alone(candidates, frozenset(outcomes)) if certified else None
         return self._known[key]
 
-    def _wanted(self, run: Run) -> bool:
+    def _wanted(self, run: ThreadRun) -> bool:
         """Return whether the registers of a run that has ended hold what the condition asks."""
         return all(
             self.values.final(place, run.registers[number][0]) == value
             for number, place, value in self._interest.final.get(run.cpu, ())
         )
 
-    def _idle(self, run: Run) -> bool:
+    def _idle(self, run: ThreadRun) -> bool:
         """Return whether all that a run could still put would come after what is yet to come."""
         views = run.views
         if max(views.write_floor, views.control, views.address) < FUTURE:
             return False
         return not self._maintains or (views.clean_floor >= FUTURE and views.invalidate_floor >= FUTURE)
 
-    def _advance(self, run: Run, stack: list[Run], looped: set[object]) -> bool | None:
+    def _advance(self, run: ThreadRun, stack: list[ThreadRun], looped: set[object]) -> bool | None:
         """Run on. Return True at the end of the code, None where the ways to go on were put on the stack.
 
         Return False where the run is not followed further: after `MAX_STEPS`, or back in a state of a loop that
@@ -305,7 +305,7 @@ class Explorer:
                 stack.extend(ways)
                 return None
 
-    def _goes_on(self, run: Run, looped: set[object]) -> bool:
+    def _goes_on(self, run: ThreadRun, looped: set[object]) -> bool:
         """Return whether a run is to be followed from where it stands: see `_advance`."""
         if run.position <= run.previous:
             key = run.key()
@@ -320,12 +320,12 @@ class Explorer:
             self._bounds.look()
         return True
 
-    def _fetch(self, run: Run) -> list[Run] | None:
+    def _fetch(self, run: ThreadRun) -> list[ThreadRun] | None:
         address = self.values.code_address(*run.position)
         ways = run.views.fetches(run.timeline, address, self._test.caches)
         if not ways:
             return []
-        results: list[Run] = []
+        results: list[ThreadRun] = []
         position = run.position
         asked = self._interest.following.get(position)
         missed = False
@@ -373,7 +373,7 @@ class Explorer:
                 self._decoded[key] = None if instruction is None else self._compiler.step(instruction, position)
         return self._decoded[key]
 
-    def _fault(self, run: Run) -> list[Run] | None:
+    def _fault(self, run: ThreadRun) -> list[ThreadRun] | None:
         """Take the exception of an undefined instruction: to the thread's handler, or to its end without one."""
         run.registers[EXCEPTION_LINK] = (self.values.code_address(*run.position), 0, 0)
         run.views.context_synchronisation()

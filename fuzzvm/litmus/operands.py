@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fuzzvm.litmus.encoding import MASK32, MASK64, is_address
 from fuzzvm.litmus.program import Immediate, Instruction, LitmusError, Memory, Name, Operand, Shift
-from fuzzvm.litmus.state import LINK, ZERO, Register, Run
+from fuzzvm.litmus.state import LINK, ZERO, Register, ThreadRun
 
 _REGISTER = re.compile(r"([WX])(\d{1,2}|ZR)", re.ASCII)
 
@@ -37,7 +37,7 @@ def check_widths(operands: tuple[Operand, ...], instruction: Instruction) -> Non
         raise unsupported(instruction)
 
 
-def read(number: int | None, mask: int, instruction: Instruction) -> Callable[[Run], Register]:
+def read(number: int | None, mask: int, instruction: Instruction) -> Callable[[ThreadRun], Register]:
     """Return a function that reads a register for an instruction.
 
     The function raises LitmusError where 32 bits of an address are asked for: what they are is not known.
@@ -47,7 +47,7 @@ def read(number: int | None, mask: int, instruction: Instruction) -> Callable[[R
     if mask == MASK64:
         return lambda run: run.registers[number]
 
-    def read32(run: Run) -> Register:
+    def read32(run: ThreadRun) -> Register:
         value, view, pick = run.registers[number]
         if value > mask and is_address(value):
             raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
@@ -72,7 +72,7 @@ def extend(kind: str, amount: int, instruction: Instruction) -> Callable[[int], 
     raise unsupported(instruction)
 
 
-def source(operands: tuple[Operand, ...], instruction: Instruction) -> Callable[[Run], Register]:
+def source(operands: tuple[Operand, ...], instruction: Instruction) -> Callable[[ThreadRun], Register]:
     """Return the reader of a last operand: immediate, register, or register with extension."""
     first = operands[0]
     number = first.value if isinstance(first, Immediate) else None
@@ -98,14 +98,14 @@ def source(operands: tuple[Operand, ...], instruction: Instruction) -> Callable[
     else:
         raise unsupported(instruction)
 
-    def extended(run: Run) -> Register:
+    def extended(run: ThreadRun) -> Register:
         value, view, pick = get(run)
         return change(value), view, pick
 
     return extended
 
 
-def base(operand: Operand, instruction: Instruction) -> Callable[[Run], Register]:
+def base(operand: Operand, instruction: Instruction) -> Callable[[ThreadRun], Register]:
     """Return the reader of an address operand without offset, as atomics and exclusives have it."""
     if isinstance(operand, Memory) and not operand.writeback and operand.rest in ((), (Immediate(0),)):
         number, mask = register(Name(operand.base), instruction)
@@ -116,7 +116,7 @@ def base(operand: Operand, instruction: Instruction) -> Callable[[Run], Register
 
 def address(
     operands: tuple[Operand, ...], instruction: Instruction
-) -> tuple[Callable[[Run], Register], Callable[[Run], None] | None]:
+) -> tuple[Callable[[ThreadRun], Register], Callable[[ThreadRun], None] | None]:
     """Return the reader of a load's or store's address, and what writes the base register back, if anything does."""
     memory = operands[0]
     if not isinstance(memory, Memory):
@@ -133,7 +133,7 @@ def address(
         return get, None
     offset = source(memory.rest, instruction)
 
-    def indexed(run: Run) -> Register:
+    def indexed(run: ThreadRun) -> Register:
         a, view, pick = get(run)
         b, view2, pick2 = offset(run)
         return (a + b) & MASK64, max(view, view2), max(pick, pick2)
@@ -141,12 +141,12 @@ def address(
     return indexed, _write_back(number, memory.rest[0], instruction) if memory.writeback else None
 
 
-def _write_back(number: int | None, operand: Operand, instruction: Instruction) -> Callable[[Run], None]:
+def _write_back(number: int | None, operand: Operand, instruction: Instruction) -> Callable[[ThreadRun], None]:
     if not isinstance(operand, Immediate) or number is None:
         raise unsupported(instruction)
     amount = operand.value
 
-    def write_back(run: Run) -> None:
+    def write_back(run: ThreadRun) -> None:
         value, view, pick = run.registers[number]
         run.registers[number] = ((value + amount) & MASK64, view, pick)
 

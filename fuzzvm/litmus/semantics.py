@@ -1,4 +1,4 @@
-"""What each AArch64 instruction does to a `state.Run`: one function builds the step of one instruction.
+"""What each AArch64 instruction does to a `state.ThreadRun`: one function builds the step of one instruction.
 
 A step returns None where the run goes on in one way (it has been changed in place and stands at its next
 instruction), else the list of runs to go on with. Which registers an effect depends on, and how (data, address,
@@ -16,10 +16,10 @@ from fuzzvm.litmus.interest import Interest
 from fuzzvm.litmus.operands import check_widths, read, register, source, unsupported
 from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
 from fuzzvm.litmus.registers import is_read_after
-from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, Run
+from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, ThreadRun
 from fuzzvm.machine.ops import Barrier
 
-Step = Callable[[Run], "list[Run] | None"]
+Step = Callable[[ThreadRun], "list[ThreadRun] | None"]
 
 _DOMAINS = ("ISH", "OSH")
 
@@ -124,7 +124,7 @@ class Compiler:
             # LSLV and LSRV take the amount modulo the width of the register (Arm ARM C6.2)
             right = _modulo(right, 32 if mask == MASK32 else 64)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             a, view, pick = left(run)
             b, view2, pick2 = right(run)
             if target is not None:
@@ -143,7 +143,7 @@ class Compiler:
         get = source(instruction.operands[1:], instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             value, view, pick = get(run)
             if target is not None:
                 run.registers[target] = (value & mask, view, pick)
@@ -174,7 +174,7 @@ class Compiler:
         following = (position[0], position[1] + 1)
         sign = (mask >> 1) + 1
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             a, view, pick = get(run)
             b, view2, pick2 = right(run)
             b &= mask
@@ -194,8 +194,8 @@ class Compiler:
         self,
         instruction: Instruction,
         position: Position,
-        yes: Callable[[Run], Register],
-        no: Callable[[Run], Register],
+        yes: Callable[[ThreadRun], Register],
+        no: Callable[[ThreadRun], Register],
         condition: Operand,
     ) -> Step:
         target, mask = register(instruction.operands[0], instruction)
@@ -203,7 +203,7 @@ class Compiler:
         holds = _condition(condition, instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             flags, _, flags_pick = run.registers[FLAGS]
             # The value depends on the chosen register; on the flags there is a pick dependency only.
             value, view, pick = yes(run) if holds(flags) else no(run)
@@ -224,7 +224,7 @@ class Compiler:
         yes = read(*register(first, instruction), instruction)
         no = read(*register(second, instruction), instruction)
 
-        def incremented(run: Run) -> Register:
+        def incremented(run: ThreadRun) -> Register:
             value, view, pick = no(run)
             return value + 1, view, pick
 
@@ -241,7 +241,7 @@ class Compiler:
         address = self._values.code_address(*self._target(operand, instruction, (owner, position[1])))
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             if target is not None:
                 run.registers[target] = (address & mask, 0, 0)
             run.position = following
@@ -265,7 +265,7 @@ class Compiler:
         (operand,) = instruction.operands
         target = self._target(operand, instruction, position)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             run.position = target
 
         return step
@@ -278,7 +278,7 @@ class Compiler:
         holds = _condition(Name(suffix), instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             flags, _, pick = run.registers[FLAGS]
             run.views.branched(pick)
             run.position = target if holds(flags) else following
@@ -291,7 +291,7 @@ class Compiler:
         target = self._target(operand, instruction, position)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             value, _, pick = get(run)
             run.views.branched(pick)
             run.position = target if (value == 0) is zero else following
@@ -309,7 +309,7 @@ class Compiler:
         target = self._target(operand, instruction, position)
         link = self._values.code_address(position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             run.registers[LINK] = (link, 0, 0)
             run.position = target
 
@@ -318,7 +318,7 @@ class Compiler:
     def _indirect(self, instruction: Instruction, number: int | None, link: int | None) -> Step:
         get = read(number, MASK64, instruction)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             value, _, pick = get(run)
             target = self._values.code_index(value)
             if target is None:
@@ -350,7 +350,7 @@ class Compiler:
             raise unsupported(instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             run.position = following
 
         return step
@@ -360,7 +360,7 @@ class Compiler:
         if instruction.operands not in ((), (Name("SY"),)):
             raise unsupported(instruction)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             run.views.fence(Barrier.ISB)
             run.position = following
 
@@ -370,7 +370,7 @@ class Compiler:
         kind = _barrier("DMB", instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             if kind is not None:
                 run.views.fence(kind)
             run.position = following
@@ -381,7 +381,7 @@ class Compiler:
         kind = _barrier("DSB", instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             run.position = following
             if kind is not None:
                 run.views.fence(kind)
@@ -404,7 +404,7 @@ class Compiler:
         get = read(*register(source, instruction), instruction)
         following = (position[0], position[1] + 1)
 
-        def step(run: Run) -> None:
+        def step(run: ThreadRun) -> None:
             run.registers[EXCEPTION_LINK] = get(run)
             run.position = following
 
@@ -415,7 +415,7 @@ class Compiler:
             raise unsupported(instruction)
         jump = self._indirect(instruction, EXCEPTION_LINK, None)
 
-        def step(run: Run) -> list[Run] | None:
+        def step(run: ThreadRun) -> list[ThreadRun] | None:
             run.views.context_synchronisation()
             return jump(run)
 
@@ -428,10 +428,10 @@ def _condition(operand: Operand, instruction: Instruction) -> Callable[[int], bo
     raise unsupported(instruction)
 
 
-def _modulo(get: Callable[[Run], Register], bits: int) -> Callable[[Run], Register]:
+def _modulo(get: Callable[[ThreadRun], Register], bits: int) -> Callable[[ThreadRun], Register]:
     """Return the reader of an amount to shift by, taken modulo a register's width."""
 
-    def amount(run: Run) -> Register:
+    def amount(run: ThreadRun) -> Register:
         value, view, pick = get(run)
         return value % bits, view, pick
 

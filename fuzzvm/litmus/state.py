@@ -36,7 +36,7 @@ class Reservation:
         self.at = at
 
 
-class Run:
+class ThreadRun:
     """One thread on its way. Mutable; `copy` where it can go on in more ways than one."""
 
     __slots__ = (
@@ -69,9 +69,9 @@ class Run:
         self.reservation: Reservation | None = None
         self.steps = 0
 
-    def copy(self) -> Run:
+    def copy(self) -> ThreadRun:
         """Return an equal run that goes its own way."""
-        other = Run.__new__(Run)
+        other = ThreadRun.__new__(ThreadRun)
         other.cpu = self.cpu
         other.position = self.position
         other.previous = self.previous
@@ -94,7 +94,7 @@ class Run:
 
     def put(
         self, kind: int, address: int | None, value: object, floor: int, source: int | None = None
-    ) -> list[tuple[Run, int]]:
+    ) -> list[tuple[ThreadRun, int]]:
         """Return each way to put a message later than `floor`, with its timestamp.
 
         With `source`, the message is the store of an atomic that read from there. There may be no way.
@@ -135,6 +135,8 @@ class Run:
         messages = self.timeline.messages
         return any(timestamp <= floors[messages[timestamp - 1].kind] for timestamp in self.open)
 
-    def store_ways(self, address: int, value: int, floor: int, source: int | None = None) -> list[tuple[Run, int]]:
+    def store_ways(
+        self, address: int, value: int, floor: int, source: int | None = None
+    ) -> list[tuple[ThreadRun, int]]:
         """Return each way to put a store, as `put` does."""
         return self.put(STORE, address, value, floor, source)

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class MarkedSystem:
     """One system that a marker asks for, and the engine to search it with.
 
     `mitigation` is the class, or where to load it from: that runs code of the user, so it is not done in pytest's own
@@ -64,7 +64,7 @@ class Asked:
         return self.mitigation
 
 
-def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[Asked]:
+def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[MarkedSystem]:
     """Return the systems that a test's marker asks for, each scenario under each memory model.
 
     Paths of mitigations count from `root`. Fails the test's collection, in one line, for what is not there.
@@ -86,7 +86,7 @@ def _asked(
     memories: tuple[str, ...] | list[str] | None = None,
     engine: str = engines.DEFAULT,
     without: tuple[str, ...] | list[str] = (),
-) -> list[Asked]:
+) -> list[MarkedSystem]:
     name, scheme = _mitigation(mitigation, root)
     chosen = list(shipped.shipped().values()) if scenarios is None else [_scenario(given, root) for given in scenarios]
     for memory in memories or ():
@@ -98,7 +98,7 @@ def _asked(
         if point not in ordering_points.names():
             raise KeyError(f"no ordering point {point!r}; there are {', '.join(ordering_points.names())}")
     return [
-        Asked(name, scheme, scenario, memory, engine, tuple(without))
+        MarkedSystem(name, scheme, scenario, memory, engine, tuple(without))
         for scenario in chosen
         for memory in memories or [default_memory(scenario)]
     ]
@@ -137,7 +137,13 @@ class Run:
     """The system of one test. Each method says what must be, and raises NotAsExpectedError where it is not."""
 
     def __init__(
-        self, asked: Asked, *, seconds: float, seed: int, findings: Path, record: Callable[[tuple[str, Any]], None]
+        self,
+        asked: MarkedSystem,
+        *,
+        seconds: float,
+        seed: int,
+        findings: Path,
+        record: Callable[[tuple[str, Any]], None],
     ) -> None:
         self.mitigation = asked.name
         self.scenario = asked.scenario
@@ -220,10 +226,10 @@ class _Found:
     never: tuple[str, ...] = ()
 
 
-def _search(asked: Asked, seconds: float, seed: int, corpus: Path | None) -> _Found:
+def _search(asked: MarkedSystem, seconds: float, seed: int, corpus: Path | None) -> _Found:
     scheme = asked.scheme()
     end = time.monotonic() + seconds
-    cell = campaign.Cell(
+    cell = campaign.FuzzCell(
         asked.name, scheme, engines.get(asked.engine), (asked.scenario,), asked.memory, without=asked.without
     )
     result = campaign.run_cell(cell, Budget(seconds=seconds), seed, corpus, end=end)
@@ -235,7 +241,7 @@ def _search(asked: Asked, seconds: float, seed: int, corpus: Path | None) -> _Fo
     return _Found(result.search.runs, case.expect.error, str(finding.path), _report(case, scheme, str(finding.path)))
 
 
-def _verify(asked: Asked, limits: Limits) -> tuple[Verdict, str]:
+def _verify(asked: MarkedSystem, limits: Limits) -> tuple[Verdict, str]:
     """Return the verdict, and the story of the run that fails, '' where none is known."""
     with bounded_by(limits):
         scheme = asked.scheme()

@@ -12,7 +12,7 @@ import pytest
 
 from fuzzvm.bench import plots, suite
 from fuzzvm.bench.first_bug import cases, failing
-from fuzzvm.bench.result import Result, Target
+from fuzzvm.bench.result import Result, WantedRatio
 from fuzzvm.bench.timing import interleaved, median_ratio
 from tests.clock import PATIENCE
 
@@ -75,9 +75,9 @@ def test_every_failing_scheme_is_searched_by_the_random_walk() -> None:
 
 
 def test_targets_have_a_side() -> None:
-    assert Target("", 3.0, 2.0).met
-    assert not Target("", 3.0, 2.0, at_least=False).met
-    assert Result("x", targets=[Target("t", 1.0, 2.0)]).to_data()["targets"][0]["met"] is False
+    assert WantedRatio("", 3.0, 2.0).met
+    assert not WantedRatio("", 3.0, 2.0, at_least=False).met
+    assert Result("x", targets=[WantedRatio("t", 1.0, 2.0)]).to_data()["targets"][0]["met"] is False
 
 
 def test_figures_are_taken_in_turns() -> None:

@@ -117,8 +117,16 @@ def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
     assert answer(*resumed, "--runs", "500", cwd=tmp_path, status=1)["runs"] == 3500
 
 
-def test_an_even_split_gives_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    arguments = ("-m", "none", *SMALL, "--split", "even", "--runs", "2500", "--seed", "3")
+def test_the_old_name_of_schedule_by_is_taken_and_not_shown(tmp_path: Path) -> None:
+    campaign = ("fuzz", "-m", "none", *SMALL, "--runs", "500", "--jobs", "1", "--campaign", "c")
+    answer(*campaign, "--split", "even", cwd=tmp_path, status=1)
+    assert json.loads((tmp_path / "c" / "settings.json").read_text())["split"] == "even"
+    text = fuzzvm("fuzz", "--help", cwd=tmp_path).stdout
+    assert "--schedule-by" in text and "--split" not in text
+
+
+def test_scheduling_evenly_gives_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    arguments = ("-m", "none", *SMALL, "--schedule-by", "even", "--runs", "2500", "--seed", "3")
 
     def covered(jobs: str) -> tuple[Any, ...]:
         data = answer("fuzz", *arguments, "--jobs", jobs, "--campaign", jobs, cwd=tmp_path, status=1)
@@ -235,7 +243,9 @@ def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> Non
     (tmp_path / "other" / "file").touch()
     error = one_line_error(fuzzvm("fuzz", "--campaign", "other", cwd=tmp_path))
     assert "not empty, and no campaign" in error
-    assert "for campaigns" in one_line_error(fuzzvm("fuzz", "--split", "even", cwd=tmp_path))
+    for name in ("--schedule-by", "--split"):
+        error = one_line_error(fuzzvm("fuzz", name, "even", cwd=tmp_path))
+        assert "--schedule-by is for campaigns" in error
     (tmp_path / "c" / "settings.json").write_text('{"format": 1}')
     assert "format 1 is not one that this fuzzvm reads" in one_line_error(fuzzvm("status", "c", cwd=tmp_path))
 

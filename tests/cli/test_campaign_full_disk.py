@@ -14,7 +14,8 @@ import pytest
 
 from tests.clock import FOREVER, PATIENCE, wait_until
 
-ARGUMENTS = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "2", "--keep-going", "--split", "even")
+SEARCH = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc")
+ARGUMENTS = (*SEARCH, "--jobs", "2", "--keep-going", "--schedule-by", "even")
 
 
 @pytest.fixture

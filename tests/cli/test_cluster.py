@@ -27,7 +27,7 @@ from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")
 FIVE = ("pmd-promotion", "pud-promotion", "two-walkers", "two-tables", "x86-two-walkers")
-CAMPAIGN = ("-m", "none", *SMALL, "--split", "even", "--seed", "3")
+CAMPAIGN = ("-m", "none", *SMALL, "--schedule-by", "even", "--seed", "3")
 SCHEME = """
 import os
 from fuzzvm.kernel.hooks import Mitigation
@@ -222,7 +222,7 @@ def test_without_a_scheduler_it_is_one_line(tmp_path: Path) -> None:
 def commands_of_tls_section() -> dict[str, list[list[str]]]:
     """Return the words of the commands that the documentation gives for TLS, by their program."""
     section = (
-        (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("\n## TLS\n")[2].partition("\n## ")[0]
+        (ROOT / "docs" / "large-runs.md").read_text(encoding="utf-8").partition("\n## TLS\n")[2].partition("\n## ")[0]
     )
     lines = [line.split() for line in section.splitlines() if line.startswith("    ")]
     return {program: [words for words in lines if words[0] == program] for program in ("openssl", "dask", "fuzzvm")}

@@ -19,7 +19,7 @@ from fuzzvm.cli.matrix_table import (
     summary,
 )
 from fuzzvm.explore.exhaustive import Verdict
-from fuzzvm.explore.matrix import Cell, Run
+from fuzzvm.explore.matrix import Cell, VerifiedCell
 from fuzzvm.machine.errors import Failure
 from fuzzvm.scenario import shipped
 
@@ -29,8 +29,10 @@ CUT = Verdict(None, None, False, "--max-states 50 reached", 50, 60, 12.34)
 BUG = Verdict(FAILURE, ((0,),), True, "", 580, 600, 0.354)
 
 
-def run(verdict: Verdict, mitigation: str, scenario: str, expected: str | None = "safe", memory: str = "sc") -> Run:
-    return Run(Cell(mitigation, shipped.get(scenario), memory), verdict, expected, bounded=False)
+def run(
+    verdict: Verdict, mitigation: str, scenario: str, expected: str | None = "safe", memory: str = "sc"
+) -> VerifiedCell:
+    return VerifiedCell(Cell(mitigation, shipped.get(scenario), memory), verdict, expected, bounded=False)
 
 
 RUNS = [

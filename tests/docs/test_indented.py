@@ -21,13 +21,16 @@ from tests.docs.test_pages import DOCS, PAGES, ROOT, Command, run, shape, steps
 from tests.dump import samples
 
 README = ROOT / "README.md"
-SHOWN = [README, *PAGES]
+SHOWN = [README, ROOT / "CONTRIBUTING.md", *PAGES]
 STATUS = {"fuzzvm fuzz -m none": 1, "fuzzvm explain": 0, "fuzzvm verify": 0, "fuzzvm ptdump": 0}
 """How the commands end that show their output in an indented block, by how they begin."""
 
 
 def indented(text: str) -> list[Command]:
-    """Return the commands of indented blocks that begin with `$`, each with the lines below it."""
+    """Return the commands of indented blocks that begin with `$`, each with the lines below it.
+
+    `...` stands for lines that are not shown.
+    """
     found: list[Command] = []
     below = False
     for line in text.splitlines():
@@ -37,7 +40,7 @@ def indented(text: str) -> list[Command]:
             below = True
         elif line.strip() and not line.startswith("    "):
             below = False
-        elif line.strip() and below:
+        elif line.strip() and line != "    ..." and below:
             found[-1] = found[-1]._replace(output=(*found[-1].output, line[4:]))
     return found
 

@@ -11,6 +11,8 @@ import pytest
 from tests.docs.test_pages import DOCS, PAGES, ROOT
 
 README = ROOT / "README.md"
+OUTSIDE = [README, ROOT / "CONTRIBUTING.md"]
+"""Pages that may link to any file of the repository."""
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,3} (.*)$", re.MULTILINE)
@@ -30,14 +32,14 @@ def broken(page: Path) -> list[str]:
         if parts.scheme in ("http", "https"):
             continue
         target = (page.parent / parts.path).resolve() if parts.path else page
-        outside = page != README and not target.is_relative_to(DOCS)
-        is_page = (target.suffix == ".md" and target.is_file()) or (page == README and target.exists())
+        outside = page not in OUTSIDE and not target.is_relative_to(DOCS)
+        is_page = (target.suffix == ".md" and target.is_file()) or (page in OUTSIDE and target.exists())
         if outside or not is_page or (parts.fragment and parts.fragment not in headings(target)):
             found.append(link)
     return found
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page) == []
 
@@ -52,7 +54,7 @@ def test_what_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert broken(other) == ["page.md#one", "page.md#two", "gone.md", "../x"], "outside the documentation"
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_nothing_is_installed_from_where_it_is_not_published(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"pip install '?fuzzvm(?:\[\w+\])?(?! @)(?=['\s`])", text)

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from fuzzvm.explore import engines
-from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
@@ -23,10 +23,10 @@ ENGINES = [
 ]
 
 
-def search(engine: str, mitigation: str, runs: int, seed: int = 0, *, scenarios: tuple[str, ...] = ()) -> Search:
+def search(engine: str, mitigation: str, runs: int, seed: int = 0, *, scenarios: tuple[str, ...] = ()) -> FuzzSearch:
     chosen = scenarios or tuple(shipped.shipped())
     systems = [System(shipped.get(name), registry.get(mitigation), "sc") for name in chosen]
-    result = Search(Budget(runs=runs))
+    result = FuzzSearch(Budget(runs=runs))
     engines.get(engine).search(systems, seed, result)
     return result
 
@@ -60,12 +60,12 @@ def test_finds_nothing_where_nothing_is(engine: str, mitigation: str) -> None:
 def test_finds_a_flush_that_is_missing(engine: str, memory: str) -> None:
     scenario = shipped.get("tlb-promotion")
     systems = [System(scenario, registry.get("static-key"), memory, without=("flush-tlbi",))]
-    result = Search(Budget(runs=200))
+    result = FuzzSearch(Budget(runs=200))
     engines.get(engine).search(systems, 0, result)
     assert result.found
     assert result.found[0].execution.failure is not None
     assert result.found[0].execution.failure.error == "hardware-walk-of-freed-table"
-    whole = Search(Budget(runs=100))
+    whole = FuzzSearch(Budget(runs=100))
     engines.get(engine).search([System(scenario, registry.get("static-key"), memory)], 0, whole)
     assert not whole.found
 
@@ -99,7 +99,7 @@ def test_the_same_seed_does_the_same_runs(engine: str) -> None:
 @pytest.mark.parametrize("engine", ["random", "pct", "urw", "hypothesis"])
 def test_keep_going_uses_the_whole_budget(engine: str) -> None:
     systems = [System(shipped.get("pmd-promotion"), registry.get("none"), "sc")]
-    result = Search(Budget(runs=600), keep_going=True)
+    result = FuzzSearch(Budget(runs=600), keep_going=True)
     engines.get(engine).search(systems, 0, result)
     assert result.runs == 600
     kinds = [(f.execution.failure.error, f.execution.failure.function) for f in result.found if f.execution.failure]

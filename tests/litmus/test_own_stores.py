@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fuzzvm import litmus
-from fuzzvm.litmus.state import Run
+from fuzzvm.litmus.state import ThreadRun
 
 
 def text(values: list[int], locations: int = 1) -> str:
@@ -20,13 +20,13 @@ def text(values: list[int], locations: int = 1) -> str:
 def puts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count how often a run comes to a message."""
     counted = [0]
-    put = Run.put
+    put = ThreadRun.put
 
-    def counting(self: Run, *arguments: Any) -> Any:
+    def counting(self: ThreadRun, *arguments: Any) -> Any:
         counted[0] += 1
         return put(self, *arguments)
 
-    monkeypatch.setattr(Run, "put", counting)
+    monkeypatch.setattr(ThreadRun, "put", counting)
     return counted
 
 

@@ -36,14 +36,14 @@ from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell, CellResult, SharedBudget, bounded_by_seconds, run_cell
+from fuzzvm.explore.campaign import FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
 from fuzzvm.explore.campaigns import sitting
 from fuzzvm.explore.campaigns import status as statuses
 from fuzzvm.explore.campaigns.run import State, TaskExecutor
 from fuzzvm.explore.campaigns.settings import EVEN, PAYS, SPLITS, Settings
 from fuzzvm.explore.campaigns.sitting import new_folder, targets
-from fuzzvm.explore.campaigns.tasks import Result, Task
-from fuzzvm.explore.engines import Budget, Search
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask
+from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.files.printable import printable
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.scenario import Scenario
@@ -130,10 +130,11 @@ class _Settings:
     "What reaches beyond its folder is named again: a mitigation of your own, and --corpus.",
 )
 @click.option(
-    "--split",
+    "--schedule-by",
     type=click.Choice(SPLITS),
-    help="How a campaign splits its time over scenarios and engines: by what pays, or evenly. Default: pays.",
+    help="How a campaign divides its time between scenarios and engines: by what pays, or evenly. Default: pays.",
 )
+@click.option("--split", "schedule_by_old_name", type=click.Choice(SPLITS), hidden=True)
 @hook_seconds_option
 @executor_option
 @happened_option
@@ -156,7 +157,8 @@ def fuzz(
     jobs: int | None,
     campaign: Path | None,
     resume: Path | None,
-    split: str | None,
+    schedule_by: str | None,
+    schedule_by_old_name: str | None,
     hook_seconds: float | None,
     executor: Address | None,
     happened: bool,
@@ -200,8 +202,9 @@ def fuzz(
             )
         return _report_campaign(resume, state, happened=happened, as_json=as_json)
     is_campaign = jobs is not None or campaign is not None or executor is not None
-    if not is_campaign and split is not None:
-        raise click.UsageError("--split is for campaigns: --jobs or --campaign")
+    schedule_by = schedule_by or schedule_by_old_name
+    if not is_campaign and schedule_by is not None:
+        raise click.UsageError("--schedule-by is for campaigns: --jobs or --campaign")
     engine_names = engine_names or (PORTFOLIO if is_campaign else DEFAULT_ENGINES)
     given = scenarios(scenario_names, tlb=tlb)
     if seconds is None and runs is None:
@@ -218,8 +221,8 @@ def fuzz(
             seconds=seconds,
             runs=runs,
             jobs=jobs or 1,
-            keep_going=keep_going or split == EVEN,
-            split=split or PAYS,
+            keep_going=keep_going or schedule_by == EVEN,
+            split=schedule_by or PAYS,
             hook_seconds=hook_seconds or HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,
@@ -265,7 +268,7 @@ def _executing(
         def start(settings: Settings) -> TaskExecutor:
             _refuse_atheris(settings.engines)
             session = Session.begin(settings.mitigations(), cluster.hosts, memory=None, memory_bounded=False)
-            executor: RemoteExecutor[Task, Result] = RemoteExecutor(
+            executor: RemoteExecutor[CampaignTask, CampaignResult] = RemoteExecutor(
                 cluster, session, perform_there, settings.hook_seconds, jobs
             )
             return executor
@@ -322,13 +325,13 @@ def _cells(
     without: tuple[str, ...],
     *,
     by_name: bool,
-) -> list[Cell]:
+) -> list[FuzzCell]:
     chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
     for engine in chosen:
         if lacks := engine.unavailable():
             raise click.UsageError(lacks)
     return [
-        Cell(
+        FuzzCell(
             name,
             mitigation,
             engine,
@@ -341,14 +344,14 @@ def _cells(
     ]
 
 
-def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
+def _search(cells: list[FuzzCell], settings: _Settings) -> list[FuzzCellResult]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[figures]}", markup=False),
         TimeRemainingColumn(),
     )
-    results: dict[int, CellResult] = {}
+    results: dict[int, FuzzCellResult] = {}
     grown: dict[int, Growth] = {}
     shared = SharedBudget(settings.budget, cells)
     # those in which a bug is claimed come first, see SharedBudget; results keep the order of the cells
@@ -360,7 +363,7 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
 
             growth = grown[number] = Growth()
 
-            def on_search(search: Search, task: Any = task, growth: Growth = growth) -> None:
+            def on_search(search: FuzzSearch, task: Any = task, growth: Growth = growth) -> None:
                 growth.add(search.seconds, search.pairs)
                 done = [
                     used / limit
@@ -398,14 +401,14 @@ def _search(cells: list[Cell], settings: _Settings) -> list[CellResult]:
     return [results[number] for number in sorted(results)]
 
 
-def _print_growth(grown: list[tuple[Cell, Growth]]) -> None:
+def _print_growth(grown: list[tuple[FuzzCell, Growth]]) -> None:
     """Show how the pairs of conflicting operations grew that the runs have had in one order and in the other."""
     for cell, growth in grown:
         if line := growth.line():
             say(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
 
 
-def _print_results(results: list[CellResult]) -> None:
+def _print_results(results: list[FuzzCellResult]) -> None:
     print_table(
         ("mitigation", "engine", "runs", "runs/s", "first bug at run", "verdict", "as claimed"),
         [
@@ -441,7 +444,7 @@ def _print_results(results: list[CellResult]) -> None:
         say("", "ended by Ctrl-C before the budget was used up", err=True)
 
 
-def _to_json(results: list[CellResult]) -> dict[str, Any]:
+def _to_json(results: list[FuzzCellResult]) -> dict[str, Any]:
     findings = [finding for result in results for finding in result.findings]
     verdicts = [result.verdict for result in results]
     first = [result.runs_to_first_bug for result in results if result.runs_to_first_bug is not None]

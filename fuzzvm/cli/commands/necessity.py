@@ -23,7 +23,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
 from fuzzvm.explore.campaign import bounded_by_seconds
 from fuzzvm.explore.engines import Budget
-from fuzzvm.explore.necessity import Answer, Question, answer_all, questions
+from fuzzvm.explore.necessity import Answer, NecessityQuestion, answer_all, questions
 from fuzzvm.explore.processes import cores
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
@@ -112,7 +112,7 @@ def necessity(
     both = (True, False) if ipi is None else (ipi,)
     chosen = _scenarios(scenario_names, tlb=tlb)
     points = tuple(dict.fromkeys(point_names)) or ordering_points.names(ARCH)
-    whole = [Question(mitigation_name, chosen, memory, None, with_ipi) for with_ipi in both]
+    whole = [NecessityQuestion(mitigation_name, chosen, memory, None, with_ipi) for with_ipi in both]
     asked = questions(mitigation_name, chosen, memory, points, both)
     workers = jobs or cores()
     share = None if seconds is None else seconds * min(workers, len(asked)) / (len(asked) + len(whole))

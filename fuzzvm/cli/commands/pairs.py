@@ -14,7 +14,7 @@ from fuzzvm.cli.output import print_table, say
 from fuzzvm.cli.pairs_page import Asked, cell, page
 from fuzzvm.cli.where import Where
 from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, Run, memories
+from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, memories
 from fuzzvm.files.writing import check_file, write
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.machine.schedule import context_switches, format_schedule
@@ -79,7 +79,7 @@ def pairs(
         for memory in dict.fromkeys(("sc", memories(pair.scenario)[-1]))
     ]
     cells = [Cell(one.release, one.pair.scenario, one.memory) for one in asked if one.pair.scenario is not None]
-    found: dict[int, Run] = {}
+    found: dict[int, VerifiedCell] = {}
     console = progress_console()
     bounds = Bounds(Limits(None, max_seconds))
     with closing(Where(jobs, None, None).verify(cells, bounds)) as running, console.status("verifying") as status:
@@ -97,7 +97,7 @@ def pairs(
     return 0 if all(run.as_expected for run in runs.values()) else 1
 
 
-def _to_data(asked: Asked, run: Run) -> dict[str, Any]:
+def _to_data(asked: Asked, run: VerifiedCell) -> dict[str, Any]:
     verdict = run.verdict
     schedule = verdict.schedule
     return {
@@ -128,7 +128,7 @@ def _apart(among: list[Pair]) -> list[dict[str, str]]:
     ]
 
 
-def _print(releases: tuple[str, ...], among: list[Pair], runs: dict[Asked, Run]) -> None:
+def _print(releases: tuple[str, ...], among: list[Pair], runs: dict[Asked, VerifiedCell]) -> None:
     for release in releases:
         for arch in dict.fromkeys(pair.arch for pair in among):
             here = [pair for pair in among if pair.arch == arch]

@@ -32,7 +32,7 @@ from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import FailingRun, Limits
 from fuzzvm.explore.exhaustive.limits import bounded_by
-from fuzzvm.explore.matrix import Bounds, Cell, Run, cells, check_runs, searchable
+from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, cells, check_runs, searchable
 from fuzzvm.files.writing import check_file
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import StoppedError
@@ -167,7 +167,7 @@ def verify(
     saved: dict[int, Path] = {}
     """By the run, and by each of its errors."""
 
-    def keep(run: Run) -> None:
+    def keep(run: VerifiedCell) -> None:
         if save is not None and run.verdict.schedule is not None:
             saved[id(run)] = store.save(_case(run), save)[0]
             for error in run.verdict.errors:
@@ -229,10 +229,10 @@ def _refuse_with_image(context: click.Context) -> None:
 
 
 def _verify(
-    chosen: Sequence[Cell], bounds: Bounds, where: Where, keep: Callable[[Run], None]
-) -> tuple[list[Run], bool]:
+    chosen: Sequence[Cell], bounds: Bounds, where: Where, keep: Callable[[VerifiedCell], None]
+) -> tuple[list[VerifiedCell], bool]:
     """Return the runs in the order of the cells, and whether Ctrl-C ended them early; `keep` is called with each."""
-    found: dict[int, Run] = {}
+    found: dict[int, VerifiedCell] = {}
     show = _Progress(len(chosen))
     running = where.verify(chosen, bounds)
     try:
@@ -271,14 +271,14 @@ class _Progress:
             self._bar.stop()
 
 
-def _case(run: Run) -> TestCase:
+def _case(run: VerifiedCell) -> TestCase:
     failure, schedule = run.verdict.failure, run.verdict.schedule
     assert failure is not None
     assert schedule is not None
     return _case_of(run, FailingRun(failure, schedule, run.verdict.complete))
 
 
-def _case_of(run: Run, error: FailingRun) -> TestCase:
+def _case_of(run: VerifiedCell, error: FailingRun) -> TestCase:
     expect = Expectation("bug", error.failure.error, error.failure.function)
     cell = run.cell
     origin = f"found by fuzzvm verify, {_how(minimal=error.minimal)}"
@@ -289,7 +289,7 @@ def _how(*, minimal: bool) -> str:
     return "proven minimal" if minimal else "not proven minimal"
 
 
-def _to_json(run: Run, saved_files: dict[int, Path], *, checked: bool) -> dict[str, Any]:
+def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) -> dict[str, Any]:
     verdict = run.verdict
     schedule = verdict.schedule
     saved = saved_files.get(id(run))
@@ -332,7 +332,7 @@ def _to_json(run: Run, saved_files: dict[int, Path], *, checked: bool) -> dict[s
     }
 
 
-def _verdict(run: Run, *, checked: bool) -> str:
+def _verdict(run: VerifiedCell, *, checked: bool) -> str:
     """Return a verdict that never says more than was explored."""
     verdict = run.verdict
     if verdict.failure is not None:
@@ -343,7 +343,7 @@ def _verdict(run: Run, *, checked: bool) -> str:
     return said if checked or run.question is None else f"{said}, unchecked"
 
 
-def _print(runs: Sequence[Run], saved: dict[int, Path], *, checked: bool) -> None:
+def _print(runs: Sequence[VerifiedCell], saved: dict[int, Path], *, checked: bool) -> None:
     print_table(
         ("mitigation", "scenario", "memory", "verdict", "states", "seconds", "as documented"),
         [
@@ -379,7 +379,7 @@ def _print(runs: Sequence[Run], saved: dict[int, Path], *, checked: bool) -> Non
         print_matrix(runs)
 
 
-def _print_error(run: Run, where: str, error: FailingRun, saved: Path | None) -> None:
+def _print_error(run: VerifiedCell, where: str, error: FailingRun, saved: Path | None) -> None:
     failure, schedule = error.failure, error.schedule
     say(
         "",

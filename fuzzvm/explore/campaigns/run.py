@@ -36,14 +36,14 @@ from fuzzvm.explore.campaigns.settings import EVEN, Settings
 from fuzzvm.explore.campaigns.split import FINDING, Split
 from fuzzvm.explore.campaigns.tasks import (
     Broken,
+    CampaignResult,
+    CampaignTask,
     Crashed,
     NotTheSame,
-    Result,
     Searched,
     SearchTask,
     Settled,
     SettleTask,
-    Task,
 )
 from fuzzvm.files.printable import printable_lines
 from fuzzvm.files.writing import write
@@ -68,8 +68,8 @@ SETTLE_SECONDS = 0.3
 """That a failing run is minimised at least, however late."""
 SAMPLE_SECONDS = 10.0
 
-TaskExecutor: TypeAlias = Executor[Task, Result]
-Report: TypeAlias = "Done[Result] | Died"
+TaskExecutor: TypeAlias = Executor[CampaignTask, CampaignResult]
+Report: TypeAlias = "Done[CampaignResult] | Died"
 
 
 @dataclass
@@ -102,7 +102,7 @@ class _Rate:
 
 @dataclass
 class _UnderWay:
-    task: Task
+    task: CampaignTask
     row: OpenTask | FailingRow
     deaths: list[Died] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain, count, zip_longest
 from pathlib import Path
 
-from fuzzvm.explore.campaign import Cell
+from fuzzvm.explore.campaign import FuzzCell
 from fuzzvm.explore.campaigns import integrity, own_code
 from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.folder import Folder, full_disk
@@ -17,7 +17,7 @@ from fuzzvm.explore.campaigns.journal import SETTLED, Journal
 from fuzzvm.explore.campaigns.local import LocalExecutor
 from fuzzvm.explore.campaigns.run import Campaign, State, TaskExecutor, first_signal_ends
 from fuzzvm.explore.campaigns.settings import Settings, Written
-from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, Target, perform
 from fuzzvm.explore.processes import cores
 from fuzzvm.files.shell import word
 from fuzzvm.scenario.system import default_memory
@@ -26,7 +26,7 @@ JOBS_PER_CORE = 8
 """Processes that a campaign's folder may ask for: no more than its user may have meant on a machine like this."""
 
 
-def targets(cells: Sequence[Cell]) -> tuple[Target, ...]:
+def targets(cells: Sequence[FuzzCell]) -> tuple[Target, ...]:
     """Return what cells search, each target once: those of all mitigations in turn, as a search may end early."""
     of_each = [
         [Target(cell.mitigation_name, one, cell.memory or default_memory(one), cell.without) for one in cell.scenarios]
@@ -44,7 +44,7 @@ def new_folder() -> Path:
 
 def local(settings: Settings) -> TaskExecutor:
     """Return what runs tasks on this machine."""
-    executor: LocalExecutor[Task, Result] = LocalExecutor(perform, settings.jobs, settings.hook_seconds)
+    executor: LocalExecutor[CampaignTask, CampaignResult] = LocalExecutor(perform, settings.jobs, settings.hook_seconds)
     return executor
 
 

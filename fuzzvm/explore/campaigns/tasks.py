@@ -22,7 +22,7 @@ from fuzzvm.explore.campaign import bounded_search
 from fuzzvm.explore.campaigns import check
 from fuzzvm.explore.campaigns.guilty import GuiltyPair, guilty_pair
 from fuzzvm.explore.coverage import InterleavingCoverage, Pair
-from fuzzvm.explore.engines import Budget, EngineError, Search
+from fuzzvm.explore.engines import Budget, EngineError, FuzzSearch
 from fuzzvm.explore.happened import Happened
 from fuzzvm.explore.minimise import NotFailingError, minimise
 from fuzzvm.machine.errors import ProgramError, ScheduleError
@@ -98,7 +98,7 @@ class SettleTask:
         return f"minimising what was {self.found} ({self.case.mitigation}, {self.case.memory})"
 
 
-Task: TypeAlias = SearchTask | SettleTask
+CampaignTask: TypeAlias = SearchTask | SettleTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +166,10 @@ class Crashed:
     text: str
 
 
-Result: TypeAlias = Searched | Settled | NotTheSame | Broken | Crashed
+CampaignResult: TypeAlias = Searched | Settled | NotTheSame | Broken | Crashed
 
 
-def perform(task: Task) -> Result:
+def perform(task: CampaignTask) -> CampaignResult:
     """Run a task. Raises nothing, as `guarded`."""
     return guarded(task, lambda: _search(task) if isinstance(task, SearchTask) else _settle(task))
 
@@ -229,7 +229,7 @@ def _search(task: SearchTask) -> Searched:
     began = _cpu_seconds()
     coverage = _Gathering(task.target)
     budget = Budget(task.seconds, task.runs)
-    search = Search(budget, keep_going=True, coverage=coverage, on_covered=coverage.ended)
+    search = FuzzSearch(budget, keep_going=True, coverage=coverage, on_covered=coverage.ended)
     systems: list[System] = []
     with bounded_search(task.seconds):
         systems = [system_of(task.target)]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 from fuzzvm.explore.campaigns.executor import Died, Done
 from fuzzvm.explore.campaigns.local import DEPTH
-from fuzzvm.explore.campaigns.tasks import Result, Task, perform
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, perform
 from fuzzvm.explore.cluster.connection import Cluster
 from fuzzvm.explore.cluster.errors import ClusterError
 from fuzzvm.explore.cluster.outcomes import Ended, Outcome, Raised, Refused, value_of
@@ -74,7 +74,7 @@ class RemoteExecutor(Generic[TaskT, ResultT]):
         return Done(key, cast("ResultT", value_of(outcome)))
 
 
-def perform_there(task: Task, hook_seconds: float) -> Result:
+def perform_there(task: CampaignTask, hook_seconds: float) -> CampaignResult:
     """Run a task of a campaign in a process of a worker."""
     inside.let_hooks_take(hook_seconds)
     return perform(task)

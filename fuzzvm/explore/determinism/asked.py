@@ -22,7 +22,7 @@ class Found:
     line: int = 0
 
 
-class Question(Protocol):
+class DeterminismQuestion(Protocol):
     """A question about a mitigation."""
 
     def answered(self, mitigation: type[Mitigation], passes: int) -> Found | None:
@@ -50,5 +50,5 @@ class Asked:
     """Questions about one mitigation. What it keeps from call to call shows in a second of the `passes`."""
 
     source: Source
-    questions: tuple[Question, ...]
+    questions: tuple[DeterminismQuestion, ...]
     passes: int

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.explore.determinism.asked import Asked, Question
+from fuzzvm.explore.determinism.asked import Asked, DeterminismQuestion
 from fuzzvm.explore.determinism.drive import place_of
 from fuzzvm.explore.determinism.replaying import Replaying, outcome
 from fuzzvm.explore.determinism.second import Answer
@@ -52,7 +52,7 @@ def replay_differs(case: TestCase, mitigation: type[Mitigation], until: float | 
     return ask(mitigation, [Replaying(case, outcome(case, mitigation))], until)
 
 
-def ask(mitigation: type[Mitigation], questions: Sequence[Question], until: float | None = None) -> str:
+def ask(mitigation: type[Mitigation], questions: Sequence[DeterminismQuestion], until: float | None = None) -> str:
     """Ask second processes about a mitigation until one finds something that is not the same.
 
     Returns what is not the same of a replay, '' where all is. Raises NondeterministicSchemeError for a hook that does

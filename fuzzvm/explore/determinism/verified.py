@@ -20,11 +20,11 @@ from fuzzvm.scenario.system import System
 LEAST_SECONDS = 1.0
 """That second processes have, however small a bound is: starting one takes half of it."""
 
-Explored = Callable[[Space], None]
+OnExplored = Callable[[Space], None]
 """Told of the space that a search has explored."""
 
 
-def verified(system: System, search: Callable[[Explored | None], Verdict]) -> tuple[Verdict, Driving | None]:
+def verified(system: System, search: Callable[[OnExplored | None], Verdict]) -> tuple[Verdict, Driving | None]:
     """Return what a search says of a system, and what a second process is to be asked before that is believed.
 
     None where the scheme ships with fuzzvm. Raises NondeterministicSchemeError where the scheme is seen not to do the

@@ -46,14 +46,14 @@ class Found:
 
 
 @dataclass
-class Search:
+class FuzzSearch:
     """What a search has done so far. `pairs` is its interleaving coverage, where the engine measures it."""
 
     budget: Budget
     keep_going: bool = False
     seeds: Sequence[tuple[Scenario, Schedule]] = ()
     """Runs to begin with, for engines that mutate runs."""
-    on_progress: Callable[[Search], None] = lambda search: None
+    on_progress: Callable[[FuzzSearch], None] = lambda search: None
     coverage: InterleavingCoverage | None = None
     """Gets the coverage of the runs of engines that do not measure it themselves."""
     on_covered: Callable[[Execution], None] = lambda execution: None
@@ -130,7 +130,7 @@ class Engine(Protocol):
     def unavailable(self) -> str:
         """Return '' where the engine can run, else one line on what it lacks."""
 
-    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+    def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         """Run until `search.over`, and keep account of it in `search`. The same seed does the same runs."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import EngineError, Search, rotation
+from fuzzvm.explore.engines import EngineError, FuzzSearch, rotation
 from fuzzvm.explore.happened import Happened
 from fuzzvm.explore.interpreter import environment, python
 from fuzzvm.machine.errors import ProgramError
@@ -38,7 +38,7 @@ class AtherisEngine:
             return "engine atheris needs the package atheris: pip install 'atheris>=3.0'"
         return ""
 
-    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+    def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         systems = rotation(systems)
         with tempfile.TemporaryDirectory(prefix="fuzzvm-atheris-") as folder:
             inputs = Path(folder) / "inputs"
@@ -88,7 +88,7 @@ class AtherisEngine:
         watched: Watched,
         settings: dict[str, Any],
         systems: Sequence[System],
-        search: Search,
+        search: FuzzSearch,
     ) -> None:
         assert child.stdin is not None
         child.stdin.write(json.dumps(settings).encode() + b"\n")
@@ -135,7 +135,7 @@ def _lines(child: subprocess.Popen[bytes], watched: Watched) -> Iterator[bytes]:
         yield from lines
 
 
-def _seeds(systems: Sequence[System], search: Search) -> list[tuple[int, str]]:
+def _seeds(systems: Sequence[System], search: FuzzSearch) -> list[tuple[int, str]]:
     """Return the runs to begin with that are of one of the systems, by the system's number."""
     numbers = {system.scenario.anonymous(): number for number, system in enumerate(systems)}
     return [

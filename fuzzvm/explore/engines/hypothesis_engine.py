@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from fuzzvm.explore.engines import Search
+from fuzzvm.explore.engines import FuzzSearch
 from fuzzvm.explore.generate import schedules
 from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan, touches_memory
 from fuzzvm.machine.errors import StoppedError
@@ -53,7 +53,7 @@ class HypothesisEngine:
     def unavailable(self) -> str:
         return ""
 
-    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+    def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         examples = st.one_of(
             [st.tuples(st.just(system), schedules(system.cpus, _accesses(system))) for system in systems]
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from fuzzvm.explore.engines import Search, rotation
+from fuzzvm.explore.engines import FuzzSearch, rotation
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.machine.execution import execute
 from fuzzvm.scenario.system import System
@@ -26,7 +26,7 @@ class StrategyEngine:
     def unavailable(self) -> str:
         return ""
 
-    def search(self, systems: Sequence[System], seed: int, search: Search) -> None:
+    def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         strategy = self.strategy(Random(seed))
         turns = rotation(systems)
         numbers = {id(system): number for number, system in enumerate(systems)}

@@ -289,7 +289,7 @@ def bases(commands: Commands, folder: Path) -> list[Path]:
     for name, mitigation, more in (
         ("finished", "none", ()),
         ("own", "mine.py:Mine", ()),
-        ("keeping", "none", ("--keep-going", "--split", "even")),
+        ("keeping", "none", ("--keep-going", "--schedule-by", "even")),
     ):
         home = folder / name
         home.mkdir(parents=True)

@@ -21,7 +21,7 @@ from tests.cli.forked import Commands
 from tests.explore.campaigns import damaging
 from tests.explore.campaigns.hostile import edit, killed
 
-SEARCH = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "1", "--split", "even", "--seed", "3")
+SEARCH = ("-m", "none", "-s", "pmd-promotion", "--memory", "sc", "--jobs", "1", "--schedule-by", "even", "--seed", "3")
 
 
 @pytest.fixture(scope="module")

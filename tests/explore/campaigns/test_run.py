@@ -12,7 +12,7 @@ import pytest
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import Cell
+from fuzzvm.explore.campaign import FuzzCell
 from fuzzvm.explore.campaigns import check, own_code, sitting
 from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.executor import Died, Done
@@ -20,7 +20,7 @@ from fuzzvm.explore.campaigns.folder import Folder
 from fuzzvm.explore.campaigns.journal import Journal
 from fuzzvm.explore.campaigns.run import State
 from fuzzvm.explore.campaigns.settings import EVEN, Settings, digest_of_data, parse
-from fuzzvm.explore.campaigns.tasks import Result, Target, Task, perform
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, Target, perform
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 
@@ -28,22 +28,22 @@ from fuzzvm.scenario import shipped
 class Inline:
     """Runs tasks one after the other in this process, the last one first; `kills` says which die instead."""
 
-    def __init__(self, kills: Callable[[Task], bool] = lambda task: False) -> None:
+    def __init__(self, kills: Callable[[CampaignTask], bool] = lambda task: False) -> None:
         self._kills = kills
-        self._tasks: deque[tuple[int, Task]] = deque()
+        self._tasks: deque[tuple[int, CampaignTask]] = deque()
 
     @property
     def room(self) -> int:
         return 3 - len(self._tasks)
 
-    def submit(self, key: int, task: Task) -> None:
+    def submit(self, key: int, task: CampaignTask) -> None:
         self._tasks.append((key, task))
 
-    def wait(self, seconds: float) -> list[Done[Result] | Died]:
+    def wait(self, seconds: float) -> list[Done[CampaignResult] | Died]:
         key, task = self._tasks.pop()
         return [Died(key, "killed")] if self._kills(task) else [Done(key, perform(task))]
 
-    def close(self, seconds: float) -> list[Done[Result] | Died]:
+    def close(self, seconds: float) -> list[Done[CampaignResult] | Died]:
         self._tasks.clear()
         return []
 
@@ -131,7 +131,7 @@ def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
 def test_a_task_that_dies_is_tried_again_and_not_for_ever(tmp_path: Path) -> None:
     deaths = 0
 
-    def twice(task: Task) -> bool:
+    def twice(task: CampaignTask) -> bool:
         nonlocal deaths
         deaths += 1
         return deaths <= 2
@@ -146,7 +146,7 @@ def test_a_task_that_dies_is_tried_again_and_not_for_ever(tmp_path: Path) -> Non
 def test_all_mitigations_come_early() -> None:
     scenarios = tuple(shipped.shipped().values())
     names = ["none", "static-key", "rcu-free"]
-    cells = [Cell(name, registry.get(name), engines.get("pct"), scenarios) for name in names for _ in "ab"]
+    cells = [FuzzCell(name, registry.get(name), engines.get("pct"), scenarios) for name in names for _ in "ab"]
     found = sitting.targets(cells)
     assert len(found) == len(set(found)) == 3 * len(scenarios)
     assert {target.mitigation for target in found[:3]} == set(names)

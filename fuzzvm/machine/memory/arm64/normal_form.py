@@ -43,7 +43,7 @@ from typing import NamedTuple
 from fuzzvm.machine.memory import Needs
 from fuzzvm.machine.memory.arm64.comparisons import Places, Pointers, Reach, carries_views, lies_in
 from fuzzvm.machine.memory.arm64.timeline import COMPLETE, STORE, Message, Timeline
-from fuzzvm.machine.memory.arm64.views import EMPTY, ORDERS_LOADS, ORDERS_STORES, Cell, Views
+from fuzzvm.machine.memory.arm64.views import EMPTY, ORDERS_LOADS, ORDERS_STORES, LocationViews, Views
 from fuzzvm.machine.ops import Barrier
 
 _ORDERS_BOTH = ORDERS_LOADS & ORDERS_STORES
@@ -301,7 +301,7 @@ def _views(
                 continue
             stores = timeline.stores(address)
             readable = seen.get(address, stores[-1] if stores else 0)
-            made = Cell(
+            made = LocationViews(
                 own=moved.get(cell.own, 0) if cell.own == readable else 0,
                 cleaned=rounded(cell.cleaned),
                 dependency=rounded(cell.dependency),

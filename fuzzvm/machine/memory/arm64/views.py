@@ -47,7 +47,7 @@ class CacheType(Enum):
     DIC1_IDC1 = "DIC=1 IDC=1"
 
 
-class Cell(NamedTuple):
+class LocationViews(NamedTuple):
     """What a CPU remembers of one location.
 
     `own` is the timestamp of its last own store, `seen` and `seen_pick` the views of its loads, `cleaned` of its DC.
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
     exclusive: int = 0
 
 
-EMPTY = Cell()
+EMPTY = LocationViews()
 
 
 class Loaded(NamedTuple):
@@ -128,7 +128,7 @@ class Views:
         self.released = 0
         self.fetched = 0
         """The latest place at which a fetch took place."""
-        self.cells: dict[Hashable, Cell] = {}
+        self.cells: dict[Hashable, LocationViews] = {}
         self.frozen: tuple[object, ...] | None = None
         """The key, once views do not change any more."""
 
@@ -256,7 +256,7 @@ class Views:
     ) -> None:
         """Record a store. `exclusive` is the place of the load half of an atomic or of an exclusive pair."""
         cell = self.cells.get(address, EMPTY)
-        self.cells[address] = Cell(
+        self.cells[address] = LocationViews(
             timestamp, cell.seen, cell.seen_pick, cell.cleaned, dependency, chain, chain_pick, exclusive
         )
         if timestamp > self.stores:
