@@ -17,6 +17,47 @@ if TYPE_CHECKING:
 FULL = "--full"
 ONE_IN = 10
 """Of a product of one parameter, the part that is run without --full."""
+SAMPLED = (
+    "cli/test_campaign.py",
+    "cli/test_campaign_full_disk.py",
+    "cli/test_cli.py",
+    "cli/test_cluster.py",
+    "cli/test_export.py",
+    "cli/test_hostile_campaigns.py",
+    "cli/test_hostile_files.py",
+    "cli/test_hostile_mitigations.py",
+    "cli/test_image.py",
+    "cli/test_image_verify.py",
+    "cli/test_kernel.py",
+    "cli/test_litmus.py",
+    "cli/test_necessity.py",
+    "cli/test_nondeterministic.py",
+    "cli/test_ptdump.py",
+    "cli/test_vacuous.py",
+    "cli/test_verify.py",
+    "cli/test_workload.py",
+    "dump/test_reader.py",
+    "explore/campaigns/test_damaged.py",
+    "explore/cluster/test_calls.py",
+    "explore/cluster/test_connection.py",
+    "explore/determinism/test_schemes.py",
+    "explore/test_automaton.py",
+    "explore/test_engines.py",
+    "explore/test_exhaustive.py",
+    "explore/test_normal_form.py",
+    "explore/test_packed.py",
+    "explore/test_reductions.py",
+    "explore/test_weak_reductions.py",
+    "explore/test_worth.py",
+    "pytest_plugin/test_corpus_files.py",
+    "pytest_plugin/test_runs.py",
+    "report/html/test_hostile.py",
+    "report/html/test_matrix_page.py",
+    "report/html/test_story_page.py",
+)
+"""Files that take two thirds of the time: most of their tests start processes or explore whole state spaces."""
+FUNCTIONS_IN = 3
+"""Of the test functions of such a file, the part that is run without --full; those that are marked `always` are."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -30,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for text in (
         "product: one test for each combination of what ships; without --full, a sample that has every value",
         "slow: left out without --full; what it is about has a smaller test that is not",
+        "always: run without --full, too, though only a sample of its file is",
     ):
         config.addinivalue_line("markers", text)
 
@@ -47,8 +89,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             products.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for product in products.values():
         left_out |= {item.nodeid for item in product} - {item.nodeid for item in _sample(product)}
+    left_out |= _not_in_sample([item for item in unnamed if item.nodeid not in left_out])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def _not_in_sample(items: list[pytest.Item]) -> set[str]:
+    """Return the ids of the tests of sampled files that are left out."""
+    files: dict[str, dict[str, list[str]]] = {}
+    for item in items:
+        path, _, function = item.nodeid.partition("[")[0].partition("::")
+        if path.endswith(SAMPLED) and not item.get_closest_marker("always"):
+            files.setdefault(path, {}).setdefault(function, []).append(item.nodeid)
+    left_out: set[str] = set()
+    for path, functions in files.items():
+        drawn = sorted(functions, key=lambda function: hashlib.blake2b(f"{path}::{function}".encode()).digest())
+        for function in drawn[-(-len(drawn) // FUNCTIONS_IN) :]:
+            left_out |= set(functions[function])
+    return left_out
 
 
 def _sample(product: list[pytest.Item]) -> list[pytest.Item]:

@@ -103,6 +103,7 @@ def under_way(cluster: Running, process: subprocess.Popen[str]) -> Iterator[subp
         process.communicate()
 
 
+@pytest.mark.always
 def test_verify_says_the_same_as_one_process_and_a_killed_worker_changes_nothing(
     cluster: Running, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.build_image(tmp_path_factory.mktemp("verified"))
 
 
+@pytest.mark.always
 def test_a_kernel_that_takes_the_lock_is_safe(folder: Path) -> None:
     done = verify(folder, "-s", "pmd-promotion", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -41,6 +42,7 @@ def test_a_kernel_that_takes_the_lock_is_safe(folder: Path) -> None:
         assert run["met"] == ["promotion", "table-freed", "walked-table-freed"]
 
 
+@pytest.mark.always
 def test_one_that_does_not_has_a_story_with_source_lines(tmp_path: Path) -> None:
     done = verify(small.build_image(tmp_path, config=small.FRAGMENT), "-s", "pmd-promotion", "--memory", "sc")
     assert (done.returncode, done.stderr) == (1, "")

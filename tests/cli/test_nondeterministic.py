@@ -64,6 +64,7 @@ def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.always
 @pytest.mark.parametrize("scheme", ["SafeAtFirst", "FailsAtFirst"])
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_verify_names_hook_file_and_line(schemes: str, scheme: str, more: tuple[str, ...]) -> None:

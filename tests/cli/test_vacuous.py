@@ -62,6 +62,7 @@ def test_a_hook_that_forgets_its_return_is_named(schemes: str, command: tuple[st
     assert done.stderr == f"fuzzvm: {schemes}:6: {says}\n"
 
 
+@pytest.mark.always
 def test_verify_says_vacuous(schemes: str) -> None:
     mine = f"{schemes}:NeverPromotes"
     done = fuzzvm(*VERIFY, "-m", mine)

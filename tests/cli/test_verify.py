@@ -82,6 +82,7 @@ def test_without_an_ordering_point_nothing_is_claimed(tmp_path: Path) -> None:
     assert (run["verdict"], run["complete"]) == ("safe", True)
 
 
+@pytest.mark.always
 def test_several_mitigations_and_scenarios_end_in_a_matrix() -> None:
     schemes = ("-m", "none", "-m", "static-key")
     done = fuzzvm("verify", *schemes, "-s", "pmd-promotion", "-s", "x86-pmd-promotion")

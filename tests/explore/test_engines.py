@@ -35,6 +35,7 @@ def test_there_are_seven() -> None:
     assert engines.names() == ["atheris", "hypothesis", "pct", "pos", "random", "surw", "urw"]
 
 
+@pytest.mark.always
 @pytest.mark.parametrize("engine", ENGINES)
 def test_finds_the_race(engine: str) -> None:
     result = search(engine, "none", 20_000)

@@ -51,6 +51,7 @@ def system_of(mitigation: str | type[Mitigation], scenario: str | Scenario) -> S
     return System(shipped.get(scenario) if isinstance(scenario, str) else scenario, scheme, "sc")
 
 
+@pytest.mark.always
 @pytest.mark.product
 @pytest.mark.parametrize(("mitigation", "scenario"), CELLS)
 def test_shipped_cells_have_the_documented_verdict(mitigation: str, scenario: str) -> None:

@@ -49,6 +49,7 @@ def both(system: System, hand_over: int = 1) -> Searched:
     return plain
 
 
+@pytest.mark.always
 @pytest.mark.product
 @pytest.mark.parametrize("mitigation", registry.shipped())
 @pytest.mark.parametrize("scenario", [name for name in shipped.shipped() if name != "two-promoters"])

@@ -171,6 +171,7 @@ def calls() -> st.SearchStrategy[tuple[object, ...]]:
     return st.lists(st.one_of(vmap, vunmap, walk), min_size=1, max_size=2).map(tuple)
 
 
+@pytest.mark.always
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(sorted(registry.shipped())),

@@ -65,6 +65,7 @@ def calls() -> st.SearchStrategy[tuple[object, ...]]:
     return st.lists(st.one_of(vmap, st.builds(Vunmap, page, st.just(2)), walk), min_size=1, max_size=2).map(tuple)
 
 
+@pytest.mark.always
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(sorted(registry.shipped())),

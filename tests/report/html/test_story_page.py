@@ -139,6 +139,7 @@ def test_an_old_value_is_an_arrow_from_the_write_that_was_not_seen(tmp_path: Pat
         assert "does not see" in page.locator("#say").inner_text()
 
 
+@pytest.mark.always
 @pytest.mark.product
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
