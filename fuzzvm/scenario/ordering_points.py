@@ -15,7 +15,7 @@ from typing import Any
 from fuzzvm.kernel.arch import FLUSH_TLBI
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.jump_label import NOP
-from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE, FREE, PROMOTION, WALK, WALK_BESIDE, Role
+from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE, FREE, LOOKUP, PROMOTION, WALK, WALK_BESIDE, Role
 from fuzzvm.machine.ops import Await, Barrier, Fence, Fetch, Order, Rmw
 from fuzzvm.machine.rewrite import Rewrite, Skipped, Yielded
 
@@ -135,6 +135,7 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint(
         "attributes-lock", "init_mm's lock around a change of protection", _without(ATTRIBUTES), arch="x86_64"
     ),
+    OrderingPoint("lookup-lock", "init_mm's lock around text poking's look-up", _without(LOOKUP), arch="x86_64"),
     # the free: pmd_free_pte_page, pud_free_pmd_page
     OrderingPoint("free-clear", "the clear of the entry before its table is freed", {"free-clear": drop}),
     OrderingPoint("flush-dsb-ishst", "DSB ISHST between clear and TLBI", {"flush-dsb-ishst": drop}, arch="arm64"),

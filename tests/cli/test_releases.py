@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.mitigations.releases import sources
+from fuzzvm.kbuild.modelled import modelled
 from tests.clock import PATIENCE
 
 
@@ -37,22 +37,22 @@ def test_they_are_listed_with_what_is_claimed() -> None:
 
 def test_a_tree_is_compared_function_by_function(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    modelled = sources.modelled()
-    for file in {function.file for function in modelled}:
+    functions = modelled()
+    for file in {function.file for function in functions}:
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         (tree / file).write_text("int another(void) { return 0; }\n", encoding="utf-8")
     (tree / "mm/ptdump.c").unlink()
     done = fuzzvm("releases", "--check", str(tree), "--json")
     assert done.returncode == 1
     drift = {(one["file"], one["function"]): one["what"] for one in json.loads(done.stdout)["drift"]}
-    assert len(drift) == len(modelled)
+    assert len(drift) == len(functions)
     assert drift["mm/ptdump.c", "ptdump_walk_pgd"] == "its file is gone"
     assert drift["mm/vmalloc.c", "vmap_try_huge_pmd"] == "is gone"
     (tree / "mm/vmalloc.c").write_text("static int vmap_try_huge_pmd(void)\n{\n\treturn 0;\n}\n", encoding="utf-8")
     done = fuzzvm("releases", "--check", str(tree))
     assert "vmap_try_huge_pmd" in done.stdout
     assert "differs" in done.stdout
-    assert f"{len(modelled)} of {len(modelled)} modelled functions differ" in done.stdout
+    assert f"{len(functions)} of {len(functions)} modelled functions differ" in done.stdout
 
 
 @pytest.mark.parametrize(

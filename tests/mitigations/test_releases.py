@@ -9,11 +9,11 @@ import pytest
 
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.matrix import Bounds, Cell, memories, verify_cell
+from fuzzvm.kbuild.modelled import modelled
 from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
 from fuzzvm.mitigations.errors import MitigationError
-from fuzzvm.mitigations.releases import sources
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
@@ -99,7 +99,7 @@ def test_the_pud_of_the_newest_leads_old_walkers_to_freed_tables() -> None:
 
 
 def test_every_modelled_function_is_in_the_model() -> None:
-    for function in sources.modelled():
+    for function in modelled():
         module, _, name = function.model.partition(":")
         assert callable(reduce(getattr, name.split("."), importlib.import_module(module))), function.model
         assert function.digests, f"no tree was read for {function.name}"

@@ -99,6 +99,9 @@ ELSEWHERE = {
     "unmap-flush-tlbi": "check-wx",
     "purge-flush-tlbi": "vmalloc-cycle",
     "walk-init-lock": "x86-other-mm",
+    "collapse-lock": "x86-cpa-collapse",
+    "attributes-lock": "x86-cpa-split",
+    "lookup-lock": "pair-x86_64-collapse-pmd-text-poke",
 }
 """Points that pud-promotion has no part in, and a scenario that has."""
 
@@ -110,6 +113,8 @@ def scheme_of(point: str) -> str:
     """Return a scheme that has a point."""
     if point.startswith(RCU):
         return "rcu-free"
+    if point in ("collapse-lock", "attributes-lock", "lookup-lock"):
+        return "linux-7.3"
     return "vmap-trylock+ptdump-locks-init-mm" if point.startswith(PROMOTION) else "static-key"
 
 
@@ -150,6 +155,8 @@ def test_no_operation_has_a_name_that_nobody_asks_for() -> None:
         ("deferred-free", "vmalloc-cycle"),
         ("vmap-trylock+ptdump-locks-init-mm", "x86-other-mm"),
         ("cpa-lock", "x86-cpa-collapse"),
+        ("linux-7.3", "pair-x86_64-collapse-pmd-text-poke"),
+        ("linux-7.3", "x86-cpa-split"),
     ):
         met = points_met(mitigation, scenario)
         assert met and met <= asked_for, mitigation

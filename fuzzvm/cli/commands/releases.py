@@ -8,10 +8,10 @@ import click
 
 from fuzzvm.cli.common import json_option, print_json
 from fuzzvm.cli.output import print_table, say
+from fuzzvm.kbuild import modelled
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
-from fuzzvm.mitigations.releases import sources
 
 CLAIMS = ("one_walker", "two_walkers", "other_mm", "collapse", "attributes")
 
@@ -80,13 +80,13 @@ def _claims(release: type[Mitigation], arch: str) -> dict[str, str | None]:
 
 
 def _check(tree: Path, release: str, *, as_json: bool) -> int:
-    found = sources.drift(tree, release)
-    looked_at = sum(release in function.digests for function in sources.modelled())
+    found = modelled.drift(tree, release)
+    looked_at = sum(release in function.digests for function in modelled.modelled())
     if as_json:
         print_json(
             {
                 "tree": str(tree),
-                "version": sources.version(tree),
+                "version": modelled.version(tree),
                 "release": release,
                 "functions": looked_at,
                 "drift": [
@@ -109,7 +109,7 @@ def _check(tree: Path, release: str, *, as_json: bool) -> int:
             [(one.function.name, one.function.file, one.what, one.function.model) for one in found],
         )
     say(
-        f"{tree} (Linux {sources.version(tree)}): {len(found)} of {looked_at} modelled functions "
+        f"{tree} (Linux {modelled.version(tree)}): {len(found)} of {looked_at} modelled functions "
         f"differ from those that {release} was written from"
     )
     return 1 if found else 0

@@ -1,27 +1,23 @@
 """Which kernel functions the model stands for, and whether a source tree still has them as the model was written.
 
-The table `functions.toml` beside this file has, for each function, its file, where the model has it, and the digest of
-its text in the trees that were read (comments and white space apart). `python -m fuzzvm.mitigations.releases.sources
-NAME TREE` prints the table with the digests of one more tree.
+The table `modelled.toml` beside this file has, for each function, its file, where the model has it, and the digest of
+its text in the trees that were read (comments and white space apart). `python -m fuzzvm.kbuild.modelled NAME TREE`
+prints the table with the digests of one more tree.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import tomli_w
-
 from fuzzvm.kbuild.c_functions import definitions, digest
+from fuzzvm.kbuild.errors import KbuildError
 
 MAX_FILE_BYTES = 1 << 24
-
-
-class TreeError(Exception):
-    """This is no source tree of Linux, or one that cannot be read; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +43,28 @@ class Drift:
 
 def modelled() -> tuple[Modelled, ...]:
     """Return the functions that the model stands for, in the order of the table."""
-    text = (resources.files("fuzzvm.mitigations.releases") / "functions.toml").read_text(encoding="utf-8")
+    text = (resources.files("fuzzvm.kbuild") / "modelled.toml").read_text(encoding="utf-8")
     return tuple(Modelled(**entry) for entry in tomllib.loads(text)["function"])
 
 
 def version(tree: Path) -> str:
-    """Return the version of a kernel's source tree, as `7.3.4`. Raises TreeError where it is none."""
+    """Return the version of a kernel's source tree, as `7.3.4`. Raises KbuildError where it is none."""
     try:
         with (tree / "Makefile").open(encoding="utf-8") as makefile:
             head = makefile.read(4096)
     except (OSError, UnicodeDecodeError) as error:
-        raise TreeError(f"{tree} is no source tree of Linux: {error}") from error
+        raise KbuildError(f"{tree} is no source tree of Linux: {error}") from error
     fields = dict(line.split("=", 1) for line in head.splitlines() if "=" in line and not line.startswith("#"))
     parts = [fields.get(key, fields.get(f"{key} ", "")).strip() for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     if not all(part.isdigit() for part in parts):
-        raise TreeError(f"{tree} is no source tree of Linux: its Makefile names no version")
+        raise KbuildError(f"{tree} is no source tree of Linux: its Makefile names no version")
     return ".".join(parts)
 
 
 def drift(tree: Path, release: str) -> tuple[Drift, ...]:
     """Return the modelled functions that a tree has otherwise than a release had them when the model was written.
 
-    Functions of which the table knows nothing for that release are left out. Raises TreeError.
+    Functions of which the table knows nothing for that release are left out. Raises KbuildError.
     """
     version(tree)
     found = []
@@ -91,17 +87,17 @@ def _definitions(tree: Path, function: Modelled) -> list[str] | None:
     path = tree / function.file
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise TreeError(f"{path} is larger than any file of Linux")
+            raise KbuildError(f"{path} is larger than any file of Linux")
         source = path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise TreeError(f"{path}: {error.strerror}") from error
+        raise KbuildError(f"{path}: {error.strerror}") from error
     return definitions(source, function.name)
 
 
 def recorded(tree: Path, release: str) -> str:
-    """Return the table with the digests that a tree gives for a release. Raises TreeError for a function it has not."""
+    """Return the table with the digests that a tree gives for a release. Raises KbuildError as `drift` does."""
     entries = []
     for function in modelled():
         texts = _definitions(tree, function)
@@ -109,8 +105,10 @@ def recorded(tree: Path, release: str) -> str:
         digests.pop(release, None)
         if texts:
             digests[release] = digest(texts)
-        entries.append({"name": function.name, "file": function.file, "model": function.model, "digests": digests})
-    return tomli_w.dumps({"function": entries})
+        lines = [f"{key} = {json.dumps(getattr(function, key))}" for key in ("name", "file", "model")]
+        known = [f"{json.dumps(release)} = {json.dumps(text)}" for release, text in sorted(digests.items())]
+        entries.append("\n".join(["[[function]]", *lines, "", "[function.digests]", *known]))
+    return "\n\n".join(entries) + "\n"
 
 
 if __name__ == "__main__":
