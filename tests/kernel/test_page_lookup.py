@@ -1,0 +1,107 @@
+"""Look-ups of single addresses, interrupts off, and IPIs that wait for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzzvm.kernel.page_lookup import vmalloc_to_page
+from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
+from fuzzvm.kernel.vmap import vmap_range
+from fuzzvm.machine.ops import Free, InterruptAll, Load, Tlbi
+from fuzzvm.mitigations.none import NoMitigation
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.pairs import ALL, FREERS, WALKERS, pairs, scenarios
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+from tests.support import boot
+
+
+@pytest.mark.parametrize("arch", ["arm64", "x86_64"])
+@pytest.mark.parametrize("level", [Level.PTE, Level.PMD, Level.PUD])
+def test_an_address_is_found_at_every_level(arch: str, level: Level) -> None:
+    machine, k = boot(arch)
+    size = k.geometry.size(level)
+    base = k.geometry.base
+    machine.boot(vmap_range(k, base, base + size, 8 * size, PAGE_KERNEL, k.geometry.shifts[level]))
+    page = k.geometry.size(Level.PTE)
+    last = base + size - page
+    assert machine.boot(vmalloc_to_page(k, last)) == (8 * size + size - page) >> k.geometry.page_shift
+    assert machine.boot(vmalloc_to_page(k, base + size)) == 0
+
+
+def kcore(
+    *, rereads: bool = False, calls: tuple[str, ...] = ("read_kcore(page=0, nr_pages=2)",), **more: object
+) -> System:
+    data = {
+        "name": "k",
+        "arch": "x86_64",
+        "page_size": "4K",
+        "levels": 4,
+        "fanout": 2,
+        "setup": ["vmap(page=0, nr_pages=2, max_page_shift='pte')"],
+        "cpus": [list(calls), ["set_memory_rox(page=0, nr_pages=2)"]],
+        "walk_rereads": rereads,
+        **more,
+    }
+    return System(Scenario.from_data(data), NoMitigation, "sc")
+
+
+def alone(system: System, cpu: int) -> list[object]:
+    """Return the operations of one CPU, run to its end before the others."""
+    machine = system.machine(tracing=True)
+    while cpu in machine.enabled():
+        machine.step(cpu, lambda _: 0)
+    return [step.op for step in machine.trace or () if step.agent == cpu and step.op is not None]
+
+
+def test_with_rereads_an_entry_is_read_as_often_as_c_reads_it() -> None:
+    once = [op for op in alone(kcore(), 0) if isinstance(op, Load)]
+    often = [op for op in alone(kcore(rereads=True), 0) if isinstance(op, Load)]
+    # two pages, each by three upper entries and the PTE
+    assert len(once) == 2 * 4
+    assert len(often) == 2 * (3 * 4 + 1)
+
+
+def test_a_flush_by_ipi_waits_for_interrupts_and_a_broadcast_does_not() -> None:
+    for invlpgb in (False, True):
+        system = kcore(calls=("perf_page_size(page=0)",), invlpgb=invlpgb)
+        machine = system.machine(tracing=True)
+        # interrupts are off from the first step on
+        machine.step(0, lambda _: 0)
+        while 1 in machine.enabled():
+            machine.step(1, lambda _: 0)
+        done = [step.op for step in machine.trace or () if step.agent == 1]
+        flushed = [op for op in done if isinstance(op, Tlbi)]
+        assert flushed
+        assert {op.operation for op in flushed} == ({"invlpgb"} if invlpgb else {"invlpg"})
+        assert not any(isinstance(op, InterruptAll) for op in done)
+        assert any(isinstance(op, Free) for op in done) is invlpgb
+
+
+def test_invlpgb_is_x86s_and_not_followed_in_tlbs() -> None:
+    data = kcore().scenario.to_data()
+    with pytest.raises(ScenarioError, match="arm64 has no INVLPGB"):
+        Scenario.from_data(data | {"arch": "arm64", "invlpgb": True})
+    with pytest.raises(ScenarioError, match="not followed where INVLPGB"):
+        Scenario.from_data(data | {"invlpgb": True, "tlb": True})
+    assert Scenario.from_data(data | {"invlpgb": True}).to_data()["invlpgb"] is True
+
+
+def test_cpus_that_have_interrupts_off_are_not_alike() -> None:
+    """The word of each is a name of its CPU: renaming CPUs would have to rename addresses."""
+    data = kcore().scenario.to_data()
+    system = System(Scenario.from_data(data | {"cpus": [["perf_page_size(page=0)"]] * 2}), NoMitigation, "sc")
+    assert list(system.alike) == []
+
+
+def test_every_pair_is_a_scenario_or_has_a_reason() -> None:
+    for arch in ALL:
+        found = pairs(arch)
+        assert {(pair.freer.name, pair.walker.name) for pair in found} == {
+            (freer.name, walker.name)
+            for freer in FREERS
+            for walker in WALKERS
+            if arch in freer.archs and arch in walker.archs
+        }
+        assert all((pair.scenario is None) is bool(pair.reason) for pair in found)
+    assert all(name == scenario.name and name.startswith("pair-") for name, scenario in scenarios().items())
