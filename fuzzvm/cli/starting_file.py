@@ -70,8 +70,10 @@ def hooks() -> list[str]:
     source = textwrap.dedent(inspect.getsource(Mitigation))
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
-    found = [ast.get_source_segment(source, node, padded=True) for node in definition.body]
-    return [segment for segment in found if segment is not None and segment.lstrip().startswith("def ")]
+    # what is decorated is asked of the class, and is no hook
+    methods = [node for node in definition.body if isinstance(node, ast.FunctionDef) and not node.decorator_list]
+    found = [ast.get_source_segment(source, node, padded=True) for node in methods]
+    return [segment for segment in found if segment is not None]
 
 
 def _commented(code: str) -> str:

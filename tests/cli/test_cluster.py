@@ -118,6 +118,7 @@ def test_verify_says_the_same_as_one_process_and_a_killed_worker_changes_nothing
         assert verdicts(answer(process)) == alone
 
 
+@pytest.mark.slow
 def test_a_campaign_comes_to_the_same_as_here_and_a_killed_worker_loses_nothing(
     cluster: Running, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def make_certificates(folder: Path) -> None:
         subprocess.run(words, cwd=folder, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_with_tls_it_is_the_same(tmp_path: Path) -> None:
     """With the commands of the documentation."""

@@ -89,6 +89,7 @@ def one_line(ended: Ended, status: int = 2) -> str:
     return ended.err
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_refused_at_once(kind: str, commands: Commands, tmp_path: Path) -> None:
     if kind == "a device" and os.geteuid() != 0:

@@ -22,6 +22,7 @@ def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_json_and_saved_schedules(tmp_path: Path) -> None:
     points = ("-p", "free-lock", "-p", "patch-isb", "-s", "pmd-promotion", "--memory", "sc")
     done = fuzzvm("necessity", *points, "--runs", "3000", "--corpus", str(tmp_path), "--json", "-j", "1")
@@ -50,7 +51,7 @@ def test_a_point_is_not_called_unused_where_there_was_no_time_to_use_it() -> Non
     assert [answer["used"] for answer in json.loads(done.stdout)["points"]] == [True] * 4
 
 
-@pytest.mark.product
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "as_json"), [("1", True), ("2", False)])
 def test_ctrl_c_keeps_the_answers_that_are_there(tmp_path: Path, jobs: str, as_json: bool) -> None:
     """Points that are needed are answered within some hundred runs; the other has thousands, and gets no answer."""

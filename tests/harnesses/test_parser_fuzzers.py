@@ -76,6 +76,7 @@ def test_lines_can_be_put_before_a_fuzzer(fuzzer: str) -> None:
     compile("import atexit\n" + (PARSERS / f"{fuzzer}.py").read_text(encoding="utf-8"), fuzzer, "exec")
 
 
+@pytest.mark.product
 @needs_atheris
 @pytest.mark.parametrize("fuzzer", ["fuzz_mitigation", "fuzz_ptdump"])
 def test_a_few_hundred_inputs(fuzzer: str, tmp_path: Path) -> None:

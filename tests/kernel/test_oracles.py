@@ -20,8 +20,10 @@ from fuzzvm.kernel.errors import (
     INVENTED_MAPPING,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
+    LOCK_ORDER,
     MAP_OVER_MAPPING,
     PARTIAL_UNMAP,
+    SLEEP_IN_ATOMIC,
     STALE_TRANSLATION,
     TLB_CONFLICT,
     UNBALANCED_STATIC_KEY,
@@ -533,9 +535,12 @@ def test_an_error_is_found_and_its_twin_is_clean(case: Case) -> None:
 OF_HARDWARE = {HARDWARE_WALK_OF_FREED_TABLE, TLB_CONFLICT, STALE_TRANSLATION}
 """The errors that are found where TLBs are watched: tests/kernel/test_tlb.py has a case of each."""
 
+OF_CONTEXT = {SLEEP_IN_ATOMIC, LOCK_ORDER}
+"""The errors that programs find of themselves: tests/kernel/test_contexts.py has a case of each."""
+
 
 def test_every_error_has_a_case() -> None:
-    assert {case.error for case in CASES} | OF_HARDWARE == set(DESCRIPTIONS)
+    assert {case.error for case in CASES} | OF_HARDWARE | OF_CONTEXT == set(DESCRIPTIONS)
 
 
 def test_descriptions_are_one_line_each_under_kebab_case_ids() -> None:

@@ -243,7 +243,7 @@ def test_conditions_of_a_pud_block(change: Change, level: Level, why: str, arch:
 class BlocksEverywhere(X86):
     """An architecture with P4D blocks, as the generic code provides for."""
 
-    def arch_vmap_p4d_supported(self) -> bool:
+    def arch_vmap_p4d_supported(self, k: Kernel) -> bool:
         return True
 
     def p4d_free_pud_page(self, k: Kernel, p4dp: Address, addr: int) -> Steps[bool]:

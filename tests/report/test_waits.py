@@ -13,7 +13,8 @@ from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locking.exclusive import mutex_lock
-from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
+from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_unlock
+from fuzzvm.kernel.locking.srcu import SrcuStruct, init_srcu_struct, srcu_read_lock, synchronize_srcu
 from fuzzvm.kernel.mmap_lock import Mm
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.kernel.rcu_callbacks import call_rcu
@@ -60,24 +61,21 @@ class WaitsInASection(Mitigation):
     """The walk waits for a lock within a section, whose holder waits for a grace period."""
 
     name = "waits-in-a-section"
-    rcu: Rcu
+    srcu: SrcuStruct
 
     def attach(self, boot: Boot) -> None:
-        self.rcu = boot.rcu()
+        self.srcu = init_srcu_struct(boot, "scheme_srcu")
         self.lock = boot.lock("scheme_mutex")
 
     def before_clear(self, k: Kernel, level: Level) -> Steps[None]:
         yield from mutex_lock(k.cpu, self.lock)
 
     def before_free(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
-        yield from synchronize_rcu(k.cpu, self.rcu)
+        yield from synchronize_srcu(k.cpu, self.srcu)
 
     def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
-        yield from rcu_read_lock(k.cpu, self.rcu)
+        yield from srcu_read_lock(k.cpu, self.srcu)
         yield from mutex_lock(k.cpu, self.lock)
-
-    def walk_unlocking(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
-        yield from rcu_read_unlock(k.cpu, self.rcu)
 
 
 def test_a_grace_period_and_a_mutex_in_a_cycle() -> None:
@@ -85,7 +83,7 @@ def test_a_grace_period_and_a_mutex_in_a_cycle() -> None:
     assert story.failure is not None and story.failure.error == DEADLOCK
     texts = {wait.text.split(" since ")[0] for wait in story.cycle}
     assert texts == {
-        "CPU 0 waits for rcu_state: a grace period that the read-side section of CPU 1 holds up",
+        "CPU 0 waits for scheme_srcu: a grace period that a read-side section of CPU 1 holds up",
         "CPU 1 waits for scheme_mutex: CPU 0 holds it",
     }
     assert all(wait.since for wait in story.cycle)

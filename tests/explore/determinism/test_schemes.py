@@ -71,6 +71,7 @@ def test_what_ships_is_not_asked_about() -> None:
     assert verified(system, lambda explored: verify(system, explored=explored))[1] is None
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("seed", ["1", "2", "random"])
 def test_the_hash_seed_of_the_first_process_does_not_matter(seed: str) -> None:
     """A set of two comes in one order or the other under each seed: among those that are asked there are both."""

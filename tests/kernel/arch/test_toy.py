@@ -34,13 +34,13 @@ class Toy(Architecture):
     levels = (3, 4)
     vmalloc_start = 0x4000_0000_0000_0000
 
-    def arch_vmap_p4d_supported(self):
+    def arch_vmap_p4d_supported(self, k):
         return False
 
-    def arch_vmap_pud_supported(self):
+    def arch_vmap_pud_supported(self, k):
         return False
 
-    def arch_vmap_pmd_supported(self):
+    def arch_vmap_pmd_supported(self, k):
         return True
 
     def set_pxd(self, k, pxdp, entry):
