@@ -14,7 +14,7 @@ LANE = 46
 def render(story: Story, replay_command: str) -> str:
     """Return the report, ending with the one command that replays the run."""
     tables = ["Page tables at the end:", *(f"  {line}" for line in story.tables)]
-    parts = [_report(story), _setting(story), lanes(story), tables, _counts(story), [f"Replay: {replay_command}"]]
+    parts = [_report(story), setting(story), lanes(story), tables, _counts(story), [f"Replay: {replay_command}"]]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -61,7 +61,8 @@ def _stack(stack: tuple[str, ...]) -> list[str]:
     return [f" {function}" for function in stack if function not in ("run", "run_calls")]
 
 
-def _setting(story: Story) -> list[str]:
+def setting(story: Story) -> list[str]:
+    """Return what ran: architecture, scheme, memory, and the calls of each CPU."""
     case, scenario = story.case, story.case.scenario
     lines = [
         (

@@ -1,4 +1,4 @@
-"""What went wrong upstream in 2025 and 2026: found in the kernel of the day before, and not in that of the day after."""
+"""What went wrong upstream in 2025 and 2026: found in the kernel of the day before and not in that of the day after."""
 
 from __future__ import annotations
 

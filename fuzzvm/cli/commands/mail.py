@@ -1,0 +1,110 @@
+"""`fuzzvm mail`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fuzzvm.cli.output import say, say_text
+from fuzzvm.corpus import store
+from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.corpus.format import TestCase, from_bytes
+from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.export.aarch64 import aarch64
+from fuzzvm.export.errors import ExportError
+from fuzzvm.export.question import question_of
+from fuzzvm.files.reading import read_bytes
+from fuzzvm.files.shell import word
+from fuzzvm.files.writing import write
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.errors import ScheduleError
+from fuzzvm.mitigations import registry
+from fuzzvm.report.mail import finding, proof
+from fuzzvm.report.story import tell
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+
+MAX_BYTES = 1 << 24
+LITMUS_LINES = 60
+"""A litmus test that is longer is not for a mail."""
+SAID = ("mitigation", "scenario", "memory", "verdict", "bug", "complete", "states")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@click.option(
+    "-o", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT", help="Default: standard output."
+)
+def mail(file: Path, mitigation_name: str | None, out: Path | None) -> int:
+    """Write a finding or a proof as plain text for a mailing list, in 72 columns. Nothing is sent.
+
+    FILE is a test case, or what `fuzzvm verify --json` has printed. Of a test case that fails the mail has what was
+    run, a report, the interleaving, how to see it again, and the test case itself; of verdicts a table, and what
+    `safe` covers.
+
+    \b
+    fuzzvm mail corpus/findings/none-use-after-free-read-4f5a29210ff8.toml
+    fuzzvm verify --release linux-7.3 -s pmd-promotion --json > proof.json; fuzzvm mail proof.json
+    """
+    raw = read_bytes(file, MAX_BYTES)
+    if raw.lstrip().startswith(b"{"):
+        if mitigation_name is not None:
+            raise click.UsageError("--mitigation is for a test case, and this is what verify has printed")
+        text = proof(_runs(raw, file))
+    else:
+        given = None if mitigation_name is None else registry.get(mitigation_name)
+        case = from_bytes(raw, file)
+        text = _finding(case, mitigation_of(case, given), file)
+    if out is None:
+        say_text(text.rstrip("\n"))
+    else:
+        write(out, text)
+        say(f"written: {out}")
+    return 0
+
+
+def _finding(case: TestCase, mitigation: type[Mitigation], file: Path) -> str:
+    try:
+        story = tell(case, mitigation)
+    except ScheduleError as error:
+        raise CorpusError(file, f"no longer replays: {error}") from error
+    if story.failure is None:
+        raise CorpusError(file, "nothing goes wrong in this run, and one run is no proof: see `fuzzvm verify --json`")
+    try:
+        litmus = aarch64(question_of(case, mitigation))
+    except ExportError:
+        litmus = ""
+    if litmus.count("\n") > LITMUS_LINES:
+        litmus = ""
+    return finding(story, _reproduce(case), store.to_text(case), litmus)
+
+
+def _reproduce(case: TestCase) -> str:
+    """Return the command that finds the run again, or that searches where the scenario is of the user's own."""
+    scheme = f"--release {case.mitigation}" if case.mitigation in registry.releases() else f"-m {word(case.mitigation)}"
+    without = "".join(f" --without {point}" for point in case.without)
+    scenario = case.scenario.name if _ships(case.scenario) else "SCENARIO.toml"
+    return f"fuzzvm verify {scheme} -s {scenario} --memory {case.memory}{without}"
+
+
+def _ships(scenario: Scenario) -> bool:
+    try:
+        return shipped.get(scenario.name) == scenario
+    except ScenarioError:
+        return False
+
+
+def _runs(raw: bytes, file: Path) -> list[dict[str, Any]]:
+    """Return the runs of what verify has printed. Raises CorpusError where it is anything else."""
+    try:
+        runs = json.loads(raw)["runs"]
+        if runs and all({key: run[key] for key in SAID} for run in runs):
+            return list(runs)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise CorpusError(file, "neither a test case nor the output of `fuzzvm verify --json`")
