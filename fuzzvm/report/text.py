@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuzzvm.machine.schedule import format_schedule
+from fuzzvm.mitigations import registry
 from fuzzvm.report.story import Story, StoryStep, TableEvent
 from fuzzvm.scenario.scenario import Scenario
 
@@ -64,11 +65,12 @@ def _stack(stack: tuple[str, ...]) -> list[str]:
 def setting(story: Story) -> list[str]:
     """Return what ran: architecture, scheme, memory, and the calls of each CPU."""
     case, scenario = story.case, story.case.scenario
+    kind = "release" if case.mitigation in registry.releases() else "mitigation"
     lines = [
         (
             f"{scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels of {scenario.fanout} entries"
             f"{_blocks(scenario)}; "
-            f"mitigation {case.mitigation}; memory {case.memory}"
+            f"{kind} {case.mitigation}; memory {case.memory}"
         ),
     ]
     if scenario.tlb:
