@@ -86,6 +86,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, line: str) -> None:
         Records(path)
 
 
+@pytest.mark.slow
 def test_what_counts_as_deep() -> None:
     assert all(known(bug.name).deep for bug in planted.DEEP)
     # four constraints, and hit in every seventh run: no engine can be three times as fast

@@ -29,6 +29,7 @@ def body(text: str) -> tuple[str, str]:
     return head, tail
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "file",
     [FINDING, *sorted((CORPUS / "history").glob("*deadlock*")), *sorted((CORPUS / "regressions").glob("none-*"))[:3]],

@@ -43,6 +43,7 @@ def test_many_entries_alike_are_one_line() -> None:
     assert "      [0-7] pfn 0x0 rw- to pfn 0x7 rw-" in lines and len(lines) == 6
 
 
+@pytest.mark.slow
 def test_freed_tables_are_named_with_the_step() -> None:
     for path in REGRESSIONS:
         case = read(path)

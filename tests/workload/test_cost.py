@@ -56,6 +56,7 @@ def test_the_weights_are_what_the_calibration_gives(before_and_after: tuple[Resu
     assert (Weights().barrier, Weights().page) == (round(barrier, 3), round(page, 3))
 
 
+@pytest.mark.slow
 def test_the_commits_loop_takes_the_commits_time(before_and_after: tuple[Result, Result]) -> None:
     """By construction: this says that the formula is solved, and nothing of the hardware."""
     for result, usec in zip(before_and_after, (COMMIT_BEFORE_USEC, COMMIT_AFTER_USEC), strict=True):
