@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.machine.execution import execute

@@ -80,7 +80,7 @@ def connect(
         yield Cluster(client, address, on_waiting, seconds)
     finally:
         # the scheduler forgets what was asked for, and workers end what nobody wants. Where it is gone there is nothing
-        # to close: asyncio's "Cannot change state of expiring Timeout" comes out of dask then, in place of our own error
+        # to close: asyncio's "Cannot change state of expiring Timeout" comes out of dask then, in place of our error
         with contextlib.suppress(TimeoutError, RuntimeError):
             client.close(timeout=CLOSE_SECONDS)
 
