@@ -39,6 +39,8 @@ MAX_CONFIG = 16 << 20
 """Bytes of a configuration; a whole one has some 200 KB."""
 FRAGMENT = "fragment.config"
 """What the kernel is configured by."""
+READ = "read-files"
+"""The files that the compiler read, a line each: relative to the tree, or to make's folder."""
 _LOCK = ".fuzzvm-image"
 """The first file of a build, by which its folder is known; who holds its lock is at work there."""
 _MAKE_SECONDS = 3600.0
@@ -281,6 +283,7 @@ class _Build:
         if tree != self._options.given.resolve():
             sources.check_includes(self._options.given, self._patched(), used)
         shutil.copy2(folder / ".config", out / "config")
+        (out / READ).write_text("".join(f"{name}\n" for name in sorted(_named(used, tree, folder))), encoding="utf-8")
         return _Linked(
             self._link(folder, wanted, config),
             wanted,
@@ -530,14 +533,20 @@ def _used(folder: Path, commands: Sequence[Path]) -> Iterator[Path]:
                 yield folder / name
 
 
-def _contents(used: Sequence[Path], tree: Path, folder: Path) -> str:
-    """Return the digest of the names and contents of files; those of the compiler are left out."""
+def _named(used: Sequence[Path], tree: Path, folder: Path) -> dict[str, Path]:
+    """Return files by their names in the tree or in make's folder; those of the compiler are left out."""
     names: dict[str, Path] = {}
     for path in used:
         for root in (folder, tree):
             if path.is_relative_to(root):
                 names[os.path.normpath(path.relative_to(root))] = path
                 break
+    return names
+
+
+def _contents(used: Sequence[Path], tree: Path, folder: Path) -> str:
+    """Return the digest of the names and contents of files; those of the compiler are left out."""
+    names = _named(used, tree, folder)
     digest = hashlib.sha256()
     for name in sorted(names):
         digest.update(f"{name} {hashlib.sha256(names[name].read_bytes()).hexdigest()}\n".encode())

@@ -41,6 +41,21 @@ def digest(texts: list[str]) -> str:
     return hashlib.blake2b("\n".join(tokens).encode(), digest_size=8).hexdigest()
 
 
+def same_code(old: str, new: str) -> bool:
+    """Return whether two sources differ in comments and white space alone, to preprocessor and compiler."""
+    return _tokens(old) == _tokens(new)
+
+
+def _tokens(source: str) -> list[str]:
+    """Return the tokens of a source; where a directive ends is one, as white space ends it."""
+    tokens = []
+    for line in without_comments(source).replace("\\\n", " ").splitlines():
+        tokens += _TOKEN.findall(line)
+        if line.lstrip().startswith("#"):
+            tokens.append("\n")
+    return tokens
+
+
 def _closed(source: str, opening: int, pair: str) -> int:
     """Return the place behind the bracket that closes the one at `opening`; the end of the text where none does."""
     depth = 0

@@ -1,0 +1,186 @@
+"""A patch series on a tree: both are compiled, both are verified, and what has changed is said.
+
+The images are of arm64. What the series touches elsewhere is named, and not looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fuzzvm.check.touched import CODE, Touched, touched
+from fuzzvm.compiled.build import READ, Options, build
+from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.image import Image, load
+from fuzzvm.compiled.manifest import Manifest
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.images import ImageRun, runnable, verify_image
+from fuzzvm.explore.matrix import Bounds
+from fuzzvm.kbuild import patches as patching
+from fuzzvm.kbuild.errors import KbuildError
+from fuzzvm.machine.errors import ProgramError
+from fuzzvm.scenario.scenario import Scenario
+
+NO_CHANGE = "no change"
+FIXED = "fixed"
+BROKEN = "broken"
+STILL_BROKEN = "still broken"
+UNDECIDED = "undecided"
+UNTESTED = "cannot be tested"
+
+MEMORIES = ("sc", "arm64")
+_TEXT = (".rst", ".txt", ".md", ".yaml", ".dts", ".dtsi", "MAINTAINERS", "CREDITS")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A scenario under a memory model, before the series and after it; None where there was no time for it."""
+
+    scenario: Scenario
+    memory: str
+    before: ImageRun | None
+    after: ImageRun | None
+
+    @property
+    def answer(self) -> str:
+        """Return what the series does to it."""
+        was, now = _word(self.before), _word(self.after)
+        if now == "bug":
+            return {"bug": STILL_BROKEN, UNDECIDED: UNDECIDED}.get(was, BROKEN)
+        # where nothing goes wrong as nothing happens any more, or ever did, nothing is proven
+        if now != "safe" or was not in ("safe", "bug"):
+            return UNDECIDED
+        return FIXED if was == "bug" else NO_CHANGE
+
+
+def _word(run: ImageRun | None) -> str:
+    """Return 'safe', 'vacuous', 'bug', or undecided where a bound has cut the search."""
+    if run is None:
+        return UNDECIDED
+    verdict = run.verdict
+    return verdict.verdict if verdict.failure is not None or verdict.complete else UNDECIDED
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a check. `why` says what the answer rests on where nothing was verified, or what is in the way."""
+
+    answer: str
+    why: str
+    series: tuple[str, ...]
+    touched: Touched | None = None
+    base: Manifest | None = None
+    head: Manifest | None = None
+    pairs: tuple[Pair, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Files that the series changes and that no image is compiled from."""
+    left_out: tuple[tuple[str, str], ...] = field(default=())
+    """Scenarios that images cannot run, each with the reason."""
+
+
+def check(
+    tree: Path,
+    series: Sequence[Path],
+    out: Path,
+    scenarios: Sequence[Scenario],
+    options: Options,
+    seconds: float,
+    progress: Progress = lambda text: None,
+) -> Answer:
+    """Return what a series of patches does to a tree's page-table code; both are built below `out`.
+
+    `options` are those of both images; `seconds` are for all searches together. Raises KbuildError where the tree
+    itself cannot be built, and ImageError, ProgramError where it cannot be run.
+    """
+    patches = [patch for path in series for patch in patching.read(path)]
+    names = tuple(patch.name for patch in patches)
+    try:
+        what = touched(tree, patches)
+    except KbuildError as error:
+        return Answer(UNTESTED, str(error), names)
+    if not what.changed:
+        return Answer(NO_CHANGE, "only comments and white space change", names, what)
+    base = build(replace(options, tree=tree), out / "base", lambda text: progress(f"base: {text}"))
+    read = _read(out / "base")
+    unread = tuple(name for name in what.changed if read and name not in read and _only_if_read(tree, name))
+    if set(unread) == set(what.changed):
+        return Answer(NO_CHANGE, "nothing that it changes is compiled into the image", names, what, base, unread=unread)
+    try:
+        head = build(
+            replace(options, tree=tree, patches=tuple(series)), out / "head", lambda text: progress(f"patched: {text}")
+        )
+    except (KbuildError, ImageError) as error:
+        return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
+    if head.digest == base.digest:
+        why = "the compiled code is the same, byte for byte"
+        return Answer(NO_CHANGE, why, names, what, base, head, unread=unread)
+    images = (load(out / "base"), load(out / "head"))
+    can, cannot = runnable(images[0], list(scenarios))
+    left_out = tuple((scenario.name, why) for scenario, why in cannot)
+    try:
+        pairs = _verify(images, can, seconds, progress)
+    except _HeadError as error:
+        why = f"with the series: {error}"
+        return Answer(UNTESTED, why, names, what, base, head, unread=unread, left_out=left_out)
+    return Answer(_together(pairs), "", names, what, base, head, pairs, unread, left_out)
+
+
+class _HeadError(Exception):
+    """The patched code cannot be run; the message says why, in one line."""
+
+
+def _only_if_read(tree: Path, name: str) -> bool:
+    """Return whether a file matters to an image only where the compiler reads it.
+
+    A file of how a kernel is configured and built may matter in any case, and one that is new is read by nobody yet.
+    """
+    return (tree / name).is_file() and name.endswith((*CODE, *_TEXT))
+
+
+def _read(folder: Path) -> frozenset[str]:
+    """Return the files that an image was compiled from; none where its folder does not say."""
+    try:
+        return frozenset((folder / READ).read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return frozenset()
+
+
+def _verify(
+    images: tuple[Image, Image], scenarios: Sequence[Scenario], seconds: float, progress: Progress
+) -> tuple[Pair, ...]:
+    """Return every pair, the patched code first: that is what was asked for."""
+    end = time.monotonic() + seconds
+    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES]
+    found: dict[tuple[str, str, int], ImageRun] = {}
+    for which in (1, 0):
+        for number, (scenario, memory) in enumerate(todo):
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            # those that come after it have their share as well
+            share = left / (len(todo) - number + (len(todo) if which else 0))
+            progress(f"{'patched' if which else 'base'}: {scenario.name}, {memory} ({number + 1} of {len(todo)})")
+            try:
+                run = verify_image(images[which], scenario, memory, Bounds(Limits(None, max(share, 1.0))))
+            except (ProgramError, ImageError) as error:
+                if which:
+                    raise _HeadError(str(error)) from error
+                raise
+            found[scenario.name, memory, which] = run
+    return tuple(
+        Pair(scenario, memory, found.get((scenario.name, memory, 0)), found.get((scenario.name, memory, 1)))
+        for scenario, memory in todo
+    )
+
+
+def _together(pairs: Sequence[Pair]) -> str:
+    """Return the answer that the pairs come to: the worst of them, and a mend where nothing is worse than that."""
+    answers = {pair.answer for pair in pairs}
+    for answer in (BROKEN, STILL_BROKEN, UNDECIDED, FIXED):
+        if answer in answers:
+            return answer
+    return NO_CHANGE if answers else UNDECIDED

@@ -1,0 +1,227 @@
+"""`fuzzvm check`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console, scenarios
+from fuzzvm.cli.output import print_table, say, say_text
+from fuzzvm.kbuild import source as sources
+from fuzzvm.kbuild.arch import PAGE_SHIFTS
+from fuzzvm.kbuild.errors import KbuildError
+from fuzzvm.machine.schedule import context_switches, format_schedule
+
+SECONDS = 600.0
+SCENARIOS = ("pmd-promotion", "check-wx")
+STATUS = {"no change": 0, "fixed": 0, "broken": 1, "still broken": 1, "undecided": 125, "cannot be tested": 125}
+"""As `git bisect run` takes them: 125 is a commit that cannot be tested."""
+
+_file = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--tree", required=True, type=click.Path(path_type=Path, file_okay=False), help="Kernel source, unpacked."
+)
+@click.option(
+    "--patch",
+    "patches",
+    multiple=True,
+    required=True,
+    type=_file,
+    metavar="FILE",
+    help="Patch, or a mailbox of a series; repeatable, in order.",
+)
+@click.option(
+    "--scenario",
+    "-s",
+    "scenario_names",
+    multiple=True,
+    metavar="NAME|FILE.toml",
+    help=f"Scenario to verify before and after; repeatable. Default: {' and '.join(SCENARIOS)}.",
+)
+@click.option("--config", "fragment", type=_file, metavar="FILE", help="Further options, or a whole configuration.")
+@click.option(
+    "--cc", default="gcc", show_default=True, metavar="gcc|clang", help="Compiler; clang-19 for a certain one."
+)
+@click.option(
+    "--page-size", type=click.Choice(list(PAGE_SHIFTS)), help="Page size. Default: what --config says, else 4K."
+)
+@click.option("--levels", type=int, help="Levels of page tables. Default: 3, 4 and 2 with 4K, 16K and 64K.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=SECONDS,
+    show_default=True,
+    help="Time for all searches together; building comes on top.",
+)
+@click.option("--jobs", "-j", type=click.IntRange(1), envvar="FUZZVM_KERNEL_JOBS", help="Processes of a build.")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to build in; a second check with the same base builds one image. Default: below ~/.cache/fuzzvm/check.",
+)
+@json_option
+def check(
+    tree: Path,
+    patches: tuple[Path, ...],
+    scenario_names: tuple[str, ...],
+    fragment: Path | None,
+    cc: str,
+    page_size: str | None,
+    levels: int | None,
+    seconds: float,
+    jobs: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Say what a patch series does to page-table code: no change, fixed, broken, still broken, undecided.
+
+    The tree is compiled with the series and without (arm64), and both are verified, under sc and arm64 memory. What is
+    broken comes with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125
+    for undecided, and for a series that does not apply, does not compile or needs what is not supported: as `git
+    bisect run` takes them.
+
+    \b
+    fuzzvm check --tree linux --patch 0001-mm.patch
+    fuzzvm check --tree linux --patch series.mbox -s pmd-promotion -s two-promoters --seconds 1800
+    """
+    # imported here: ELF, DWARF and disassembly are needed for nothing else
+    try:
+        from fuzzvm.check.check import check as run_check
+        from fuzzvm.compiled.build import Options
+    except ModuleNotFoundError as error:
+        raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
+
+    if not sources.is_tree(tree):
+        raise KbuildError(f"{tree} is no kernel tree")
+    folder = out or _cache(tree)
+    options = Options(fragment=fragment, cc=cc, page_size=page_size, levels=levels, jobs=jobs or 0)
+    chosen = scenarios(scenario_names or SCENARIOS)
+    with ended_like_ctrl_c(), progress_console().status("reading the series") as status:
+        answer = run_check(tree, patches, folder, chosen, options, seconds, status.update)
+    if as_json:
+        print_json(_to_data(answer, tree))
+    else:
+        for line in _lines(answer):
+            say_text(line)
+        _print_pairs(answer)
+        say(f"answer: {answer.answer}" + (f" ({answer.why})" if answer.why else ""))
+    return STATUS[answer.answer]
+
+
+def _cache(tree: Path) -> Path:
+    """Return the folder that a tree's images are kept in where none is given."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in str(tree.resolve()))
+    return root / "fuzzvm" / "check" / name.strip("-")[-100:]
+
+
+def _lines(answer: Any) -> Iterator[str]:
+    for name in answer.series:
+        yield f"patch: {name}"
+    if answer.touched is not None:
+        for function in answer.touched.functions:
+            yield f"changes {function.name} ({function.file}), which the model has as {function.model}"
+    if answer.base is not None:
+        base = answer.base
+        yield (
+            f"base: Linux {base.kernel}, {base.arch}, {base.page_size} pages, {base.levels} levels, {base.compiler}; "
+            f"image {base.digest[:12]}"
+        )
+    if answer.head is not None:
+        yield f"patched: image {answer.head.digest[:12]}"
+    if answer.unread:
+        yield f"not looked at: {', '.join(answer.unread)}"
+    for name, why in answer.left_out:
+        yield f"left out: {name}: {why}"
+
+
+def _print_pairs(answer: Any) -> None:
+    # imported here: see above
+    from fuzzvm.report.compiled_story import render, story_of
+
+    if answer.pairs:
+        say("")
+        print_table(
+            ("scenario", "memory", "before", "after", ""),
+            [
+                (pair.scenario.name, pair.memory, _said(pair.before), _said(pair.after), pair.answer)
+                for pair in answer.pairs
+            ],
+        )
+    for pair in answer.pairs:
+        for when, run in (("before", pair.before), ("after", pair.after)):
+            if run is None or run.verdict.schedule is None or (when == "before" and pair.answer != "fixed"):
+                continue
+            verdict = run.verdict
+            say(
+                "",
+                f"{when}, {pair.scenario.name}, {pair.memory}: {context_switches(verdict.schedule)} context switches, "
+                f"{len(verdict.schedule)} steps, {'proven minimal' if verdict.complete else 'not proven minimal'}",
+            )
+            say_text(
+                render(story_of(run.task, verdict.schedule), pair.scenario, f"{when} the series; memory {pair.memory}")
+            )
+    say("")
+
+
+def _said(run: Any) -> str:
+    if run is None:
+        return "no time"
+    verdict = run.verdict
+    if verdict.failure is not None:
+        return f"bug: {verdict.failure.error}"
+    return verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
+
+
+def _to_data(answer: Any, tree: Path) -> dict[str, Any]:
+    what = answer.touched
+    return {
+        "answer": answer.answer,
+        "why": answer.why or None,
+        "tree": str(tree),
+        "series": list(answer.series),
+        "changed": [] if what is None else list(what.changed),
+        "comments_only": [] if what is None else list(what.same),
+        "modelled_functions": []
+        if what is None
+        else [{"function": one.name, "file": one.file, "model": one.model} for one in what.functions],
+        "not_looked_at": list(answer.unread),
+        "left_out": dict(answer.left_out),
+        "base": None if answer.base is None else answer.base.to_data(),
+        "head": None if answer.head is None else answer.head.to_data(),
+        "pairs": [
+            {
+                "scenario": pair.scenario.name,
+                "memory": pair.memory,
+                "answer": pair.answer,
+                "before": _verdict(pair.before),
+                "after": _verdict(pair.after),
+            }
+            for pair in answer.pairs
+        ],
+    }
+
+
+def _verdict(run: Any) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    verdict = run.verdict
+    schedule = verdict.schedule
+    return {
+        "verdict": verdict.verdict,
+        "bug": verdict.failure.error if verdict.failure else None,
+        "function": verdict.failure.function if verdict.failure else None,
+        "complete": verdict.complete,
+        "states": verdict.states,
+        "seconds": round(verdict.seconds, 3),
+        "schedule": None if schedule is None else format_schedule(schedule),
+        "missing": list(verdict.missing),
+    }

@@ -1,0 +1,184 @@
+"""`fuzzvm check` on the small kernel: what a series breaks, mends, leaves as it is, and what cannot be tested."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.check.check import BROKEN, FIXED, NO_CHANGE, STILL_BROKEN, UNDECIDED, Pair
+from tests.clock import PATIENCE
+from tests.compiled import small
+
+TAKES = "\tif (!down_read_trylock(&init_mm.mmap_lock))\n\t\treturn 0;\n"
+RELEASES = "up_read(&init_mm.mmap_lock);"
+
+
+def edited(text: str, *edits: tuple[str, str]) -> str:
+    for old, new in edits:
+        assert text.count(old) >= 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def patch(path: Path, file: str, *edits: tuple[str, str], reverse: bool = False) -> Path:
+    """Write the patch that makes edits to a file of the small kernel, or takes them back."""
+    old = (small.SOURCES / file).read_text()
+    new = edited(old, *edits)
+    if reverse:
+        old, new = new, old
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{file}", f"b/{file}")
+    path.write_text("".join(lines))
+    return path
+
+
+def check(cache: Path, tree: Path, *arguments: str) -> tuple[int, dict[str, object], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzzvm", "check", "--tree", str(tree), "-s", "pmd-promotion", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base is built once, for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@small.needs_compiler
+def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_path: Path, cache: Path) -> None:
+    drop = (TAKES, ""), (RELEASES, "(void)0;")
+    status, data, _ = check(cache, small.SOURCES, "--patch", str(patch(tmp_path / "drop", "mm/vmalloc.c", *drop)))
+    assert (status, data["answer"]) == (1, BROKEN)
+    pairs = data["pairs"]
+    assert isinstance(pairs, list)
+    assert [(one["memory"], one["before"]["verdict"], one["after"]["verdict"]) for one in pairs] == [
+        ("sc", "safe", "bug"),
+        ("arm64", "safe", "bug"),
+    ]
+    assert all(one["after"]["schedule"] and one["after"]["complete"] for one in pairs)
+    tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
+    (tree / "mm/vmalloc.c").write_text(edited((tree / "mm/vmalloc.c").read_text(), *drop))
+    mend = patch(tmp_path / "mend", "mm/vmalloc.c", *drop, reverse=True)
+    status, data, _ = check(cache, tree, "--patch", str(mend))
+    assert (status, data["answer"]) == (0, FIXED)
+
+
+@small.needs_compiler
+@pytest.mark.parametrize(
+    ("file", "edits", "why"),
+    [
+        ("mm/vmalloc.c", [("vmap_try_huge_pmd(", "/* so */ vmap_try_huge_pmd (")], "only comments"),
+        ("mm/vmalloc.c", [("end - addr != PMD_SIZE", "(end - addr) != PMD_SIZE")], "the same, byte for byte"),
+        # how a kernel is built may matter whoever reads it
+        ("Kconfig", [("\n", "\n# nothing\n")], "the same, byte for byte"),
+    ],
+)
+def test_what_changes_nothing_needs_no_verdict(
+    tmp_path: Path, cache: Path, file: str, edits: list[tuple[str, str]], why: str
+) -> None:
+    old, new = edits[0]
+    text = (small.SOURCES / file).read_text()
+    assert old in text
+    found = patch(tmp_path / "patch", file, (text[: text.index(old) + len(old)], text[: text.index(old)] + new))
+    status, data, err = check(cache, small.SOURCES, "--patch", str(found))
+    assert (status, data["answer"]) == (0, NO_CHANGE), err
+    assert why in str(data["why"])
+    assert data["pairs"] == []
+
+
+@small.needs_compiler
+def test_what_no_image_is_compiled_from_is_named(tmp_path: Path, cache: Path) -> None:
+    tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
+    (tree / "mm/unused.c").write_text("int unused;\n")
+    (tmp_path / "patch").write_text("--- a/mm/unused.c\n+++ b/mm/unused.c\n@@ -1 +1 @@\n-int unused;\n+long unused;\n")
+    status, data, err = check(cache, tree, "--patch", str(tmp_path / "patch"))
+    assert (status, data["answer"], data["not_looked_at"]) == (0, NO_CHANGE, ["mm/unused.c"]), err
+    assert "nothing that it changes is compiled" in str(data["why"])
+
+
+@small.needs_compiler
+@pytest.mark.parametrize(
+    ("new", "why"),
+    [
+        ("\tif (no_such_name)\n\t\treturn 0;\n", "with the series: "),
+        ("\t{ extern void nobody_has_this(void); nobody_has_this(); }\n" + TAKES, "nobody_has_this"),
+    ],
+)
+def test_what_cannot_be_compiled_or_run_is_one_clear_answer(tmp_path: Path, cache: Path, new: str, why: str) -> None:
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", (TAKES, new))
+    status, data, err = check(cache, small.SOURCES, "--patch", str(found))
+    assert (status, data["answer"]) == (125, "cannot be tested"), err
+    assert why in str(data["why"]) and "\n" not in str(data["why"])
+
+
+def test_what_does_not_apply_is_one_clear_answer(tmp_path: Path, cache: Path) -> None:
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", (TAKES, ""), reverse=True)
+    status, data, _ = check(cache, small.SOURCES, "--patch", str(found))
+    assert (status, data["answer"]) == (125, "cannot be tested")
+    assert "does not apply: " in str(data["why"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tree", "{}", "--patch", "{}/patch"), "is no kernel tree"),
+        (("--tree", "{}/small", "--patch", "{}/empty"), "holds no patch"),
+        (("--tree", "{}/small"), "Missing option '--patch'"),
+        (("--tree", "{}/small", "--patch", "{}/none"), "No such file"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "small").symlink_to(small.SOURCES)
+    (tmp_path / "empty").write_text("nothing")
+    (tmp_path / "patch").write_text("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzzvm", "check", *(one.replace("{}", str(tmp_path)) for one in arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "answer"),
+    [
+        ("safe", "safe", NO_CHANGE),
+        ("safe", "bug", BROKEN),
+        ("bug", "safe", FIXED),
+        ("bug", "bug", STILL_BROKEN),
+        ("vacuous", "bug", BROKEN),
+        # that nothing goes wrong where nothing happens is no proof
+        ("vacuous", "vacuous", UNDECIDED),
+        ("safe", "vacuous", UNDECIDED),
+        ("bug", "vacuous", UNDECIDED),
+        ("vacuous", "safe", UNDECIDED),
+        ("cut", "safe", UNDECIDED),
+        ("safe", "cut", UNDECIDED),
+        ("bug", "cut", UNDECIDED),
+        ("cut", "bug", UNDECIDED),
+        (None, "safe", UNDECIDED),
+        ("safe", None, UNDECIDED),
+    ],
+)
+def test_what_two_verdicts_come_to(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str | None, answer: str
+) -> None:
+    words = {"cut": UNDECIDED, None: UNDECIDED}
+    monkeypatch.setattr("fuzzvm.check.check._word", lambda run: words.get(run, run))
+    assert Pair(None, "sc", before, after).answer == answer  # type: ignore[arg-type]
