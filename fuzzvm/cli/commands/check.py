@@ -65,7 +65,7 @@ _file = click.Path(path_type=Path)
     "--out",
     "-o",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to build in; a second check with the same base builds one image. Default: below ~/.cache/fuzzvm/check.",
+    help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
 )
 @json_option
 def check(
