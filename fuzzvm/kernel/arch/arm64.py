@@ -91,7 +91,7 @@ class Arm64(Architecture):
         return False
 
     def arch_vmap_pud_supported(self, k: Kernel) -> bool:
-        # pud_sect_supported(): 4K pages; with three levels there is no PUD to be a block
+        # pud_sect_supported(): 4K pages. With three levels the PUD is the root's entry, which vmap leaves alone here
         return self._page_shift == 12 and k.mitigation.functions.huge_vmap_beside_ptdump
 
     def arch_vmap_pmd_supported(self, k: Kernel) -> bool:
