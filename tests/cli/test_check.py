@@ -56,6 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.always
 @small.needs_compiler
 def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_path: Path, cache: Path) -> None:
     drop = (TAKES, ""), (RELEASES, "(void)0;")
@@ -155,6 +156,7 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], messa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.always
 @pytest.mark.parametrize(
     ("before", "after", "answer"),
     [

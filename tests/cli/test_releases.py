@@ -98,6 +98,7 @@ def test_pairs_end_in_a_table_and_a_page(tmp_path: Path) -> None:
     assert "| kcore |" in text
 
 
+@pytest.mark.always
 def test_pairs_say_in_json_what_goes_wrong() -> None:
     data = json.loads(fuzzvm("pairs", "--release", "linux-7.3", "--arch", "x86_64", "--json").stdout)
     wrong = {(one["freer"], one["walker"]) for one in data["pairs"] if one["verdict"] == "bug"}
