@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fuzzvm.explore.matrix import VerifiedCell
+from fuzzvm.kernel.cover_points import TABLE_FREED
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
@@ -33,6 +34,8 @@ def cell(release: str, pair: Pair, runs: Runs) -> str:
 
 
 def _said(run: VerifiedCell) -> str:
+    if run.verdict.failure is None and TABLE_FREED in run.gives_up - run.verdict.met:
+        return "nothing freed"
     return run.verdict.failure.error if run.verdict.failure else str(run.verdict.verdict or "undecided")
 
 
@@ -49,7 +52,7 @@ def _lines(releases: Sequence[str], among: Sequence[Pair], runs: Runs) -> Iterat
     yield (
         "Every walker of the kernel's page tables beside everything that frees one, on two CPUs, every schedule, "
         "under `sc` and the architecture's memory. A cell is `safe`, or the error of the shortest schedule that goes "
-        "wrong."
+        "wrong; `nothing freed` where the release does not do there what the freer's name says."
     )
     archs = tuple(dict.fromkeys(pair.arch for pair in among))
     for release in releases:
