@@ -36,6 +36,9 @@ def cli() -> None:
     """
 
 
+_STDOUT = 1
+
+
 def _one_line(message: str) -> str:
     """Return a message with its line breaks folded."""
     return " ".join(message.split())
@@ -68,12 +71,20 @@ def run() -> int:
             return 130
         return _failed(raised)
     except BrokenPipeError:
-        # the reader has seen enough; python must not complain at exit that it cannot flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_is_gone()
     except BaseException as error:  # noqa: BLE001 - user code may raise anything, and an exit status must come of it
+        # what click makes of a BrokenPipeError that a command raises
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            return _reader_is_gone()
         return _failed(error)
     return status if isinstance(status, int) else 0
+
+
+def _reader_is_gone() -> int:
+    """Return the exit status where the reader of stdout has seen enough."""
+    # python must not complain at exit that it cannot flush
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return 0
 
 
 def _failed(error: BaseException) -> int:

@@ -59,8 +59,9 @@ def pairs(
     """Verify every walker of page tables beside everything that frees one, for each release.
 
     A cell is `safe`, or the error of the shortest schedule that goes wrong; `nothing freed` where the release does not
-    do there what the freer's name says. `-` stands for two that are not meant to meet; the reason follows below. Each pair is a scenario of two CPUs for `fuzzvm verify --scenario pair-...`, under
-    sc and the architecture's memory. Exit status 0 where every verdict is the one that the release claims.
+    do there what the freer's name says. `-` stands for two that are not meant to meet; the reason follows below. Each
+    pair is a scenario of two CPUs for `fuzzvm verify --scenario pair-...`, under sc and the architecture's memory. Exit
+    status 0 where every verdict is the one that the release claims.
 
     \b
     fuzzvm pairs --release linux-7.3
