@@ -52,6 +52,7 @@ def main() -> None:
 def run() -> int:
     """Run the command line; return its exit status."""
     raise_dropped_interrupts()
+    stdout, stderr = sys.stdout, sys.stderr
     try:
         status = cli.main(standalone_mode=False)
         if sys.stdout is not None:
@@ -73,8 +74,9 @@ def run() -> int:
     except BrokenPipeError:
         return _reader_is_gone()
     except BaseException as error:  # noqa: BLE001 - user code may raise anything, and an exit status must come of it
-        # what click makes of a BrokenPipeError that a command raises
-        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        # what click makes of a BrokenPipeError that a command raises: it ends, with another stdout
+        if isinstance(error, SystemExit) and sys.stdout is not stdout:
+            sys.stdout, sys.stderr = stdout, stderr
             return _reader_is_gone()
         return _failed(error)
     return status if isinstance(status, int) else 0
