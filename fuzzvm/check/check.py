@@ -28,9 +28,12 @@ FIXED = "fixed"
 BROKEN = "broken"
 STILL_BROKEN = "still broken"
 UNDECIDED = "undecided"
+NOT_LOOKED_AT = "not looked at"
 UNTESTED = "cannot be tested"
 
 MEMORIES = ("sc", "arm64")
+_OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
+"""Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""
 _TEXT = (".rst", ".txt", ".md", ".yaml", ".dts", ".dtsi", "MAINTAINERS", "CREDITS")
 
 Progress = Callable[[str], None]
@@ -107,7 +110,11 @@ def check(
     base = build(replace(options, tree=tree), out / "base", lambda text: progress(f"base: {text}"))
     read = _read(out / "base")
     unread = tuple(name for name in what.changed if read and name not in read and _only_if_read(tree, name))
+    unseen = [name for name in unread if name.endswith(CODE) and name.startswith(_OURS)]
     if set(unread) == set(what.changed):
+        if unseen:
+            why = f"no image is compiled from {', '.join(unseen)}"
+            return Answer(NOT_LOOKED_AT, why, names, what, base, unread=unread)
         return Answer(NO_CHANGE, "nothing that it changes is compiled into the image", names, what, base, unread=unread)
     try:
         head = build(
@@ -117,7 +124,9 @@ def check(
         return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
     if head.digest == base.digest:
         why = "the compiled code is the same, byte for byte"
-        return Answer(NO_CHANGE, why, names, what, base, head, unread=unread)
+        if unseen:
+            why += f"; no image is compiled from {', '.join(unseen)}"
+        return Answer(NOT_LOOKED_AT if unseen else NO_CHANGE, why, names, what, base, head, unread=unread)
     images = (load(out / "base"), load(out / "head"))
     can, cannot = runnable(images[0], list(scenarios))
     left_out = tuple((scenario.name, why) for scenario, why in cannot)
@@ -126,7 +135,12 @@ def check(
     except _HeadError as error:
         why = f"with the series: {error}"
         return Answer(UNTESTED, why, names, what, base, head, unread=unread, left_out=left_out)
-    return Answer(_together(pairs), "", names, what, base, head, pairs, unread, left_out)
+    answer, why = _together(pairs), ""
+    if answer == NO_CHANGE and unseen:
+        answer, why = NOT_LOOKED_AT, f"nothing changes in the image, and none is compiled from {', '.join(unseen)}"
+    elif answer == NO_CHANGE and left_out:
+        answer, why = UNDECIDED, "scenarios were left out"
+    return Answer(answer, why, names, what, base, head, pairs, unread, left_out)
 
 
 class _HeadError(Exception):
@@ -136,9 +150,11 @@ class _HeadError(Exception):
 def _only_if_read(tree: Path, name: str) -> bool:
     """Return whether a file matters to an image only where the compiler reads it.
 
-    A file of how a kernel is configured and built may matter in any case, and one that is new is read by nobody yet.
+    A file of how a kernel is configured and built may matter in any case, as one does of which a header is made, and
+    one that is new is read by nobody yet.
     """
-    return (tree / name).is_file() and name.endswith((*CODE, *_TEXT))
+    makes = name.startswith(("scripts/", "tools/", "usr/")) or name.endswith(("-offsets.c", "/bounds.c"))
+    return (tree / name).is_file() and name.endswith((*CODE, *_TEXT)) and not makes
 
 
 def _read(folder: Path) -> frozenset[str]:

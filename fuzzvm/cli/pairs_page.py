@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fuzzvm.explore.matrix import VerifiedCell
-from fuzzvm.kernel.cover_points import TABLE_FREED
+from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
@@ -27,14 +27,17 @@ def cell(release: str, pair: Pair, runs: Runs) -> str:
     """Return what a table says of a pair under a release: of each memory model where they differ."""
     if pair.scenario is None:
         return "-"
-    said = {one.memory: _said(run) for one, run in runs.items() if one.release == release and one.pair == pair}
+    said = {
+        one.memory: _said(run, pair.freer) for one, run in runs.items() if one.release == release and one.pair == pair
+    }
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
     return ", ".join(f"{memory}: {what}" for memory, what in said.items())
 
 
-def _said(run: VerifiedCell) -> str:
-    if run.verdict.failure is None and TABLE_FREED in run.gives_up - run.verdict.met:
+def _said(run: VerifiedCell, freer: Freer) -> str:
+    frees = PROMOTION if freer.unmapped else COLLAPSE
+    if run.verdict.failure is None and frees in run.gives_up - run.verdict.met:
         return "nothing freed"
     return run.verdict.failure.error if run.verdict.failure else str(run.verdict.verdict or "undecided")
 

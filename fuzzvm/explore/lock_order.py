@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fuzzvm.explore.exhaustive import Verdict
-from fuzzvm.kernel.contexts import cycle
+from fuzzvm.kernel.contexts import in_cycles
 from fuzzvm.scenario.system import System
 
 
@@ -14,17 +15,19 @@ def with_lock_order(system: System, verdict: Verdict, again: Callable[[], Verdic
 
     The orders that programs take locks in cost the first search nothing. Where those of all runs together close a
     cycle, `again` searches once more, and remembers which of them a run has taken: the verdict is lock-order, with a
-    schedule of its own, where one run takes all of them. Where no run does, the first verdict stands.
+    schedule of its own, where one run takes all of them. Where no run does, the first verdict stands; where that was
+    not seen to the end, it is not complete.
     """
     order = system.lock_order
     if verdict.verdict != "safe":
         return verdict
-    closed = cycle(order.seen)
-    if not closed:
+    order.watched = in_cycles(order.seen)
+    if not order.watched:
         return verdict
-    order.watched = frozenset(closed)
     try:
         found = again()
     finally:
         order.watched = frozenset()
-    return found if found.verdict == "bug" else verdict
+    if found.verdict == "bug":
+        return found
+    return verdict if found.complete else replace(verdict, complete=False, stopped=found.stopped)

@@ -9,7 +9,10 @@ _COMMENT_OR_LITERAL = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""",
     re.DOTALL,
 )
-_TOKEN = re.compile(r"""\w+|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[^\w\s]""")
+_INCLUDE_OF_SLASHES = re.compile(r"^\s*#\s*include\s*<[^>\n]*(//|/\*)", re.MULTILINE)
+_TOKEN = re.compile(
+    r"""\w+|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|<<=|>>=|\.\.\.|->|\+\+|--|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^]=|##|[^\w\s]"""
+)
 
 
 def without_comments(source: str) -> str:
@@ -42,18 +45,23 @@ def digest(texts: list[str]) -> str:
 
 
 def same_code(old: str, new: str) -> bool:
-    """Return whether two sources differ in comments and white space alone, to preprocessor and compiler."""
-    return _tokens(old) == _tokens(new)
+    """Return whether two sources differ in comments, empty lines and how far things stand apart, and in nothing else.
+
+    What is the same so is the same to preprocessor, compiler and assembler. Of what is not, nothing is said: a blank
+    where there was none may be as good, or may make another operator.
+    """
+    return _lines(old) == _lines(new)
 
 
-def _tokens(source: str) -> list[str]:
-    """Return the tokens of a source; where a directive ends is one, as white space ends it."""
-    tokens = []
-    for line in without_comments(source).replace("\\\n", " ").splitlines():
-        tokens += _TOKEN.findall(line)
-        if line.lstrip().startswith("#"):
-            tokens.append("\n")
-    return tokens
+def _lines(source: str) -> list[str]:
+    """Return the lines of a source that are not empty, a blank for each comment and run of blanks."""
+    # first, as the preprocessor does: a comment goes on behind a backslash at the end of its line
+    spliced = source.replace("\\\n", " ")
+    if _INCLUDE_OF_SLASHES.search(spliced):
+        # a name with // in it is no comment
+        return [spliced]
+    lines = (" ".join(line.split()) for line in without_comments(spliced).splitlines())
+    return [line for line in lines if line]
 
 
 def _closed(source: str, opening: int, pair: str) -> int:

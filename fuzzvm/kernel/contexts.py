@@ -67,6 +67,18 @@ def cycle(orders: Iterable[Taken]) -> tuple[Taken, ...]:
     return tuple(Taken(held, taken) for held, taken in pairwise(shortest))
 
 
+def in_cycles(orders: Iterable[Taken]) -> frozenset[Taken]:
+    """Return those among some orders without which there is no cycle: all that are part of one, and few others."""
+    left = set(orders)
+    # what nothing leads to, or leads nowhere, closes no cycle
+    while True:
+        held, taken = {order.held for order in left}, {order.taken for order in left}
+        inner = {order for order in left if order.held in taken and order.taken in held}
+        if inner == left:
+            return frozenset(left)
+        left = inner
+
+
 def _shortest_way(after: Mapping[Address, list[Address]], lock: Address) -> tuple[Address, ...]:
     """Return the locks of a shortest way from one back to itself, with it at both ends; none if there is none."""
     ways: list[tuple[Address, ...]] = [(lock,)]

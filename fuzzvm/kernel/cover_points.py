@@ -13,7 +13,7 @@ from typing import cast
 
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.jump_label import NOP
-from fuzzvm.kernel.pgtable import TableLabel, pgprot_wx, pxd_cont, pxd_leaf, pxd_pgprot, pxd_table
+from fuzzvm.kernel.pgtable import Level, TableLabel, pgprot_wx, pxd_cont, pxd_leaf, pxd_pgprot, pxd_table
 from fuzzvm.kernel.ptdump_notes import MappingNoted
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.machine import Machine
@@ -66,6 +66,11 @@ class CoverPoints:
         self._branch = arch.branch
         tables = (one.number for one in allocator.allocations if isinstance(one.label, TableLabel))
         self._tables = set(tables)
+        self._below_root = self._tables - {
+            one.number
+            for one in allocator.allocations
+            if isinstance(one.label, TableLabel) and one.label.level == Level.PGD
+        }
         self._met: set[str] = set()
         self._walked: set[int] = set()
         self._freed: set[int] = set()
@@ -91,10 +96,12 @@ class CoverPoints:
             case Load(address) if function != "walk_pgd_range" and "walk_page_range" in stack:
                 self._met.add(WALK)
                 self._walked.add(object_of(address))
-            case Load(address) if function in _LOOKUPS and object_of(address) in self._tables:
+            case Load(address) if function in _LOOKUPS and object_of(address) in self._below_root:
                 self._met.add(LOOKUP)
+                self._walked.add(object_of(address))
             case Alloc(_, label) if isinstance(label, TableLabel) and isinstance(response, int):
                 self._tables.add(object_of(response))
+                self._below_root.add(object_of(response))
             case Free(address) if function not in _NEVER_LINKED:
                 self._freed.add(object_of(address))
             case Fetch() if function == "static_branch_unlikely":

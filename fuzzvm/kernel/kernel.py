@@ -60,6 +60,8 @@ class Kernel(Constant):
     """Whether a walk reads an upper entry as often as the kernel does, not once."""
     busy_lock: ExclusiveLock | None = None
     """vmap_node's busy.lock, of all nodes together, where a call holds it: who looks an area up, while it is used."""
+    rcu: Rcu | None = None
+    """RCU, where the mitigation has a use for it."""
     irqs_off: tuple[Address, ...] = ()
     """For each CPU the word that says whether it has interrupts off; none where no CPU ever has."""
     invlpgb: bool = False
@@ -146,6 +148,11 @@ class Boot:
         """Return the address of a new word for a list: a tuple of addresses, and 0 while it was never used."""
         return self._word(name)
 
+    @property
+    def asked_for_rcu(self) -> Rcu | None:
+        """The kernel's RCU where somebody has asked for it, else None."""
+        return self._rcu
+
     def rcu(self) -> Rcu:
         """Return the kernel's RCU."""
         if self._rcu is None:
@@ -221,6 +228,7 @@ def boot_kernel(
         arch_data=arch_data,
         walk_rereads=walk_rereads,
         busy_lock=busy_lock,
+        rcu=boot.asked_for_rcu,
         irqs_off=irqs,
         invlpgb=invlpgb,
         static_keys=tuple(boot.static_keys),

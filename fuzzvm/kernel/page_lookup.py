@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save
 from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
+from fuzzvm.kernel.locking.rcu import rcu_read_lock, rcu_read_unlock
 from fuzzvm.kernel.mmap_lock import LOOKUP, mmap_read_lock, mmap_read_unlock
 from fuzzvm.kernel.pagewalk_rereads import pte_offset_kernel
 from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pfn, pxd_pgtable, pxd_table
@@ -49,6 +50,17 @@ def vmalloc_to_page(k: Kernel, addr: int) -> Steps[int]:
     return pxd_pfn(pte) if pxd_leaf(pte) else 0
 
 
+def _reader_begins(k: Kernel) -> Steps[None]:
+    """Begin what RCU takes for a read-side section: preemption or interrupts off (include/linux/rcupdate.h)."""
+    if k.rcu is not None:
+        yield from rcu_read_lock(k.cpu, k.rcu)
+
+
+def _reader_ends(k: Kernel) -> Steps[None]:
+    if k.rcu is not None:
+        yield from rcu_read_unlock(k.cpu, k.rcu)
+
+
 def aligned_vread_iter(k: Kernel, addr: int, count: int) -> Steps[None]:
     """Look up each page of a range and copy it, as a read of /proc/kcore does (vread_iter).
 
@@ -56,11 +68,13 @@ def aligned_vread_iter(k: Kernel, addr: int, count: int) -> Steps[None]:
     """
     assert k.busy_lock is not None
     yield from spin_lock(k.cpu, k.busy_lock)
+    yield from _reader_begins(k)
     end = addr + count
     while addr < end:
         yield from vmalloc_to_page(k, addr)
         # copy_page_to_iter_nofault()
         addr += k.geometry.size(Level.PTE)
+    yield from _reader_ends(k)
     yield from spin_unlock(k.cpu, k.busy_lock)
 
 
@@ -81,7 +95,9 @@ def perf_get_page_size(k: Kernel, addr: int) -> Steps[int]:
     its TLB flush sends one. The task is a kernel thread, so that the mm is init_mm.
     """
     yield from local_irq_save(k)
+    yield from _reader_begins(k)
     size = yield from perf_get_pgtable_size(k, addr)
+    yield from _reader_ends(k)
     yield from local_irq_restore(k)
     return int(size)
 

@@ -62,7 +62,7 @@ def possible(system: System) -> frozenset[str]:
     calls = [call for calls in scenario.cpus for call in calls]
     collapses = architectures.get(scenario.arch).collapses
     promotes = any(call.may_promote(geometry) for call in calls)
-    collapse = collapses and any(call.collapses for call in calls)
+    collapse = collapses and system.mitigation.functions.collapses and any(call.collapses for call in calls)
     walks = any(call.walks for call in calls)
     may_be = {
         PROMOTION: promotes,

@@ -102,6 +102,10 @@ class Scenario:
         other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
         if other_mm and race(walk, self.cpus_with(lambda call: call.maps)):
             claims.append(mitigation.other_mm)
+        looks_up = self.cpus_with(lambda call: call.looks_up)
+        if race(looks_up, self.cpus_with(lambda call: call.maps)):
+            # who looks an address up has it mapped: nobody says what comes of it where he has not
+            claims.append(None)
         if architectures.get(self.arch).collapses:
             collapse = self.cpus_with(lambda call: call.collapses)
             if race(walk, collapse):

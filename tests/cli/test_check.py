@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.check.check import BROKEN, FIXED, NO_CHANGE, STILL_BROKEN, UNDECIDED, Pair
+from fuzzvm.check.check import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, Pair
 from tests.clock import PATIENCE
 from tests.compiled import small
 
@@ -80,7 +80,7 @@ def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_
 @pytest.mark.parametrize(
     ("file", "edits", "why"),
     [
-        ("mm/vmalloc.c", [("vmap_try_huge_pmd(", "/* so */ vmap_try_huge_pmd (")], "only comments"),
+        ("mm/vmalloc.c", [("static bool vmap_try_huge_pmd(", "static /* so */   bool vmap_try_huge_pmd(")], "only comments"),
         ("mm/vmalloc.c", [("end - addr != PMD_SIZE", "(end - addr) != PMD_SIZE")], "the same, byte for byte"),
         # how a kernel is built may matter whoever reads it
         ("Kconfig", [("\n", "\n# nothing\n")], "the same, byte for byte"),
@@ -102,11 +102,22 @@ def test_what_changes_nothing_needs_no_verdict(
 @small.needs_compiler
 def test_what_no_image_is_compiled_from_is_named(tmp_path: Path, cache: Path) -> None:
     tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
-    (tree / "mm/unused.c").write_text("int unused;\n")
-    (tmp_path / "patch").write_text("--- a/mm/unused.c\n+++ b/mm/unused.c\n@@ -1 +1 @@\n-int unused;\n+long unused;\n")
-    status, data, err = check(cache, tree, "--patch", str(tmp_path / "patch"))
-    assert (status, data["answer"], data["not_looked_at"]) == (0, NO_CHANGE, ["mm/unused.c"]), err
-    assert "nothing that it changes is compiled" in str(data["why"])
+    for name, expected in (("mm/unused.c", (125, NOT_LOOKED_AT)), ("drivers/unused.c", (0, NO_CHANGE))):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("int unused;\n")
+        found = tmp_path / "patch"
+        found.write_text(f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-int unused;\n+long unused;\n")
+        status, data, err = check(cache, tree, "--patch", str(found))
+        assert (status, data["answer"], data["not_looked_at"]) == (*expected, [name]), err
+
+
+@small.needs_compiler
+def test_what_a_comment_swallows_is_no_comment(tmp_path: Path, cache: Path) -> None:
+    """A backslash at the end of a comment's line takes the next one in: the lock is gone."""
+    hidden = "".join(f"\t// not while \\\n{line}\n" for line in TAKES.splitlines())
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", (TAKES, hidden))
+    _, data, _ = check(cache, small.SOURCES, "--patch", str(found))
+    assert data["answer"] != NO_CHANGE
 
 
 @small.needs_compiler

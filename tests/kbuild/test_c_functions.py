@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.kbuild.c_functions import definitions, digest, without_comments
+from fuzzvm.kbuild.c_functions import definitions, digest, same_code, without_comments
 
 SOURCE = r"""
 /* int f(void) { in a comment } */
@@ -65,6 +65,25 @@ def test_what_is_not_there_has_none() -> None:
 def test_a_digest_is_of_what_a_compiler_sees(other: str, *, same: bool) -> None:
     before = digest(definitions("int f(int a) { return a; }", "f"))
     assert (digest(definitions(other, "f")) == before) is same
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("int a; /* so */\n", "int   a; // thus\n\n", True),
+        ("\tif (a)\n\t\tb();\n", "if (a)\n    b();\n", True),
+        ("#define F (x)\n", "#define F(x)\n", False),
+        ("a + ++b;", "a++ + b;", False),
+        ("a & &b;", "a && b;", False),
+        ("#include <a//b.h>\n", "#include <a//c.h>\n", False),
+        ("S(a -> b)", "S(a->b)", False),
+        ("\tadd x0\n\tret\n", "\tadd x0 ret\n", False),
+        ("// why\nlock();\n", "// why \\\nlock();\n", False),
+        ("#define A b \\\n c\n", "#define A b c\n", True),
+    ],
+)
+def test_comments_and_distances_are_no_code(old: str, new: str, *, same: bool) -> None:
+    assert same_code(old, new) is same
 
 
 def test_literals_keep_what_looks_like_a_comment() -> None:

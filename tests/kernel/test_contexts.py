@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.explore.lock_order import with_lock_order
 from fuzzvm.explore.matrix import Bounds, Cell, memories, verify_cell
 from fuzzvm.kernel.errors import LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.functions import Functions
@@ -17,11 +19,12 @@ from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unl
 from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_trylock, mmap_read_unlock
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.ops import Steps
+from fuzzvm.machine.ops import Address, Order, Rmw, Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
 
 PROMOTION = shipped.get("pmd-promotion")
 COLLAPSE = scenarios()["pair-x86_64-collapse-pmd-ptdump"]
@@ -213,3 +216,79 @@ def test_what_ships_sleeps_nowhere_and_keeps_its_order(name: str, scenario: str)
     assert memories(found)[0] == "sc"
     run = verify_cell(Cell(name, found, "sc"), Bounds(Limits()))
     assert run.verdict.failure is None or run.verdict.failure.error not in {SLEEP_IN_ATOMIC, LOCK_ORDER}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    def __call__(self, old: int) -> int:
+        return 1
+
+
+class OrdersThatExcludeEachOther(Mitigation):
+    """One CPU takes A and then B, the other B and then A, but only one of them in any run; C and D they always take."""
+
+    name = "orders-that-exclude-each-other"
+    first_pair: ClassVar[bool] = True
+    locks: tuple[ExclusiveLock, ...]
+    gate: ExclusiveLock
+    word: Address
+
+    def attach(self, boot: Boot) -> None:
+        self.word = boot.lock_word("w")
+        self.gate = boot.lock("gate")
+        self.locks = tuple(boot.lock(name) for name in "ABCD")
+
+    def both(self, k: Kernel, first: ExclusiveLock, second: ExclusiveLock) -> Steps[None]:
+        yield from mutex_lock(k.cpu, first)
+        yield from mutex_lock(k.cpu, second)
+        yield from mutex_unlock(k.cpu, second)
+        yield from mutex_unlock(k.cpu, first)
+
+    def before_change_attr(self, k: Kernel) -> Steps[None]:
+        a, b, c, d = self.locks if k.cpu == 0 else (*self.locks[1::-1], *self.locks[:1:-1])
+        if self.first_pair:
+            seen = yield Rmw(self.word, _Mark(), Order.ACQUIRE_RELEASE)
+            if seen == 0:
+                yield from self.both(k, a, b)
+        yield from mutex_lock(k.cpu, self.gate)
+        yield from self.both(k, c, d)
+        yield from mutex_unlock(k.cpu, self.gate)
+
+
+class OrdersOfEveryRun(OrdersThatExcludeEachOther):
+    name = "orders-of-every-run"
+    first_pair = False
+
+
+TWO_CHANGES = Scenario.from_data(
+    {
+        "arch": "x86_64",
+        "page_size": "4K",
+        "levels": 4,
+        "fanout": 2,
+        "setup": ["vmap(page=0, nr_pages=2, max_page_shift='pte')"],
+        "cpus": [["set_memory_ro(page=0, nr_pages=1)"], ["set_memory_ro(page=1, nr_pages=1)"]],
+    }
+)
+
+
+@pytest.mark.parametrize("scheme", [OrdersOfEveryRun, OrdersThatExcludeEachOther])
+def test_a_cycle_that_no_run_closes_hides_none_that_some_run_does(scheme: type[Mitigation]) -> None:
+    assert errors(scheme, TWO_CHANGES) == LOCK_ORDER
+
+
+def test_where_the_search_for_orders_is_cut_nothing_is_complete() -> None:
+    system = System(TWO_CHANGES, OrdersOfEveryRun, "sc")
+    first = verify(system, Limits())
+    assert (first.verdict, first.complete) == ("safe", True)
+    cut = with_lock_order(system, first, lambda: verify(system, Limits(max_states=3), reduce=False))
+    assert (cut.verdict, cut.complete) == ("safe", False)
+    assert "--max-states 3" in cut.stopped
+
+
+@pytest.mark.parametrize("walker", ["kcore", "perf-invlpgb"])
+@pytest.mark.parametrize("scheme", ["rcu-free", "linux-7.3+rcu-free"])
+def test_a_grace_period_waits_for_who_has_preemption_or_interrupts_off(walker: str, scheme: str) -> None:
+    """Tables freed by RCU would mend both of what is open in 7.3."""
+    scenario = scenarios()[f"pair-x86_64-collapse-pmd-{walker}"]
+    assert errors(registry.get(scheme), scenario) == ""

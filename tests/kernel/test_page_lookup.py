@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
 from fuzzvm.kernel.page_lookup import vmalloc_to_page
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
 from fuzzvm.kernel.vmap import vmap_range
 from fuzzvm.machine.ops import Free, InterruptAll, Load, Tlbi
+from fuzzvm.mitigations import registry
 from fuzzvm.mitigations.none import NoMitigation
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.pairs import ALL, FREERS, WALKERS, pairs, scenarios
@@ -105,3 +108,16 @@ def test_every_pair_is_a_scenario_or_has_a_reason() -> None:
         }
         assert all((pair.scenario is None) is bool(pair.reason) for pair in found)
     assert all(name == scenario.name and name.startswith("pair-") for name, scenario in scenarios().items())
+
+
+def test_who_reads_no_more_than_the_root_has_looked_nothing_up() -> None:
+    """The look-up is what the scenario is for: without it, that nothing goes wrong says nothing."""
+    data = kcore(calls=("perf_page_size(page=12)",)).scenario.to_data()
+    run = verify_cell(Cell("linux-7.3", Scenario.from_data(data), "sc"), Bounds(Limits()))
+    assert run.verdict.verdict == "vacuous"
+    assert "lookup" in run.verdict.missing
+
+
+def test_nobody_claims_anything_of_a_look_up_beside_a_promotion() -> None:
+    data = kcore().scenario.to_data() | {"cpus": [["read_kcore(page=0, nr_pages=2)"], ["vmap(page=2, nr_pages=2)"]]}
+    assert Scenario.from_data(data).expected(registry.get("linux-7.3")) is None

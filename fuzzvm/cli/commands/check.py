@@ -18,7 +18,15 @@ from fuzzvm.machine.schedule import context_switches, format_schedule
 
 SECONDS = 600.0
 SCENARIOS = ("pmd-promotion", "check-wx")
-STATUS = {"no change": 0, "fixed": 0, "broken": 1, "still broken": 1, "undecided": 125, "cannot be tested": 125}
+STATUS = {
+    "no change": 0,
+    "fixed": 0,
+    "broken": 1,
+    "still broken": 1,
+    "undecided": 125,
+    "not looked at": 125,
+    "cannot be tested": 125,
+}
 """As `git bisect run` takes them: 125 is a commit that cannot be tested."""
 
 _file = click.Path(path_type=Path)
@@ -81,12 +89,13 @@ def check(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Say what a patch series does to page-table code: no change, fixed, broken, still broken, undecided.
+    """Say what a patch series does to page-table code.
 
-    The tree is compiled with the series and without (arm64), and both are verified, under sc and arm64 memory. What is
-    broken comes with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125
-    for undecided, and for a series that does not apply, does not compile or needs what is not supported: as `git
-    bisect run` takes them.
+    The answer is one of no change, fixed, broken, still broken, undecided, not looked at, cannot be tested. The tree is
+    compiled with the series and without (arm64), and both are verified, under sc and arm64 memory. What is broken comes
+    with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125 for undecided,
+    for code that no image is compiled from, and for a series that does not apply, does not compile or needs what is not
+    supported: as `git bisect run` takes them.
 
     \b
     fuzzvm check --tree linux --patch 0001-mm.patch

@@ -82,6 +82,8 @@ def _claims(release: type[Mitigation], arch: str) -> dict[str, str | None]:
 def _check(tree: Path, release: str, *, as_json: bool) -> int:
     found = modelled.drift(tree, release)
     looked_at = sum(release in function.digests for function in modelled.modelled())
+    if not looked_at:
+        raise click.ClickException(f"nothing is known of the sources of {release}")
     if as_json:
         print_json(
             {
@@ -101,8 +103,6 @@ def _check(tree: Path, release: str, *, as_json: bool) -> int:
             }
         )
         return 1 if found else 0
-    if not looked_at:
-        raise click.ClickException(f"nothing is known of the sources of {release}")
     if found:
         print_table(
             ("function", "file", "what", "model"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION, SPLIT, TABLE_FREED, WALKED_TABLE_FREED
+from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
 from fuzzvm.kernel.functions import Functions
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.mitigations.releases.release import Release
@@ -37,7 +37,7 @@ class _X86(Mitigation):
         "perf_page_size invlpgb": "safe",
     }
     functions = Functions(collapses=False)
-    gives_up = frozenset({COLLAPSE, TABLE_FREED, WALKED_TABLE_FREED, SPLIT})
+    gives_up = frozenset({COLLAPSE})
 
 
 class Linux612(Release):
