@@ -32,21 +32,34 @@ TAKES = {
     "before_promotion": "self, k, level",
     "after_promotion": "self, k, level",
     "before_clear": "self, k, level",
+    "after_clear": "self, k, level, token",
     "before_free": "self, k, level, token",
     "free_table": "self, k, table, level",
     "after_free": "self, k, level, token",
     "before_walk": "self, k, mm",
     "walk_locked": "self, k, mm, token",
+    "before_attempt": "self, k, mm, token",
+    "before_descend": "self, k, level, pxdp, pxd",
+    "after_descend": "self, k, level, pxd",
+    "after_attempt": "self, k, mm, token",
     "walk_unlocking": "self, k, mm, token",
     "after_walk": "self, k, mm, token",
     "before_change_attr": "self, k",
     "after_change_attr": "self, k, token",
+    "before_split_alloc": "self, k",
+    "after_split_alloc": "self, k",
     "before_collapse": "self, k",
     "before_collapse_free": "self, k",
     "after_collapse_free": "self, k, token",
     "after_collapse": "self, k, token",
 }
-OF_X86 = [hook for hook in TAKES if "attr" in hook or "collapse" in hook]
+ANSWERS = {"before_promotion": True, "before_descend": True, "after_attempt": False}
+"""What a hook returns that answers yes or no: as the default does."""
+SCENARIOS = {
+    **{hook: "x86-cpa-collapse" for hook in TAKES if "attr" in hook or "collapse" in hook},
+    **{hook: "x86-cpa-split" for hook in TAKES if "split" in hook},
+}
+"""Scenarios of hooks that pmd-promotion does not come by."""
 NO_GENERATORS = ("module", "class", "__init__", "attach", "huge_vmap_allowed")
 
 ANYWHERE = {
@@ -186,7 +199,7 @@ class Hostile:
     @property
     def scenario(self) -> str:
         """A scenario that comes by there."""
-        return "x86-cpa-collapse" if self.place in OF_X86 else "pmd-promotion"
+        return SCENARIOS.get(self.place, "pmd-promotion")
 
     def text(self) -> str:
         """Return the text of the file, whose class is Mine."""
@@ -207,8 +220,8 @@ class Hostile:
             case hook:
                 body = IN_HOOKS.get(self.way) or f"yield from ()\n        {statement}"
                 parts["hook"] = f"\n    def {hook}({TAKES[hook]}):\n        {body}\n"
-                if hook == "before_promotion":
-                    parts["hook"] += "        return True\n"
+                if hook in ANSWERS:
+                    parts["hook"] += f"        return {ANSWERS[hook]}\n"
         return FILE.format(**parts)
 
 

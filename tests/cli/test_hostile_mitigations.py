@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+from fuzzvm.kernel.hooks import Mitigation
 from tests.cli.hostile_files import ANYWHERE, IN_HOOKS, NO_GENERATORS, TAKES, Hostile, everything, run, wrong_with
 from tests.clock import PATIENCE
 
@@ -25,6 +27,9 @@ CASES = [
     ("fuzz", "after_promotion", "annotations"),
     ("fuzz", "module", "close-all"),
     ("necessity", "before_free", "generator-exit"),
+    ("verify", "before_split_alloc", "loop"),
+    ("fuzz", "after_split_alloc", "base-exception"),
+    ("verify", "before_descend", "number"),
     ("campaign", "after_collapse", "leave-later"),
     ("campaign", "after_walk", "lock"),
     ("pytest", "module", "leave"),
@@ -58,6 +63,13 @@ def test_no_promise_is_broken(tmp_path: Path, command: str, place: str, way: str
 )
 def test_a_broken_promise_is_found(status: int, out: str, errors: str, wrong: str) -> None:
     assert wrong_with(Hostile("attach", "exit"), "verify", status, out, errors) == wrong
+
+
+def test_the_generator_has_each_hook() -> None:
+    hooks = {name: value for name, value in vars(Mitigation).items() if inspect.isgeneratorfunction(value)}
+    assert TAKES.keys() == hooks.keys()
+    for hook, takes in TAKES.items():
+        assert takes == ", ".join(inspect.signature(hooks[hook]).parameters)
 
 
 def test_the_generator_has_each_way_in_each_place() -> None:
