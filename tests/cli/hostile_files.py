@@ -23,6 +23,8 @@ SECONDS = 1.0
 """The bound that each command is given."""
 HOOK_SECONDS = 2.0
 """What a hook may take where no other bound is given."""
+HOOK_SECONDS_OF_PYTEST = 10.0
+"""What it may take in pytest, which has no option for it."""
 MOST = 60.0
 """After which a command that has no more slack is ended."""
 OVER = 2.0
@@ -60,7 +62,8 @@ SCENARIOS = {
     **{hook: "x86-cpa-split" for hook in TAKES if "split" in hook},
 }
 """Scenarios of hooks that pmd-promotion does not come by."""
-NO_GENERATORS = ("module", "class", "__init__", "attach", "huge_vmap_allowed")
+LOADED = ("module", "class", "__init__")
+NO_GENERATORS = (*LOADED, "attach", "huge_vmap_allowed")
 
 ANYWHERE = {
     "exit": "sys.exit(0)",
@@ -105,6 +108,15 @@ IN_HOOKS = {
     "generator": "yield forever()",
     "update-raises": "yield Rmw(self.word, divide)",
     "update-loops": "yield Rmw(self.word, loop)",
+    "update-built-in": "yield Rmw(self.word, len)",
+    "update-exits": "yield Rmw(self.word, sys.exit)",
+    "hash-ends": "yield Store(self.word, NO_HASH)",
+    "update-takes-two": "yield Rmw(self.word, divmod)",
+    "update-ends": "yield Rmw(self.word, ENDS)",
+    "update-atomic": "yield Rmw(self.word, ATOMIC)",
+    "update-loops-as-lock": "yield Rmw(self.word, LOOPS)",
+    "lock-of-list": "yield Rmw(self.word, TAKES)\n        yield Rmw([1], TAKES)",
+    "waits-for-number": "yield Await(self.word, NEVER)",
     "counter": "n = 0\n        while True:\n            n += 1\n            yield Load(self.word)\n            keep(n)",
     "counter-in-memory": "while True:\n            yield Rmw(self.word, more)",
     "annotations": "while True:\n            yield Annotation()",
@@ -115,10 +127,12 @@ IN_HOOKS = {
 
 FILE = """\
 import ctypes, os, re, signal, sys, threading, time
+from types import SimpleNamespace
 
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import StoppedError
-from fuzzvm.machine.ops import Annotation, Fence, Load, Rmw, Store
+from fuzzvm.machine.ops import Annotation, Await, Fence, Load, Rmw, Store
+from fuzzvm.machine.program import Constant
 
 
 class Unprintable(Exception):
@@ -151,6 +165,54 @@ def divide(value):
 
 def loop(value):
     swallow()
+
+
+class Ends(Constant):
+    def __call__(self, value):
+        return value
+
+    def __getattr__(self, name):
+        if name == "atomic":
+            raise StopIteration
+        raise AttributeError(name)
+
+
+class Loops(Ends):
+    def __getattr__(self, name):
+        swallow()
+
+
+class Atomic(Constant):
+    atomic = "yes"
+
+    def __call__(self, value):
+        return value
+
+
+class Takes(Constant):
+    waits = True
+
+    def __call__(self, value):
+        return value
+
+    def action(self, response):
+        return SimpleNamespace(queued=False, failed=False, downgrade=False, release=False)
+
+
+class Never(Constant):
+    def __call__(self, value):
+        return False
+
+    def blocked_by(self, value):
+        return 5
+
+
+class NoHash(Constant):
+    def __hash__(self):
+        raise StopIteration
+
+
+ENDS, LOOPS, ATOMIC, TAKES, NEVER, NO_HASH = Ends(), Loops(), Atomic(), Takes(), Never(), NoHash()
 
 
 def more(value):
@@ -251,7 +313,8 @@ class Outcome:
 def run(hostile: Hostile, command: str, folder: Path, *, slack: float = 0.0) -> Outcome:
     """Run a command on a hostile file in an empty folder. `slack` is added to what it may take."""
     (folder / "mine.py").write_text(hostile.text())
-    bound = SECONDS
+    # pytest loads a file before a test says how long it may take
+    bound = HOOK_SECONDS_OF_PYTEST if command == "pytest" and hostile.place in LOADED else SECONDS
     scheme = ("-m", "mine.py:Mine", "-s", hostile.scenario)
     arguments = [sys.executable, "-m", "fuzzvm"]
     match command:
