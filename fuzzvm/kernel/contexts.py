@@ -24,6 +24,7 @@ from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.pgtable import TableLabel
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.generators import GeneratorProgram
+from fuzzvm.machine.machine import executing_error
 from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Operation, Rmw, Steps, Value
 from fuzzvm.machine.program import Keys, LocalState
 from fuzzvm.machine.rewrite import Rewrite
@@ -125,12 +126,21 @@ class KernelProgram(GeneratorProgram):
         done = self._op
         if done is not None:
             self._op = None
-            self._after(done, response)
+            try:
+                self._after(done, response)
+            except BaseException as error:
+                raise executing_error(self, done, error) from error
         op = self._inner(response)
         kind = type(op)
         if kind is Rmw or kind is Await:
             self._op = op  # type: ignore[assignment]
-            orders = self._before(op)  # type: ignore[arg-type]
+            try:
+                orders = self._before(op)  # type: ignore[arg-type]
+            except ModelError:
+                raise
+            except BaseException as error:
+                # what an operation carries is the user's, and an exception of it must not end the program in silence
+                raise executing_error(self, op, error) from error  # type: ignore[arg-type]
             if orders:
                 self._queued = [*orders[1:], op]
                 return orders[0]

@@ -152,8 +152,8 @@ def _run(
             machine._fail(error, agent, machine.stack(agent))
             schedule.append((agent, *extra))
             break
-        except Exception as error:
-            raise executing_error(op, error) from error
+        except BaseException as error:
+            raise executing_error(machine._programs[agent], op, error) from error
         if extra:
             schedule.append((agent, *extra))
             extra.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Hashable, Sequence
+from operator import index
 from types import GeneratorType
 from typing import Any, TypeVar
 
@@ -20,7 +21,6 @@ from fuzzvm.machine.errors import (
     Failure,
     ModelError,
     ProgramError,
-    ScheduleError,
     StoppedError,
 )
 from fuzzvm.machine.generators import as_program
@@ -155,8 +155,8 @@ class Machine:
                 response = EXECUTE[type(op)](self, cpu, op, _sequential)
             except ModelError:
                 raise
-            except Exception as error:
-                raise executing_error(op, error) from error
+            except BaseException as error:
+                raise executing_error(program, op, error) from error
 
     def start(self, programs: Sequence[Program | Steps[object]]) -> None:
         """Give each CPU its program, which stands at its beginning, and run each up to its first operation."""
@@ -243,8 +243,8 @@ class Machine:
             self._record(agent, op, None, stack)
             self._fail(error, agent, self.stack(agent))
             return
-        except Exception as error:
-            raise executing_error(op, error) from error
+        except BaseException as error:
+            raise executing_error(self._programs[agent], op, error) from error
         self._resume(agent, response)
         if tracing:
             self._record(agent, op, response, stack)
@@ -268,15 +268,19 @@ class Machine:
             return not op.when(self.memory.visible(cpu, op.address))
         return False
 
-    def blockers(self, op: Operation | None) -> tuple[int, ...]:
-        """Return the CPUs that an operation waits for now."""
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self.memory.peek(op.address))
-        return ()
+    def blockers(self, cpu: int) -> tuple[int, ...]:
+        """Return the CPUs that the next operation of a CPU waits for now."""
+        op = self._pending[cpu]
+        if not isinstance(op, Await | Rmw):
+            return ()
+        try:
+            return blockers_of(op, self.memory.peek(op.address))
+        except BaseException as error:
+            raise executing_error(self._programs[cpu], op, error) from error
 
     def stuck(self) -> None:
         """Fail the run in which programs are left and none can step: a deadlock, or a wait that nobody will end."""
-        edges = {cpu: self.blockers(self._pending[cpu]) for cpu in self._running}
+        edges = {cpu: self.blockers(cpu) for cpu in self._running}
         error, cpu = stuck_error(edges, {cpu: self.stack(cpu) for cpu in self._running})
         self._fail(error, cpu, self.stack(cpu))
 
@@ -439,7 +443,12 @@ class Machine:
 
         A free of what is no object is an error of its own, which the allocator sees.
         """
-        if wrong := wrong_with(op):
+        try:
+            wrong = wrong_with(op)
+        except Exception as error:
+            # an attribute or a hash of the user's; a StopIteration of it must not end the program in silence
+            raise program_error(error) from error
+        if wrong:
             raise bad_operation(program, op, wrong)
         if self.careful and hasattr(op, "address") and type(op) is not Free and not self.allocator.holds(op.address):
             raise bad_operation(program, op, NO_LOCATION)
@@ -456,7 +465,10 @@ class Machine:
         value = self.memory.visible(cpu, op.address)
         asked, holds = self._waiting[cpu]
         if asked is not value:
-            holds = op.when(value)
+            try:
+                holds = op.when(value)
+            except BaseException as error:
+                raise executing_error(self._programs[cpu], op, error) from error
             self._waiting[cpu] = (value, holds)
         return holds
 
@@ -573,13 +585,30 @@ def blamed(error: BaseException) -> BaseException:
     return error if user_code.place_in(error) is None else program_error(error)
 
 
-def executing_error(op: Operation | None, error: Exception) -> BaseException:
-    """Return what to raise in the place of what came of executing an operation.
+def executing_error(program: Program, op: Operation | None, error: BaseException) -> BaseException:
+    """Return what to raise in the place of what came of executing an operation, at which a program stands.
 
-    The functions that it carries are the user's: an update, a condition. What else is raised is not of the program.
+    The functions that it carries are the user's: an update, a condition. One that is built in, or takes another number
+    of arguments, fails in no line of the user's: the hook's line that yielded it is named. What else is raised is not
+    of the program.
     """
-    carries = isinstance(op, _MAY_WAIT) and not isinstance(error, ScheduleError)
-    return program_error(error) if carries and user_code.place_in(error) is not None else error
+    if not isinstance(op, _MAY_WAIT):
+        return error
+    if user_code.place_in(error) is not None:
+        return program_error(error)
+    of_fuzzvm = type(error).__module__.startswith("fuzzvm.")
+    if of_fuzzvm or isinstance(error, MemoryError) or user_code.is_interrupt(error):
+        return error
+    hook = program.hook()
+    return error if hook is None else ProgramError(user_code.said_by(error), hook.place.filename, hook.place.line)
+
+
+def blockers_of(op: Await | Rmw, value: Value) -> tuple[int, ...]:
+    """Return the CPUs that an operation waits for, given the value of its location.
+
+    Raises what its condition raises, and TypeError where that returns anything but numbers.
+    """
+    return () if op.when is None else tuple([index(cpu) for cpu in op.when.blocked_by(value)])
 
 
 def not_an_operation(program: Program, op: object) -> ProgramError:

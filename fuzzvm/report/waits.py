@@ -30,7 +30,7 @@ def wait_cycle(machine: Machine, place: Callable[[Address], str], named: Callabl
     `place` says what a location is called, `named` gives the CPUs of a text their names.
     """
     cpus = [cpu for cpu in range(machine.memory.cpus) if machine.pending(cpu) is not None]
-    cycle = find_cycle({cpu: machine.blockers(machine.pending(cpu)) for cpu in cpus})
+    cycle = find_cycle({cpu: machine.blockers(cpu) for cpu in cpus})
     waits = []
     for cpu, blocker in zip(cycle, [*cycle[1:], *cycle[:1]], strict=True):
         op = machine.pending(cpu)

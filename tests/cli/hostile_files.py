@@ -23,6 +23,8 @@ SECONDS = 1.0
 """The bound that each command is given."""
 HOOK_SECONDS = 2.0
 """What a hook may take where no other bound is given."""
+HOOK_SECONDS_OF_PYTEST = 10.0
+"""What it may take in pytest, which has no option for it."""
 MOST = 60.0
 """After which a command that has no more slack is ended."""
 OVER = 2.0
@@ -32,22 +34,36 @@ TAKES = {
     "before_promotion": "self, k, level",
     "after_promotion": "self, k, level",
     "before_clear": "self, k, level",
+    "after_clear": "self, k, level, token",
     "before_free": "self, k, level, token",
     "free_table": "self, k, table, level",
     "after_free": "self, k, level, token",
     "before_walk": "self, k, mm",
     "walk_locked": "self, k, mm, token",
+    "before_attempt": "self, k, mm, token",
+    "before_descend": "self, k, level, pxdp, pxd",
+    "after_descend": "self, k, level, pxd",
+    "after_attempt": "self, k, mm, token",
     "walk_unlocking": "self, k, mm, token",
     "after_walk": "self, k, mm, token",
     "before_change_attr": "self, k",
     "after_change_attr": "self, k, token",
+    "before_split_alloc": "self, k",
+    "after_split_alloc": "self, k",
     "before_collapse": "self, k",
     "before_collapse_free": "self, k",
     "after_collapse_free": "self, k, token",
     "after_collapse": "self, k, token",
 }
-OF_X86 = [hook for hook in TAKES if "attr" in hook or "collapse" in hook]
-NO_GENERATORS = ("module", "class", "__init__", "attach", "huge_vmap_allowed")
+ANSWERS = {"before_promotion": True, "before_descend": True, "after_attempt": False}
+"""What a hook returns that answers yes or no: as the default does."""
+SCENARIOS = {
+    **{hook: "x86-cpa-collapse" for hook in TAKES if "attr" in hook or "collapse" in hook},
+    **{hook: "x86-cpa-split" for hook in TAKES if "split" in hook},
+}
+"""Scenarios of hooks that pmd-promotion does not come by."""
+LOADED = ("module", "class", "__init__")
+NO_GENERATORS = (*LOADED, "attach", "huge_vmap_allowed")
 
 ANYWHERE = {
     "exit": "sys.exit(0)",
@@ -92,6 +108,15 @@ IN_HOOKS = {
     "generator": "yield forever()",
     "update-raises": "yield Rmw(self.word, divide)",
     "update-loops": "yield Rmw(self.word, loop)",
+    "update-built-in": "yield Rmw(self.word, len)",
+    "update-exits": "yield Rmw(self.word, sys.exit)",
+    "hash-ends": "yield Store(self.word, NO_HASH)",
+    "update-takes-two": "yield Rmw(self.word, divmod)",
+    "update-ends": "yield Rmw(self.word, ENDS)",
+    "update-atomic": "yield Rmw(self.word, ATOMIC)",
+    "update-loops-as-lock": "yield Rmw(self.word, LOOPS)",
+    "lock-of-list": "yield Rmw(self.word, TAKES)\n        yield Rmw([1], TAKES)",
+    "waits-for-number": "yield Await(self.word, NEVER)",
     "counter": "n = 0\n        while True:\n            n += 1\n            yield Load(self.word)\n            keep(n)",
     "counter-in-memory": "while True:\n            yield Rmw(self.word, more)",
     "annotations": "while True:\n            yield Annotation()",
@@ -102,10 +127,12 @@ IN_HOOKS = {
 
 FILE = """\
 import ctypes, os, re, signal, sys, threading, time
+from types import SimpleNamespace
 
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import StoppedError
-from fuzzvm.machine.ops import Annotation, Fence, Load, Rmw, Store
+from fuzzvm.machine.ops import Annotation, Await, Fence, Load, Rmw, Store
+from fuzzvm.machine.program import Constant
 
 
 class Unprintable(Exception):
@@ -138,6 +165,54 @@ def divide(value):
 
 def loop(value):
     swallow()
+
+
+class Ends(Constant):
+    def __call__(self, value):
+        return value
+
+    def __getattr__(self, name):
+        if name == "atomic":
+            raise StopIteration
+        raise AttributeError(name)
+
+
+class Loops(Ends):
+    def __getattr__(self, name):
+        swallow()
+
+
+class Atomic(Constant):
+    atomic = "yes"
+
+    def __call__(self, value):
+        return value
+
+
+class Takes(Constant):
+    waits = True
+
+    def __call__(self, value):
+        return value
+
+    def action(self, response):
+        return SimpleNamespace(queued=False, failed=False, downgrade=False, release=False)
+
+
+class Never(Constant):
+    def __call__(self, value):
+        return False
+
+    def blocked_by(self, value):
+        return 5
+
+
+class NoHash(Constant):
+    def __hash__(self):
+        raise StopIteration
+
+
+ENDS, LOOPS, ATOMIC, TAKES, NEVER, NO_HASH = Ends(), Loops(), Atomic(), Takes(), Never(), NoHash()
 
 
 def more(value):
@@ -186,7 +261,7 @@ class Hostile:
     @property
     def scenario(self) -> str:
         """A scenario that comes by there."""
-        return "x86-cpa-collapse" if self.place in OF_X86 else "pmd-promotion"
+        return SCENARIOS.get(self.place, "pmd-promotion")
 
     def text(self) -> str:
         """Return the text of the file, whose class is Mine."""
@@ -207,8 +282,8 @@ class Hostile:
             case hook:
                 body = IN_HOOKS.get(self.way) or f"yield from ()\n        {statement}"
                 parts["hook"] = f"\n    def {hook}({TAKES[hook]}):\n        {body}\n"
-                if hook == "before_promotion":
-                    parts["hook"] += "        return True\n"
+                if hook in ANSWERS:
+                    parts["hook"] += f"        return {ANSWERS[hook]}\n"
         return FILE.format(**parts)
 
 
@@ -238,7 +313,8 @@ class Outcome:
 def run(hostile: Hostile, command: str, folder: Path, *, slack: float = 0.0) -> Outcome:
     """Run a command on a hostile file in an empty folder. `slack` is added to what it may take."""
     (folder / "mine.py").write_text(hostile.text())
-    bound = SECONDS
+    # pytest loads a file before a test says how long it may take
+    bound = HOOK_SECONDS_OF_PYTEST if command == "pytest" and hostile.place in LOADED else SECONDS
     scheme = ("-m", "mine.py:Mine", "-s", hostile.scenario)
     arguments = [sys.executable, "-m", "fuzzvm"]
     match command:

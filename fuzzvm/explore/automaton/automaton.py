@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fuzzvm.explore.automaton.keys import Values
 from fuzzvm.machine.errors import ModelError, ProgramError, UnkeyableError, UnkeyableValueError
-from fuzzvm.machine.machine import bad_operation, not_an_operation, program_error
+from fuzzvm.machine.machine import bad_operation, executing_error, not_an_operation, program_error
 from fuzzvm.machine.ops import Annotation, Operation
 from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Program, endless
 from fuzzvm.machine.wellformed import wrong_with
@@ -155,6 +155,10 @@ class Automaton:
     def bad_operation(self, node: Node, wrong: str) -> ProgramError:
         """Return what to raise where the operation of a local state cannot be executed: it names its place."""
         return bad_operation(self._standing_at(node), node.op, wrong)
+
+    def executing_error(self, node: Node, error: BaseException) -> BaseException:
+        """Return what to raise in the place of what came of executing the operation of a local state."""
+        return executing_error(self._standing_at(node), node.op, error)
 
     def _see_end(self, node: Node, what: str) -> None:
         """Raise UnkeyableError where most of the way to a local state was in one call of a hook of the user's."""

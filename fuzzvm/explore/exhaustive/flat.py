@@ -13,6 +13,7 @@ from fuzzvm.explore.automaton import Automaton, Edge, Node, Values
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.machine import blockers_of
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
     Address,
@@ -139,6 +140,8 @@ class FlatShared:
                     number = self._number(cells, heap, self._remembered_number(self._observer.remembered))
         except ModelError as error:
             return (Outcome((), shared, None, None, finding_of(error, node.stack)),)
+        except BaseException as error:
+            raise self._automata[cpu].executing_error(node, error) from error
         edge = node.edges.get(response) or self._automata[cpu].next(node, response)
         if edge.notes or edge.error:
             return (self._resumed(number, cpu, edge),)
@@ -163,11 +166,15 @@ class FlatShared:
             return finding_of(error, ())
         return None
 
-    def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
+    def blockers(self, shared: int, cpu: int, node: Node) -> tuple[int, ...]:
         op = node.op
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self._values[self._read(self._states[shared][0], op.address)])
-        return ()
+        if not isinstance(op, Await | Rmw):
+            return ()
+        try:
+            value: Value = self._values[self._read(self._states[shared][0], op.address)]
+            return blockers_of(op, value)
+        except BaseException as error:
+            raise self._automata[cpu].executing_error(node, error) from error
 
     def renamed(self, shared: int, renaming: Renaming) -> int:
         """Return the shared state after CPUs have changed their names."""

@@ -64,14 +64,14 @@ class Shared(Protocol):
     def finished(self, shared: int) -> Finding | None:
         """Return what is wrong with a run that ends here."""
 
-    def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
-        """Return the CPUs that a blocked operation waits for."""
+    def blockers(self, shared: int, cpu: int, node: Node) -> tuple[int, ...]:
+        """Return the CPUs that the blocked operation of a CPU waits for."""
 
 
 def stuck(shared: Shared, number: int, nodes: Sequence[Node]) -> Finding:
     """Return what is wrong where programs are left and nobody can step."""
     running = {cpu: node for cpu, node in enumerate(nodes) if node.op is not None}
-    edges = {cpu: shared.blockers(number, node) for cpu, node in running.items()}
+    edges = {cpu: shared.blockers(number, cpu, node) for cpu, node in running.items()}
     stacks = {cpu: node.stack for cpu, node in running.items()}
     error, cpu = stuck_error(edges, stacks)
     return Finding(error.error, stacks[cpu][0])

@@ -17,7 +17,7 @@ from fuzzvm.explore.exhaustive.needs import Assumed
 from fuzzvm.explore.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import MEMORY_ALONE, Machine
+from fuzzvm.machine.machine import MEMORY_ALONE, Machine, blockers_of
 from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -120,12 +120,16 @@ class SteppedShared:
         op = node.op
         if op is None:
             return ()
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            visible = self._memories[memory].visible(cpu, op.address)
-            if not op.when(visible):
-                return ()
+        try:
+            if isinstance(op, Await | Rmw) and op.when is not None:
+                visible = self._memories[memory].visible(cpu, op.address)
+                if not op.when(visible):
+                    return ()
+            ways = self._ways_of(shared, cpu, node, op)
+        except BaseException as error:
+            raise self._automata[cpu].executing_error(node, error) from error
         outcomes = []
-        for way in self._ways_of(shared, cpu, node, op):
+        for way in ways:
             if way.error is not None:
                 outcomes.append(Outcome(way.choices, shared, None, None, finding_of(way.error, node.stack)))
                 continue
@@ -205,11 +209,14 @@ class SteppedShared:
             return finding_of(error, ())
         return None
 
-    def blockers(self, shared: int, node: Node) -> tuple[int, ...]:
+    def blockers(self, shared: int, cpu: int, node: Node) -> tuple[int, ...]:
         op = node.op
-        if isinstance(op, Await | Rmw) and op.when is not None:
-            return op.when.blocked_by(self.memory(shared).peek(op.address))
-        return ()
+        if not isinstance(op, Await | Rmw):
+            return ()
+        try:
+            return blockers_of(op, self.memory(shared).peek(op.address))
+        except BaseException as error:
+            raise self._automata[cpu].executing_error(node, error) from error
 
     # Parts of a step
 
