@@ -80,7 +80,11 @@ def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_
 @pytest.mark.parametrize(
     ("file", "edits", "why"),
     [
-        ("mm/vmalloc.c", [("static bool vmap_try_huge_pmd(", "static /* so */   bool vmap_try_huge_pmd(")], "only comments"),
+        (
+            "mm/vmalloc.c",
+            [("static bool vmap_try_huge_pmd(", "static /* so */   bool vmap_try_huge_pmd(")],
+            "only comments",
+        ),
         ("mm/vmalloc.c", [("end - addr != PMD_SIZE", "(end - addr) != PMD_SIZE")], "the same, byte for byte"),
         # how a kernel is built may matter whoever reads it
         ("Kconfig", [("\n", "\n# nothing\n")], "the same, byte for byte"),
