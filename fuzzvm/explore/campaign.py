@@ -290,15 +290,24 @@ def settle(
     return Finding(minimised, scenario.name, message, path, new, claimed_safe, unchecked)
 
 
+INSISTS = 5
+"""Times the whole budget that a search may take for a bug that is claimed, where the claim is to be confirmed."""
+
+
 class SharedBudget:
     """A budget that a number of cells share, first come first served.
 
     Half of it is for the cells in which a bug is claimed, as long as there are others: such a cell ends when it has
     found one, and must not miss it for want of time. What a cell leaves unused goes to those after it, so those with
     claims of bugs should come first.
+
+    With `insists`, a cell in which a bug is claimed gets `INSISTS` times the whole time, whatever the others have used:
+    whether the claim is confirmed must not depend on how busy the machine is. To the others it counts as its
+    fair share at most.
     """
 
-    def __init__(self, budget: Budget, cells: Sequence[FuzzCell]) -> None:
+    def __init__(self, budget: Budget, cells: Sequence[FuzzCell], *, insists: bool = False) -> None:
+        self._insists = None if budget.seconds is None or not insists else INSISTS * budget.seconds
         self._seconds = budget.seconds
         self._runs = budget.runs
         self._bugs = sum(cell.expected == "bug" for cell in cells)
@@ -306,14 +315,13 @@ class SharedBudget:
 
     def share(self, cell: FuzzCell) -> Budget:
         """Return what the next cell may use."""
-        kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
-        parts = kind * (2 if rest else 1)
-        seconds = None if self._seconds is None else max(0.0, self._seconds) / parts
-        runs = None if self._runs is None else max(1, self._runs // parts)
-        return Budget(seconds, runs)
+        fair = self._fair(cell)
+        return fair if self._insists is None or cell.expected != "bug" else Budget(self._insists, fair.runs)
 
     def spend(self, cell: FuzzCell, seconds: float, runs: int) -> None:
         """Take what a cell has used from what is left for the others."""
+        if self._insists is not None and cell.expected == "bug":
+            seconds = min(seconds, self._fair(cell).seconds or 0.0)
         if cell.expected == "bug":
             self._bugs -= 1
         else:
@@ -322,3 +330,10 @@ class SharedBudget:
             self._seconds -= seconds
         if self._runs is not None:
             self._runs -= runs
+
+    def _fair(self, cell: FuzzCell) -> Budget:
+        kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
+        parts = kind * (2 if rest else 1)
+        seconds = None if self._seconds is None else max(0.0, self._seconds) / parts
+        runs = None if self._runs is None else max(1, self._runs // parts)
+        return Budget(seconds, runs)

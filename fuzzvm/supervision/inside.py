@@ -36,6 +36,8 @@ LAG_SECONDS = 0.5
 GRACE_SECONDS = 1.0
 GRACE = 0.08
 """After it was asked to stop, before the process is ended: so many seconds, or that part of the time."""
+STARVED_SECONDS = 30.0
+"""After which a process is ended that has had no processor time to stop in, where it is in no code of the user's."""
 MEMORY_GRACE = 1.08
 """What a bound on memory may be exceeded by, as a factor, before the process is ended."""
 GAVE_UP = 70
@@ -62,6 +64,8 @@ class Bound:
     raised: float = 0.0
     looks: int = 0
     late_looks: int = 0
+    used: float = 0.0
+    """Processor time of this process when the body was first asked to stop."""
     in_users: int = 0
     place: str = ""
     """Where in the user's code the body stood when it was last seen there."""
@@ -145,11 +149,16 @@ class Guard:
         bound.stopped = bound.stopped or passed + slow_code()
         said = bound.stopped
         first = not bound.asked
-        bound.asked = bound.asked or now
+        if first:
+            bound.asked, bound.used = now, time.process_time()
         # counted from when it was asked to stop, and in looks as well: a process that was stopped or is starved has its
         # time to do so
         bound.late_looks += over
         late = over and now - bound.asked >= bound.grace and bound.late_looks * LOOK_SECONDS >= bound.grace / 2
+        if not users:
+            # fuzzvm has yet to stop, or a library that it calls: on a busy machine that takes longer by the clock
+            used = time.process_time() - bound.used
+            late = late and (used >= bound.grace or now - bound.asked >= STARVED_SECONDS)
         large = not first and not over and bound.memory and resident_of("self") > bound.memory * MEMORY_GRACE
         if late or large:
             if users:

@@ -106,3 +106,19 @@ def test_keep_going_uses_the_whole_budget(engine: str) -> None:
     kinds = [(f.execution.failure.error, f.execution.failure.function) for f in result.found if f.execution.failure]
     assert kinds
     assert len(kinds) == len(set(kinds))
+
+
+def test_hypothesis_draws_nothing_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a batch takes time that the search does not have."""
+    module = importlib.import_module("fuzzvm.explore.engines.hypothesis_engine")
+    drawn = 0
+    schedules = module.schedules
+
+    def counted(value: object) -> object:
+        nonlocal drawn
+        drawn += 1
+        return value
+
+    monkeypatch.setattr(module, "schedules", lambda *arguments: schedules(*arguments).map(counted))
+    assert search("hypothesis", "vmap-trylock", 5, scenarios=("pmd-promotion",)).runs == 5
+    assert drawn == 6

@@ -188,6 +188,18 @@ def test_a_bound_that_user_code_does_not_heed_ends_the_process() -> None:
     assert re.search(r"test_call\.py:\d+: .*has neither yielded nor returned; the time is over", ending(runs, 60))
 
 
+def test_a_bound_does_not_end_a_process_that_has_no_processor_to_stop_on() -> None:
+    """Nor in a library, where nothing is raised: Hypothesis draws the rest of a batch, on a machine that is busy."""
+
+    def runs() -> str:
+        user_code._users[__file__] = False
+        with inside.bounded(StoppedError, name="the time is over", seconds=0.1, lag=0):
+            time.sleep(2.5 * inside.GRACE_SECONDS)
+        return "it has ended"
+
+    assert call(runs, blamed) == "it has ended"
+
+
 def test_a_bound_on_memory_is_one_as_well() -> None:
     def passed() -> str:
         return "all MiB reached" if resident_of("self") > most else ""

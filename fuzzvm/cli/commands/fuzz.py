@@ -36,7 +36,7 @@ from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
 from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
+from fuzzvm.explore.campaign import INSISTS, FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
 from fuzzvm.explore.campaigns import sitting
 from fuzzvm.explore.campaigns import status as statuses
 from fuzzvm.explore.campaigns.run import State, TaskExecutor
@@ -71,6 +71,7 @@ class _Settings:
     seed: int
     corpus: Path | None
     keep_going: bool
+    insists: bool
     end: float | None
     """When all must be over, by the monotonic clock."""
 
@@ -108,7 +109,8 @@ class _Settings:
 @click.option(
     "--expect-claims",
     is_flag=True,
-    help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not.",
+    help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not. A search for "
+    f"a bug that is claimed goes on until it is found, for {INSISTS} times --seconds at most.",
 )
 @click.option(
     "--jobs",
@@ -234,7 +236,8 @@ def fuzz(
         return _report_campaign(folder, state, happened=happened, as_json=as_json)
     store.check_writable(corpus)
     end = None if seconds is None else began + seconds
-    results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going, end))
+    insists = expect_claims and not keep_going
+    results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going, insists, end))
     if as_json:
         print_json(_to_json(results))
     else:
@@ -353,7 +356,7 @@ def _search(cells: list[FuzzCell], settings: _Settings) -> list[FuzzCellResult]:
     )
     results: dict[int, FuzzCellResult] = {}
     grown: dict[int, Growth] = {}
-    shared = SharedBudget(settings.budget, cells)
+    shared = SharedBudget(settings.budget, cells, insists=settings.insists)
     # those in which a bug is claimed come first, see SharedBudget; results keep the order of the cells
     order = sorted(range(len(cells)), key=lambda number: cells[number].expected != "bug")
     with Progress(*columns, console=progress_console(), transient=True) as progress:

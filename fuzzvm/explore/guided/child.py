@@ -15,12 +15,15 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.channel import Channel
+
+T = TypeVar("T")
 
 PROGRESS_SECONDS = 0.25
 
@@ -103,6 +106,18 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         # atheris' own exit would wait for libFuzzer to print its statistics
         os._exit(0)
 
+    def ending(callback: Callable[..., T]) -> Callable[..., T]:
+        """Let a callback of libFuzzer end this process where the guard stops it: atheris would exit with a failure."""
+
+        def called(*arguments: Any) -> T:
+            try:
+                return callback(*arguments)
+            except StoppedError:
+                end()
+                raise
+
+        return called
+
     def test_one_input(data: bytes) -> None:
         nonlocal runs, steps, reported
         now = time.monotonic()
@@ -119,9 +134,6 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
             execution = execute(happened.machine(system), Covering(FollowPlan(plan, accesses=True), coverage))
         except ProgramError as error:
             say(broken=[error.message, error.filename, error.line])
-            end()
-            return
-        except StoppedError:
             end()
             return
         runs += 1
@@ -151,9 +163,9 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     arguments.append(f"-artifact_prefix={seeds.parent}/")
     atheris.Setup(
         [sys.argv[0], *arguments, str(seeds)],
-        test_one_input,
-        custom_mutator=custom_mutator,
-        custom_crossover=custom_crossover,
+        ending(test_one_input),
+        custom_mutator=ending(custom_mutator),
+        custom_crossover=ending(custom_crossover),
     )
     with inside.bounded(StoppedError, name="the time for the search is over", seconds=settings["seconds"]):
         atheris.Fuzz()
