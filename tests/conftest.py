@@ -59,7 +59,7 @@ SAMPLED = (
     "report/html/test_story_page.py",
 )
 """Files that take two thirds of the time: most of their tests start processes or explore whole state spaces."""
-FUNCTIONS_IN = 3
+FUNCTIONS_IN = 4
 """Of the test functions of such a file, the part that is run without --full; those that are marked `always` are."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
