@@ -59,8 +59,10 @@ SAMPLED = (
     "report/html/test_story_page.py",
 )
 """Files that take two thirds of the time: most of their tests start processes or explore whole state spaces."""
-FUNCTIONS_IN = 4
+FUNCTIONS_IN = 5
 """Of the test functions of such a file, the part that is run without --full; those that are marked `always` are."""
+FOLDERS = ("bench", "compiled", "dump", "explore", "export", "litmus", "realkernel", "report", "workload")
+"""Folders whose other files come next in time; half of the functions of each are run without --full."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -102,14 +104,21 @@ def _not_in_sample(items: list[pytest.Item]) -> set[str]:
     files: dict[str, dict[str, list[str]]] = {}
     for item in items:
         path, _, function = item.nodeid.partition("[")[0].partition("::")
-        if path.endswith(SAMPLED) and not item.get_closest_marker("always"):
+        if _part(path) > 1 and not item.get_closest_marker("always"):
             files.setdefault(path, {}).setdefault(function, []).append(item.nodeid)
     left_out: set[str] = set()
     for path, functions in files.items():
         drawn = sorted(functions, key=lambda function: hashlib.blake2b(f"{path}::{function}".encode()).digest())
-        for function in drawn[-(-len(drawn) // FUNCTIONS_IN) :]:
+        for function in drawn[-(-len(drawn) // _part(path)) :]:
             left_out |= set(functions[function])
     return left_out
+
+
+def _part(path: str) -> int:
+    """Return that one in so many functions of a file is run without --full."""
+    if path.endswith(SAMPLED):
+        return FUNCTIONS_IN
+    return 2 if path.removeprefix("tests/").partition("/")[0] in FOLDERS else 1
 
 
 def _sample(product: list[pytest.Item]) -> list[pytest.Item]:
