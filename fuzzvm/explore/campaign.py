@@ -318,6 +318,17 @@ class SharedBudget:
         fair = self._fair(cell)
         return fair if self._insists is None or cell.expected != "bug" else Budget(self._insists, fair.runs)
 
+    def more(self, budget: Budget, result: FuzzCellResult) -> Budget | None:
+        """Return what a cell may use once more that had too little time for a single run; None where it had enough.
+
+        With `insists` only: on a busy machine it may take longer to start an engine than a fair share is.
+        """
+        if self._insists is None or budget.seconds is None or budget.seconds >= self._insists:
+            return None
+        if result.search.runs or result.findings or result.interrupted:
+            return None
+        return Budget(min(self._insists, max(1.0, 4 * budget.seconds)), budget.runs)
+
     def spend(self, cell: FuzzCell, seconds: float, runs: int) -> None:
         """Take what a cell has used from what is left for the others."""
         if self._insists is not None and cell.expected == "bug":

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+STARVED_SECONDS = 30.0
+"""After which a process is ended that has had no processor time to stop in, where it is in no code of the user's."""
 LOOK_SECONDS = 0.2
 """From one look of a guard at its process to the next."""
 DUMP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -166,6 +168,16 @@ def resident_of(process: int | str) -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def processor_of(process: int) -> tuple[str, float]:
+    """Return the state of a process, as in ps, and its seconds of processor time; "" once it has ended."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123 - as above
+            words = file.read().rpartition(b") ")[2].split()
+        return words[0].decode(), (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return "", 0.0
 
 
 def _new_file() -> int:

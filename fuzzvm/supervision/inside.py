@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from types import FrameType, GeneratorType
 
 from fuzzvm.supervision import stopping, user_code
-from fuzzvm.supervision.channel import DUMP_SIGNAL, LOOK_SECONDS, Channel, resident_of
+from fuzzvm.supervision.channel import DUMP_SIGNAL, LOOK_SECONDS, STARVED_SECONDS, Channel, resident_of
 from fuzzvm.supervision.user_code import frames_within, is_generator, is_own, is_users
 
 HOOK_SECONDS = 10.0
@@ -36,8 +36,6 @@ LAG_SECONDS = 0.5
 GRACE_SECONDS = 1.0
 GRACE = 0.08
 """After it was asked to stop, before the process is ended: so many seconds, or that part of the time."""
-STARVED_SECONDS = 30.0
-"""After which a process is ended that has had no processor time to stop in, where it is in no code of the user's."""
 MEMORY_GRACE = 1.08
 """What a bound on memory may be exceeded by, as a factor, before the process is ended."""
 GAVE_UP = 70

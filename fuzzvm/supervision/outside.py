@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-from fuzzvm.supervision.channel import DUMP_SIGNAL, LOOK_SECONDS, Channel, resident_of
+from fuzzvm.supervision.channel import DUMP_SIGNAL, LOOK_SECONDS, STARVED_SECONDS, Channel, processor_of, resident_of
 from fuzzvm.supervision.user_code import place_in_dump
 
 PATIENCE = 0.3
@@ -48,6 +48,8 @@ class Watched:
         self.channel = channel
         self._looks = 0
         self._since = self._asked = time.monotonic()
+        self._used = 0.0
+        """Processor time that the other had used when it was last looked at inside."""
         self._paused = 0.0
         """Seconds that this process, and so perhaps the other, did not run."""
 
@@ -62,7 +64,7 @@ class Watched:
             self._paused += now - before
             self._since = now
         if channel.looks != self._looks:
-            self._looks, self._since = channel.looks, now
+            self._looks, self._since, self._used = channel.looks, now, processor_of(self.pid)[1]
         if not channel.looks:
             return None
         if (most := channel.memory) and (has := resident_of(self.pid)) > most:
@@ -70,7 +72,9 @@ class Watched:
         silent = now - self._since
         # as long as it is looked at inside, that is for its guard to say, which knows better how it gets on
         if (until := channel.until) and now > until + self._paused + PATIENCE and silent > SILENCE:
-            return self._blamed(channel.name)
+            if silent > STARVED_SECONDS or not self._starved():
+                return self._blamed(channel.name)
+            return None
         # once in a while: to ask where it stands takes a moment
         if silent > channel.hook_seconds and (stood := self._stands()):
             return Trouble(f"{stood} has neither yielded nor returned for {silent:.0f} seconds", blames=True)
@@ -92,6 +96,11 @@ class Watched:
         if -code == signal.SIGKILL:
             return Trouble(f"killed by {name}", blames=False, by_others=True, nowhere=True)
         return Trouble(f"killed by {name}{self._perhaps()}", blames=bool(channel.files), nowhere=True)
+
+    def _starved(self) -> bool:
+        """Return whether the process waits for a processor, and has hardly had one since it was last looked at."""
+        state, used = processor_of(self.pid)
+        return state == "R" and used - self._used < SILENCE / 2
 
     def _perhaps(self, how: str = "") -> str:
         """Return what may have ended the process, as the end of a sentence."""

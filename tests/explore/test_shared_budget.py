@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.campaign import INSISTS, FuzzCell, SharedBudget
-from fuzzvm.explore.engines import Budget
+from fuzzvm.explore.campaign import INSISTS, FuzzCell, FuzzCellResult, SharedBudget
+from fuzzvm.explore.engines import Budget, FuzzSearch
 
 
 class Cell:
@@ -38,3 +38,17 @@ def test_a_search_that_insists_has_time_whatever_was_used_and_charges_the_others
 def test_a_bound_on_runs_binds_a_search_that_insists() -> None:
     shared = SharedBudget(Budget(None, 400), CELLS, insists=True)
     assert shared.share(CELLS[0]) == Budget(None, 100)
+
+
+def test_a_search_that_had_no_time_for_a_run_is_given_more() -> None:
+    shared = SharedBudget(Budget(60, None), CELLS, insists=True)
+    result = FuzzCellResult(CELLS[2], FuzzSearch(Budget(3, None)))
+    given: Budget | None = Budget(3, None)
+    times = []
+    while given is not None:
+        times.append(given.seconds)
+        given = shared.more(given, result)
+    assert times == [3, 12, 48, 192, 300]
+    result.search.runs = 1
+    assert shared.more(Budget(3, None), result) is None
+    assert SharedBudget(Budget(60, None), CELLS).more(Budget(3, None), result) is None

@@ -110,7 +110,8 @@ class _Settings:
     "--expect-claims",
     is_flag=True,
     help="Exit with 0 where each verdict is the one that the mitigation claims, with 1 where one is not. A search for "
-    f"a bug that is claimed goes on until it is found, for {INSISTS} times --seconds at most.",
+    f"a bug that is claimed goes on until it is found, and one without a run is begun again, for {INSISTS} times "
+    "--seconds at most.",
 )
 @click.option(
     "--jobs",
@@ -384,16 +385,19 @@ def _search(cells: list[FuzzCell], settings: _Settings) -> list[FuzzCellResult]:
             def on_minimise(name: str, task: Any = task) -> None:
                 progress.update(task, figures=f"minimising: {name}")
 
-            result = run_cell(
-                cell,
-                shared.share(cell),
-                settings.seed,
-                settings.corpus,
-                keep_going=settings.keep_going,
-                end=settings.end,
-                on_search=on_search,
-                on_minimise=on_minimise,
-            )
+            given: Budget | None = shared.share(cell)
+            while given is not None:
+                result = run_cell(
+                    cell,
+                    given,
+                    settings.seed,
+                    settings.corpus,
+                    keep_going=settings.keep_going,
+                    end=settings.end,
+                    on_search=on_search,
+                    on_minimise=on_minimise,
+                )
+                given = shared.more(given, result)
             shared.spend(cell, result.seconds + result.minimising_seconds, result.search.runs)
             results[number] = result
             progress.remove_task(task)

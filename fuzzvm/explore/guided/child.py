@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TextIO, TypeVar
 
-from fuzzvm.supervision import inside
+from fuzzvm.supervision import inside, stopping
 from fuzzvm.supervision.channel import Channel
 
 T = TypeVar("T")
@@ -102,6 +102,9 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         say(runs=runs, steps=steps, pairs=len(coverage.pairs), counters=counters.active, happened=seen)
 
     def end() -> None:
+        # the last report is not to be stopped as well
+        inside.disarm()
+        stopping.withdraw()
         progress()
         # atheris' own exit would wait for libFuzzer to print its statistics
         os._exit(0)
