@@ -11,10 +11,11 @@ import click
 from fuzzvm.cli.common import print_json, progress_console, shell_path
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say, say_text
+from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
-from fuzzvm.machine.schedule import context_switches, format_schedule
+from fuzzvm.machine.schedule import context_switches
 from fuzzvm.report.compiled_story import render, story_of
 from fuzzvm.scenario.scenario import Scenario
 
@@ -78,7 +79,7 @@ def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequenc
             (
                 run.scenario.name,
                 run.memory,
-                _verdict(run),
+                in_words(run.verdict),
                 str(run.verdict.states),
                 f"{run.verdict.seconds:.3f}",
             )
@@ -89,9 +90,9 @@ def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequenc
         verdict = run.verdict
         where = f"{run.scenario.name}, {run.memory}"
         if verdict.failure is not None and verdict.schedule is not None:
-            how = "proven minimal" if verdict.complete else "not proven minimal"
             switches = context_switches(verdict.schedule)
-            say("", f"{where}: {switches} context switches, {len(verdict.schedule)} steps, {how}")
+            steps = len(verdict.schedule)
+            say("", f"{where}: {switches} context switches, {steps} steps, {how(minimal=verdict.complete)}")
             say_text(
                 render(story_of(run.task, verdict.schedule), run.scenario, f"{_title(image)}; memory {run.memory}")
             )
@@ -107,13 +108,6 @@ def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequenc
         say("", f"left out: {names} (fuzzvm verify --image {shell_path(folder)} -s NAME says why)")
 
 
-def _verdict(run: ImageRun) -> str:
-    verdict = run.verdict
-    if verdict.failure is not None:
-        return f"bug: {verdict.failure.error}"
-    return verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
-
-
 def _to_json(run: ImageRun) -> dict[str, Any]:
     verdict = run.verdict
     schedule = verdict.schedule
@@ -122,18 +116,10 @@ def _to_json(run: ImageRun) -> dict[str, Any]:
         "scenario": run.scenario.name,
         "memory": run.memory,
         "verdict": verdict.verdict,
-        "bug": verdict.failure.error if verdict.failure else None,
-        "function": verdict.failure.function if verdict.failure else None,
+        **failure_to_data(verdict),
         "message": verdict.failure.message if verdict.failure else None,
         "stack": [str(frame) for frame in story.frames] if story else [],
-        "complete": verdict.complete,
-        "bound": verdict.stopped or None,
-        "states": verdict.states,
-        "transitions": verdict.transitions,
-        "seconds": round(verdict.seconds, 4),
-        "schedule": None if schedule is None else format_schedule(schedule),
-        "context_switches": None if schedule is None else context_switches(schedule),
-        "steps": None if schedule is None else len(schedule),
+        **search_to_data(verdict),
         "met": sorted(verdict.met),
         "missing": list(verdict.missing),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from fuzzvm.cli.verdicts import in_words
 from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION
 from fuzzvm.machine.schedule import context_switches
@@ -12,18 +13,31 @@ from fuzzvm.mitigations import registry
 from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
 
 
-class Asked(NamedTuple):
-    """A pair under one release and memory model, to be verified."""
+class PairCell(NamedTuple):
+    """A pair under one release and memory model."""
 
     release: str
     pair: Pair
     memory: str
 
 
-Runs = Mapping[Asked, VerifiedCell]
+Runs = Mapping[PairCell, VerifiedCell]
 
 
-def cell(release: str, pair: Pair, runs: Runs) -> str:
+def grid(release: str, here: Sequence[Pair], runs: Runs) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the table of a release and of the pairs of one architecture: its walkers, and a row for each freer.
+
+    A row has the freer's name and then what is said of it beside each walker.
+    """
+    walkers = tuple(dict.fromkeys(pair.walker.name for pair in here))
+    rows = []
+    for freer in dict.fromkeys(pair.freer.name for pair in here):
+        cells = {pair.walker.name: _cell(release, pair, runs) for pair in here if pair.freer.name == freer}
+        rows.append((freer, *(cells[walker] for walker in walkers)))
+    return walkers, rows
+
+
+def _cell(release: str, pair: Pair, runs: Runs) -> str:
     """Return what a table says of a pair under a release: of each memory model where they differ."""
     if pair.scenario is None:
         return "-"
@@ -39,7 +53,7 @@ def _said(run: VerifiedCell, freer: Freer) -> str:
     frees = PROMOTION if freer.unmapped else COLLAPSE
     if run.verdict.failure is None and frees in run.gives_up - run.verdict.met:
         return "nothing freed"
-    return run.verdict.failure.error if run.verdict.failure else str(run.verdict.verdict or "undecided")
+    return run.verdict.failure.error if run.verdict.failure else in_words(run.verdict)
 
 
 def page(releases: Sequence[str], among: Sequence[Pair], runs: Runs) -> str:
@@ -59,12 +73,8 @@ def _lines(releases: Sequence[str], among: Sequence[Pair], runs: Runs) -> Iterat
     )
     archs = tuple(dict.fromkeys(pair.arch for pair in among))
     for release in releases:
-        yield from [
-            "",
-            f"## {release}",
-            "",
-            f"{registry.releases()[release].summary[0].upper()}{registry.releases()[release].summary[1:]}.",
-        ]
+        summary = registry.releases()[release].summary
+        yield from ["", f"## {release}", "", f"{summary[0].upper()}{summary[1:]}."]
         for arch in archs:
             yield from _table(release, arch, [pair for pair in among if pair.arch == arch], runs)
         yield from _schedules(release, runs)
@@ -74,11 +84,9 @@ def _lines(releases: Sequence[str], among: Sequence[Pair], runs: Runs) -> Iterat
 
 
 def _table(release: str, arch: str, here: Sequence[Pair], runs: Runs) -> Iterator[str]:
-    walkers = tuple(dict.fromkeys(pair.walker.name for pair in here))
+    walkers, rows = grid(release, here, runs)
     yield from ["", f"| {arch} | {' | '.join(walkers)} |", f"| --- |{' --- |' * len(walkers)}"]
-    for freer in dict.fromkeys(pair.freer.name for pair in here):
-        cells = {pair.walker.name: cell(release, pair, runs) for pair in here if pair.freer.name == freer}
-        yield f"| {freer} | {' | '.join(cells[walker] for walker in walkers)} |"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def _schedules(release: str, runs: Runs) -> Iterator[str]:

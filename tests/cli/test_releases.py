@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,20 @@ def test_pairs_say_in_json_what_goes_wrong() -> None:
     assert wrong == {(f"collapse-{level}", walker) for level in ("pmd", "pud") for walker in ("kcore", "perf-invlpgb")}
     assert all(one["as_expected"] and one["complete"] for one in data["pairs"])
     assert {one["walker"] for one in data["not_meant_to_meet"]} >= {"kcore", "perf", "attributes"}
+
+
+@pytest.mark.always
+def test_a_pair_whose_search_was_cut_is_not_called_safe() -> None:
+    done = fuzzvm("pairs", "--release", "linux-7.3", "--arch", "arm64", "--max-seconds", "0.001")
+    assert done.returncode == 1
+    assert " safe  " not in done.stdout
+    assert "undecided" in done.stdout or "within the bound" in done.stdout
+
+
+def test_what_is_no_file_in_a_tree_is_refused_at_once(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    (tree / "mm").mkdir()
+    os.mkfifo(tree / "mm/vmalloc.c")
+    done = fuzzvm("releases", "--check", str(tree))
+    assert done.returncode == 2
+    assert "not a regular file" in done.stderr

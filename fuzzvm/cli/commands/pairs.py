@@ -11,13 +11,13 @@ import click
 
 from fuzzvm.cli.common import json_option, known_releases, print_json, progress_console
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.cli.pairs_page import Asked, cell, page
+from fuzzvm.cli.pairs_page import PairCell, grid, page
+from fuzzvm.cli.verdicts import failure_to_data, search_to_data
 from fuzzvm.cli.where import Where
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, memories
 from fuzzvm.files.writing import check_file, write
 from fuzzvm.kernel import arch as architectures
-from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import pairs as all_pairs
 from fuzzvm.scenario.pairs import Pair
@@ -73,21 +73,20 @@ def pairs(
     releases = release_names or tuple(registry.releases())
     among = [pair for arch in archs or architectures.names() for pair in all_pairs.pairs(arch)]
     asked = [
-        Asked(release, pair, memory)
+        (PairCell(release, pair, memory), Cell(release, pair.scenario, memory))
         for release in releases
         for pair in among
         if pair.scenario is not None
         for memory in dict.fromkeys(("sc", memories(pair.scenario)[-1]))
     ]
-    cells = [Cell(one.release, one.pair.scenario, one.memory) for one in asked if one.pair.scenario is not None]
     found: dict[int, VerifiedCell] = {}
     console = progress_console()
-    bounds = Bounds(Limits(None, max_seconds))
-    with closing(Where(jobs, None, None).verify(cells, bounds)) as running, console.status("verifying") as status:
+    verifying = Where(jobs, None, None).verify([cell for _, cell in asked], Bounds(Limits(None, max_seconds)))
+    with closing(verifying) as running, console.status("verifying") as status:
         for index, run in running:
             found[index] = run
-            status.update(f"verifying: {len(found)} of {len(cells)}")
-    runs = {asked[index]: run for index, run in sorted(found.items())}
+            status.update(f"verifying: {len(found)} of {len(asked)}")
+    runs = {asked[index][0]: run for index, run in sorted(found.items())}
     if markdown is not None:
         write(markdown, page(releases, among, runs))
     if as_json:
@@ -95,12 +94,13 @@ def pairs(
     else:
         _print(releases, among, runs)
         say("", f"{len(runs)} runs in {time.monotonic() - began:.0f} s")
-    return 0 if all(run.as_expected for run in runs.values()) else 1
+    # the bound is there so that the command ends: a search that it has cut is no success
+    done = all(run.as_expected and (run.verdict.complete or run.verdict.failure) for run in runs.values())
+    return 0 if done else 1
 
 
-def _to_data(asked: Asked, run: VerifiedCell) -> dict[str, Any]:
+def _to_data(asked: PairCell, run: VerifiedCell) -> dict[str, Any]:
     verdict = run.verdict
-    schedule = verdict.schedule
     return {
         "release": asked.release,
         "arch": asked.pair.arch,
@@ -111,13 +111,8 @@ def _to_data(asked: Asked, run: VerifiedCell) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "expected": run.expected,
         "as_expected": run.as_expected,
-        "bug": verdict.failure.error if verdict.failure else None,
-        "function": verdict.failure.function if verdict.failure else None,
-        "complete": verdict.complete,
-        "states": verdict.states,
-        "schedule": None if schedule is None else format_schedule(schedule),
-        "context_switches": None if schedule is None else context_switches(schedule),
-        "steps": None if schedule is None else len(schedule),
+        **failure_to_data(verdict),
+        **search_to_data(verdict),
     }
 
 
@@ -129,15 +124,10 @@ def _apart(among: list[Pair]) -> list[dict[str, str]]:
     ]
 
 
-def _print(releases: tuple[str, ...], among: list[Pair], runs: dict[Asked, VerifiedCell]) -> None:
+def _print(releases: tuple[str, ...], among: list[Pair], runs: dict[PairCell, VerifiedCell]) -> None:
     for release in releases:
         for arch in dict.fromkeys(pair.arch for pair in among):
-            here = [pair for pair in among if pair.arch == arch]
-            walkers = list(dict.fromkeys(pair.walker.name for pair in here))
-            rows = []
-            for freer in dict.fromkeys(pair.freer.name for pair in here):
-                cells = {pair.walker.name: cell(release, pair, runs) for pair in here if pair.freer.name == freer}
-                rows.append((freer, *(cells[walker] for walker in walkers)))
+            walkers, rows = grid(release, [pair for pair in among if pair.arch == arch], runs)
             say(f"{release}, {arch}:")
             print_table(("freer", *walkers), rows)
             say("")

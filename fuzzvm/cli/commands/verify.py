@@ -26,6 +26,7 @@ from fuzzvm.cli.executor import Address, executor_option
 from fuzzvm.cli.happened import happened_option, happened_to_data, not_met, print_happened
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table, say
+from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
 from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
@@ -281,17 +282,12 @@ def _case(run: VerifiedCell) -> TestCase:
 def _case_of(run: VerifiedCell, error: FailingRun) -> TestCase:
     expect = Expectation("bug", error.failure.error, error.failure.function)
     cell = run.cell
-    origin = f"found by fuzzvm verify, {_how(minimal=error.minimal)}"
+    origin = f"found by fuzzvm verify, {how(minimal=error.minimal)}"
     return TestCase(cell.scenario, cell.mitigation, cell.memory, error.schedule, expect, origin, without=cell.without)
-
-
-def _how(*, minimal: bool) -> str:
-    return "proven minimal" if minimal else "not proven minimal"
 
 
 def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) -> dict[str, Any]:
     verdict = run.verdict
-    schedule = verdict.schedule
     saved = saved_files.get(id(run))
     return {
         "mitigation": run.cell.mitigation,
@@ -302,16 +298,8 @@ def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) 
         "verdict": verdict.verdict,
         "expected": run.expected,
         "as_expected": run.as_expected,
-        "bug": verdict.failure.error if verdict.failure else None,
-        "function": verdict.failure.function if verdict.failure else None,
-        "complete": verdict.complete,
-        "bound": verdict.stopped or None,
-        "states": verdict.states,
-        "transitions": verdict.transitions,
-        "seconds": round(verdict.seconds, 4),
-        "schedule": None if schedule is None else format_schedule(schedule),
-        "context_switches": None if schedule is None else context_switches(schedule),
-        "steps": None if schedule is None else len(schedule),
+        **failure_to_data(verdict),
+        **search_to_data(verdict),
         "saved": None if saved is None else str(saved),
         "errors": [
             {
@@ -333,14 +321,9 @@ def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) 
 
 
 def _verdict(run: VerifiedCell, *, checked: bool) -> str:
-    """Return a verdict that never says more than was explored."""
-    verdict = run.verdict
-    if verdict.failure is not None:
-        return f"bug: {verdict.failure.error}"
-    if verdict.verdict == "undecided":
-        return verdict.verdict
-    said = verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
-    return said if checked or run.question is None else f"{said}, unchecked"
+    said = in_words(run.verdict)
+    believed = checked or run.question is None or run.verdict.failure is not None or run.verdict.verdict == "undecided"
+    return said if believed else f"{said}, unchecked"
 
 
 def _print(runs: Sequence[VerifiedCell], saved: dict[int, Path], *, checked: bool) -> None:
@@ -384,7 +367,7 @@ def _print_error(run: VerifiedCell, where: str, error: FailingRun, saved: Path |
     say(
         "",
         f"{where}: {failure.error} in {failure.function or 'the run as a whole'}, "
-        f"{context_switches(schedule)} context switches, {len(schedule)} steps, {_how(minimal=error.minimal)}",
+        f"{context_switches(schedule)} context switches, {len(schedule)} steps, {how(minimal=error.minimal)}",
     )
     say(f"  schedule: {_short(format_schedule(schedule))}")
     if saved is not None:

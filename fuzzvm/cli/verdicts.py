@@ -1,0 +1,43 @@
+"""A verdict as every command says it: in words, and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzzvm.explore.exhaustive import Verdict
+from fuzzvm.machine.schedule import context_switches, format_schedule
+
+
+def in_words(verdict: Verdict) -> str:
+    """Return a verdict that never says more than was explored."""
+    if verdict.failure is not None:
+        return f"bug: {verdict.failure.error}"
+    if verdict.complete or verdict.verdict == "undecided":
+        return verdict.verdict
+    return f"{verdict.verdict} within the bound"
+
+
+def how(*, minimal: bool) -> str:
+    """Return what is known of the length of a schedule."""
+    return "proven minimal" if minimal else "not proven minimal"
+
+
+def failure_to_data(verdict: Verdict) -> dict[str, Any]:
+    """Return what goes wrong, None where nothing does."""
+    failure = verdict.failure
+    return {"bug": failure.error if failure else None, "function": failure.function if failure else None}
+
+
+def search_to_data(verdict: Verdict) -> dict[str, Any]:
+    """Return what was explored, and the shortest schedule that goes wrong; seconds are rounded."""
+    schedule = verdict.schedule
+    return {
+        "complete": verdict.complete,
+        "bound": verdict.stopped or None,
+        "states": verdict.states,
+        "transitions": verdict.transitions,
+        "seconds": round(verdict.seconds, 4),
+        "schedule": None if schedule is None else format_schedule(schedule),
+        "context_switches": None if schedule is None else context_switches(schedule),
+        "steps": None if schedule is None else len(schedule),
+    }
