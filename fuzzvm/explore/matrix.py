@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from fuzzvm.explore.determinism.asked import Driving
 from fuzzvm.explore.determinism.verified import OnExplored, check
-from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.exhaustive import Limits, Verdict
 from fuzzvm.explore.exhaustive.all_errors import with_all_errors
 from fuzzvm.explore.exhaustive.limits import StoppedError, bounded_by
 from fuzzvm.explore.exhaustive.memory_use import LeftBehind
 from fuzzvm.explore.exhaustive.verdict import no_collection
 from fuzzvm.explore.judged import judged
-from fuzzvm.explore.lock_order import with_lock_order
+from fuzzvm.explore.lock_order import verify_with_lock_order
 from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
@@ -135,8 +135,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
 
     def search(explored: OnExplored) -> Verdict:
         preemptions, reduce = bounds.preemptions, bounds.reduce
-        verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
-        verdict = with_lock_order(system, verdict, lambda: verify(system, limits, reduce=False))
+        verdict = verify_with_lock_order(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
         return with_all_errors(system, verdict, limits) if bounds.all_errors else verdict
 
     try:

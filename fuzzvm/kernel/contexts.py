@@ -39,21 +39,27 @@ class Taken(Annotation):
 
 
 class LockOrder:
-    """The orders in which the locks of one kernel are taken, over all runs so far. `names` has the locks by address.
+    """The orders in which the locks of one kernel are taken, over all runs so far; `name` says what one is called.
 
     `watched` are the orders that the oracles are told of: most of them are part of no cycle, and a search need not
     remember them. None is all.
     """
 
-    def __init__(self, names: Mapping[Address, str]) -> None:
-        self.names = names
-        self.seen: dict[Taken, tuple[str, ...]] = {}
-        """Each order with the functions in which it was first seen, innermost first."""
+    def __init__(self, name: Callable[[Address], str]) -> None:
+        self.name = name
+        self.seen: set[Taken] = set()
         self.watched: frozenset[Taken] | None = frozenset()
 
-    def name(self, lock: Address) -> str:
-        """Return what a lock, or another reason not to sleep, is called."""
-        return self.names.get(lock, f"{lock:#x}")
+    def in_cycles(self) -> frozenset[Taken]:
+        """Return those of the orders seen without which there is no cycle: all that are part of one, and few others."""
+        left = set(self.seen)
+        # what nothing leads to, or leads nowhere, closes no cycle
+        while True:
+            held, taken = {order.held for order in left}, {order.taken for order in left}
+            inner = {order for order in left if order.held in taken and order.taken in held}
+            if inner == left:
+                return frozenset(left)
+            left = inner
 
 
 def cycle(orders: Iterable[Taken]) -> tuple[Taken, ...]:
@@ -66,18 +72,6 @@ def cycle(orders: Iterable[Taken]) -> tuple[Taken, ...]:
         return ()
     shortest = min(ways, key=len)
     return tuple(Taken(held, taken) for held, taken in pairwise(shortest))
-
-
-def in_cycles(orders: Iterable[Taken]) -> frozenset[Taken]:
-    """Return those among some orders without which there is no cycle: all that are part of one, and few others."""
-    left = set(orders)
-    # what nothing leads to, or leads nowhere, closes no cycle
-    while True:
-        held, taken = {order.held for order in left}, {order.taken for order in left}
-        inner = {order for order in left if order.held in taken and order.taken in held}
-        if inner == left:
-            return frozenset(left)
-        left = inner
 
 
 def _shortest_way(after: Mapping[Address, list[Address]], lock: Address) -> tuple[Address, ...]:
@@ -157,9 +151,7 @@ class KernelProgram(GeneratorProgram):
         if not self._held or not getattr(about, "waits", False):
             return []
         orders = [Taken(held, op.address) for held in self._held]
-        for order in orders:
-            if order not in self._order.seen:
-                self._order.seen[order] = self.stack()
+        self._order.seen.update(orders)
         return [order for order in orders if self._order.watched is None or order in self._order.watched]
 
     def _after(self, op: Rmw | Await, response: Value) -> None:
@@ -177,7 +169,7 @@ class KernelProgram(GeneratorProgram):
 
     def _sleeps(self, what: str, address: Address | None) -> ModelError:
         where = ", ".join(self._order.name(lock) for lock in self._atomic)
-        return ModelError(SLEEP_IN_ATOMIC, f"{what} in atomic context: {where}", address=address or 0)
+        return ModelError(SLEEP_IN_ATOMIC, f"{what} in atomic context: {where}", address=address)
 
     def stack_of(self, error: Exception) -> tuple[str, ...]:
         # an error of its own is raised while the generator stands at the operation that is refused

@@ -64,13 +64,9 @@ class CoverPoints:
 
     def __init__(self, arch: Architecture, allocator: Allocator) -> None:
         self._branch = arch.branch
-        tables = (one.number for one in allocator.allocations if isinstance(one.label, TableLabel))
+        tables = {one.number: one.label for one in allocator.allocations if isinstance(one.label, TableLabel)}
         self._tables = set(tables)
-        self._below_root = self._tables - {
-            one.number
-            for one in allocator.allocations
-            if isinstance(one.label, TableLabel) and one.label.level == Level.PGD
-        }
+        self._roots = {number for number, label in tables.items() if label.level == Level.PGD}
         self._met: set[str] = set()
         self._walked: set[int] = set()
         self._freed: set[int] = set()
@@ -96,12 +92,11 @@ class CoverPoints:
             case Load(address) if function != "walk_pgd_range" and "walk_page_range" in stack:
                 self._met.add(WALK)
                 self._walked.add(object_of(address))
-            case Load(address) if function in _LOOKUPS and object_of(address) in self._below_root:
+            case Load(address) if function in _LOOKUPS and object_of(address) not in self._roots:
                 self._met.add(LOOKUP)
                 self._walked.add(object_of(address))
             case Alloc(_, label) if isinstance(label, TableLabel) and isinstance(response, int):
                 self._tables.add(object_of(response))
-                self._below_root.add(object_of(response))
             case Free(address) if function not in _NEVER_LINKED:
                 self._freed.add(object_of(address))
             case Fetch() if function == "static_branch_unlikely":

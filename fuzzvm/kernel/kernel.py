@@ -86,6 +86,10 @@ class Kernel(Constant):
             object.__setattr__(view, "role", role)
         return view
 
+    def lock_name(self, address: Address) -> str:
+        """Return what the lock of that word is called; the address in hexadecimal where it is the word of none."""
+        return next((lock.name for lock in self.locks if lock.address == address), f"{address:#x}")
+
     def mm(self, name: str) -> Mm:
         """Return the mm of that name. Raises KeyError where this kernel has none."""
         return {mm.name: mm for mm in self.mms}[name]

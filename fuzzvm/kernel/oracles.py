@@ -181,7 +181,8 @@ class Oracles:
                 self._orders |= {annotation}
                 closed = cycle(self._orders)
                 if closed:
-                    ways = [f"{self._lock_name(one.taken)} under {self._lock_name(one.held)}" for one in closed]
+                    name = self._kernel.lock_name
+                    ways = [f"{name(one.taken)} under {name(one.held)}" for one in closed]
                     message = f"this run takes {', and '.join(ways)}"
                     raise ModelError(LOCK_ORDER, message, address=annotation.taken)
             case WalkBegins():
@@ -221,9 +222,6 @@ class Oracles:
         for lock in self._kernel.locks:
             if message := left(peek(lock.address), lock.name):
                 raise ModelError(LOCK_NOT_RELEASED, message, address=lock.address)
-
-    def _lock_name(self, address: Address) -> str:
-        return next((lock.name for lock in self._kernel.locks if lock.address == address), f"{address:#x}")
 
     # Reading page tables from outside
 

@@ -14,12 +14,12 @@ import pytest
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore import campaign, engines
-from fuzzvm.explore.determinism.verified import OnExplored, check
+from fuzzvm.explore.determinism.verified import check
 from fuzzvm.explore.engines import Budget
-from fuzzvm.explore.exhaustive import Limits, Verdict, verify
+from fuzzvm.explore.exhaustive import Limits, Verdict
 from fuzzvm.explore.exhaustive.limits import bounded_by
 from fuzzvm.explore.judged import judged
-from fuzzvm.explore.lock_order import with_lock_order
+from fuzzvm.explore.lock_order import verify_with_lock_order
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, StoppedError
@@ -247,12 +247,7 @@ def _verify(asked: MarkedSystem, limits: Limits) -> tuple[Verdict, str]:
     with bounded_by(limits):
         scheme = asked.scheme()
         system = System(asked.scenario, scheme, asked.memory, asked.name, asked.without)
-
-        def search(explored: OnExplored) -> Verdict:
-            found = verify(system, limits, explored=explored)
-            return with_lock_order(system, found, lambda: verify(system, limits, reduce=False))
-
-        verdict, question = judged(system, search)
+        verdict, question = judged(system, lambda explored: verify_with_lock_order(system, limits, explored=explored))
     check(scheme, [question], limits.max_seconds)
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""

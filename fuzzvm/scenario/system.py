@@ -74,7 +74,7 @@ class System(Task):
         machine = Machine(shared)
         machine.careful = True
         kernel = _boot(scenario, scheme, machine)
-        self.lock_order = LockOrder({lock.address: lock.name for lock in kernel.locks})
+        self.lock_order = LockOrder(kernel.lock_name)
         oracles = Oracles(machine, kernel)
         machine.observer = oracles
         # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads

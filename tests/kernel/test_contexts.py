@@ -281,7 +281,7 @@ def test_where_the_search_for_orders_is_cut_nothing_is_complete() -> None:
     system = System(TWO_CHANGES, OrdersOfEveryRun, "sc")
     first = verify(system, Limits())
     assert (first.verdict, first.complete) == ("safe", True)
-    cut = with_lock_order(system, first, lambda: verify(system, Limits(max_states=3), reduce=False))
+    cut = with_lock_order(system, first, Limits(max_states=3))
     assert (cut.verdict, cut.complete) == ("safe", False)
     assert "--max-states 3" in cut.stopped
 
