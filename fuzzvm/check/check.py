@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fuzzvm.check.answers import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, UNTESTED
 from fuzzvm.check.touched import CODE, Touched, touched
 from fuzzvm.compiled.build import READ, Options, build
 from fuzzvm.compiled.errors import ImageError
@@ -23,14 +24,6 @@ from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
 
-NO_CHANGE = "no change"
-FIXED = "fixed"
-BROKEN = "broken"
-STILL_BROKEN = "still broken"
-UNDECIDED = "undecided"
-NOT_LOOKED_AT = "not looked at"
-UNTESTED = "cannot be tested"
-
 MEMORIES = ("sc", "arm64")
 _OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
 """Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""
@@ -40,7 +33,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """A scenario under a memory model, before the series and after it; None where there was no time for it."""
 
     scenario: Scenario
@@ -78,7 +71,7 @@ class Answer:
     touched: Touched | None = None
     base: Manifest | None = None
     head: Manifest | None = None
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Comparison, ...] = ()
     unread: tuple[str, ...] = ()
     """Files that the series changes and that no image is compiled from."""
     left_out: tuple[tuple[str, str], ...] = field(default=())
@@ -167,7 +160,7 @@ def _read(folder: Path) -> frozenset[str]:
 
 def _verify(
     images: tuple[Image, Image], scenarios: Sequence[Scenario], seconds: float, progress: Progress
-) -> tuple[Pair, ...]:
+) -> tuple[Comparison, ...]:
     """Return every pair, the patched code first: that is what was asked for."""
     end = time.monotonic() + seconds
     todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES]
@@ -195,12 +188,12 @@ def _verify(
             bounds = Bounds(Limits(None, left))
             found[name, memory, which] = verify_image(images[which], run.scenario, memory, bounds)
     return tuple(
-        Pair(scenario, memory, found.get((scenario.name, memory, 0)), found.get((scenario.name, memory, 1)))
+        Comparison(scenario, memory, found.get((scenario.name, memory, 0)), found.get((scenario.name, memory, 1)))
         for scenario, memory in todo
     )
 
 
-def _together(pairs: Sequence[Pair]) -> str:
+def _together(pairs: Sequence[Comparison]) -> str:
     """Return the answer that the pairs come to: the worst of them, and a mend where nothing is worse than that."""
     answers = {pair.answer for pair in pairs}
     for answer in (BROKEN, STILL_BROKEN, UNDECIDED, FIXED):

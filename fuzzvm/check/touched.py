@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuzzvm.files.reading import read_bytes
 from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.c_functions import definitions, digest, same_code
-from fuzzvm.kbuild.modelled import Modelled, modelled
+from fuzzvm.kbuild.modelled import MAX_FILE_BYTES, Modelled, modelled
 from fuzzvm.kbuild.patches import Patch
 
 CODE = (".c", ".h", ".S")
@@ -53,7 +54,7 @@ def touched(tree: Path, series: Sequence[Patch]) -> Touched:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    return read_bytes(path, MAX_FILE_BYTES).decode("utf-8", "replace") if path.is_file() else None
 
 
 def _alike(name: str, old: str | None, new: str | None) -> bool:

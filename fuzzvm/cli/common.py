@@ -75,10 +75,17 @@ def over(release_names: Sequence[str], mitigation_names: tuple[str, ...]) -> tup
 
 
 def known_releases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of releases, as options are given them. Raises BadParameter for one that is not modelled."""
     known = registry.releases()
     for name in given:
         if name not in known:
             raise click.BadParameter(f"no release {short(name)!r}; there are {', '.join(known)}")
+    return given
+
+
+def known_release(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    """Return the name of a release, or None. Raises BadParameter as `known_releases` does."""
+    known_releases(ctx, param, () if given is None else (given,))
     return given
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from fuzzvm.files.reading import read_bytes
+from fuzzvm.kbuild import source
 from fuzzvm.kbuild.c_functions import definitions, digest
 from fuzzvm.kbuild.errors import KbuildError
 
@@ -49,22 +51,19 @@ def modelled() -> tuple[Modelled, ...]:
 
 def version(tree: Path) -> str:
     """Return the version of a kernel's source tree, as `7.3.4`. Raises KbuildError where it is none."""
-    try:
-        with (tree / "Makefile").open(encoding="utf-8") as makefile:
-            head = makefile.read(4096)
-    except (OSError, UnicodeDecodeError) as error:
-        raise KbuildError(f"{tree} is no source tree of Linux: {error}") from error
-    fields = dict(line.split("=", 1) for line in head.splitlines() if "=" in line and not line.startswith("#"))
-    parts = [fields.get(key, fields.get(f"{key} ", "")).strip() for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
-    if not all(part.isdigit() for part in parts):
+    if not (tree / "Makefile").is_file():
+        raise KbuildError(f"{tree} is no source tree of Linux: it has no Makefile")
+    found = source.version(tree)
+    if not found:
         raise KbuildError(f"{tree} is no source tree of Linux: its Makefile names no version")
-    return ".".join(parts)
+    return found
 
 
 def drift(tree: Path, release: str) -> tuple[Drift, ...]:
     """Return the modelled functions that a tree has otherwise than a release had them when the model was written.
 
-    Functions of which the table knows nothing for that release are left out. Raises KbuildError.
+    Functions of which the table knows nothing for that release are left out. Raises KbuildError as `version` does, and
+    FileError for a file that cannot be read.
     """
     version(tree)
     found = []
@@ -85,15 +84,10 @@ def drift(tree: Path, release: str) -> tuple[Drift, ...]:
 def _definitions(tree: Path, function: Modelled) -> list[str] | None:
     """Return the definitions of a function in a tree; None where it has not the file."""
     path = tree / function.file
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise KbuildError(f"{path} is larger than any file of Linux")
-        source = path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except OSError as error:
-        raise KbuildError(f"{path}: {error.strerror}") from error
-    return definitions(source, function.name)
+    # a name or a comment in another encoding is no reason to know nothing of the rest
+    return definitions(read_bytes(path, MAX_FILE_BYTES).decode("utf-8", "replace"), function.name)
 
 
 def recorded(tree: Path, release: str) -> str:

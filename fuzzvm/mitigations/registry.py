@@ -170,9 +170,7 @@ def _is_file(part: str) -> bool:
 
 def _named(name: str) -> type[Mitigation]:
     # to ask what is installed takes ten times as long, and what ships has its name in any case
-    known = shipped()
-    if name not in known:
-        known |= releases()
+    known = shipped() | releases()
     if name not in known:
         known = available() | releases()
     if name not in known and name.endswith(".py"):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.check.check import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, Pair
+from fuzzvm.check.answers import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED
+from fuzzvm.check.check import Comparison
 from tests.clock import PATIENCE
 from tests.compiled import small
 
@@ -152,6 +153,7 @@ def test_what_does_not_apply_is_one_clear_answer(tmp_path: Path, cache: Path) ->
         (("--tree", "{}", "--patch", "{}/patch"), "is no kernel tree"),
         (("--tree", "{}/small", "--patch", "{}/empty"), "holds no patch"),
         (("--tree", "{}/small"), "Missing option '--patch'"),
+        (("--tree", "{}/small", "--patch", "{}/patch", "--cc", "gcc -B /tmp"), "must be gcc or clang"),
         (("--tree", "{}/small", "--patch", "{}/none"), "No such file"),
     ],
 )
@@ -198,4 +200,4 @@ def test_what_two_verdicts_come_to(
 ) -> None:
     words = {"cut": UNDECIDED, None: UNDECIDED}
     monkeypatch.setattr("fuzzvm.check.check._word", lambda run: words.get(run, run))
-    assert Pair(None, "sc", before, after).answer == answer  # type: ignore[arg-type]
+    assert Comparison(None, "sc", before, after).answer == answer  # type: ignore[arg-type]

@@ -5,31 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fuzzvm.check.answers import FIXED, STATUS
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console, scenarios
+from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
 from fuzzvm.cli.output import print_table, say, say_text
+from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
 from fuzzvm.kbuild import source as sources
-from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.kbuild.errors import KbuildError
-from fuzzvm.machine.schedule import context_switches, format_schedule
+from fuzzvm.machine.schedule import context_switches
+
+if TYPE_CHECKING:
+    from fuzzvm.check.check import Answer
+    from fuzzvm.explore.images import ImageRun
 
 SECONDS = 600.0
 SCENARIOS = ("pmd-promotion", "check-wx")
-STATUS = {
-    "no change": 0,
-    "fixed": 0,
-    "broken": 1,
-    "still broken": 1,
-    "undecided": 125,
-    "not looked at": 125,
-    "cannot be tested": 125,
-}
-"""As `git bisect run` takes them: 125 is a commit that cannot be tested."""
-
-_file = click.Path(path_type=Path)
 
 
 @click.command()
@@ -41,7 +35,7 @@ _file = click.Path(path_type=Path)
     "patches",
     multiple=True,
     required=True,
-    type=_file,
+    type=FILE,
     metavar="FILE",
     help="Patch, or a mailbox of a series; repeatable, in order.",
 )
@@ -53,14 +47,9 @@ _file = click.Path(path_type=Path)
     metavar="NAME|FILE.toml",
     help=f"Scenario to verify before and after; repeatable. Default: {' and '.join(SCENARIOS)}.",
 )
-@click.option("--config", "fragment", type=_file, metavar="FILE", help="Further options, or a whole configuration.")
-@click.option(
-    "--cc", default="gcc", show_default=True, metavar="gcc|clang", help="Compiler; clang-19 for a certain one."
-)
-@click.option(
-    "--page-size", type=click.Choice(list(PAGE_SHIFTS)), help="Page size. Default: what --config says, else 4K."
-)
-@click.option("--levels", type=int, help="Levels of page tables. Default: 3, 4 and 2 with 4K, 16K and 64K.")
+@config_option
+@cc_option
+@geometry_options
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -68,7 +57,7 @@ _file = click.Path(path_type=Path)
     show_default=True,
     help="Time for all searches together; building comes on top.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(1), envvar="FUZZVM_KERNEL_JOBS", help="Processes of a build.")
+@jobs_option
 @click.option(
     "--out",
     "-o",
@@ -132,7 +121,7 @@ def _cache(tree: Path) -> Path:
     return root / "fuzzvm" / "check" / name.strip("-")[-100:]
 
 
-def _lines(answer: Any) -> Iterator[str]:
+def _lines(answer: Answer) -> Iterator[str]:
     for name in answer.series:
         yield f"patch: {name}"
     if answer.touched is not None:
@@ -152,7 +141,7 @@ def _lines(answer: Any) -> Iterator[str]:
         yield f"left out: {name}: {why}"
 
 
-def _print_pairs(answer: Any) -> None:
+def _print_pairs(answer: Answer) -> None:
     # imported here: see above
     from fuzzvm.report.compiled_story import render, story_of
 
@@ -167,30 +156,23 @@ def _print_pairs(answer: Any) -> None:
         )
     for pair in answer.pairs:
         for when, run in (("before", pair.before), ("after", pair.after)):
-            if run is None or run.verdict.schedule is None or (when == "before" and pair.answer != "fixed"):
+            if run is None or run.verdict.schedule is None or (when == "before" and pair.answer != FIXED):
                 continue
-            verdict = run.verdict
+            verdict, schedule = run.verdict, run.verdict.schedule
             say(
                 "",
-                f"{when}, {pair.scenario.name}, {pair.memory}: {context_switches(verdict.schedule)} context switches, "
-                f"{len(verdict.schedule)} steps, {'proven minimal' if verdict.complete else 'not proven minimal'}",
+                f"{when}, {pair.scenario.name}, {pair.memory}: {context_switches(schedule)} context switches, "
+                f"{len(schedule)} steps, {how(minimal=verdict.complete)}",
             )
-            say_text(
-                render(story_of(run.task, verdict.schedule), pair.scenario, f"{when} the series; memory {pair.memory}")
-            )
+            say_text(render(story_of(run.task, schedule), pair.scenario, f"{when} the series; memory {pair.memory}"))
     say("")
 
 
-def _said(run: Any) -> str:
-    if run is None:
-        return "no time"
-    verdict = run.verdict
-    if verdict.failure is not None:
-        return f"bug: {verdict.failure.error}"
-    return verdict.verdict if verdict.complete else f"{verdict.verdict} within the bound"
+def _said(run: ImageRun | None) -> str:
+    return "no time" if run is None else in_words(run.verdict)
 
 
-def _to_data(answer: Any, tree: Path) -> dict[str, Any]:
+def _to_data(answer: Answer, tree: Path) -> dict[str, Any]:
     what = answer.touched
     return {
         "answer": answer.answer,
@@ -219,18 +201,9 @@ def _to_data(answer: Any, tree: Path) -> dict[str, Any]:
     }
 
 
-def _verdict(run: Any) -> dict[str, Any] | None:
+def _verdict(run: ImageRun | None) -> dict[str, Any] | None:
     if run is None:
         return None
     verdict = run.verdict
-    schedule = verdict.schedule
-    return {
-        "verdict": verdict.verdict,
-        "bug": verdict.failure.error if verdict.failure else None,
-        "function": verdict.failure.function if verdict.failure else None,
-        "complete": verdict.complete,
-        "states": verdict.states,
-        "seconds": round(verdict.seconds, 3),
-        "schedule": None if schedule is None else format_schedule(schedule),
-        "missing": list(verdict.missing),
-    }
+    data = {"verdict": verdict.verdict, **failure_to_data(verdict), **search_to_data(verdict)}
+    return data | {"missing": list(verdict.missing)}

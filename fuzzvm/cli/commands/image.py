@@ -10,14 +10,13 @@ from typing import Any
 import click
 
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
+from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.compiled import arch as architectures
 from fuzzvm.compiled.closure import Closure, close
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.records import Symbol
-from fuzzvm.compiled.toolchain import CC
-from fuzzvm.kbuild.arch import PAGE_SHIFTS
 
 ENTRIES = ("vmap_page_range", "__vmap_pages_range_noflush", "vunmap_range", "ptdump_walk", "ptdump_check_wx")
 
@@ -34,19 +33,10 @@ def image(ctx: click.Context) -> None:
     ctx.with_resource(ended_like_ctrl_c())
 
 
-def _is_cc(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not CC.fullmatch(value):
-        raise click.BadParameter("must be gcc or clang, or one of them with a version, such as clang-19")
-    return value
-
-
-_file = click.Path(path_type=Path)
-
-
 @image.command()
 @click.option(
     "--tree",
-    type=_file,
+    type=FILE,
     metavar="DIR|ARCHIVE",
     help="Kernel source: a tree, or an archive such as Debian's linux-source-6.12.tar.xz. It is not written to.",
 )
@@ -63,23 +53,13 @@ _file = click.Path(path_type=Path)
     metavar="FILE",
     help="In place of --tree: a kernel with debug information, in the folder that it was built in.",
 )
-@click.option("--patch", "patches", multiple=True, type=_file, metavar="FILE", help="Patch to apply; repeatable.")
-@click.option("--config", "fragment", type=_file, metavar="FILE", help="Further options, or a whole configuration.")
-@click.option(
-    "--cc",
-    default="gcc",
-    show_default=True,
-    callback=_is_cc,
-    metavar="gcc|clang",
-    help="Compiler; clang-19 for a certain one.",
-)
+@click.option("--patch", "patches", multiple=True, type=FILE, metavar="FILE", help="Patch to apply; repeatable.")
+@config_option
+@cc_option
 @click.option(
     "--arch", default="arm64", show_default=True, type=click.Choice(architectures.names()), help="Architecture."
 )
-@click.option(
-    "--page-size", type=click.Choice(list(PAGE_SHIFTS)), help="Page size. Default: what --config says, else 4K."
-)
-@click.option("--levels", type=int, help="Levels of page tables. Default: 3, 4 and 2 with 4K, 16K and 64K on arm64.")
+@geometry_options
 @click.option(
     "--atomics",
     default="lse",
@@ -97,9 +77,7 @@ _file = click.Path(path_type=Path)
 @click.option(
     "--object", "objects", multiple=True, metavar="PATH.o", help="A further object, such as mm/foo.o; repeatable."
 )
-@click.option(
-    "--jobs", "-j", type=click.IntRange(1), envvar="FUZZVM_KERNEL_JOBS", help="Processes at once. Default: the CPUs."
-)
+@jobs_option
 @click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to build in."
 )

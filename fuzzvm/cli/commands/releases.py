@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.common import json_option, print_json
+from fuzzvm.cli.common import json_option, known_release, print_json
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.kbuild import modelled
 from fuzzvm.kernel import arch as architectures
@@ -25,7 +25,11 @@ CLAIMS = ("one_walker", "two_walkers", "other_mm", "collapse", "attributes")
     help="Say which of the modelled functions a kernel source tree has otherwise than the model was written from.",
 )
 @click.option(
-    "--release", "name", metavar="NAME", help="With --check: the release to compare with. Default: the newest."
+    "--release",
+    "name",
+    metavar="NAME",
+    callback=known_release,
+    help="With --check: the release to compare with. Default: the newest.",
 )
 @json_option
 def releases(tree: Path | None, name: str | None, as_json: bool) -> int:
@@ -39,8 +43,6 @@ def releases(tree: Path | None, name: str | None, as_json: bool) -> int:
     fuzzvm releases --check ~/src/linux
     """
     known = registry.releases()
-    if name is not None and name not in known:
-        raise click.BadParameter(f"no release {name!r}; there are {', '.join(known)}", param_hint="'--release'")
     if tree is not None:
         return _check(tree, name or list(known)[-1], as_json=as_json)
     if name is not None:
