@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from fuzzvm.cli.common import print_json, progress_console, shell_path
-from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say, say_text
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
+from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
@@ -96,13 +95,7 @@ def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequenc
             say_text(
                 render(story_of(run.task, verdict.schedule), run.scenario, f"{_title(image)}; memory {run.memory}")
             )
-        elif verdict.failure is not None:
-            place = verdict.failure.function or "the run as a whole"
-            say("", f"{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
-        if verdict.missing:
-            say("", f"{where}: vacuous: {not_met(verdict.missing)}")
-        if verdict.stopped:
-            say("", f"{where}: not everything was explored: {verdict.stopped}")
+        say_shortfalls(where, verdict)
     if cannot:
         names = ", ".join(scenario.name for scenario, _ in cannot)
         say("", f"left out: {names} (fuzzvm verify --image {shell_path(folder)} -s NAME says why)")

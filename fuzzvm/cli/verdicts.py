@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fuzzvm.cli.happened import not_met
+from fuzzvm.cli.output import say
 from fuzzvm.explore.exhaustive import Verdict
 from fuzzvm.machine.schedule import context_switches, format_schedule
 
@@ -20,6 +22,17 @@ def in_words(verdict: Verdict) -> str:
 def how(*, minimal: bool) -> str:
     """Return what is known of the length of a schedule."""
     return "proven minimal" if minimal else "not proven minimal"
+
+
+def say_shortfalls(where: str, verdict: Verdict) -> None:
+    """Print what a verdict lacks: a schedule that was not found, what never happened, what was not explored."""
+    if verdict.failure is not None and verdict.schedule is None:
+        place = verdict.failure.function or "the run as a whole"
+        say("", f"{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
+    if verdict.missing:
+        say("", f"{where}: vacuous: {not_met(verdict.missing)}")
+    if verdict.stopped:
+        say("", f"{where}: not everything was explored: {verdict.stopped}")
 
 
 def failure_to_data(verdict: Verdict) -> dict[str, Any]:

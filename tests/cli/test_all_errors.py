@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-
+from tests.cli.running import fuzzvm
 
 SYSTEM = ("-m", "none", "-s", "pud-promotion", "--memory", "sc")
 ERRORS = [("use-after-free-read", "ptdump_pte_entry", 17), ("use-after-free-read", "walk_pmd_range", 30)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import fuzzvm
 from tests.clock import FOREVER, PATIENCE, wait_until
 from tests.support import heed_sigint, tells_that_it_runs
 
@@ -20,12 +21,6 @@ class Mine(Mitigation):
     name = "mine"
 """
 HOOK = "    def before_free(self, k, level, token):\n"
-
-
-def fuzzvm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE
-    )
 
 
 def found(tmp_path: Path, *arguments: str) -> Path:

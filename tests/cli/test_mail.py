@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fuzzvm.corpus.format import parse, read
 from fuzzvm.corpus.replay import replay
-from tests.clock import PATIENCE
+from tests.cli.running import fuzzvm
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 FINDING = sorted((CORPUS / "history").glob("linux-7-3-use-after-free-read-824c72162ff0.toml"))[0]
-
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
 
 
 def body(text: str) -> tuple[str, str]:

@@ -11,15 +11,10 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.cli.commands.necessity import _scenarios
+from tests.cli.running import fuzzvm
 from tests.clock import PATIENCE
 from tests.support import heed_sigint
 from tests.terminal import Terminal
-
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
 
 
 @pytest.mark.slow

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fuzzvm.kbuild.modelled import modelled
-from tests.clock import PATIENCE
-
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+from tests.cli.running import fuzzvm
 
 
 def make_tree(path: Path, *, version: str = "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\n") -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fuzzvm.explore import engines
+from tests.cli.running import fuzzvm
 from tests.pytest_plugin.project import pytest_in
 
 SCHEMES = """\
@@ -43,12 +42,6 @@ def schemes(tmp_path: Path) -> str:
     path = tmp_path / "mine.py"
     path.write_text(SCHEMES)
     return str(path)
-
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 VERIFY = ("verify", "-s", "pmd-promotion", "--memory", "sc")

@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import fuzzvm
 from tests.clock import PATIENCE
 from tests.support import REAL_TABLES
-
-
-def fuzzvm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
 
 
 def test_json_says_what_the_design_promises() -> None:

@@ -23,10 +23,10 @@ from fuzzvm.cli.common import (
     without_option,
 )
 from fuzzvm.cli.executor import Address, executor_option
-from fuzzvm.cli.happened import happened_option, happened_to_data, not_met, print_happened
+from fuzzvm.cli.happened import happened_option, happened_to_data, print_happened
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
+from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
 from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
@@ -351,13 +351,7 @@ def _print(runs: Sequence[VerifiedCell], saved: dict[int, Path], *, checked: boo
                 _print_error(run, where, error, saved.get(id(run) if error is only else id(error)))
             if verdict.errors_stopped:
                 say("", f"{where}: there may be other errors: {verdict.errors_stopped}")
-        elif verdict.failure is not None:
-            place = verdict.failure.function or "the run as a whole"
-            say("", f"{where}: {verdict.failure.error} in {place}; its schedule was not found within the bound")
-        if verdict.missing:
-            say("", f"{where}: vacuous: {not_met(verdict.missing)}")
-        if verdict.stopped:
-            say("", f"{where}: not everything was explored: {verdict.stopped}")
+        say_shortfalls(where, verdict)
     if all(len({pick(run.cell) for run in runs}) > 1 for pick in (_mitigation, _scenario)):
         print_matrix(runs)
 
