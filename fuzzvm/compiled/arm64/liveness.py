@@ -31,20 +31,21 @@ def live_registers(
 ) -> dict[int, tuple[int, ...]]:
     """Return the slots that are live before each instruction of one function, ascending.
 
-    `jumps` are edges of the control flow that instructions do not show: where the site of a static key leads to.
+    `jumps` are the sites of static keys, with where each leads to if it is a branch; otherwise it is a NOP.
     """
     before: dict[int, frozenset[int]] = dict.fromkeys(instructions, frozenset())
     predecessors: dict[int, list[int]] = {address: [] for address in instructions}
     for address, instruction in instructions.items():
-        for following in (*_successors(instruction), *([jumps[address]] if address in jumps else [])):
+        for following in (address + 4, jumps[address]) if address in jumps else _successors(instruction):
             if following in predecessors:
                 predecessors[following].append(address)
     todo = set(instructions)
     while todo:
         address = todo.pop()
-        live = _before(instructions[address], before, reads)
         if address in jumps:
-            live |= before.get(jumps[address], EVERYTHING)
+            live = before.get(address + 4, EVERYTHING) | before.get(jumps[address], EVERYTHING)
+        else:
+            live = _before(instructions[address], before, reads)
         if live != before[address]:
             before[address] = live
             todo.update(predecessors[address])

@@ -18,8 +18,12 @@ from fuzzvm.machine.ops import (
     Address,
     Alloc,
     Barrier,
+    CacheMaintenance,
+    CacheOperation,
     Fence,
     Free,
+    InterruptAll,
+    Load,
     Order,
     Rmw,
     Steps,
@@ -70,6 +74,16 @@ def spin_lock(c: Caller) -> Steps[int]:
     """Take a spinlock (kernel/locking/spinlock.c); the flags that are returned say that interrupts were on."""
     yield Rmw(_word(c, c[0], LOCKED), _TAKEN, Order.ACQUIRE, _Free())
     return 0
+
+
+def mutex_lock(c: Caller) -> Steps[None]:
+    """Take a mutex (kernel/locking/mutex.c)."""
+    yield Rmw(_word(c, c[0]), _TAKEN, Order.ACQUIRE, _Free())
+
+
+def mutex_unlock(c: Caller) -> Steps[None]:
+    """Release a mutex."""
+    yield Rmw(_word(c, c[0]), _RELEASED, Order.RELEASE)
 
 
 def spin_unlock(c: Caller) -> Steps[None]:
@@ -231,6 +245,37 @@ def set_swapper_pgd(c: Caller) -> Steps[None]:
     yield Rmw(lock, _RELEASED, Order.RELEASE)
 
 
+# Static keys (kernel/jump_label.c, arch/arm64/kernel/jump_label.c): who counts is the image's code
+
+
+def _patch_text(site: Address, patched: int) -> Steps[None]:
+    """Replace an instruction, as aarch64_insn_patch_text_nosync() does (arch/arm64/kernel/patching.c)."""
+    yield Store(site, patched, Order.PLAIN, "patch-store")
+    # caches_clean_inval_pou()
+    yield CacheMaintenance(CacheOperation.DC_CVAU, site, "patch-dc")
+    yield Fence(Barrier.DSB_ISH, "patch-dsb-1")
+    yield CacheMaintenance(CacheOperation.IC_IVAU, site, "patch-ic")
+    yield Fence(Barrier.DSB_ISH, "patch-dsb-2")
+    yield Fence(Barrier.ISB, "patch-isb")
+
+
+def jump_label_update(c: Caller) -> Steps[None]:
+    """Patch every site of a key, in the order of their addresses, and make all CPUs see it."""
+    image, memory, key = c.environment.executable.image, c.environment.memory, c[0]
+    sites = tuple(sorted((site for site in image.jump_sites if site.key == key), key=lambda site: site.code))
+    enabled = _unit(c, key + image.types.offset("static_key", "enabled"), 4)
+    index = 0
+    while index < len(sites):
+        count = yield Load(enabled.address)
+        # jump_label_type(): while the first user patches, the count is -1
+        branches = (count != memory.initial(enabled)) != sites[index].branch
+        patched = branches != c.environment.executable.branches_at_boot(sites[index].code)
+        yield from _patch_text(memory.site(sites[index].code), int(patched))
+        index += 1
+    # kick_all_cpus_sync()
+    yield InterruptAll("patch-ipi")
+
+
 BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     **dict.fromkeys(("_raw_spin_lock", "_raw_spin_lock_irq", "_raw_spin_lock_irqsave"), spin_lock),
     **dict.fromkeys(("_raw_spin_unlock", "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore"), spin_unlock),
@@ -241,6 +286,9 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     "alloc_pages_node_noprof": _alloc_pages(1, 2),
     "__free_pages": free_pages,
     "set_swapper_pgd": set_swapper_pgd,
+    "mutex_lock": mutex_lock,
+    "mutex_unlock": mutex_unlock,
+    "jump_label_update": jump_label_update,
     "memset": memset,
 }
 """By the name that the source has."""
@@ -261,7 +309,9 @@ IGNORED = frozenset(
         "preempt_schedule_notrace",
         "__cond_resched",
         "__sync_icache_dcache",
-        # memory hotplug: nobody takes its lock to write
+        # CPU and memory hotplug: nobody takes their locks to write
+        "cpus_read_lock",
+        "cpus_read_unlock",
         "get_online_mems",
         "put_online_mems",
         "ptdump_debugfs_register",

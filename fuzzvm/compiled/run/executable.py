@@ -45,6 +45,10 @@ class Executable(Constant):
         """Return whether a function is called that the image does not define and nobody stands for."""
         return address in self._undefined
 
+    def branches_at_boot(self, site: int) -> bool:
+        """Return whether the instruction at the site of a static key is a branch before anybody patches it."""
+        return self.code.instruction(site).is_branch
+
     def live(self, pc: int) -> tuple[int, ...]:
         """Return the slots that the code may still read at an address."""
         symbol = self._function(pc)

@@ -114,7 +114,7 @@ class MemoryMap(Constant):
         section = self.image.section_at(va)
         if section is None:
             raise ModelError(WILD_ACCESS, f"access to {va:#x}, where nothing is")
-        if section.name in (FUNCTIONS, OTHERS):
+        if section.name in (FUNCTIONS, OTHERS) and va not in self._boot:
             raise ImageError(f"{self.image.describe(va)} is accessed, and the image does not define it")
         return None
 
@@ -154,7 +154,7 @@ class MemoryMap(Constant):
         return self._units.known(address)
 
     def site(self, code: int) -> Address:
-        """Return the location that stands for the instruction at the site of a static key: 0 for NOP, else branch."""
+        """Return the location of the instruction at the site of a static key: 0 as at boot, 1 if it is patched."""
         return self._sites[code]
 
     def phys(self, number: int) -> int:

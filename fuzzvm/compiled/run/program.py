@@ -28,6 +28,7 @@ from fuzzvm.machine.errors import NO_PROGRESS, ModelError, OutdatedProgramError,
 from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
+    Address,
     Alloc,
     Annotation,
     Dependencies,
@@ -371,8 +372,7 @@ class CompiledProgram(Program):
             self._model_tokens = 0
             return self._in_model(None)
         if pc in executable.sites:
-            self._fetching = self._issued = True
-            return Fetch(environment.memory.site(pc), depends=self._depends())
+            return self._fetch(environment.memory.site(pc))
         if pc in executable.probes:
             annotation = environment.probes[pc](caller)
             self._step(executable.code.instruction(pc))
@@ -391,11 +391,21 @@ class CompiledProgram(Program):
         if halt is Halt.ACCESS:
             raise ImageError(f"{executable.image.describe(self._x[PC])}: a function begins with an access")
 
+    def _fetch(self, site: Address) -> Fetch | None:
+        """Return the fetch of the instruction at the site of a static key; None where nobody ever patches it."""
+        knowledge = self.environment.knowledge
+        if knowledge is not None and knowledge.is_constant(site):
+            self._fetched(knowledge.content(site))
+            return None
+        self._fetching = self._issued = True
+        return Fetch(site, depends=self._depends())
+
     def _fetched(self, response: Value) -> None:
         self._fetching = False
-        site = self.environment.executable.sites[self._x[PC]]
+        executable, pc = self.environment.executable, self._x[PC]
         # what is fetched orders all that follows; nothing depends on it
-        self._x[PC] = site.target if response else self._x[PC] + 4
+        branches = executable.branches_at_boot(pc) != bool(response)
+        self._x[PC] = executable.sites[pc].target if branches else pc + 4
 
     # Boundary functions
 

@@ -199,14 +199,19 @@ def _functions(image: Image, boundary: Mapping[str, T]) -> dict[int, T]:
 
 
 def _boot_values(image: Image, layout: Layout) -> dict[int, bytes]:
-    """Return what early boot has set: where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S)."""
+    """Return what early boot has set.
+
+    Where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S), and that static keys may be used
+    (jump_label_init).
+    """
     values = {
-        "memstart_addr": layout.phys,
-        "kimage_voffset": image.sections[0].address - layout.kernel_phys,
+        "memstart_addr": (layout.phys, 8),
+        "kimage_voffset": (image.sections[0].address - layout.kernel_phys & (1 << 64) - 1, 8),
+        "static_key_initialized": (1, 1),
     }
     return {
-        image.symbol(name).address: (value & (1 << 64) - 1).to_bytes(8, "little")
-        for name, value in values.items()
+        image.symbol(name).address: value.to_bytes(size, "little")
+        for name, (value, size) in values.items()
         if image.symbols_named(name)
     }
 
