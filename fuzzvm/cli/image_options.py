@@ -45,7 +45,7 @@ def geometry_options(command: F) -> F:
     page_size = click.option(
         "--page-size", type=click.Choice(list(PAGE_SHIFTS)), help="Page size. Default: what --config says, else 4K."
     )
-    text = "Levels of page tables. Default: 3, 4 and 2 with 4K, 16K and 64K on arm64."
+    text = "Levels of page tables. Default: 3, 4 and 2 with 4K, 16K and 64K on arm64, 4 on x86_64."
     return page_size(click.option("--levels", type=int, help=text)(command))
 
 

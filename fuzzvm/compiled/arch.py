@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,8 +30,9 @@ class Line:
 class Alternative:
     """An entry of the table of alternatives: code that is replaced at boot where the CPUs have a feature.
 
-    `replacement` is the address of the new code, or of the function that writes it (`callback`). `applied` says whether
-    the image's text has it. Source: struct alt_instr, arch/*/include/asm/alternative.h.
+    `feature` is its name, with "!" before it where the code is replaced if no CPU has it. `replacement` is the address
+    of the new code, which has `new_size` bytes (0: as many as the old), or of the function that writes it (`callback`).
+    `applied` says whether the image's text has it. Source: struct alt_instr, arch/*/include/asm/alternative.h.
     """
 
     address: int
@@ -40,6 +41,11 @@ class Alternative:
     feature: str
     callback: bool
     applied: bool = False
+    new_size: int = 0
+
+    def is_for(self, features: Collection[str]) -> bool:
+        """Return whether it is applied where the CPUs have some features."""
+        return (self.feature.removeprefix("!") in features) is not self.feature.startswith("!")
 
 
 class ReadMemory(Protocol):
@@ -55,8 +61,9 @@ class ImageArch(Protocol):
     compiled (none: always). `tables` are the page tables that the kernel's linker script makes. `branch_relocations`
     are the types that only branches have, `pointer_relocation` is that of an address in data, `relative_relocation`
     that of one in a kernel that is linked as a shared object. `atomics` gives the features of the CPUs for each value
-    of `--atomics`; `always` are those that every CPU has. `callbacks` write the code of an alternative, by the name of
-    the kernel's function. `feature_header` is the file, among what a build generates, that numbers the features.
+    of `--atomics`, the usual first; `always` are those that every CPU has. `callbacks` write the code of an alternative, by the name of
+    the kernel's function. `feature_header` is the file that numbers the features: one that a build generates, or of the
+    source.
     """
 
     kernel: KernelArch
@@ -77,6 +84,9 @@ class ImageArch(Protocol):
 
     def page_size(self, config: Mapping[str, str]) -> str:
         """Return the page size of a configuration, such as "4K". Raises ImageError where it states none."""
+
+    def levels(self, config: Mapping[str, str], features: Collection[str]) -> int:
+        """Return how many levels page tables have on CPUs with some features. Raises ImageError for what is not there."""
 
     def check_atomics(self, config: Mapping[str, str], atomics: str) -> None:
         """Raise ImageError where a kernel has no code for atomics that are asked for."""
@@ -101,7 +111,7 @@ class ImageArch(Protocol):
         """
 
 
-_MODULES = {"arm64": "fuzzvm.compiled.arm64.image"}
+_MODULES = {"arm64": "fuzzvm.compiled.arm64.image", "x86_64": "fuzzvm.compiled.x86_64.image"}
 
 
 def names() -> list[str]:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fuzzvm.compiled import index, link, objects, toolchain
@@ -59,7 +59,8 @@ class Options:
     """What is built: from one of `tree` (a source tree or an archive of one), `objects_folder` and `vmlinux`.
 
     `page_size` and `levels` None stand for what `fragment` says, else for the usual. `objects` are compiled beside
-    those that matter. `features` are features of the CPUs that alternatives are applied for, beside those of `atomics`.
+    those that matter. `features` are features of the CPUs that alternatives are applied for, beside those of `atomics`,
+    "" for the usual ones.
     """
 
     tree: Path | None = None
@@ -69,7 +70,7 @@ class Options:
     page_size: str | None = None
     levels: int | None = None
     cc: str = "gcc"
-    atomics: str = "lse"
+    atomics: str = ""
     features: tuple[str, ...] = ()
     patches: tuple[Path, ...] = ()
     fragment: Path | None = None
@@ -105,6 +106,7 @@ def build(options: Options, out: Path, progress: Progress = lambda text: None) -
     if unusable := [str(path) for path in (given.resolve(), out.resolve()) if re.search(r"[\s:]", str(path))]:
         raise KbuildError(f"{unusable[0]}: make does not take names with spaces or colons")
     arch = architecture(options.arch)
+    options = replace(options, atomics=options.atomics or next(iter(arch.atomics)))
     if options.atomics not in arch.atomics:
         raise ImageError(f"{options.arch} has no atomics {options.atomics}, only {', '.join(arch.atomics)}")
     if options.vmlinux is not None:
@@ -292,7 +294,7 @@ class _Build:
             _contents(used, tree, folder),
             made,
             compiler.text,
-            (folder / self._arch.feature_header).read_text(encoding="utf-8"),
+            self._feature_header(folder, tree),
         )
 
     def _link(self, folder: Path, wanted: Sequence[str], config: Mapping[str, str]) -> Path:
@@ -403,10 +405,15 @@ class _Build:
         try:
             if not made:
                 made = read_text(folder / ".config", MAX_CONFIG)
-            header = read_text(folder / self._arch.feature_header, MAX_CONFIG)
+            header = self._feature_header(folder, folder / "source")
         except FileError as error:
             raise ImageError(f"{error}: the folder that the kernel was built in has it") from error
         return made, header
+
+    def _feature_header(self, folder: Path, tree: Path) -> str:
+        """Return the text that numbers CPU features, from the folder that was built in, or from the source."""
+        name = self._arch.feature_header
+        return read_text((folder if (folder / name).is_file() else tree) / name, MAX_CONFIG)
 
     # what all have in common
 
@@ -448,7 +455,7 @@ class _Build:
             kernel=made.kernel,
             arch=options.arch,
             page_size=arch.page_size(config),
-            levels=int(config.get("CONFIG_PGTABLE_LEVELS", "0")),
+            levels=arch.levels(config, features),
             kind=options.kind,
             source=str(options.given.resolve()),
             sources=made.sources,

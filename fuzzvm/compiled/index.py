@@ -45,7 +45,7 @@ def apply_alternatives(
     done = []
     for alternative in tables.alternatives(elf, symbols, arch, names):
         code: bytes | None = None
-        if alternative.feature in chosen:
+        if alternative.is_for(chosen):
             if alternative.callback:
                 write = arch.callbacks.get(functions.get(alternative.replacement, ""))
                 code = None if write is None else write(alternative.size)
@@ -88,6 +88,7 @@ def build(
     symbols = list(_symbols(elf, arch, page_size, types, lines))
     data_ranges = list(_data_in_text(elf))
     named = {symbol.name: symbol.address for symbol in symbols if not symbol.local}
+    every = {*chosen, *arch.always}
     layout = {
         "sections": [astuple(section) for section in elf.sections],
         "symbols": [astuple(symbol) for symbol in symbols],
@@ -99,7 +100,7 @@ def build(
         "unwritten": [
             alternative.address
             for alternative in alternatives
-            if not alternative.applied and alternative.feature in {*chosen, *arch.always}
+            if not alternative.applied and alternative.is_for(every)
         ],
     }
     references = sorted(astuple(reference) for reference in (*_references(linked, arch), *pointers))

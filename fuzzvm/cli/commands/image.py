@@ -62,10 +62,8 @@ def image(ctx: click.Context) -> None:
 @geometry_options
 @click.option(
     "--atomics",
-    default="lse",
-    show_default=True,
     type=click.Choice(["lse", "ll-sc"]),
-    help="What the CPUs have: atomic instructions, or load and store exclusive only.",
+    help="What arm64 CPUs have: atomic instructions (the default), or load and store exclusive only.",
 )
 @click.option(
     "--feature",
@@ -98,7 +96,7 @@ def build(out: Path, as_json: bool, **given: Any) -> int:
     except ModuleNotFoundError as error:
         raise ImageError("building images needs pyelftools: pip install 'fuzzvm[compiled]'") from error
 
-    given["jobs"] = given["jobs"] or 0
+    given |= {"jobs": given["jobs"] or 0, "atomics": given["atomics"] or ""}
     options = builds.Options(**given)
     with progress_console().status(f"building; the log is {out / 'build.log'}") as status:
         manifest = builds.build(options, out, lambda text: status.update(f"{text}; the log is {out / 'build.log'}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -71,6 +71,10 @@ class Arm64:
             if config.get(f"CONFIG_ARM64_{size}_PAGES") == "y":
                 return size
         raise ImageError("the configuration has no page size: it is not one of arm64")
+
+    def levels(self, config: Mapping[str, str], features: Collection[str]) -> int:
+        """Return CONFIG_PGTABLE_LEVELS."""
+        return int(config.get("CONFIG_PGTABLE_LEVELS", "0"))
 
     def check_atomics(self, config: Mapping[str, str], atomics: str) -> None:
         """Raise ImageError for LSE in a kernel that has LL/SC only; Linux 7.2 and 7.3 always have both."""
