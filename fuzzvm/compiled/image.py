@@ -117,7 +117,13 @@ class Image:
 
     def read_code(self, address: int) -> int:
         """Return the instruction word at an address. Raises ImageError where no code stands, or none that is final."""
-        if address % 4 or not self.is_code(address):
+        if address % 4:
+            raise ImageError(f"no code stands at {address:#x} ({self.describe(address)})")
+        return int.from_bytes(self.code(address, 4), "little")
+
+    def code(self, address: int, size: int) -> bytes:
+        """Return so many bytes of code, or fewer where it ends. Raises as `read_code` does."""
+        if not self.is_code(address):
             raise ImageError(f"no code stands at {address:#x} ({self.describe(address)})")
         for alternative in self.unwritten.values():
             if alternative.address <= address < alternative.address + alternative.size:
@@ -125,7 +131,9 @@ class Image:
                     f"the code at {self.describe(address)} is written at boot by "
                     f"{self.describe(alternative.replacement)}, which is not known"
                 )
-        return int.from_bytes(self.read(address, 4), "little")
+        section = self.section_at(address)
+        assert section is not None
+        return self.read(address, min(size, section.end - address))
 
     def is_code(self, address: int) -> bool:
         """Return whether an instruction stands at an address, as far as sections and the assembler's marks say."""

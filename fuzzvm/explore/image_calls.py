@@ -26,12 +26,23 @@ ENTRY_SHIFT = 3
 PHYS = 1 << 38
 """The physical address of page 0: aligned to every block, and nothing of the kernel's."""
 PROTS = {
-    "rw": 0x0068_0000_0000_0701,
-    "ro": 0x0060_0000_0000_0781,
-    "rox": 0x0040_0000_0000_0781,
-    "rwx": 0x0048_0000_0000_0701,
+    "arm64": {
+        "rw": 0x0068_0000_0000_0701,
+        "ro": 0x0060_0000_0000_0781,
+        "rox": 0x0040_0000_0000_0781,
+        "rwx": 0x0048_0000_0000_0701,
+    },
+    "x86_64": {
+        "rw": 0x8000_0000_0000_0163,
+        "ro": 0x8000_0000_0000_0121,
+        "rox": 0x0000_0000_0000_0121,
+        "rwx": 0x0000_0000_0000_0163,
+    },
 }
-"""Attributes of a valid kernel mapping: UXN, PXN, DBM; AF, inner shareable, AP[2] (Arm ARM D8.3; pgtable-prot.h)."""
+"""Attributes of a valid kernel mapping. arm64: UXN, PXN, DBM; AF, inner shareable, AP[2] (Arm ARM D8.3). x86_64: NX;
+global, dirty, accessed, writable, present (Intel SDM vol. 3A 4.5; asm/pgtable_types.h)."""
+_VMALLOC = {"x86_64": 0xFFFF_C900_0000_0000}
+"""Where a scenario's pages begin if not after the image."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,11 @@ class Geometry:
 
     @classmethod
     def of(cls, image: Image, fanout: int) -> Geometry:
-        """Return that of an image: its pages begin with the first entry of the root that maps none of the image."""
+        """Return that of an image: its pages begin with an entry of the root that maps none of the image."""
         page_shift, levels = image.manifest.page_shift, image.manifest.levels
         root = page_shift + (page_shift - ENTRY_SHIFT) * (levels - 1)
-        return cls((image.sections[0].address >> root) + 1 << root, page_shift, fanout)
+        behind = (image.sections[0].address >> root) + 1 << root
+        return cls(_VMALLOC.get(image.manifest.arch, behind), page_shift, fanout)
 
     @property
     def entries(self) -> int:
@@ -129,11 +141,15 @@ def _of_page(image: Image, geometry: Geometry, one: Vmap | Vunmap, number: int, 
         return call(image, "vunmap_range", addr, end)
     first = one.page if one.phys_page < 0 else one.phys_page
     phys = PHYS + (geometry.page(first + number) << geometry.page_shift)
-    return call(image, "vmap_range_noflush", addr, end, phys, PROTS[one.prot], geometry.page_shift)
+    return call(image, "vmap_range_noflush", addr, end, phys, _prot(image, one), geometry.page_shift)
 
 
 def _calls(image: Image, geometry: Geometry, calls: Sequence[ScenarioCall]) -> tuple[Call, ...]:
     return tuple(_CALLS[type(one)](image, geometry, one) for one in calls)
+
+
+def _prot(image: Image, one: Vmap) -> int:
+    return PROTS[image.manifest.arch][one.prot]
 
 
 def _vmap(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
@@ -141,7 +157,7 @@ def _vmap(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
     addr, end = geometry.addr(one.page), geometry.addr(one.page + one.nr_pages)
     phys = PHYS + (geometry.page(one.page if one.phys_page < 0 else one.phys_page) << geometry.page_shift)
     shift = geometry.shift(one.max_page_shift)
-    return call(image, "vmap_range_noflush", addr, end, phys, PROTS[one.prot], shift)
+    return call(image, "vmap_range_noflush", addr, end, phys, _prot(image, one), shift)
 
 
 def _vunmap(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
@@ -150,6 +166,9 @@ def _vunmap(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
 
 
 def _cat_kernel_page_tables(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
+    if image.manifest.arch == "x86_64":
+        # no seq_file, and not the part of the tables that is a user's
+        return call(image, "ptdump_walk_pgd_level_debugfs", 0, image.symbol("init_mm").address, 0)
     if not image.signature(image.function("ptdump_walk")).parameters:
         return call(image, "ptdump_walk")
     if not image.symbols_named("kernel_ptdump_info"):
@@ -159,7 +178,7 @@ def _cat_kernel_page_tables(image: Image, geometry: Geometry, one: ScenarioCall)
 
 
 def _check_wx_pages(image: Image, geometry: Geometry, one: ScenarioCall) -> Call:
-    return call(image, "ptdump_check_wx")
+    return call(image, "ptdump_walk_pgd_level_checkwx" if image.manifest.arch == "x86_64" else "ptdump_check_wx")
 
 
 _CALLS: dict[type[ScenarioCall], Callable[[Image, Geometry, ScenarioCall], Call]] = {

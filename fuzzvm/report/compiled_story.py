@@ -25,7 +25,6 @@ from fuzzvm.scenario.scenario import Scenario
 
 RULE = "=" * 66
 INDENT = 4
-_BLOCK, _TABLE = 0b01, 0b11
 _LEVELS = {2: ("pgd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
 """What the tables of each level are called, by the number of levels; the levels between are folded."""
 
@@ -116,8 +115,7 @@ class CompiledDescriber(Describer):
         target = table_of(self._memory, value)
         if target is not None:
             return self.page(target)
-        kind = {_BLOCK: "block", _TABLE: "leaf"}.get(value & 3)
-        return f"{value:#x}" if kind is None else f"{kind} {value:#x}"
+        return f"{self._memory.arch.leaf(value)} {value:#x}".lstrip()
 
 
 class _Watching(Replay):

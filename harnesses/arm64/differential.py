@@ -25,12 +25,13 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.arm64.access import Access, Answer
-from fuzzvm.compiled.arm64.decode import Instruction, UnsupportedInstructionError, decode
-from fuzzvm.compiled.arm64.effects import Kind
-from fuzzvm.compiled.arm64.engine import Code, Halt
-from fuzzvm.compiled.arm64.expressions import Constant
-from fuzzvm.compiled.arm64.generate import Tracking
+from fuzzvm.compiled.isa.access import Access, Answer
+from fuzzvm.compiled.arm64.decode import decode
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.isa.effects import Kind
+from fuzzvm.compiled.isa.engine import Code, Halt
+from fuzzvm.compiled.isa.expressions import Constant
+from fuzzvm.compiled.isa.generate import Tracking
 from fuzzvm.compiled.arm64.semantics import BUILDERS
 from harnesses.arm64.encodings import PATTERNS, word
 from harnesses.arm64.oracle import COMPARED, WINDOW, WINDOW_SIZE, Oracle, RefusedError
@@ -125,7 +126,7 @@ class Subject:
     def __init__(self, instruction: Instruction) -> None:
         self.instruction = instruction
         self.plain, self.tracked = (
-            Code(lambda _: instruction.word, stops=(instruction.address + 4,), tracking=tracking)
+            Code(lambda _: instruction, stops=(instruction.address + 4,), tracking=tracking)
             for tracking in (None, Tracking())
         )
 

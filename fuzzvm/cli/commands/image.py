@@ -18,7 +18,10 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.records import Symbol
 
-ENTRIES = ("vmap_page_range", "__vmap_pages_range_noflush", "vunmap_range", "ptdump_walk", "ptdump_check_wx")
+ENTRIES = (
+    *("vmap_page_range", "__vmap_pages_range_noflush", "vunmap_range", "ptdump_walk", "ptdump_check_wx"),
+    *("ptdump_walk_pgd_level_debugfs", "ptdump_walk_pgd_level_checkwx"),
+)
 
 
 @click.group()

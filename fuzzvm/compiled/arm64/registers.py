@@ -5,12 +5,13 @@ A register file is a list of `COUNT` integers, each in 0..2**64-1. Dependencies 
 
 from __future__ import annotations
 
+from fuzzvm.compiled.isa.slots import MASK32, MASK64, PC, SP
+
+__all__ = ["COUNT", "DAIF", "FLAGS", "LINK", "MASK32", "MASK64", "NAMES", "PC", "SP", "SP_EL0", "SYSTEM", "new"]
+
 LINK = 30
-SP = 31
 FLAGS = 32
 """The condition flags NZCV as an integer of 4 bits; N is bit 3."""
-PC = 33
-"""The address of the next instruction. What is tracked for it are the control dependencies."""
 SP_EL0 = 34
 TPIDR_EL0 = 35
 TPIDR_EL1 = 36
@@ -37,8 +38,6 @@ Every other system register is reached by an `Access`.
 NAMES = (*(f"x{number}" for number in range(31)), "sp", "nzcv", "pc", *(name for name in SYSTEM if name != "nzcv"))
 """The name of each slot."""
 
-MASK32 = (1 << 32) - 1
-MASK64 = (1 << 64) - 1
 
 
 def new() -> list[int]:

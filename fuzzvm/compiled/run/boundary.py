@@ -13,7 +13,9 @@ from typing import Any
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.run.memory_map import PIECE, STRUCT_PAGE_SHIFT
 from fuzzvm.compiled.run.program import Boundary, Caller
+from fuzzvm.compiled.run.translate import KERNEL_WARNING
 from fuzzvm.compiled.run.units import Unit
+from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
     Address,
     Alloc,
@@ -262,6 +264,8 @@ def _patch_text(site: Address, patched: int) -> Steps[None]:
 def jump_label_update(c: Caller) -> Steps[None]:
     """Patch every site of a key, in the order of their addresses, and make all CPUs see it."""
     image, memory, key = c.environment.executable.image, c.environment.memory, c[0]
+    if image.manifest.arch != "arm64":
+        raise ImageError(f"static keys of {image.manifest.arch} are not patched")
     sites = tuple(sorted((site for site in image.jump_sites if site.key == key), key=lambda site: site.code))
     enabled = _unit(c, key + image.types.offset("static_key", "enabled"), 4)
     index = 0
@@ -274,6 +278,21 @@ def jump_label_update(c: Caller) -> Steps[None]:
         index += 1
     # kick_all_cpus_sync()
     yield InterruptAll("patch-ipi")
+
+
+def flush_tlb_kernel_range(c: Caller) -> Steps[None]:
+    """Flush TLBs by an IPI to all CPUs that each answers (arch/x86/mm/tlb.c); what TLBs hold is not followed."""
+    yield InterruptAll()
+
+
+def warn_trap(c: Caller) -> Steps[None]:
+    """Warn by an entry of the table of bugs (arch/x86/kernel/traps.c, Linux 7.0 and newer)."""
+    image = c.environment.executable.image
+    offset = int.from_bytes(image.read(c[0], 4), "little", signed=True)
+    bug = image.bugs.get(c[0] + offset)
+    where = image.describe(c.return_address) if bug is None else f"{bug.file}:{bug.line}"
+    raise ModelError(KERNEL_WARNING, f"WARN() at {where}")
+    yield
 
 
 BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
@@ -289,6 +308,8 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     "mutex_lock": mutex_lock,
     "mutex_unlock": mutex_unlock,
     "jump_label_update": jump_label_update,
+    **dict.fromkeys(("flush_tlb_kernel_range", "flush_tlb_all"), flush_tlb_kernel_range),
+    "__SCT__WARN_trap": warn_trap,
     "memset": memset,
 }
 """By the name that the source has."""
@@ -309,6 +330,8 @@ IGNORED = frozenset(
         "preempt_schedule_notrace",
         "__cond_resched",
         "__sync_icache_dcache",
+        # the top entries of other address spaces, which nobody looks at here
+        "arch_sync_kernel_mappings",
         # CPU and memory hotplug: nobody takes their locks to write
         "cpus_read_lock",
         "cpus_read_unlock",

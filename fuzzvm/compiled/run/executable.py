@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fuzzvm.compiled.arm64.decode import Instruction, UnsupportedInstructionError
-from fuzzvm.compiled.arm64.engine import Code
-from fuzzvm.compiled.arm64.generate import Tracking
-from fuzzvm.compiled.arm64.liveness import ARGUMENTS, EVERYTHING, entry_reads, live_registers
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.isa.engine import Code
+from fuzzvm.compiled.isa.generate import Tracking
+from fuzzvm.compiled.isa.liveness import live_registers
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.records import JumpSite, Symbol
+from fuzzvm.compiled.run.arch import running
 from fuzzvm.machine.program import Constant
 
 RETURN = 0xFFFF_0000_DEAD_0000
@@ -26,6 +27,8 @@ class Executable(Constant):
 
     def __init__(self, image: Image, boundary: Mapping[int, str], probes: Iterable[int] = (), *, tracked: bool) -> None:
         self.image = image
+        self.arch = running(image.manifest.arch)
+        self._everything = tuple(sorted(self.arch.abi.everything))
         self.boundary = dict(boundary)
         self.probes = frozenset(probes)
         self.sites: dict[int, JumpSite] = {site.code: site for site in image.jump_sites}
@@ -34,7 +37,8 @@ class Executable(Constant):
         self._undefined = undefined - set(self.boundary)
         stops = {*self.boundary, *self._undefined, *self.probes, *self.sites, RETURN}
         tracking = Tracking() if tracked else None
-        self.code = Code(image.read_code, stops, tracking, self._function_name, tells_returns=True)
+        fetch = self.arch.fetch(image, self._function_name)
+        self.code = Code(fetch, stops, tracking, tells_returns=True, flags=self.arch.flags)
         self.used: set[int] = set()
         """Loads of whose values something comes, by address."""
         self.unused: set[int] = set()
@@ -53,37 +57,44 @@ class Executable(Constant):
         """Return the slots that the code may still read at an address."""
         symbol = self._function(pc)
         if symbol is None:
-            return tuple(sorted(EVERYTHING))
+            return self._everything
         found = self._live.get(symbol.address)
         if found is None:
             found = self._live[symbol.address] = self._analyse(symbol)
-        return found.get(pc, tuple(sorted(EVERYTHING)))
+        return found.get(pc, self._everything)
 
     def _analyse(self, function: Symbol) -> dict[int, tuple[int, ...]]:
         instructions: dict[int, Instruction] = {}
-        for address in range(function.address, function.address + function.size, 4):
+        for address in self._addresses(function):
             try:
                 instructions[address] = self.code.instruction(address)
             except (ImageError, UnsupportedInstructionError):
                 # code that is not run, or this will be said where it is; what leads there reads everything
                 continue
         jumps = {site.code: site.target for site in self.sites.values()}
-        return live_registers(instructions, self._reads, jumps)
+        return live_registers(self.arch.abi, instructions, self._reads, jumps)
+
+    def _addresses(self, function: Symbol) -> Iterable[int]:
+        try:
+            return list(self.arch.addresses(self.image, function))
+        except ImageError:
+            return ()
 
     def _reads(self, address: int) -> frozenset[int]:
         symbol = self._function(address)
         if symbol is None or symbol.address != address or symbol.name.endswith(".cold"):
-            return EVERYTHING
-        return entry_reads(self._arguments(symbol))
+            return self.arch.abi.everything
+        return self.arch.abi.entry_reads(self._arguments(symbol))
 
-    def _arguments(self, symbol: Symbol) -> int:
+    def _arguments(self, symbol: Symbol) -> int | None:
+        """Return how many arguments a function has in registers, None where that is not known."""
         try:
             signature = self.image.signature(symbol)
         except ImageError:
-            return ARGUMENTS
+            return None
         if signature.variadic or any(parameter.type.kind in ("struct", "union") for parameter in signature.parameters):
-            return ARGUMENTS
-        return min(ARGUMENTS, len(signature.parameters))
+            return None
+        return len(signature.parameters)
 
     def _function(self, address: int) -> Symbol | None:
         return self.image.symbol_at(address)

@@ -13,18 +13,15 @@ from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, V
 from fuzzvm.machine.property import Observed, Property, World
 
 ENTRY = 8
-_TABLE = 0b11
-_ADDRESS = (1 << 48) - 1
 
 
 def table_of(memory: MemoryMap, entry: int) -> Address | None:
-    """Return the table that a page-table entry points to; None where it is none, or a leaf (Arm ARM D8.3).
+    """Return the table that a page-table entry points to; None where it is none, or a block.
 
     An entry of the last level that maps a page looks the same, and counts only if that page is one of the kernel's.
     """
-    if entry & _TABLE != _TABLE:
-        return None
-    return memory.object_at(entry & _ADDRESS & -(1 << memory.layout.page_shift))
+    phys = memory.arch.table_at(entry, memory.layout.page_shift)
+    return None if phys is None else memory.object_at(phys)
 
 
 class PageTables(Property):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.records import FUNCTIONS, OTHERS
+from fuzzvm.compiled.run.arch import Layout, running
 from fuzzvm.compiled.run.units import Unit, Units
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine
@@ -34,22 +35,6 @@ _TABLES = (".altinstructions", "__bug_table", "__ex_table", "__jump_table")
 """Writable sections of an image that the code does not look at."""
 
 
-class Layout(NamedTuple):
-    """The kernel's address space (arch/arm64/include/asm/memory.h), with `page_shift` and where physical memory is."""
-
-    page_shift: int
-    page_offset: int
-    vmemmap: int
-    phys: int
-    """The physical address of the first page of the linear map."""
-    kernel_phys: int
-    """The physical address of the first byte of the image."""
-
-    def page(self, number: int) -> int:
-        """Return the address of a page of the linear map."""
-        return self.page_offset + (number << self.page_shift)
-
-
 class _Range(NamedTuple):
     start: int
     end: int
@@ -61,6 +46,7 @@ class MemoryMap(Constant):
 
     def __init__(self, image: Image, layout: Layout, machine: Machine, boot: Mapping[int, bytes], units: Units) -> None:
         self.image = image
+        self.arch = running(image.manifest.arch)
         self.layout = layout
         self._boot = dict(boot)
         self._units = units
@@ -111,6 +97,9 @@ class MemoryMap(Constant):
         for start, end, first in self._ranges:
             if start <= va <= end - size:
                 return first + va - start
+        if any(start <= va < start + len(content) for start, content in self._boot.items()):
+            # of those that the image does not define; the others are in a range
+            return None
         section = self.image.section_at(va)
         if section is None:
             raise ModelError(WILD_ACCESS, f"access to {va:#x}, where nothing is")

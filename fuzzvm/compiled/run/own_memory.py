@@ -50,5 +50,13 @@ def memcpy(own: CpuMemory, memory: MemoryMap, arguments: Sequence[int]) -> int |
     return destination
 
 
-OWN_MEMORY: dict[str, OwnMemory] = {"memset": memset, "memcpy": memcpy}
+def mtrr_type_lookup(own: CpuMemory, memory: MemoryMap, arguments: Sequence[int]) -> int | None:
+    """Say that a range is write-back all over (arch/x86/kernel/cpu/mtrr/generic.c)."""
+    own.store(arguments[2], 1, 1, 0, 0)
+    return _MTRR_TYPE_WRBACK
+
+
+_MTRR_TYPE_WRBACK = 6
+
+OWN_MEMORY: dict[str, OwnMemory] = {"memset": memset, "memcpy": memcpy, "mtrr_type_lookup": mtrr_type_lookup}
 """By name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import or_
 
-from fuzzvm.compiled.arm64.private import TrackedMemory, UnwrittenMemoryError
+from fuzzvm.compiled.isa.private import TrackedMemory, UnwrittenMemoryError
 
 BASE = 0xFFFF_C000_0000_0000
 SIZE = 1 << 17
@@ -17,21 +17,31 @@ ARGUMENTS = 1 << 16
 """Offset of what calls are given by address."""
 
 
+def base_of(cpu: int, size: int) -> int:
+    """Return where the memory of a CPU begins, that of each being of one size."""
+    return BASE + cpu * size
+
+
 Constants = Callable[[int, int], int | None]
 """Returns so many bytes at an address that are the same in every run, None where they may change."""
 
 
-class CpuMemory(TrackedMemory):
-    """The memory of one CPU. What has not been written is 0, but for the stack, of which it cannot be read.
+Initial = Callable[[int], int]
+"""Returns a byte as it is before it is written, by its offset from the begin of a CPU's memory."""
 
-    `constants` are the bytes that are nobody's own, and that the CPU reads all the same without anybody noticing.
+
+class CpuMemory(TrackedMemory):
+    """The memory of one CPU. What has not been written is `initial`, but for the stack, of which it cannot be read.
+
+    `size` is that of all of it; what comes after the first `SIZE` bytes is the architecture's. `constants` are the bytes that are nobody's own, and that the CPU reads all the same without anybody noticing.
     Locations that no other CPU accesses can be taken over.
     """
 
-    def __init__(self, cpu: int, constants: Constants) -> None:
+    def __init__(self, cpu: int, constants: Constants, size: int, initial: Initial) -> None:
         self._constants = constants
-        self.base = BASE + cpu * SIZE
-        super().__init__(self.base, self.base + SIZE, or_)
+        self._initial = initial
+        self.base = base_of(cpu, size)
+        super().__init__(self.base, self.base + size, or_)
 
     @property
     def task(self) -> int:
@@ -51,7 +61,7 @@ class CpuMemory(TrackedMemory):
     def copy(self) -> CpuMemory:
         other = CpuMemory.__new__(CpuMemory)
         other.base, other.low, other.high, other._join = self.base, self.low, self.high, self._join
-        other._constants = self._constants
+        other._constants, other._initial = self._constants, self._initial
         other.cells = self.cells.copy()
         return other
 
@@ -70,7 +80,7 @@ class CpuMemory(TrackedMemory):
             # a struct of which some members were written
             for at in range(address, address + size):
                 if not any(cell <= at < cell + self.cells[cell][0] for cell in self.cells):
-                    self.cells[at] = 1, 0, 0, 0
+                    self.cells[at] = 1, self._initial(at - self.base), 0, 0
             return super().load(address, size)
 
     def store(self, address: int, size: int, value: int, view: int, pick: int) -> bool:

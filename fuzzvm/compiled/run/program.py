@@ -8,12 +8,12 @@ from functools import cache
 from operator import or_
 from typing import Any, NamedTuple
 
-from fuzzvm.compiled.arm64.access import Access, Answer
-from fuzzvm.compiled.arm64.decode import Instruction, UnsupportedInstructionError
-from fuzzvm.compiled.arm64.effects import Kind
-from fuzzvm.compiled.arm64.engine import Halt
-from fuzzvm.compiled.arm64.private import TrackedMemory, UnwrittenMemoryError
-from fuzzvm.compiled.arm64.registers import COUNT, LINK, PC, SP, SP_EL0
+from fuzzvm.compiled.isa.access import Access, Answer
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.isa.effects import Kind
+from fuzzvm.compiled.isa.engine import Halt
+from fuzzvm.compiled.isa.private import TrackedMemory, UnwrittenMemoryError
+from fuzzvm.compiled.isa.slots import PC, SP
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.executable import RETURN, Executable
@@ -31,7 +31,9 @@ from fuzzvm.machine.ops import (
     Address,
     Alloc,
     Annotation,
+    Barrier,
     Dependencies,
+    Fence,
     Fetch,
     Free,
     Load,
@@ -55,9 +57,6 @@ MOST_BLOCKS = 1 << 20
 """Blocks of code between two operations after which a CPU counts as making no progress."""
 MOST_ALONE = 1 << 18
 """Accesses between two operations that are no steps, after which a CPU counts as making no progress."""
-FRAME_RECORDS = 64
-"""Frames that a stack trace follows at most."""
-X29 = 29
 
 
 class _TrialEndError(Exception):
@@ -75,7 +74,7 @@ _UNCHANGED = _Unchanged()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a boundary function knows of its caller: the CPU, its arguments x0 to x7, and its environment."""
+    """What a boundary function knows of its caller: the CPU, its arguments in registers, and its environment."""
 
     cpu: int
     arguments: tuple[int, ...]
@@ -103,6 +102,8 @@ class Environment(Constant):
     own_memory: dict[int, OwnMemory]
     ignored: frozenset[int]
     """Functions that do nothing and return 0."""
+    thunks: frozenset[int] = frozenset()
+    """Functions that do nothing and change no register."""
     probes: dict[int, Probe] = field(default_factory=dict)
     constants: dict[tuple[int, int], int | None] = field(default_factory=dict)
     """What `constant` has found."""
@@ -134,18 +135,19 @@ class Environment(Constant):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a function of the image: its address, and its arguments in x0, x1 and so on (AAPCS64 6.8.2)."""
+    """A call of a function of the image: its address, and its arguments, all of which are in registers."""
 
     function: int
     arguments: tuple[int, ...] = ()
 
 
 class Setup(NamedTuple):
-    """What a CPU begins with: its calls, and the words of its own memory, (size, value) by address."""
+    """What a CPU begins with: its calls, the words of its own memory, (size, value) by address, and its slots."""
 
     cpu: int
     calls: tuple[Call, ...]
     cells: dict[int, tuple[int, int]]
+    registers: dict[int, int]
 
 
 class CompiledProgram(Program):
@@ -154,8 +156,10 @@ class CompiledProgram(Program):
     __slots__ = (
         "_access",
         "_answers",
+        "_arch",
         "_element",
         "_exclusive",
+        "_fenced",
         "_fetching",
         "_issued",
         "_made",
@@ -177,17 +181,18 @@ class CompiledProgram(Program):
     def __init__(self, environment: Environment, setup: Setup) -> None:
         self.environment = environment
         self._setup = setup
-        self._memory = CpuMemory(setup.cpu, environment.constant)
+        self._arch = environment.executable.arch
+        initial = self._arch.initial(environment.executable.image)
+        self._memory = CpuMemory(setup.cpu, environment.constant, self._arch.own_size, initial)
         self._memory.cells = {address: (size, value, 0, 0) for address, (size, value) in setup.cells.items()}
         self._taken = TrackedMemory(0, 1 << 64, or_)
         """Locations of objects that may be freed, which no other CPU accesses, by the kernel's address."""
         self._trial = False
         """Whether this is a copy that is run to see what comes of a value."""
         self._touching = False
-        self._x = [0] * COUNT
-        self._views = [0] * COUNT
-        self._picks = [0] * COUNT
-        self._x[SP_EL0] = self._memory.task
+        self._x, self._views, self._picks = ([0] * self._arch.abi.count for _ in range(3))
+        for slot, value in setup.registers.items():
+            self._x[slot] = value
         self._made = 0
         """Calls that have been begun."""
         self._access: Access | None = None
@@ -202,6 +207,8 @@ class CompiledProgram(Program):
         self._fetching = False
         self._issued = False
         """Whether an operation has been handed over that has had no response."""
+        self._fenced = False
+        """Whether the barrier that the access is has been done."""
         self._token = -1
         """The name of the load that is under way."""
         self._seen_alive = -1
@@ -276,16 +283,22 @@ class CompiledProgram(Program):
             model = (state.key, self._model_tokens)
             location = (pc, state.location)
             # what the function returns to reads what is saved for it; its result is not there yet
-            live = [slot for slot in executable.live(x[LINK]) if slot > 18] if keys.live_only else range(COUNT)
+            abi = self._arch.abi
+            kept = abi.callee_saved | abi.link | abi.system
+            returns_to = self._arch.return_address(x, self._memory)
+            live = [slot for slot in executable.live(returns_to) if slot in kept] if keys.live_only else range(len(x))
         else:
-            live = executable.live(pc) if keys.live_only else range(COUNT)
+            live = executable.live(pc) if keys.live_only else range(len(x))
         if keys.live_only:
             self._memory.left(x[SP])
         registers: tuple[int, ...] = tuple([x[slot] for slot in live])
         if executable.tracked:
             views, picks = self._views, self._picks
             registers += tuple([views[slot] for slot in live]) + tuple([picks[slot] for slot in live])
-        progress = (self._made, self._element, self._answers, self._exclusive, self._seen_alive, self._token)
+        progress = (
+            *(self._made, self._element, self._answers, self._exclusive, self._seen_alive, self._token),
+            self._fenced,
+        )
         key = (
             pc,
             self._fetching,
@@ -320,15 +333,18 @@ class CompiledProgram(Program):
             raise StopIteration
         call = self._setup.calls[self._made]
         self._made += 1
-        self._x[:LINK] = [*call.arguments, *[0] * (LINK - len(call.arguments))]
-        self._x[LINK] = RETURN
-        self._x[SP] = self._memory.stack_top
+        abi = self._arch.abi
+        for slot in abi.everything - abi.system:
+            self._x[slot] = 0
+        for slot, value in zip(abi.arguments, call.arguments, strict=False):
+            self._x[slot] = value
+        self._arch.begin(self._x, self._memory, self._memory.stack_top, RETURN)
         self._x[PC] = call.function
         self._forget_dependencies()
 
     def _forget_dependencies(self) -> None:
         """Depend on nothing: another call is made, which nothing read before has decided."""
-        self._views[:] = self._picks[:] = [0] * COUNT
+        self._views[:] = self._picks[:] = [0] * len(self._x)
 
     def _run(self) -> Operation | Annotation | None:
         executable, x = self.environment.executable, self._x
@@ -353,18 +369,21 @@ class CompiledProgram(Program):
             x[PC] = 0
             self._memory.left(self._memory.stack_top)
             return None
-        caller = Caller(self._setup.cpu, tuple(x[:8]), environment, x[LINK])
-        if pc in environment.ignored:
-            x[0] = 0
-            x[PC] = x[LINK]
+        if pc in environment.thunks:
+            self._arch.leave(x, self._memory)
             return None
+        if pc in environment.ignored:
+            self._leave(0)
+            return None
+        arguments = tuple([x[slot] for slot in self._arch.abi.arguments])
+        caller = Caller(self._setup.cpu, arguments, environment, self._arch.return_address(x, self._memory))
         if self._trial:
             raise _TrialEndError
         if pc in environment.own_memory:
             result = environment.own_memory[pc](self._memory, environment.memory, caller.arguments)
             if result is not None:
-                x[0] = result
-                x[PC] = x[LINK]
+                slot = self._arch.abi.arguments[0]
+                self._leave(result, self._views[slot], self._picks[slot])
                 return None
         if pc in environment.boundary:
             boundary = environment.boundary[pc]
@@ -405,7 +424,7 @@ class CompiledProgram(Program):
         executable, pc = self.environment.executable, self._x[PC]
         # what is fetched orders all that follows; nothing depends on it
         branches = executable.branches_at_boot(pc) != bool(response)
-        self._x[PC] = executable.sites[pc].target if branches else pc + 4
+        self._x[PC] = executable.sites[pc].target if branches else executable.code.instruction(pc).following
 
     # Boundary functions
 
@@ -430,11 +449,15 @@ class CompiledProgram(Program):
 
     def _returned(self, result: int | None) -> None:
         self._model = None
-        x = self._x
+        self._leave(result, self._model_tokens, self._model_tokens)
+
+    def _leave(self, result: int | None, views: int = 0, picks: int = 0) -> None:
+        """Return from a function that is stood for; the result, None for none, depends on loads of these names."""
         if result is not None:
-            x[0] = result
-            self._views[0] = self._picks[0] = self._model_tokens
-        x[PC] = x[LINK]
+            slot = min(self._arch.abi.results)
+            self._x[slot] = result
+            self._views[slot], self._picks[slot] = views, picks
+        self._arch.leave(self._x, self._memory)
 
     # Accesses
 
@@ -455,12 +478,16 @@ class CompiledProgram(Program):
         unit = None
         self._seen_alive, seen_alive = -1, self._seen_alive
         if request.size:
-            if not access.is_aligned:
-                raise ImageError(f"an access that is not aligned, at {access.address:#x}")
             va = access.element(self._element)
             if self._memory.low <= va < self._memory.high:
+                if request.full_barrier and not self._fenced:
+                    # of the access nobody sees anything, but it orders those before it and after it
+                    self._fenced = self._issued = self._touching = True
+                    return Fence(Barrier.DMB_ISH, depends=self._depends(access, self._element))
                 self._access_own(access, va, self._memory)
                 return None
+            if not access.is_aligned:
+                raise ImageError(f"an access that is not aligned, at {access.address:#x}")
             stores = request.kind not in (Kind.LOAD, Kind.EXCLUSIVE_LOAD)
             unit = self.environment.memory.location(va, request.size)
             if unit is None:
@@ -712,6 +739,7 @@ class CompiledProgram(Program):
         self._access = None
         self._element = 0
         self._answers = ()
+        self._fenced = False
 
     # Dependencies
 
@@ -742,7 +770,9 @@ class CompiledProgram(Program):
     def _used(self) -> int:
         """Return the names of loads that something may still depend on."""
         used = self._model_tokens
-        live = self.environment.executable.live(self._x[LINK] if self._model is not None else self._x[PC])
+        x = self._x
+        pc = x[PC] if self._model is None else self._arch.return_address(x, self._memory)
+        live = self.environment.executable.live(pc)
         for slot in live:
             used |= self._views[slot] | self._picks[slot]
         for _, _, view, pick in self._memory.cells.values():
@@ -759,26 +789,12 @@ class CompiledProgram(Program):
     # Where the CPU stands
 
     def _return_addresses(self) -> list[int]:
-        """Return the program counter, and the return addresses of the frames that the frame pointer leads to."""
-        x, memory = self._x, self._memory
-        found = [x[PC]] if self._model is None else []
-        inner = x[LINK]
-        frame = x[X29]
-        records = []
-        for _ in range(FRAME_RECORDS):
-            if not memory.low <= frame < memory.high - 16 or frame not in memory.cells or frame + 8 not in memory.cells:
-                break
-            records.append(memory.cells[frame + 8][1])
-            frame = memory.cells[frame][1]
-        # a function that has no frame of its own yet, or needs none
-        if inner not in (*records[:1], RETURN) and not self._returned_from(inner, found):
-            records.insert(0, inner)
-        return [*found, *[address - 4 for address in records if address != RETURN]]
-
-    def _returned_from(self, link: int, found: Sequence[int]) -> bool:
-        """Return whether the link register is left from a call that has come back: it leads into the function."""
+        """Return the program counter, and an address inside of each call that it is in, innermost first."""
+        begun = self._model is not None
+        found = [] if begun else [self._x[PC]]
         image = self.environment.executable.image
-        return bool(found) and image.symbol_at(link) == image.symbol_at(found[0])
+        records = self._arch.return_addresses(self._x, self._memory, image, begun=begun)
+        return [*found, *[address - 1 for address in records if address != RETURN]]
 
     def _frames(self, address: int) -> tuple[Frame, ...]:
         return self.environment.executable.frames(address)

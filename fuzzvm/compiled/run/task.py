@@ -14,13 +14,14 @@ from typing import TypeVar
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.run.arch import Layout, running
 from fuzzvm.compiled.run.boundary import BOUNDARY, IGNORED
 from fuzzvm.compiled.run.executable import Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
 from fuzzvm.compiled.run.links import ENTRY, PageTables
-from fuzzvm.compiled.run.memory_map import Layout, MemoryMap
+from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OWN_MEMORY
-from fuzzvm.compiled.run.private import BASE, SIZE, TASK
+from fuzzvm.compiled.run.private import base_of
 from fuzzvm.compiled.run.program import Boundary, Call, CompiledProgram, Environment, Setup
 from fuzzvm.compiled.run.units import Units
 from fuzzvm.machine import memory as memory_models
@@ -31,23 +32,11 @@ from fuzzvm.machine.task import Task
 
 T = TypeVar("T")
 
-_PHYS = 0x4000_0000
-"""Where physical memory begins; any multiple of 1 GB would do."""
-_KERNEL_PHYS = 0x8000_0000
 MAX_BOOT_STEPS = 1_000_000
 QUIET_RUNS = 5
 MAX_LEARNING_STEPS = 100_000
 """Of one run: one that goes on for ever teaches no more."""
 MOST_ORDERS = 6
-
-
-def layout_of(image: Image) -> Layout:
-    """Return the address space of an image's kernel (arch/arm64/include/asm/memory.h)."""
-    bits = int(image.config["CONFIG_ARM64_VA_BITS"])
-    page_shift = image.manifest.page_shift
-    page_offset = (1 << 64) - (1 << bits)
-    vmemmap_size = (1 << bits - 1) >> page_shift - 6
-    return Layout(page_shift, page_offset, (1 << 64) - (1 << 30) - vmemmap_size, _PHYS, _KERNEL_PHYS)
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,9 @@ class CompiledTask(Task):
         self._functions = _functions(image, {**BOUNDARY, **(boundary or {})})
         self._own_memory = _functions(image, OWN_MEMORY)
         self._ignored = frozenset(_functions(image, dict.fromkeys(IGNORED)))
-        stops = (*self._functions, *self._own_memory, *self._ignored)
+        thunks = running(image.manifest.arch).thunks
+        self._thunks = frozenset(_functions(image, dict.fromkeys(thunks)))
+        stops = (*self._functions, *self._own_memory, *self._ignored, *self._thunks)
         names = {address: image.name_at(address) for address in stops}
         self._executable = Executable(image, names, tracked=True)
         self._units = Units()
@@ -157,13 +148,13 @@ class CompiledTask(Task):
         return task.again()
 
     def _booted(self) -> tuple[Machine, Environment]:
-        layout = layout_of(self.image)
+        layout = self._executable.arch.layout(self.image)
         while True:
             machine = Machine(memory_models.get(self._memory)(len(self._cpu_calls)))
             machine.memory.points_to = _nowhere
             memory_map = MemoryMap(self.image, layout, machine, _boot_values(self.image, layout), self._units)
             environment = Environment(
-                self._executable, memory_map, None, self._functions, self._own_memory, self._ignored
+                self._executable, memory_map, None, self._functions, self._own_memory, self._ignored, self._thunks
             )
             boot = CompiledProgram(environment, _setup(self.image, 0, self._boot_calls))
             try:
@@ -199,34 +190,24 @@ def _functions(image: Image, boundary: Mapping[str, T]) -> dict[int, T]:
 
 
 def _boot_values(image: Image, layout: Layout) -> dict[int, bytes]:
-    """Return what early boot has set.
-
-    Where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S), and that static keys may be used
-    (jump_label_init).
-    """
-    values = {
-        "memstart_addr": (layout.phys, 8),
-        "kimage_voffset": (image.sections[0].address - layout.kernel_phys & (1 << 64) - 1, 8),
-        "static_key_initialized": (1, 1),
-    }
+    """Return the variables that early boot has set, by address; static keys may be used (jump_label_init)."""
+    values = {"static_key_initialized": (1, 1), **running(image.manifest.arch).boot_values(image, layout)}
     return {
-        image.symbol(name).address: value.to_bytes(size, "little")
-        for name, (value, size) in values.items()
+        image.symbol(name).address: (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        for name, (size, value) in values.items()
         if image.symbols_named(name)
     }
 
 
 def _setup(image: Image, cpu: int, calls: CpuCalls) -> Setup:
-    cells = dict(calls.cells)
-    if any(member.name == "thread_info" for member in image.types.named("task_struct").members):
-        # preemption is on: a count of 0, with PREEMPT_NEED_RESCHED inverted (arch/arm64/include/asm/preempt.h)
-        offset = image.types.offset("task_struct", "thread_info", "preempt_count")
-        cells[BASE + cpu * SIZE + TASK + offset] = (8, 1 << 32)
-    return Setup(cpu, calls.calls, cells)
+    arch = running(image.manifest.arch)
+    registers, cells = arch.cpu(image, base_of(cpu, arch.own_size))
+    return Setup(cpu, calls.calls, {**cells, **calls.cells}, registers)
 
 
 def call(image: Image, name: str, *arguments: int) -> Call:
     """Return a call of a function of the image. Raises ImageError where there is none."""
-    if len(arguments) > 8:
-        raise ImageError(f"{name}: more than 8 arguments are not supported")
+    most = len(running(image.manifest.arch).abi.arguments)
+    if len(arguments) > most:
+        raise ImageError(f"{name}: more than {most} arguments are not supported")
     return Call(image.function(name).address, tuple(argument & (1 << 64) - 1 for argument in arguments))

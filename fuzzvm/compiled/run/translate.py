@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fuzzvm.compiled.arm64.access import UPDATES, Access
-from fuzzvm.compiled.arm64.effects import Kind
+from fuzzvm.compiled.isa.access import UPDATES, Access
+from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.records import Bug
 from fuzzvm.compiled.run.memory_map import MemoryMap
@@ -14,7 +14,6 @@ from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
     Address,
-    Barrier,
     Dependencies,
     Fence,
     Load,
@@ -31,31 +30,24 @@ KERNEL_BUG = "kernel-bug"
 KERNEL_WARNING = "kernel-warning"
 """The error id of a WARN() that is reached."""
 
-_BARRIERS = (
-    {barrier.value: barrier for barrier in Barrier}
-    | {
-        # every observer of this model is in the inner shareable domain
-        f"{kind} {domain}{which}": Barrier(f"{kind} ish{which}")
-        for kind in ("dmb", "dsb")
-        for domain in ("sy", "osh")
-        for which in ("", "ld", "st")
-        if domain == "osh" or not which
-    }
-    | {f"{kind} {which}": Barrier(f"{kind} ish{which}") for kind in ("dmb", "dsb") for which in ("ld", "st")}
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What an atomic instruction makes of a location of `bits` bits that holds the difference to `initial`."""
+    """What an atomic instruction makes of `bits` bits of a location, from bit `shift` on.
+
+    The location holds the difference to `initial`.
+    """
 
     operation: str
     operand: int
     bits: int
     initial: int
+    shift: int = 0
 
     def __call__(self, old: int) -> int:
-        return UPDATES[self.operation](old ^ self.initial, self.operand, self.bits) ^ self.initial
+        content = old ^ self.initial
+        field = content >> self.shift & (1 << self.bits) - 1
+        new = UPDATES[self.operation](field, self.operand, self.bits)
+        return inserted(content, self.shift, self.bits // 8, new) ^ self.initial
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +117,10 @@ def operation_of(
     if kind is Kind.BREAK:
         raise _broken(access, bug)
     if kind is Kind.BARRIER:
-        if request.operation not in _BARRIERS:
+        barriers = memory.arch.barriers
+        if request.operation not in barriers:
             raise ImageError(f"{access.instruction.text!r} is not supported")
-        return Fence(_BARRIERS[request.operation], depends=depends)
+        return Fence(barriers[request.operation], depends=depends)
     if kind is Kind.TLB_INVALIDATE:
         return Tlbi(request.operation, _invalidated(access.address), depends=depends)
     if unit is None:
@@ -142,10 +135,14 @@ def operation_of(
             return Store(location, value ^ initial, order, depends=depends)
         insert = Insert(shift_of(unit, access.element(element)), request.size, value, initial)
         return Rmw(location, insert, order, quiet=True, depends=depends)
-    if unit.size != request.size:
-        raise ImageError(f"{access.instruction.text!r}: an atomic of a part of {unit.size} bytes is not supported")
     if request.count != 1:
         raise ImageError(f"{access.instruction.text!r}: an atomic of two elements is not supported")
+    if kind is Kind.ATOMIC:
+        shift = shift_of(unit, access.element(element))
+        update = Update(request.operation, access.values[element], 8 * request.size, initial, shift)
+        return Rmw(location, update, order, quiet=request.no_return, depends=depends)
+    if unit.size != request.size:
+        raise ImageError(f"{access.instruction.text!r}: an atomic of a part of {unit.size} bytes is not supported")
     if kind is Kind.EXCLUSIVE_STORE:
         assert exclusive is not None
         if exclusive.location != location:
@@ -157,9 +154,6 @@ def operation_of(
     if kind is Kind.COMPARE_AND_SWAP:
         new = Becomes(access.values[0] ^ initial)
         return Rmw(location, new, order, expected=(access.expected[0] ^ initial,), depends=depends)
-    if kind is Kind.ATOMIC:
-        update = Update(request.operation, access.values[element], 8 * request.size, initial)
-        return Rmw(location, update, order, quiet=request.no_return, depends=depends)
     raise ImageError(f"{access.instruction.text!r} is not supported")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fuzzvm.compiled.arm64 import registers
+from fuzzvm.compiled.arm64.decode import fetching
+from fuzzvm.compiled.isa.engine import Fetch
 
 BASE = 0x40_0000
 RETURN = 0x1000
@@ -12,10 +14,10 @@ RETURN = 0x1000
 STACK_LOW, STACK_HIGH = 0x8_0000, 0x8_1000
 
 
-def reader(words: Sequence[int]) -> Callable[[int], int]:
+def reader(words: Sequence[int], function: str | None = None) -> Fetch:
     """Return what reads the code of a program at BASE; raises KeyError elsewhere."""
     code = {BASE + 4 * index: word for index, word in enumerate(words)}
-    return lambda address: code[address]
+    return fetching(code.__getitem__, lambda address: function)
 
 
 def start(**values: int) -> list[int]:

@@ -10,9 +10,10 @@ import random
 import pytest
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.arm64.decode import Instruction, UnsupportedInstructionError, decode
-from fuzzvm.compiled.arm64.engine import Code, Halt
-from fuzzvm.compiled.arm64.generate import Tracking
+from fuzzvm.compiled.arm64.decode import decode, fetching
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.isa.engine import Code, Halt
+from fuzzvm.compiled.isa.generate import Tracking
 from fuzzvm.compiled.arm64.semantics import BUILDERS
 from harnesses.arm64.differential import AllPrivate, AllPrivateTracked, Report, Window, compare
 from harnesses.arm64.encodings import PATTERNS, word
@@ -88,7 +89,7 @@ def straight_code(draw: random.Random, x: list[int]) -> list[Instruction]:
         if request is not None:
             at = [*x]
             at[registers.PC] = instruction.address
-            address = Code({instruction.address: drawn}.__getitem__).access(at).address
+            address = Code({instruction.address: instruction}.__getitem__).access(at).address
             assert address is not None
             if not request.may_be_private or not WINDOW <= address <= WINDOW + WINDOW_SIZE - 16:
                 continue
@@ -113,11 +114,11 @@ def test_a_block_does_what_its_instructions_do_in_unicorn(oracle: Oracle, seed: 
     stop = begin + 4 * len(words)
     plain, tracked = list(x), list(x)
     window = Window(before)
-    assert Code(words.__getitem__, {stop}).run(plain, AllPrivate(window), 10) is Halt.STOP
+    assert Code(fetching(words.__getitem__), {stop}).run(plain, AllPrivate(window), 10) is Halt.STOP
     assert [plain[slot] for slot in COMPARED] == expected
     assert window.data == after
     window = Window(before)
     views, picks = [0] * registers.COUNT, [0] * registers.COUNT
-    code = Code(words.__getitem__, {stop}, Tracking())
+    code = Code(fetching(words.__getitem__), {stop}, Tracking())
     assert code.run_tracked(tracked, views, picks, AllPrivateTracked(window), 10) is Halt.STOP
     assert (tracked, window.data) == (plain, after)

@@ -1,15 +1,16 @@
-"""fuzzvm.compiled.arm64.engine: runs, accesses, stops, and what is refused."""
+"""fuzzvm.compiled.isa.engine: runs, accesses, stops, and what is refused."""
 
 from __future__ import annotations
 
 import pytest
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.arm64.decode import UnsupportedInstructionError, decode
-from fuzzvm.compiled.arm64.effects import Kind
-from fuzzvm.compiled.arm64.engine import Code, Halt
-from fuzzvm.compiled.arm64.generate import JOIN_MAX, Tracking
-from fuzzvm.compiled.arm64.private import PrivateMemory, TrackedMemory, UnwrittenMemoryError
+from fuzzvm.compiled.arm64.decode import decode
+from fuzzvm.compiled.isa.instruction import UnsupportedInstructionError
+from fuzzvm.compiled.isa.effects import Kind
+from fuzzvm.compiled.isa.engine import Code, Halt
+from fuzzvm.compiled.isa.generate import JOIN_MAX, Tracking
+from fuzzvm.compiled.isa.private import PrivateMemory, TrackedMemory, UnwrittenMemoryError
 from tests.compiled.arm64.programs import BASE, COUNT_DOWN, RETURN, SPILL, STACK_HIGH, STACK_LOW, reader, start
 
 PC = registers.PC
@@ -101,7 +102,7 @@ def test_the_stop_at_the_last_block_is_seen_within_the_limit() -> None:
 
 def test_an_unsupported_instruction_is_refused_where_it_is_reached_and_not_before() -> None:
     # cbz x0, .+8; fadd; ret
-    code = Code(reader((0xB4000040, FADD, 0xD65F03C0)), {RETURN}, function_at=lambda address: "vmap")
+    code = Code(reader((0xB4000040, FADD, 0xD65F03C0), "vmap"), {RETURN})
     x = start(x0=0)
     assert code.run(x, stack(), 100) is Halt.STOP
     x = start(x0=1)

@@ -1,4 +1,4 @@
-"""fuzzvm.compiled.arm64.private: memory by cells, against memory by bytes."""
+"""fuzzvm.compiled.isa.private: memory by cells, against memory by bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzvm.compiled.arm64.private import PrivateMemory, TrackedMemory, UnwrittenMemoryError
+from fuzzvm.compiled.isa.private import PrivateMemory, TrackedMemory, UnwrittenMemoryError
 
 LOW, HIGH = 0x1000, 0x1030
 SIZES = st.sampled_from([1, 2, 4, 8])

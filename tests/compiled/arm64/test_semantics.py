@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.arm64.engine import Code, Halt
-from fuzzvm.compiled.arm64.private import PrivateMemory
+from fuzzvm.compiled.isa.engine import Code, Halt
+from fuzzvm.compiled.isa.private import PrivateMemory
 from fuzzvm.compiled.arm64.semantics import BUILDERS
 from fuzzvm.compiled.arm64.semantics.atomics import UPDATES
 from fuzzvm.machine.ops import Order

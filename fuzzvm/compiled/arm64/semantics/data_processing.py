@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.arm64.effects import Assignment, Effect
-from fuzzvm.compiled.arm64.expressions import ZERO, Choose, Constant, Expression, Local, Slot, apply
+from fuzzvm.compiled.isa.effects import Assignment, Effect
+from fuzzvm.compiled.isa.expressions import ZERO, Choose, Constant, Expression, Local, Slot, apply
 from fuzzvm.compiled.arm64.operands import Extension, Immediate, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import FLAGS, MASK64
 from fuzzvm.compiled.arm64.semantics.common import (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.arm64.effects import NOTHING, Assignment, Effect, Kind, Request
-from fuzzvm.compiled.arm64.expressions import Constant, Expression, Response, apply
+from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Constant, Expression, Response, apply
 from fuzzvm.compiled.arm64.operands import Immediate, Memory, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import MASK64, SP
 from fuzzvm.compiled.arm64.semantics.common import Builder, address, mask, offset, read_low, write

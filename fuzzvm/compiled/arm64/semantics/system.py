@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from fuzzvm.compiled.arm64.effects import NOTHING, Assignment, Effect, Kind, Request
-from fuzzvm.compiled.arm64.expressions import Constant, Response, Slot, apply
+from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Constant, Response, Slot, apply
 from fuzzvm.compiled.arm64.operands import Immediate, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import DAIF, FLAGS, SP, SYSTEM
 from fuzzvm.compiled.arm64.semantics.common import Builder, read, write

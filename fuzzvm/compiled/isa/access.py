@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fuzzvm.compiled.arm64.decode import Instruction
-from fuzzvm.compiled.arm64.effects import Kind, Request
-from fuzzvm.compiled.arm64.helpers import signed
+from fuzzvm.compiled.isa.instruction import Instruction
+from fuzzvm.compiled.isa.effects import Kind, Request
+from fuzzvm.compiled.isa.helpers import signed
 
 Answer: TypeAlias = int | tuple[int, ...] | None
 """What completes an access: the value that was read, a pair of them, a status, or None; see `Access`."""
 
 UPDATES: Mapping[str, Callable[[int, int, int], int]] = {
     "add": lambda old, operand, bits: old + operand & (1 << bits) - 1,
+    "and": lambda old, operand, bits: old & operand,
     "clr": lambda old, operand, bits: old & ~operand,
     "eor": lambda old, operand, bits: old ^ operand,
     "set": lambda old, operand, bits: old | operand,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fuzzvm.compiled.arm64.helpers import HELPERS
+from fuzzvm.compiled.isa.helpers import HELPERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection
 from traceback import walk_tb
 from typing import Any, Protocol, TypeAlias
 
-from fuzzvm.compiled.arm64.access import Access, Answer
-from fuzzvm.compiled.arm64.decode import Instruction, decode
-from fuzzvm.compiled.arm64.effects import Kind
-from fuzzvm.compiled.arm64.generate import VISIBLE, Tracking, address_at, block, compiled, halves
-from fuzzvm.compiled.arm64.registers import MASK64, PC
+from fuzzvm.compiled.isa.access import Access, Answer
+from fuzzvm.compiled.isa.instruction import Instruction
+from fuzzvm.compiled.isa.effects import Kind
+from fuzzvm.compiled.isa.generate import VISIBLE, Tracking, address_at, block, compiled, halves
+from fuzzvm.compiled.isa.slots import MASK64, PC
 
-ReadCode: TypeAlias = Callable[[int], int]
-"""Returns the word of code at an address; raises what its owner likes where there is none."""
+Fetch: TypeAlias = Callable[[int], Instruction]
+"""Returns the instruction at an address; raises UnsupportedInstructionError, and what its owner likes for no code."""
 
 _LONGEST_BLOCK = 64
 
@@ -56,46 +56,45 @@ class Code:
     `stops` are addresses where a run ends before anything is executed: functions that the caller stands for, return
     addresses, code that is patched at run time. With `tracking`, dependencies are carried beside the values, and
     `run_tracked` and `complete_tracked` are what to call. With `tells_returns`, a CPU's memory has a method `left` as
-    well, which is called with the stack pointer where a function returns. `function_at` names the function of an
-    address in errors.
+    well, which is called with the stack pointer where a function returns. `flags` are slots that most instructions
+    write and few read: what is written in a block before anything reads it is not computed.
     """
 
     def __init__(
         self,
-        read_code: ReadCode,
+        fetch: Fetch,
         stops: Collection[int] = (),
         tracking: Tracking | None = None,
-        function_at: Callable[[int], str | None] = lambda address: None,
         *,
         tells_returns: bool = False,
+        flags: frozenset[int] = frozenset(),
     ) -> None:
-        self._read_code = read_code
+        self._fetch = fetch
         self._stops = frozenset(stops)
         self._tracking = tracking
-        self._function_at = function_at
         self._tells_returns = tells_returns
+        self._flags = flags
         self._instructions: dict[int, Instruction] = {}
         self._blocks: dict[int, Callable[..., int]] = {}
         self._sources: dict[int, str] = {}
         self._single: dict[Instruction, Callable[..., int]] = {}
-        self._halves: dict[Instruction, tuple[Callable[..., Any], Callable[..., None]]] = {}
+        self._halves: dict[Instruction, tuple[Callable[..., Any], Callable[..., int]]] = {}
 
     def instruction(self, address: int) -> Instruction:
         """Return the instruction at an address.
 
-        Raises UnsupportedInstructionError, and what `read_code` raises.
+        Raises what `fetch` raises.
         """
         found = self._instructions.get(address)
         if found is None:
-            found = decode(self._read_code(address), address, self._function_at(address))
-            self._instructions[address] = found
+            found = self._instructions[address] = self._fetch(address)
         return found
 
     def run(self, x: list[int], private: Private, limit: int) -> Halt:
         """Run from the program counter in `x`, and return why the run ended; `x` holds the state there.
 
-        At most `limit` blocks are run. Raises UnsupportedInstructionError where such an instruction is about to be run,
-        what `read_code` raises, and what `private` raises; `x` then holds the state before that instruction.
+        At most `limit` blocks are run. Raises what `fetch` raises where such an instruction is about to be run,
+        UndefinedFlagError, and what `private` raises; `x` then holds the state before that instruction.
         """
         return self._run(x, (x, *self._of(private)), limit)
 
@@ -106,7 +105,7 @@ class Code:
         return self._run(x, (x, views, picks, *self._of(private)), limit)
 
     def step(self, x: list[int], private: Private, instruction: Instruction) -> Halt:
-        """Run an instruction that was fetched at the program counter, whatever `read_code` has there.
+        """Run an instruction that was fetched at the program counter, whatever `fetch` has there.
 
         Return ACCESS where the caller has to answer it, else LIMIT, and the program counter is behind it.
         """
@@ -167,13 +166,12 @@ class Code:
         return Access(instruction, address, values, expected)
 
     def complete(self, x: list[int], access: Access, response: Answer = None) -> None:
-        """Finish an instruction whose access has been answered, and go behind it.
+        """Finish an instruction whose access has been answered, and go on behind it or where it branches to.
 
         `response` is what `Access` says. Raises ValueError for another.
         """
         _check(access, response)
-        self._both(access.instruction)[1](x, response)
-        x[PC] = access.instruction.address + 4 & MASK64
+        x[PC] = self._both(access.instruction)[1](x, response)
 
     def complete_tracked(
         self,
@@ -187,8 +185,8 @@ class Code:
     ) -> None:
         """Finish an instruction as `complete` does; for each element of the response say what it depends on."""
         _check(access, response)
-        self._both(access.instruction)[1](x, views, picks, response, response_views, response_picks)
-        x[PC] = access.instruction.address + 4 & MASK64
+        complete = self._both(access.instruction)[1]
+        x[PC] = complete(x, views, picks, response, response_views, response_picks)
 
     def _block(self, start: int) -> Callable[..., int]:
         instructions: list[Instruction] = []
@@ -205,12 +203,14 @@ class Code:
             request = instruction.request
             if instruction.is_branch or (request is not None and not request.may_be_private):
                 break
-            address = address + 4 & MASK64
-        source = self._sources[start] = block(instructions, self._tracking, tells_returns=self._tells_returns)
+            address = instruction.following
+        source = self._sources[start] = block(
+            instructions, self._tracking, tells_returns=self._tells_returns, flags=self._flags
+        )
         function: Callable[..., int] = compiled(source, f"block {start:#x}")["block"]
         return function
 
-    def _both(self, instruction: Instruction) -> tuple[Callable[..., Any], Callable[..., None]]:
+    def _both(self, instruction: Instruction) -> tuple[Callable[..., Any], Callable[..., int]]:
         found = self._halves.get(instruction)
         if found is None:
             source = halves(instruction, self._tracking)

@@ -16,13 +16,15 @@ Code is compiled once and cached by its text, not by its address alone, so that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from fuzzvm.compiled.arm64.decode import Instruction
-from fuzzvm.compiled.arm64.effects import Branch, Effect, Flow, Kind, Request
-from fuzzvm.compiled.arm64.expressions import Expression, Source, Track, joined
-from fuzzvm.compiled.arm64.helpers import HELPERS
-from fuzzvm.compiled.arm64.registers import MASK64, PC, SP
+from fuzzvm.compiled.isa.instruction import Instruction
+from fuzzvm.compiled.isa.effects import Branch, Effect, Flow, Kind, Request
+from fuzzvm.compiled.isa.expressions import Expression, Source, Track, joined
+from fuzzvm.compiled.isa.helpers import HELPERS
+from fuzzvm.compiled.isa.slots import MASK64, PC, SP
 
 VISIBLE = 1 << 64
 """What is added to the address that a block returns where an access is to be answered."""
@@ -48,33 +50,54 @@ class Tracking:
         )
 
 
-def block(instructions: Sequence[Instruction], tracking: Tracking | None = None, *, tells_returns: bool = False) -> str:
+def block(
+    instructions: Sequence[Instruction],
+    tracking: Tracking | None = None,
+    *,
+    tells_returns: bool = False,
+    flags: frozenset[int] = frozenset(),
+) -> str:
     """Return the source of the function of a block.
 
     With `tells_returns` it has one argument more, a function that is given the stack pointer before a return. Only the
     last instruction may be a branch or an access that is never private. The block goes on behind the last one
-    otherwise. A comment stands before the statements of each instruction; `address_at` reads it.
+    otherwise. A comment stands before the statements of each instruction; `address_at` reads it. Of `flags`, what is
+    written again before anything reads it is left out.
     """
     arguments = "x, load, store" if tracking is None else "x, v, p, load, store"
     if tells_returns:
         arguments += ", left"
     lines: list[str] = []
-    for instruction in instructions:
-        branch = instruction.effect.branch
+    for instruction, effect in zip(instructions, _needed(instructions, flags), strict=True):
+        branch = effect.branch
         if tells_returns and branch is not None and branch.flow is Flow.RETURN:
             lines.append(f"left(x[{SP}])")
-        lines += [f"{_MARK}{instruction.address:#x}", *_step(instruction, tracking)]
+        lines += [f"{_MARK}{instruction.address:#x}", *_step(instruction, effect, tracking)]
     last = instructions[-1]
     if not last.is_branch and (last.request is None or last.request.may_be_private):
         lines.append(f"return {_following(last)}")
     return _function(f"block({arguments})", lines)
 
 
+def _needed(instructions: Sequence[Instruction], flags: frozenset[int]) -> list[Effect]:
+    """Return the effects of instructions without the flags that the next of them overwrite and none reads before."""
+    effects: list[Effect] = []
+    dead: frozenset[int] = frozenset()
+    for instruction in reversed(instructions):
+        effect = instruction.effect
+        if dead and any(each.target in dead for each in effect.assignments):
+            kept = tuple(each for each in effect.assignments if each.target not in dead)
+            effect = replace(effect, assignments=kept)
+        effects.append(effect)
+        dead = (dead | instruction.writes & flags) - instruction.reads
+    return effects[::-1]
+
+
 def halves(instruction: Instruction, tracking: Tracking | None = None) -> str:
     """Return the source of `request(x)` and `complete(x, r)`, the two halves of an access.
 
-    `request` returns address, values and expected values. `complete` is given the response and sets the slots that the
-    instruction writes, but not the program counter. Tracked it is `complete(x, v, p, r, rv, rp)`, where `rv` and `rp`
+    `request` returns address, values and expected values. `complete` is given the response, sets the slots that the
+    instruction writes, and returns the address where the code goes on. Tracked it is `complete(x, v, p, r, rv, rp)`, where `rv` and `rp`
     are what the response depends on: one for each element, as in the response.
     """
     request = instruction.request
@@ -84,9 +107,9 @@ def halves(instruction: Instruction, tracking: Tracking | None = None) -> str:
     values, expected = (_tuple([source.value(each) for each in part]) for part in (request.values, request.expected))
     first = _function("request(x)", [*source.lines, f"return {address}, {values}, {expected}"])
     responses, views, picks = ([name] if request.answers < 2 else [f"{name}[0]", f"{name}[1]"] for name in _RESPONSES)
-    lines = _assign(instruction.effect, responses, None if tracking is None else tracking.tracks(views, picks))
+    tracks = None if tracking is None else tracking.tracks(views, picks)
     arguments = "x, r" if tracking is None else "x, v, p, r, rv, rp"
-    return first + _function(f"complete({arguments})", lines or ["pass"])
+    return first + _function(f"complete({arguments})", _ended(instruction, instruction.effect, responses, tracks))
 
 
 _RESPONSES = ("r", "rv", "rp")
@@ -115,19 +138,27 @@ def _tuple(parts: Sequence[str]) -> str:
 
 
 def _following(instruction: Instruction) -> str:
-    return hex(instruction.address + 4 & MASK64)
+    return hex(instruction.following)
 
 
-def _step(instruction: Instruction, tracking: Tracking | None) -> list[str]:
-    effect = instruction.effect
+def _step(instruction: Instruction, effect: Effect, tracking: Tracking | None) -> list[str]:
     if effect.request is not None:
         if effect.request.may_be_private:
-            return _private(instruction, effect.request, tracking)
+            return _private(instruction, effect, effect.request, tracking)
         return [f"return {instruction.address | VISIBLE:#x}"]
     tracks = None if tracking is None else tracking.tracks((), ())
     if effect.branch is not None:
-        return _branch(effect.branch, effect, _following(instruction), tracks)
+        return _branch(effect.branch, effect, _following(instruction), (), tracks)
     return _assign(effect, (), tracks)
+
+
+def _ended(
+    instruction: Instruction, effect: Effect, responses: Sequence[str], tracks: tuple[Track, Track] | None
+) -> list[str]:
+    """Return the statements that end an instruction whose access has been answered, and go on."""
+    if effect.branch is not None:
+        return _branch(effect.branch, effect, _following(instruction), responses, tracks)
+    return [*_assign(effect, responses, tracks), f"return {_following(instruction)}"]
 
 
 def _assign(effect: Effect, responses: Sequence[str], tracks: tuple[Track, Track] | None) -> list[str]:
@@ -149,8 +180,10 @@ def _together(targets: Sequence[str], values: Sequence[str]) -> str:
     return f"{', '.join(targets)} = {', '.join(values)}"
 
 
-def _branch(branch: Branch, effect: Effect, following: str, tracks: tuple[Track, Track] | None) -> list[str]:
-    source = Source()
+def _branch(
+    branch: Branch, effect: Effect, following: str, responses: Sequence[str], tracks: tuple[Track, Track] | None
+) -> list[str]:
+    source = Source(responses)
     target = source.value(branch.target)
     if branch.condition is not None:
         target = f"{target} if {source.value(branch.condition)} else {following}"
@@ -165,14 +198,15 @@ def _branch(branch: Branch, effect: Effect, following: str, tracks: tuple[Track,
     if not effect.assignments:
         return [*source.lines, *lines, f"return {target}"]
     # a call through the register that gets the return address
-    return [*source.lines, *lines, f"t = {target}", *_assign(effect, (), tracks), "return t"]
+    return [*source.lines, *lines, f"t = {target}", *_assign(effect, responses, tracks), "return t"]
 
 
-def _private(instruction: Instruction, request: Request, tracking: Tracking | None) -> list[str]:
+def _private(instruction: Instruction, effect: Effect, request: Request, tracking: Tracking | None) -> list[str]:
     """Return the statements of a load or store that is done here if it is private."""
     source = Source()
     assert request.address is not None
     address = source.value(request.address)
+    stored = [source.value(value) for value in request.values]
     lines = [*source.lines, f"a = {address}"]
     places = ["a", *(f"a + {index * request.size} & {MASK64:#x}" for index in range(1, request.count))]
     leave = f"return {instruction.address | VISIBLE:#x}"
@@ -181,15 +215,28 @@ def _private(instruction: Instruction, request: Request, tracking: Tracking | No
             responses = [f"r{index}" for index in range(request.count)]
             for place, response in zip(places, responses, strict=True):
                 lines += [f"{response} = load({place}, {request.size})", f"if {response} is None: {leave}"]
-            return lines + _assign(instruction.effect, responses, None)
-        for place, value in zip(places, request.values, strict=True):
-            lines.append(f"if not store({place}, {request.size}, {source.value(value)}): {leave}")
-        return lines + _assign(instruction.effect, (), None)
-    return lines + _private_tracked(instruction, request, tracking, places, leave)
+            return lines + _behind(instruction, effect, responses, None)
+        for place, value in zip(places, stored, strict=True):
+            lines.append(f"if not store({place}, {request.size}, {value}): {leave}")
+        return lines + _behind(instruction, effect, (), None)
+    return lines + _private_tracked(instruction, effect, request, tracking, places, stored, leave)
+
+
+def _behind(
+    instruction: Instruction, effect: Effect, responses: Sequence[str], tracks: tuple[Track, Track] | None
+) -> list[str]:
+    """Return the statements after a private access: those of its branch end the block."""
+    return (_assign if effect.branch is None else partial(_ended, instruction))(effect, responses, tracks)
 
 
 def _private_tracked(
-    instruction: Instruction, request: Request, tracking: Tracking, places: Sequence[str], leave: str
+    instruction: Instruction,
+    effect: Effect,
+    request: Request,
+    tracking: Tracking,
+    places: Sequence[str],
+    stored: Sequence[str],
+    leave: str,
 ) -> list[str]:
     """Return the tracked statements of a private access.
 
@@ -207,13 +254,12 @@ def _private_tracked(
             address = Source().track(request.address, track)
             if address != track.nothing:
                 lines += [f"{name} = {joined((name, address), track)}" for name in names]
-        return lines + _assign(instruction.effect, responses, tracks)
+        return lines + _behind(instruction, effect, responses, tracks)
     tracks = tracking.tracks((), ())
-    for place, value in zip(places, request.values, strict=True):
+    for place, value, text in zip(places, request.values, stored, strict=True):
         both = [_joined_reads((value, request.address), track) for track in tracks]
-        stored = Source().value(value)
-        lines.append(f"if not store({place}, {request.size}, {stored}, {', '.join(both)}): {leave}")
-    return lines + _assign(instruction.effect, (), tracks)
+        lines.append(f"if not store({place}, {request.size}, {text}, {', '.join(both)}): {leave}")
+    return lines + _behind(instruction, effect, (), tracks)
 
 
 def _joined_reads(expressions: Sequence[Expression], track: Track) -> str:

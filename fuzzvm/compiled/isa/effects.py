@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from fuzzvm.compiled.arm64.expressions import Expression
+from fuzzvm.compiled.isa.expressions import Expression
 from fuzzvm.machine.ops import Order
 
 
@@ -68,6 +68,8 @@ class Request:
     compare and swap compares with. `operation` names the update of an atomic ("add", "swp"), the barrier
     ("dsb ishst"), what is invalidated ("vaae1is"), the system register, or is empty. `no_return` says that nothing of
     the old value is kept, so that the read is not one that DMB LD or an acquire orders (Arm ARM B2.3.7 and C6.2).
+    `full_barrier` says that it orders all before it with all after it, whatever memory it accesses (Intel SDM vol. 3A
+    8.2.2: locked instructions).
     """
 
     kind: Kind
@@ -79,6 +81,7 @@ class Request:
     order: Order = Order.PLAIN
     operation: str = ""
     no_return: bool = False
+    full_barrier: bool = False
 
     @property
     def answers(self) -> int:
@@ -95,9 +98,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """All that an instruction does. At most one of `branch` and `request` is there.
+    """All that an instruction does.
 
-    With a request, the assignments are done when it has been answered.
+    With a request, the assignments and the branch are done when it has been answered.
     """
 
     assignments: tuple[Assignment, ...] = ()

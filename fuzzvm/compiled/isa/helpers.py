@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from fuzzvm.compiled.errors import ImageError
+
+
+class UndefinedFlagError(ImageError):
+    """Code reads what the architecture leaves undefined; `name` is the flag or result."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is read, which the instruction that wrote it leaves undefined")
+
+
+def undefined_flag(name: str) -> int:
+    """Stand for a value that is undefined. Raises UndefinedFlagError."""
+    raise UndefinedFlagError(name)
+
 
 def signed(value: int, bits: int) -> int:
     """Return the number that the low `bits` bits stand for in two's complement."""
@@ -37,4 +51,5 @@ HELPERS: Mapping[str, Callable[..., int]] = {
     "reverse_bits": reverse_bits,
     "reverse_bytes": reverse_bytes,
     "signed": signed,
+    "undefined_flag": undefined_flag,
 }
