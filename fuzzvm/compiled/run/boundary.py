@@ -341,6 +341,7 @@ IGNORED = frozenset(
         # what a dump gathers for its text, and a check for its warnings
         "note_page",
         *(f"note_page_{level}" for level in ("pte", "pmd", "pud", "p4d", "pgd", "flush")),
+        *(f"effective_prot_{level}" for level in ("pte", "pmd", "pud", "p4d", "pgd")),
     )
 )
 """Functions of which nothing comes that matters here, by the name that the source has; they return 0."""
