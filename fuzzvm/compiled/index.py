@@ -98,9 +98,7 @@ def build(
         "exceptions": [astuple(entry) for entry in tables.exceptions(elf, named)],
         "alternatives": [astuple(alternative) for alternative in alternatives],
         "unwritten": [
-            alternative.address
-            for alternative in alternatives
-            if not alternative.applied and alternative.is_for(every)
+            alternative.address for alternative in alternatives if not alternative.applied and alternative.is_for(every)
         ],
     }
     references = sorted(astuple(reference) for reference in (*_references(linked, arch), *pointers))

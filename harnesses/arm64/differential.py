@@ -15,9 +15,7 @@ import random
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -25,99 +23,33 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.isa.access import Access, Answer
 from fuzzvm.compiled.arm64.decode import decode
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.arm64.semantics import BUILDERS
+from fuzzvm.compiled.isa.access import Access, Answer
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.isa.engine import Code, Halt
 from fuzzvm.compiled.isa.expressions import Constant
 from fuzzvm.compiled.isa.generate import Tracking
-from fuzzvm.compiled.arm64.semantics import BUILDERS
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from harnesses.arm64.encodings import PATTERNS, word
-from harnesses.arm64.oracle import COMPARED, WINDOW, WINDOW_SIZE, Oracle, RefusedError
+from harnesses.arm64.oracle import COMPARED, Oracle
+from harnesses.window import (
+    WINDOW,
+    WINDOW_SIZE,
+    AllPrivate,
+    AllPrivateTracked,
+    MismatchError,
+    NonePrivate,
+    RefusedError,
+    Report,
+    Window,
+)
 
 _CODE = WINDOW + 0x10000
 _ARMING = WINDOW + 0x20000
 _CLREX = 0xD5033F5F
 _EXTREMES = (0, 1, 2, 0x7F, 0x80, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 32, 1 << 63, (1 << 63) - 1, (1 << 64) - 1)
 _STACK = frozenset({Kind.LOAD, Kind.STORE})
-
-
-class MismatchError(Exception):
-    """fuzzvm and Unicorn do not agree on an instruction; the text says on what."""
-
-
-class Window:
-    """The window's bytes, as memory that answers accesses and as private memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = bytearray(data)
-
-    def read(self, address: int, size: int) -> int:
-        """Return a number from the window. Raises MismatchError outside of it."""
-        at = self._at(address, size)
-        return int.from_bytes(self.data[at : at + size], "little")
-
-    def write(self, address: int, size: int, value: int) -> None:
-        """Write a number into the window. Raises MismatchError outside of it, or if it is too large."""
-        at = self._at(address, size)
-        if not 0 <= value < 1 << 8 * size:
-            raise MismatchError(f"{value:#x} is stored in {size} bytes")
-        self.data[at : at + size] = value.to_bytes(size, "little")
-
-    def _at(self, address: int, size: int) -> int:
-        if not WINDOW <= address <= WINDOW + WINDOW_SIZE - size:
-            raise MismatchError(f"access at {address:#x}")
-        return address - WINDOW
-
-
-class AllPrivate:
-    """The window as private memory."""
-
-    def __init__(self, window: Window) -> None:
-        self._window = window
-
-    def load(self, address: int, size: int) -> int | None:
-        return self._window.read(address, size)
-
-    def store(self, address: int, size: int, value: int) -> bool:
-        self._window.write(address, size, value)
-        return True
-
-
-class AllPrivateTracked:
-    """The same, with dependencies, which are not looked at here."""
-
-    def __init__(self, window: Window) -> None:
-        self._window = window
-
-    def load(self, address: int, size: int) -> tuple[int, int, int] | None:
-        return self._window.read(address, size), 0, 0
-
-    def store(self, address: int, size: int, value: int, view: int, pick: int) -> bool:
-        self._window.write(address, size, value)
-        return True
-
-
-class NonePrivate:
-    """No memory is private."""
-
-    def load(self, address: int, size: int) -> None:
-        return None
-
-    def store(self, address: int, size: int, *rest: int) -> bool:
-        return False
-
-
-@dataclass
-class Report:
-    """What was compared: trials of each form, words that were refused, and what did not agree."""
-
-    forms: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    only_here: Counter[str] = field(default_factory=Counter)
-    """Instructions that cannot be compared: Unicorn has no such, or no state places their access in the window."""
-    mismatches: dict[str, str] = field(default_factory=dict)
 
 
 class Subject:

@@ -28,6 +28,7 @@ from fuzzvm.compiled.arm64.semantics import atomics, branches, common, data_proc
 from harnesses.arm64 import differential
 from harnesses.arm64.encodings import PATTERNS, word
 from harnesses.arm64.oracle import Oracle
+from harnesses.window import Report
 
 _MODULES = (common, data_processing, branches, memory, atomics, system)
 """What is changed, in the order of imports."""
@@ -117,7 +118,7 @@ def _install(mutant: Mutant) -> None:
 
 
 def _differential_sees(words: int) -> bool:
-    oracle, report = Oracle(), differential.Report()
+    oracle, report = Oracle(), Report()
     for name, pattern in PATTERNS.items():
         draw = random.Random(name)
         for _ in range(words):

@@ -11,13 +11,7 @@ from unicorn import arm64_const as names
 from unicorn.unicorn import Uc, UcError
 
 from fuzzvm.compiled.arm64 import registers
-
-BASE = 0x1000_0000
-SIZE = 0x80_0000
-"""Mapped memory. An instruction at `CODE` can name every address in `WINDOW` relative to itself."""
-WINDOW = BASE + SIZE // 2
-WINDOW_SIZE = 256
-"""The bytes that are compared. What lies around them is mapped, so that a wrong address shows as a wrong value."""
+from harnesses.window import BASE, SIZE, WINDOW, WINDOW_SIZE, RefusedError
 
 _SLOTS: dict[int, int] = {
     **{number: getattr(names, f"UC_ARM64_REG_X{number}") for number in range(31)},
@@ -36,10 +30,6 @@ _EL1 = 5
 _COUNT = len(_SLOTS)
 _PSTATE_AT = tuple(_SLOTS).index(registers.FLAGS)
 _DAIF_BITS = 0xF << 6
-
-
-class RefusedError(Exception):
-    """Unicorn did not execute the instruction: it is undefined, takes an exception, or touches what is not mapped."""
 
 
 class Oracle:

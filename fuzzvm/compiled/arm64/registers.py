@@ -39,7 +39,6 @@ NAMES = (*(f"x{number}" for number in range(31)), "sp", "nzcv", "pc", *(name for
 """The name of each slot."""
 
 
-
 def new() -> list[int]:
     """Return a register file that is all zero."""
     return [0] * COUNT

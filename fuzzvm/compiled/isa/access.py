@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.effects import Kind, Request
 from fuzzvm.compiled.isa.helpers import signed
+from fuzzvm.compiled.isa.instruction import Instruction
 
 Answer: TypeAlias = int | tuple[int, ...] | None
 """What completes an access: the value that was read, a pair of them, a status, or None; see `Access`."""

@@ -8,9 +8,9 @@ from traceback import walk_tb
 from typing import Any, Protocol, TypeAlias
 
 from fuzzvm.compiled.isa.access import Access, Answer
-from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.isa.generate import VISIBLE, Tracking, address_at, block, compiled, halves
+from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.slots import MASK64, PC
 
 Fetch: TypeAlias = Callable[[int], Instruction]

@@ -20,10 +20,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.effects import Branch, Effect, Flow, Kind, Request
 from fuzzvm.compiled.isa.expressions import Expression, Source, Track, joined
 from fuzzvm.compiled.isa.helpers import HELPERS
+from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.slots import MASK64, PC, SP
 
 VISIBLE = 1 << 64

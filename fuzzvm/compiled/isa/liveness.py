@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.effects import Flow, Kind
 from fuzzvm.compiled.isa.expressions import Constant
+from fuzzvm.compiled.isa.instruction import Instruction
 from fuzzvm.compiled.isa.slots import PC
 
 
@@ -86,9 +86,7 @@ def _successors(instruction: Instruction) -> list[int]:
     return [*found, following] if branch.condition is not None else found
 
 
-def _before(
-    abi: Abi, instruction: Instruction, before: Mapping[int, frozenset[int]], reads: Reads
-) -> frozenset[int]:
+def _before(abi: Abi, instruction: Instruction, before: Mapping[int, frozenset[int]], reads: Reads) -> frozenset[int]:
     request, branch = instruction.request, instruction.branch
     if request is not None and request.kind is Kind.BREAK:
         return abi.everything

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
-from fuzzvm.compiled.isa.engine import Code
-from fuzzvm.compiled.isa.generate import Tracking
-from fuzzvm.compiled.isa.liveness import live_registers
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.isa.engine import Code
+from fuzzvm.compiled.isa.generate import Tracking
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.isa.liveness import live_registers
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.records import JumpSite, Symbol
 from fuzzvm.compiled.run.arch import running

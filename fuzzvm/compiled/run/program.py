@@ -8,13 +8,13 @@ from functools import cache
 from operator import or_
 from typing import Any, NamedTuple
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.isa.access import Access, Answer
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.isa.engine import Halt
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from fuzzvm.compiled.isa.private import TrackedMemory, UnwrittenMemoryError
 from fuzzvm.compiled.isa.slots import PC, SP
-from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.executable import RETURN, Executable
 from fuzzvm.compiled.run.knowledge import Knowledge

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.isa.access import UPDATES, Access
 from fuzzvm.compiled.isa.effects import Kind
-from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.records import Bug
 from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.units import Unit
@@ -29,6 +29,7 @@ KERNEL_BUG = "kernel-bug"
 """The error id of a BUG() that is reached."""
 KERNEL_WARNING = "kernel-warning"
 """The error id of a WARN() that is reached."""
+
 
 @dataclass(frozen=True, slots=True)
 class Update:

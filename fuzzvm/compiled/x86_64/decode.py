@@ -7,6 +7,8 @@ no other instruction begins.
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
 from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError, instruction
@@ -17,6 +19,16 @@ LONGEST = 15
 """Bytes of an instruction at most (Intel SDM vol. 2 2.3.11)."""
 
 _CAPSTONE = Cs(CS_ARCH_X86, CS_MODE_64)
+
+
+_OPERAND_SIZE = 0x66
+_LEGACY = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
+_NEAR_BRANCHES = ("call", "j", "ret")
+
+
+def _prefixes(code: bytes) -> bytes:
+    """Return the legacy prefixes of an instruction (Intel SDM vol. 2 2.1.1)."""
+    return bytes(takewhile(_LEGACY.__contains__, code))
 
 
 def size_of(code: bytes) -> int:
@@ -35,6 +47,9 @@ def decode(code: bytes, address: int, function: str | None = None) -> tuple[Inst
         raise UnsupportedInstructionError(address, code[:LONGEST].hex(), function)
     _, size, mnemonic, operands = found
     text = f"{mnemonic} {operands}".rstrip()
+    if _OPERAND_SIZE in _prefixes(code) and mnemonic.removeprefix("bnd ").startswith(_NEAR_BRANCHES):
+        # Intel's CPUs pass over the prefix, AMD's cut the target to 16 bits
+        raise UnsupportedInstructionError(address, f"data16 {text}", function)
     try:
         effects = semantics.effects(mnemonic, parse(operands), address, address + size)
     except OperandError:

@@ -20,7 +20,9 @@ _SLOT = {name: SP if name == "rsp" else number for number, name in enumerate(_WI
 _NAMES = {
     **{slot: name for name, slot in _SLOT.items()},
     **dict(zip(FLAGS, ("cf", "pf", "af", "zf", "sf", "of"), strict=True)),
-    **{GS_BASE: "gs_base", TEMP: "temp", PC: "rip"},
+    GS_BASE: "gs_base",
+    TEMP: "temp",
+    PC: "rip",
 }
 NAMES = tuple(_NAMES.get(slot, "") for slot in range(COUNT))
 """The name of each slot, "" for one that there is not."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.compiled.arm64.decode import decode
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
-from fuzzvm.compiled.isa.effects import Flow, Kind
 from fuzzvm.compiled.arm64.registers import NAMES
+from fuzzvm.compiled.isa.effects import Flow, Kind
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from fuzzvm.machine.ops import Order
 
 AT = 0xFFFF_8000_8000_1000

@@ -8,9 +8,9 @@ import pytest
 
 from fuzzvm.compiled.arm64 import registers
 from fuzzvm.compiled.arm64.decode import decode
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from fuzzvm.compiled.isa.engine import Code, Halt
 from fuzzvm.compiled.isa.generate import JOIN_MAX, Tracking
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
 from harnesses.arm64.differential import NonePrivate
 from harnesses.arm64.encodings import PATTERNS, word
 from tests.compiled.arm64.programs import BASE, reader, start

@@ -11,13 +11,14 @@ import pytest
 
 from fuzzvm.compiled.arm64 import registers
 from fuzzvm.compiled.arm64.decode import decode, fetching
-from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from fuzzvm.compiled.arm64.semantics import BUILDERS
 from fuzzvm.compiled.isa.engine import Code, Halt
 from fuzzvm.compiled.isa.generate import Tracking
-from fuzzvm.compiled.arm64.semantics import BUILDERS
-from harnesses.arm64.differential import AllPrivate, AllPrivateTracked, Report, Window, compare
+from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionError
+from harnesses.arm64.differential import compare
 from harnesses.arm64.encodings import PATTERNS, word
-from harnesses.arm64.oracle import COMPARED, WINDOW, WINDOW_SIZE, Oracle
+from harnesses.arm64.oracle import COMPARED, Oracle
+from harnesses.window import WINDOW, WINDOW_SIZE, AllPrivate, AllPrivateTracked, Report, Window
 
 
 @pytest.fixture(scope="module")

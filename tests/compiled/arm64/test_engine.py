@@ -6,10 +6,10 @@ import pytest
 
 from fuzzvm.compiled.arm64 import registers
 from fuzzvm.compiled.arm64.decode import decode
-from fuzzvm.compiled.isa.instruction import UnsupportedInstructionError
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.isa.engine import Code, Halt
 from fuzzvm.compiled.isa.generate import JOIN_MAX, Tracking
+from fuzzvm.compiled.isa.instruction import UnsupportedInstructionError
 from fuzzvm.compiled.isa.private import PrivateMemory, TrackedMemory, UnwrittenMemoryError
 from tests.compiled.arm64.programs import BASE, COUNT_DOWN, RETURN, SPILL, STACK_HIGH, STACK_LOW, reader, start
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.compiled.arm64 import registers
-from fuzzvm.compiled.isa.engine import Code, Halt
-from fuzzvm.compiled.isa.private import PrivateMemory
 from fuzzvm.compiled.arm64.semantics import BUILDERS
 from fuzzvm.compiled.arm64.semantics.atomics import UPDATES
+from fuzzvm.compiled.isa.engine import Code, Halt
+from fuzzvm.compiled.isa.private import PrivateMemory
 from fuzzvm.machine.ops import Order
 from tests.compiled.arm64.programs import BASE, STACK_HIGH, STACK_LOW, reader, start
 

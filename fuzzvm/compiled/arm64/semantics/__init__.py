@@ -6,10 +6,10 @@ that the disassembler prints, aliases included. A form that no table knows raise
 
 from __future__ import annotations
 
-from fuzzvm.compiled.isa.effects import Effect
 from fuzzvm.compiled.arm64.operands import Operand, OperandError
 from fuzzvm.compiled.arm64.semantics import atomics, branches, data_processing, memory, system
 from fuzzvm.compiled.arm64.semantics.common import Builder
+from fuzzvm.compiled.isa.effects import Effect
 
 BUILDERS: dict[str, Builder] = {}
 """From mnemonic to what builds an effect."""

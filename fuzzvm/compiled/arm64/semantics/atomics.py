@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import Effect, Kind, Request
-from fuzzvm.compiled.isa.expressions import Expression, Response
 from fuzzvm.compiled.arm64.operands import Immediate, Memory, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import SP
 from fuzzvm.compiled.arm64.semantics.common import Builder, address, read_low, write
+from fuzzvm.compiled.isa.effects import Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Expression, Response
 from fuzzvm.machine.ops import Order
 
 UPDATES = ("add", "clr", "eor", "set", "smax", "smin", "umax", "umin")

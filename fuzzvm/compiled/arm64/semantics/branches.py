@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import Assignment, Branch, Effect, Flow
-from fuzzvm.compiled.isa.expressions import Constant, Expression, apply
 from fuzzvm.compiled.arm64.operands import Immediate, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import LINK, MASK64
 from fuzzvm.compiled.arm64.semantics.common import TRUTH, Builder, condition, read
+from fuzzvm.compiled.isa.effects import Assignment, Branch, Effect, Flow
+from fuzzvm.compiled.isa.expressions import Constant, Expression, apply
 
 _LINK = Register(LINK, 64)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from fuzzvm.compiled.isa.effects import Assignment, Effect
-from fuzzvm.compiled.isa.expressions import ZERO, Constant, Expression, Slot, apply
 from fuzzvm.compiled.arm64.operands import Extension, Immediate, Memory, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import FLAGS, MASK32, MASK64
+from fuzzvm.compiled.isa.effects import Assignment, Effect
+from fuzzvm.compiled.isa.expressions import ZERO, Constant, Expression, Slot, apply
 
 Builder: TypeAlias = Callable[[tuple[Operand, ...], int], Effect]
 """Builds an effect from operands and the address of the instruction. Raises OperandError."""

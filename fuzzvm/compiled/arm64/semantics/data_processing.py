@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import Assignment, Effect
-from fuzzvm.compiled.isa.expressions import ZERO, Choose, Constant, Expression, Local, Slot, apply
 from fuzzvm.compiled.arm64.operands import Extension, Immediate, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import FLAGS, MASK64
 from fuzzvm.compiled.arm64.semantics.common import (
@@ -19,6 +17,8 @@ from fuzzvm.compiled.arm64.semantics.common import (
     shifted,
     write,
 )
+from fuzzvm.compiled.isa.effects import Assignment, Effect
+from fuzzvm.compiled.isa.expressions import ZERO, Choose, Constant, Expression, Local, Slot, apply
 
 _LOGIC = {
     "and": "{0} & {1}",

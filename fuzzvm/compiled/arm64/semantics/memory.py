@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
-from fuzzvm.compiled.isa.expressions import Constant, Expression, Response, apply
 from fuzzvm.compiled.arm64.operands import Immediate, Memory, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import MASK64, SP
 from fuzzvm.compiled.arm64.semantics.common import Builder, address, mask, offset, read_low, write
+from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Constant, Expression, Response, apply
 from fuzzvm.machine.ops import Order
 
 _SIZES = {"b": 1, "h": 2, "w": 4}

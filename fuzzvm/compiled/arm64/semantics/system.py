@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
-from fuzzvm.compiled.isa.expressions import Constant, Response, Slot, apply
 from fuzzvm.compiled.arm64.operands import Immediate, Name, Operand, OperandError, Register
 from fuzzvm.compiled.arm64.registers import DAIF, FLAGS, SP, SYSTEM
 from fuzzvm.compiled.arm64.semantics.common import Builder, read, write
+from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Constant, Response, Slot, apply
 
 _DOMAINS = ("osh", "nsh", "ish", "sy")
 _BARRIERS = {name for domain in _DOMAINS for name in (domain, f"{domain}ld", f"{domain}st")} - {"syld", "syst"} | {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import Assignment, Effect, Kind
+from fuzzvm.compiled.isa.effects import Effect, Kind
 from fuzzvm.compiled.isa.expressions import Choose, Constant, Expression, Local, Response, Slot, apply
 from fuzzvm.compiled.x86_64.operands import Immediate, Memory, Operand, OperandError, Register
-from fuzzvm.compiled.x86_64.registers import AF, CF, OF, RAX, RCX, RDX, SF, TEMP, ZF, PF
+from fuzzvm.compiled.x86_64.registers import AF, CF, OF, RAX, RCX, RDX, TEMP
 from fuzzvm.compiled.x86_64.semantics.common import (
     ONE,
     POISON,
@@ -244,7 +244,9 @@ def _imul(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
     return (Effect((write(target, result), *assign_flags(flags)), request=request),)
 
 
-def _extend_accumulator(operands: tuple[Operand, ...], at: At, *, target: int, size: int, half: int) -> tuple[Effect, ...]:
+def _extend_accumulator(
+    operands: tuple[Operand, ...], at: At, *, target: int, size: int, half: int
+) -> tuple[Effect, ...]:
     """Return the effect of CBW, CWDE, CDQE (into RAX) and of CDQ, CQO (the sign into RDX)."""
     if operands:
         raise OperandError("operands")
@@ -261,7 +263,9 @@ def _lea(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
         case [Register() as target, Memory(segment="") as memory] if target.size >= 2:
             value = address(memory, at)
             return (
-                Effect((write(target, value if target.size == 8 else apply(f"{{0}} & {mask(target.size):#x}", value)),)),
+                Effect(
+                    (write(target, value if target.size == 8 else apply(f"{{0}} & {mask(target.size):#x}", value)),)
+                ),
             )
     raise OperandError("operands")
 
@@ -270,7 +274,10 @@ BUILDERS: dict[str, Builder] = {
     **{name: partial(_binary, name=name, writes=True) for name in _BINARY},
     **{name: partial(_binary, name=name, writes=False) for name in _TESTS},
     **{f"lock {name}": partial(_locked, name=name) for name in _ATOMIC},
-    **{name: partial(_unary, compute=compute) for name, compute in (("inc", _inc), ("dec", _dec), ("neg", _neg), ("not", _not))},
+    **{
+        name: partial(_unary, compute=compute)
+        for name, compute in (("inc", _inc), ("dec", _dec), ("neg", _neg), ("not", _not))
+    },
     "lock inc": partial(_locked_step, compute=_inc, step=1),
     "lock dec": partial(_locked_step, compute=_dec, step=-1),
     **{name: partial(_shift, name=name) for name in ("shl", "shr", "sar")},

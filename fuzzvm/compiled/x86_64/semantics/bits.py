@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from fuzzvm.compiled.isa.effects import Effect, Kind
-from fuzzvm.compiled.isa.expressions import Choose, Constant, Expression, Response, Slot, apply
-from fuzzvm.compiled.isa.effects import Assignment, Request
+from fuzzvm.compiled.isa.effects import Assignment, Effect, Kind, Request
+from fuzzvm.compiled.isa.expressions import Choose, Expression, Response, Slot, apply
 from fuzzvm.compiled.isa.slots import MASK64
 from fuzzvm.compiled.x86_64.operands import Immediate, Memory, Operand, OperandError, Register
 from fuzzvm.compiled.x86_64.registers import CF, TEMP, ZF
@@ -21,7 +20,6 @@ from fuzzvm.compiled.x86_64.semantics.common import (
     every_flag,
     load,
     locked,
-    mask,
     named,
     read,
     store,

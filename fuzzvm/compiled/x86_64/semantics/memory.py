@@ -115,7 +115,11 @@ def _advance(size: int, *registers: int) -> tuple[Assignment, ...]:
 
 def _rep_stos(operands: tuple[Operand, ...], at: At, *, size: int) -> tuple[Effect, ...]:
     match operands:
-        case [Memory(size=bytes_, base=base, segment=""), Register(slot=slot)] if (bytes_, base, slot) == (size, RDI, RAX):
+        case [Memory(size=bytes_, base=base, segment=""), Register(slot=slot)] if (bytes_, base, slot) == (
+            size,
+            RDI,
+            RAX,
+        ):
             value = read(Register(RAX, size), size)
             request = Request(Kind.STORE, Slot(RDI), size, values=(value,))
             return _repeats(at), Effect(_advance(size, RDI), Branch(Constant(at.address)), request)
@@ -125,8 +129,10 @@ def _rep_stos(operands: tuple[Operand, ...], at: At, *, size: int) -> tuple[Effe
 def _rep_movs(operands: tuple[Operand, ...], at: At, *, size: int) -> tuple[Effect, ...]:
     match operands:
         case [Memory(base=target, segment=""), Memory(size=bytes_, base=source, segment="")] if (
-            (bytes_, target, source) == (size, RDI, RSI)
-        ):
+            bytes_,
+            target,
+            source,
+        ) == (size, RDI, RSI):
             request = Request(Kind.STORE, Slot(RDI), size, values=(Slot(TEMP),))
             return (
                 _repeats(at),
