@@ -61,9 +61,9 @@ class ImageArch(Protocol):
     compiled (none: always). `tables` are the page tables that the kernel's linker script makes. `branch_relocations`
     are the types that only branches have, `pointer_relocation` is that of an address in data, `relative_relocation`
     that of one in a kernel that is linked as a shared object. `atomics` gives the features of the CPUs for each value
-    of `--atomics`, the usual first; `always` are those that every CPU has. `callbacks` write the code of an alternative, by the name of
-    the kernel's function. `feature_header` is the file that numbers the features: one that a build generates, or of the
-    source.
+    of `--atomics`, the usual first; `always` are those that every CPU has. `callbacks` write the code of an
+    alternative, by the name of the kernel's function. `feature_header` is the file that numbers the features: one that
+    a build generates, or of the source.
     """
 
     kernel: KernelArch
@@ -86,7 +86,7 @@ class ImageArch(Protocol):
         """Return the page size of a configuration, such as "4K". Raises ImageError where it states none."""
 
     def levels(self, config: Mapping[str, str], features: Collection[str]) -> int:
-        """Return how many levels page tables have on CPUs with some features. Raises ImageError for what is not there."""
+        """Return how many levels page tables have on CPUs with some features. Raises ImageError."""
 
     def check_atomics(self, config: Mapping[str, str], atomics: str) -> None:
         """Raise ImageError where a kernel has no code for atomics that are asked for."""

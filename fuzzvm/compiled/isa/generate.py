@@ -97,8 +97,8 @@ def halves(instruction: Instruction, tracking: Tracking | None = None) -> str:
     """Return the source of `request(x)` and `complete(x, r)`, the two halves of an access.
 
     `request` returns address, values and expected values. `complete` is given the response, sets the slots that the
-    instruction writes, and returns the address where the code goes on. Tracked it is `complete(x, v, p, r, rv, rp)`, where `rv` and `rp`
-    are what the response depends on: one for each element, as in the response.
+    instruction writes, and returns the address where the code goes on. Tracked it is `complete(x, v, p, r, rv, rp)`,
+    where `rv` and `rp` are what the response depends on: one for each element, as in the response.
     """
     request = instruction.request
     assert request is not None

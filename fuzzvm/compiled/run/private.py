@@ -33,8 +33,9 @@ Initial = Callable[[int], int]
 class CpuMemory(TrackedMemory):
     """The memory of one CPU. What has not been written is `initial`, but for the stack, of which it cannot be read.
 
-    `size` is that of all of it; what comes after the first `SIZE` bytes is the architecture's. `constants` are the bytes that are nobody's own, and that the CPU reads all the same without anybody noticing.
-    Locations that no other CPU accesses can be taken over.
+    `size` is that of all of it; what comes after the first `SIZE` bytes is the architecture's. `constants` are the
+    bytes that are nobody's own, and that the CPU reads all the same without anybody noticing. Locations that no other
+    CPU accesses can be taken over.
     """
 
     def __init__(self, cpu: int, constants: Constants, size: int, initial: Initial) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
@@ -46,7 +47,9 @@ class X8664:
     flags = frozenset(FLAGS)
     own_size = 1 << 31
     # loads are in order, and so are stores: LFENCE and SFENCE add nothing for memory that is cached
-    barriers = {"mfence": Barrier.DMB_ISH, "lfence": Barrier.DMB_ISHLD, "sfence": Barrier.DMB_ISHST}
+    barriers: Mapping[str, Barrier] = MappingProxyType(
+        {"mfence": Barrier.DMB_ISH, "lfence": Barrier.DMB_ISHLD, "sfence": Barrier.DMB_ISHST}
+    )
     thunks = frozenset(
         {
             "preempt_schedule_thunk",

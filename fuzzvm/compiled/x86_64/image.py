@@ -135,7 +135,7 @@ class X8664:
             end = place
             for here, size, mnemonic, operands in decoder.disasm_lite(code[place:], address + place):
                 links = mnemonic == "call"
-                branches = links or mnemonic.startswith("j") or mnemonic.startswith("loop")
+                branches = links or mnemonic.startswith(("j", "loop"))
                 number = branches and re.fullmatch(r"0x[0-9a-f]+", operands)
                 yield Line(here, size, mnemonic, operands, int(operands, 16) if number else None, links)
                 end = here + size - address

@@ -32,7 +32,7 @@ class Immediate:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`size` bytes of memory (0: no access, for LEA) at the sum of its parts; `rip` adds the next instruction's address.
+    """`size` bytes of memory (0: no access, for LEA) at the sum of its parts; `rip` adds where the next instruction is.
 
     `segment` is "gs", or "" for none that counts.
     """
