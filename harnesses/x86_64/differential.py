@@ -4,8 +4,8 @@
     python -m harnesses.x86_64.differential --image out
 
 Without an image, instructions are drawn from all kinds that kernel code uses. With one, each instruction of the code
-that `fuzzvm image show` lists is tried. Every trial runs the generated code in one of its ways (accesses answered by the
-caller or done as private memory, with dependencies or without), and compares registers, flags and memory after one
+that `fuzzvm image show` lists is tried. Every trial runs the generated code in one of its ways (accesses answered by
+the caller or done as private memory, with dependencies or without), and compares registers, flags and memory after one
 instruction; a flag that is undefined here is not compared. Exit status 1 if anything differs.
 """
 
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
@@ -116,11 +117,11 @@ def compare(oracle: Oracle, code: bytes, draw: random.Random, trials: int, repor
 
 def _placed(code: bytes) -> bytes:
     """Return an instruction at `_CODE` whose operand relative to it lies in the window."""
-    found = next(_DETAILED.disasm(code, _CODE, 1), None)
+    found: Any = next(_DETAILED.disasm(code, _CODE, 1), None)
     if found is None or found.modrm_offset == 0 or found.modrm & 0xC7 != 5:
         return code
-    distance = WINDOW + WINDOW_SIZE // 2 - (_CODE + found.size)
-    at = found.modrm_offset + 1
+    distance = WINDOW + WINDOW_SIZE // 2 - (_CODE + int(found.size))
+    at = int(found.modrm_offset) + 1
     return code[:at] + distance.to_bytes(4, "little", signed=True) + code[at + 4 :]
 
 

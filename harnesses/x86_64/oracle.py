@@ -55,7 +55,7 @@ class Oracle:
         self._unicorn.mem_write(WINDOW, memory)
 
     def step(self, address: int, size: int, *, repeats: bool) -> tuple[list[int], bytes]:
-        """Execute the instruction at an address, to its end if it `repeats`; return `COMPARED` after it, and the window.
+        """Execute the instruction at an address, to its end if it `repeats`; return `COMPARED` and the window.
 
         Raises RefusedError if it does not complete.
         """

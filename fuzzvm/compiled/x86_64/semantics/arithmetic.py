@@ -16,6 +16,7 @@ from fuzzvm.compiled.x86_64.semantics.common import (
     At,
     Builder,
     Flags,
+    address,
     assign_flags,
     difference_flags,
     every_flag,
@@ -95,6 +96,8 @@ def _same(operands: tuple[Operand, ...]) -> bool:
 def _binary(operands: tuple[Operand, ...], at: At, *, name: str, writes: bool) -> tuple[Effect, ...]:
     compute = (_BINARY if writes else _TESTS)[name]
     size = width(*operands)
+    result: Expression
+    flags: Flags
     match operands:
         case [Register() as target, Register() | Immediate() as source]:
             if name in ("xor", "sub") and _same(operands):
@@ -257,8 +260,6 @@ def _extend_accumulator(
 
 
 def _lea(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
-    from fuzzvm.compiled.x86_64.semantics.common import address
-
     match operands:
         case [Register() as target, Memory(segment="") as memory] if target.size >= 2:
             value = address(memory, at)
