@@ -163,7 +163,7 @@ class _Build:
         self._user = _read_fragment(options.fragment)
         from_source = options.tree is not None
         self._fragment = self._make_fragment() if from_source else self._user
-        self._compiler = toolchain.find(options.cc, arch.kernel) if from_source else None
+        self._compiler = None if options.tree is None else toolchain.find(options.cc, arch.kernel, options.tree)
         for name in options.objects:
             if not re.fullmatch(r"[\w./-]+\.o", name) or name.startswith("/") or ".." in name.split("/"):
                 raise ImageError(f"{name} is no object of a kernel, such as mm/vmalloc.o")

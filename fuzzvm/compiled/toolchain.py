@@ -32,9 +32,14 @@ class Compiler:
         return tuple(map(int, found[-1].split("."))) if found else ()
 
 
-def find(cc: str, arch: KernelArch) -> Compiler:
+def find(cc: str, arch: KernelArch, tree: Path) -> Compiler:
     """Return the compiler for an architecture. Raises KbuildError that names the packages that are missing."""
-    missing = [package for package, there in building(arch).items() if not there]
+    without_objtool = tree.is_dir() and not (tree / "tools/objtool").is_dir()
+    missing = [
+        package
+        for package, there in building(arch).items()
+        if not there and not (without_objtool and package in arch.needs.values())
+    ]
     family = cc.partition("-")[0]
     if family == "gcc":
         program = arch.cross + cc

@@ -15,9 +15,6 @@ typedef u64 phys_addr_t;
 #define barrier() asm volatile("" ::: "memory")
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile typeof(x) *)&(x) = (v))
-#define dsb(domain) asm volatile("dsb " #domain ::: "memory")
-#define dmb(domain) asm volatile("dmb " #domain ::: "memory")
-#define isb() asm volatile("isb" ::: "memory")
 
 /* Geometry: -DPAGE_SHIFT and -DLEVELS are given. */
 #define PAGE_SIZE (1ul << PAGE_SHIFT)
@@ -31,10 +28,8 @@ typedef u64 phys_addr_t;
 #define PUD_SIZE (1ul << PUD_SHIFT)
 #define PGDIR_SIZE (1ul << PGDIR_SHIFT)
 #define PTRS_PER_PGD (1ul << (VA_BITS - PGDIR_SHIFT))
-#define PAGE_OFFSET (-(1ul << VA_BITS))
-#define VMEMMAP_START (-(1ul << 30) - (1ul << (VA_BITS - 1 - PAGE_SHIFT + 6)))
 
-/* Entries: bit 0 valid, bit 1 a table or a page. */
+/* Entries: bit 0 valid, bit 1 a table or a page; on x86_64 that it can be written. */
 typedef struct { u64 pte; } pte_t;
 typedef struct { u64 pmd; } pmd_t;
 typedef struct { u64 pud; } pud_t;
@@ -83,29 +78,9 @@ struct task_struct {
 	u32 unused;
 };
 
-static inline struct task_struct *get_current(void)
-{
-	struct task_struct *task;
-
-	asm("mrs %0, sp_el0" : "=r"(task));
-	return task;
-}
-
 extern struct mm_struct init_mm;
 extern pgd_t swapper_pg_dir[];
-extern s64 memstart_addr;
 extern int debug_level;
-
-static inline void *phys_to_virt(phys_addr_t phys) { return (void *)((phys - memstart_addr) | PAGE_OFFSET); }
-static inline phys_addr_t virt_to_phys(const void *va) { return ((u64)va & ~PAGE_OFFSET) + memstart_addr; }
-static inline struct page *virt_to_page(const void *va)
-{
-	return (struct page *)VMEMMAP_START + (((u64)va - PAGE_OFFSET) >> PAGE_SHIFT);
-}
-static inline void *page_address(const struct page *page)
-{
-	return (void *)PAGE_OFFSET + ((page - (const struct page *)VMEMMAP_START) << PAGE_SHIFT);
-}
 
 /* What another part of a kernel has. */
 struct page *alloc_pages_node_noprof(int nid, u32 gfp, u32 order);
@@ -125,13 +100,48 @@ struct bug_entry {
 	u16 line;
 	u16 flags;
 };
+#define BUG() do { BUG_AT(0); __builtin_unreachable(); } while (0)
+#define WARN_ON(condition) ({ bool warned = !!(condition); if (unlikely(warned)) BUG_AT(1); warned; })
+
+/* Static keys: a table of code, target, and key with the branch in bit 0. */
+struct static_key {
+	int enabled;
+	u64 entries;
+};
+/* What differs by architecture. */
+#ifdef __x86_64__
+#include "x86.h"
+#else
+#define dsb(domain) asm volatile("dsb " #domain ::: "memory")
+#define dmb(domain) asm volatile("dmb " #domain ::: "memory")
+#define isb() asm volatile("isb" ::: "memory")
+#define PAGE_OFFSET (-(1ul << VA_BITS))
+#define VMEMMAP_START (-(1ul << 30) - (1ul << (VA_BITS - 1 - PAGE_SHIFT + 6)))
+extern s64 memstart_addr;
+
+static inline bool is_table(u64 entry) { return (entry & 3) == (PTE_VALID | PTE_TABLE); }
+static inline struct task_struct *get_current(void)
+{
+	struct task_struct *task;
+
+	asm("mrs %0, sp_el0" : "=r"(task));
+	return task;
+}
+static inline void *phys_to_virt(phys_addr_t phys) { return (void *)((phys - memstart_addr) | PAGE_OFFSET); }
+static inline phys_addr_t virt_to_phys(const void *va) { return ((u64)va & ~PAGE_OFFSET) + memstart_addr; }
+static inline struct page *virt_to_page(const void *va)
+{
+	return (struct page *)VMEMMAP_START + (((u64)va - PAGE_OFFSET) >> PAGE_SHIFT);
+}
+static inline void *page_address(const struct page *page)
+{
+	return (void *)PAGE_OFFSET + ((page - (const struct page *)VMEMMAP_START) << PAGE_SHIFT);
+}
 #define BUG_AT(flags) \
 	asm volatile(".pushsection .rodata.str,\"aMS\",%%progbits,1\n14472: .string \"" SMALL_FILE "\"\n.popsection\n" \
 		     ".pushsection __bug_table,\"aw\"\n.align 2\n" \
 		     "14470: .long 14471f - .\n.long 14472b - .\n.short %c0\n.short %c1\n.popsection\n" \
 		     "14471: brk #0x800" :: "i"(__LINE__), "i"(flags))
-#define BUG() do { BUG_AT(0); __builtin_unreachable(); } while (0)
-#define WARN_ON(condition) ({ bool warned = !!(condition); if (unlikely(warned)) BUG_AT(1); warned; })
 
 /* Alternatives: a table of original, replacement, capability, lengths. */
 #define ALTERNATIVE_ENTRY(replacement, capability) \
@@ -153,11 +163,6 @@ no:
 	return 0;
 }
 
-/* Static keys: a table of code, target, and key with the branch in bit 0. */
-struct static_key {
-	int enabled;
-	u64 entries;
-};
 static inline bool static_branch(struct static_key *const key, const bool branch)
 {
 	asm goto("1: nop\n.pushsection __jump_table,\"aw\"\n.align 3\n"
@@ -166,6 +171,8 @@ static inline bool static_branch(struct static_key *const key, const bool branch
 yes:
 	return 1;
 }
+#endif
+
 extern struct static_key huge_vmap_disabled;
 
 /* Locks. */
@@ -196,7 +203,6 @@ static inline pte_t *pte_offset_kernel(pmd_t *pmd, u64 addr)
 	/* a plain load: the compiler may take the one before */
 	return (pte_t *)phys_to_virt(pmd->pmd & PTE_ADDRESS) + ((addr >> PAGE_SHIFT) & (PTRS_PER_TABLE - 1));
 }
-static inline bool is_table(u64 entry) { return (entry & 3) == (PTE_VALID | PTE_TABLE); }
 static inline u64 addr_end(u64 addr, u64 end, u64 size)
 {
 	u64 next = (addr + size) & -size;

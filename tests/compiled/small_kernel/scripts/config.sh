@@ -1,4 +1,5 @@
-# Writes .config: of a fragment ($1) the last word on each option that is known ($2); the compiler's version is $3.
+# Writes .config: of a fragment ($1) the last word on each option that is known ($2); the compiler's version is $3, and
+# make's ARCH is $4.
 known=" $2 "
 {
 	echo "# Automatically generated file; DO NOT EDIT."
@@ -10,10 +11,15 @@ known=" $2 "
 			case "$known" in *" $name "*) ;; *) continue ;; esac
 			if [ "$value" = n ]; then echo "# CONFIG_$name is not set"; else echo "CONFIG_$name=$value"; fi
 		done
-	echo "CONFIG_ARM64=y"
+	if [ "$4" = x86_64 ]; then echo "CONFIG_X86_64=y"; else echo "CONFIG_ARM64=y"; fi
 	echo "CONFIG_PTDUMP=y"
 	echo "CONFIG_GENERIC_BUG=y"
 } > .config.new
+if [ "$4" = x86_64 ]; then
+	printf 'CONFIG_PHYSICAL_START=0x1000000\nCONFIG_PGTABLE_LEVELS=4\n' >> .config.new
+	if cmp -s .config.new .config; then rm .config.new; else mv .config.new .config; fi
+	exit
+fi
 bits=$(sed -n 's/^CONFIG_ARM64_VA_BITS_\([0-9]*\)=y$/\1/p' .config.new)
 shift=12
 grep -q '^CONFIG_ARM64_16K_PAGES=y' .config.new && shift=14

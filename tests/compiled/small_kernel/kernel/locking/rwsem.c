@@ -5,6 +5,24 @@
 #define WAITERS 2l
 #define READER 256l
 
+#ifdef __x86_64__
+static inline s64 cmpxchg_acquire(s64 *at, s64 old, s64 new)
+{
+	asm volatile("lock cmpxchgq %2, %1" : "+a"(old), "+m"(*at) : "r"(new) : "memory", "cc");
+	return old;
+}
+
+static inline s64 add_return_release(s64 *at, s64 amount)
+{
+	s64 result = amount;
+
+	asm volatile("lock xaddq %0, %1" : "+r"(result), "+m"(*at) :: "memory", "cc");
+	return result + amount;
+}
+#else
+#define preempt_disable() do { } while (0)
+#define preempt_enable() do { } while (0)
+
 static inline s64 cmpxchg_acquire(s64 *at, s64 old, s64 new)
 {
 	s64 seen;
@@ -47,14 +65,18 @@ static inline s64 add_return_release(s64 *at, s64 amount)
 		     : "memory");
 	return result;
 }
+#endif
 
 void down_write(struct rw_semaphore *sem)
 {
+	preempt_disable();
 	if (unlikely(cmpxchg_acquire(&sem->count.counter, 0, WRITER) != 0)) {
 		rwsem_down_write_slowpath(sem);
+		preempt_enable();
 		return;
 	}
 	WRITE_ONCE(sem->owner.counter, (s64)get_current());
+	preempt_enable();
 }
 
 void up_write(struct rw_semaphore *sem)
