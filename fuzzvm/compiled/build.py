@@ -432,7 +432,8 @@ class _Build:
         pointers = list(elf.apply_dynamic(arch.pointer_relocation, arch.relative_relocation))
         symbols = {symbol.name: symbol.address for symbol, _ in elf.symbols() if symbol.defined and not symbol.local}
         features = [*arch.atomics[options.atomics], *options.features]
-        alternatives = index.apply_alternatives(elf, symbols, arch, arch.features(made.header), features)
+        numbers = arch.features(made.header)
+        alternatives = index.apply_alternatives(elf, symbols, arch, numbers, features)
         units = objects.units(made.objects)
         digest = index.build(
             elf,
@@ -444,6 +445,7 @@ class _Build:
             features,
             lambda unit: unit in units or unit.endswith(tuple(units)),
             pointers,
+            [number for number, name in numbers.items() if name in {*features, *arch.always}],
             out,
         )
         elf.save(image)

@@ -57,6 +57,8 @@ class Image:
         self.bugs = {bug.address: bug for bug in (Bug(*fields) for fields in layout["bugs"])}
         self.exceptions = {entry.address: entry for entry in (ExceptionEntry(*f) for f in layout["exceptions"])}
         self.unwritten = {a.address: a for a in self.alternatives if a.address in layout["unwritten"]}
+        self.features = frozenset(layout.get("features", ()))
+        """The numbers of the CPUs' features."""
         self._data_in_text = [(start, end) for start, end in layout["data_in_text"]]
         self._names: dict[str, list[Symbol]] = {}
         for symbol in self.symbols:

@@ -67,12 +67,14 @@ def build(
     chosen: Iterable[str],
     units: Callable[[str], bool],
     pointers: Iterable[Reference],
+    numbers: Iterable[int],
     folder: Path,
 ) -> str:
     """Write the index of an image whose text is final; return the image's digest.
 
     `linked` is the file that it was made of, which has debug information and the linker's relocations. `units` says
-    which source files matter, `pointers` are addresses in data that the relocations do not tell. Raises ImageError.
+    which source files matter, `pointers` are addresses in data that the relocations do not tell, `numbers` are those of
+    the features that CPUs have. Raises ImageError.
     """
     try:
         if not linked.file.has_dwarf_info(strict=True):
@@ -93,6 +95,7 @@ def build(
         "sections": [astuple(section) for section in elf.sections],
         "symbols": [astuple(symbol) for symbol in symbols],
         "data_in_text": data_ranges,
+        "features": sorted(numbers),
         "jump_sites": [astuple(site) for site in tables.jump_sites(elf, named)],
         "bugs": [astuple(bug) for bug in tables.bugs(elf, named, types, config)],
         "exceptions": [astuple(entry) for entry in tables.exceptions(elf, named)],

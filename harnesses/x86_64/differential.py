@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ from harnesses.x86_64.oracle import COMPARED, Oracle
 _CODE = WINDOW + 0x10000
 _EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, (1 << 63) - 1, MASK64)
 _NOT_TRIED = frozenset({Kind.BREAK, Kind.BARRIER})
+_SCALES = 8
+"""By how much an index is multiplied at most."""
 _MARGIN = 64
 """Bytes at both ends of the window in which no access begins."""
 _DETAILED = Cs(CS_ARCH_X86, CS_MODE_64)
@@ -125,23 +128,28 @@ def _placed(code: bytes) -> bytes:
     return code[:at] + distance.to_bytes(4, "little", signed=True) + code[at + 4 :]
 
 
-def _value(draw: random.Random) -> int:
-    match draw.randrange(4):
-        case 0:
-            return draw.choice(_EXTREMES)
-        case 1:
-            return draw.getrandbits(draw.randrange(1, 65))
-    return draw.getrandbits(64)
+def _values(draw: random.Random) -> list[int]:
+    """Return a value for each slot: any, of a random number of bits, or an extreme one."""
+    kinds = draw.getrandbits(2 * registers.COUNT)
+    values = list(struct.unpack(f"<{registers.COUNT}Q", draw.randbytes(8 * registers.COUNT)))
+    for slot, value in enumerate(values):
+        kind = kinds >> 2 * slot & 3
+        if kind == 0:
+            values[slot] = _EXTREMES[value % len(_EXTREMES)]
+        elif kind == 1:
+            values[slot] = value >> value % 64
+    return values
 
 
 def _state(subject: Subject, draw: random.Random) -> list[int] | None:
     """Return a random register file with which the instruction's accesses lie in the window, or None if none does."""
-    state = [_value(draw) for _ in range(registers.COUNT)]
+    state = _values(draw)
     if draw.randrange(4) == 0:
         # equal values, for comparisons
         state[:16] = [draw.choice((state[0], state[1], state[0] + 1 & MASK64)) for _ in range(16)]
-    for slot in FLAGS:
-        state[slot] = draw.randrange(2)
+    drawn = draw.getrandbits(len(FLAGS))
+    for index, slot in enumerate(FLAGS):
+        state[slot] = drawn >> index & 1
     # canonical, as the CPU has it
     state[GS_BASE] = draw.getrandbits(46)
     state[PC] = subject.first.address
@@ -164,14 +172,27 @@ def _place(subject: Subject, step: Instruction, state: list[int], draw: random.R
     """Change a register so that a step accesses the window; return whether one does that."""
     if _is_inside(subject.address(step, state)):
         return True
-    target = WINDOW + draw.randrange(_MARGIN, WINDOW_SIZE - _MARGIN)
+    first = WINDOW + draw.randrange(_MARGIN, WINDOW_SIZE - _MARGIN - _SCALES)
     for slot in sorted(step.address_reads):
-        trial = list(state)
-        trial[slot] = trial[slot] + target - subject.address(step, state) & MASK64
-        if subject.address(step, trial) == target and (slot != GS_BASE or trial[slot] < 1 << 47):
-            state[:] = trial
-            return True
+        for target in range(first, first + _SCALES):
+            trial = list(state)
+            distance = target - subject.address(step, state)
+            trial[slot] = trial[slot] + distance & MASK64
+            if subject.address(step, trial) != target and distance % _SCALES == 0:
+                # an index counts several times
+                found = (each for each in (2, 4, 8) if distance % each == 0)
+                for scale in found:
+                    trial[slot] = state[slot] + distance // scale & MASK64
+                    if subject.address(step, trial) == target:
+                        break
+            if subject.address(step, trial) == target and (slot != GS_BASE or _is_canonical(trial[slot])):
+                state[:] = trial
+                return True
     return False
+
+
+def _is_canonical(address: int) -> bool:
+    return address < 1 << 47 or address >= (1 << 64) - (1 << 47)
 
 
 def _trial(oracle: Oracle, subject: Subject, draw: random.Random) -> bool:

@@ -57,8 +57,8 @@ class RunArch(Protocol):
     def layout(self, image: Image) -> Layout:
         """Return the address space of an image's kernel."""
 
-    def boot_values(self, image: Image, layout: Layout) -> dict[str, tuple[int, int]]:
-        """Return what early boot has set: size and value of variables."""
+    def boot_values(self, image: Image, layout: Layout) -> dict[str, bytes]:
+        """Return what early boot has set: the bytes of variables, by name; of a member, after a "+" its offset."""
 
     def table_at(self, entry: int, page_shift: int) -> int | None:
         """Return the physical address that an entry of a page table leads to, None where it is none, or a block.

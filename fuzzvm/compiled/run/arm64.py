@@ -68,10 +68,10 @@ class Arm64:
         vmemmap_size = (1 << bits - 1) >> page_shift - 6
         return Layout(page_shift, page_offset, (1 << 64) - (1 << 30) - vmemmap_size, _PHYS, _KERNEL_PHYS)
 
-    def boot_values(self, image: Image, layout: Layout) -> dict[str, tuple[int, int]]:
+    def boot_values(self, image: Image, layout: Layout) -> dict[str, bytes]:
         """Return where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S)."""
-        offset = image.sections[0].address - layout.kernel_phys
-        return {"memstart_addr": (8, layout.phys), "kimage_voffset": (8, offset)}
+        offset = image.sections[0].address - layout.kernel_phys & (1 << 64) - 1
+        return {"memstart_addr": layout.phys.to_bytes(8, "little"), "kimage_voffset": offset.to_bytes(8, "little")}
 
     def table_at(self, entry: int, page_shift: int) -> int | None:
         """Return the address in a table descriptor (Arm ARM D8.3)."""

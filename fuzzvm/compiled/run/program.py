@@ -375,10 +375,13 @@ class CompiledProgram(Program):
         if pc in environment.ignored:
             self._leave(0)
             return None
-        arguments = tuple([x[slot] for slot in self._arch.abi.arguments])
-        caller = Caller(self._setup.cpu, arguments, environment, self._arch.return_address(x, self._memory))
         if self._trial:
             raise _TrialEndError
+        if pc in executable.sites:
+            return self._fetch(environment.memory.site(pc))
+        # a function has been called
+        arguments = tuple([x[slot] for slot in self._arch.abi.arguments])
+        caller = Caller(self._setup.cpu, arguments, environment, self._arch.return_address(x, self._memory))
         if pc in environment.own_memory:
             result = environment.own_memory[pc](self._memory, environment.memory, caller.arguments)
             if result is not None:
@@ -390,8 +393,6 @@ class CompiledProgram(Program):
             self._model = GeneratorProgram(lambda: boundary(caller))
             self._model_tokens = 0
             return self._in_model(None)
-        if pc in executable.sites:
-            return self._fetch(environment.memory.site(pc))
         if pc in executable.probes:
             annotation = environment.probes[pc](caller)
             self._step(executable.code.instruction(pc))

@@ -191,10 +191,10 @@ def _functions(image: Image, boundary: Mapping[str, T]) -> dict[int, T]:
 
 def _boot_values(image: Image, layout: Layout) -> dict[int, bytes]:
     """Return the variables that early boot has set, by address; static keys may be used (jump_label_init)."""
-    values = {"static_key_initialized": (1, 1), **running(image.manifest.arch).boot_values(image, layout)}
+    values = {"static_key_initialized": b"\1", **running(image.manifest.arch).boot_values(image, layout)}
     return {
-        image.symbol(name).address: (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        for name, (size, value) in values.items()
+        image.symbol(name).address + int(offset or 0): value
+        for name, _, offset, value in ((*key.partition("+"), value) for key, value in values.items())
         if image.symbols_named(name)
     }
 

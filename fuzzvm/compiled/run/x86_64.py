@@ -107,9 +107,9 @@ class X8664:
             image.sections[0].address - _KERNEL_MAP,
         )
 
-    def boot_values(self, image: Image, layout: Layout) -> dict[str, tuple[int, int]]:
+    def boot_values(self, image: Image, layout: Layout) -> dict[str, bytes]:
         """Return what head64.c and init_64.c have set where there are 4 levels and nothing is randomised."""
-        return {
+        values = {
             "page_offset_base": (8, _PAGE_OFFSET),
             "vmalloc_base": (8, _VMALLOC),
             "vmemmap_base": (8, _VMEMMAP),
@@ -117,9 +117,15 @@ class X8664:
             "pgdir_shift": (4, 39),
             "ptrs_per_p4d": (4, 1),
             "__pgtable_l5_enabled": (4, 0),
-            "__supported_pte_mask": (8, -1),
-            "__default_kernel_pte_mask": (8, -1),
+            "__supported_pte_mask": (8, (1 << 64) - 1),
+            "__default_kernel_pte_mask": (8, (1 << 64) - 1),
         }
+        found = {name: value.to_bytes(size, "little") for name, (size, value) in values.items()}
+        if image.symbols_named("boot_cpu_data") and image.features:
+            array = image.types.member("cpuinfo_x86", "x86_capability")
+            bits = sum(1 << number for number in image.features)
+            found[f"boot_cpu_data+{array.offset}"] = bits.to_bytes(array.size, "little")
+        return found
 
     def table_at(self, entry: int, page_shift: int) -> int | None:
         """Return the address in an entry that is no block (Intel SDM vol. 3A 4.5)."""

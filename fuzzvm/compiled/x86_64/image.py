@@ -53,8 +53,11 @@ class X8664:
     # R_X86_64_RELATIVE
     relative_relocation = 8
     atomics: Mapping[str, tuple[str, ...]] = MappingProxyType({"lock": ()})
-    # every x86_64 CPU has them (CONFIG_X86_REQUIRED_FEATURE_*), and the NX bit
-    always = ("ALWAYS", "CX8", "CMOV", "FXSR", "LM", "MSR", "NOPL", "NX", "PAE", "PGE", "PSE", "TSC", "XMM", "XMM2")
+    # every x86_64 CPU has them (CONFIG_X86_REQUIRED_FEATURE_*); NX, and 1 GB blocks, those of the last decade
+    always = (
+        *("ALWAYS", "CX8", "CMOV", "FXSR", "LM", "MSR", "NOPL", "PAE", "PGE", "PSE", "TSC", "XMM", "XMM2"),
+        *("NX", "GBPAGES"),
+    )
     callbacks: Mapping[str, Callable[[int], bytes]] = MappingProxyType({})
     feature_header = "arch/x86/include/asm/cpufeatures.h"
 

@@ -12,18 +12,19 @@ static inline bool is_table(u64 entry) { return (entry & (PTE_VALID | PTE_PSE)) 
 
 /* Per-CPU variables are relative to gs. */
 extern struct task_struct *current_task;
+extern u32 __preempt_count;
 static inline struct task_struct *get_current(void)
 {
 	struct task_struct *task;
 
-	asm("movq %%gs:current_task(%%rip), %0" : "=r"(task));
+	asm("movq %%gs:%1, %0" : "=r"(task) : "m"(current_task));
 	return task;
 }
-#define preempt_disable() asm volatile("incl %%gs:__preempt_count(%%rip)" ::: "memory")
+#define preempt_disable() asm volatile("incl %%gs:%0" : "+m"(__preempt_count) :: "memory")
 #define preempt_enable() \
 	do { \
 		bool zero; \
-		asm volatile("decl %%gs:__preempt_count(%%rip)" : "=@cce"(zero) :: "memory"); \
+		asm volatile("decl %%gs:%0" : "+m"(__preempt_count), "=@cce"(zero) :: "memory"); \
 		if (unlikely(zero)) \
 			asm volatile("push %%rbp; mov %%rsp, %%rbp; call preempt_schedule_thunk; pop %%rbp" ::: "memory"); \
 	} while (0)
