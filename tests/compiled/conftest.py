@@ -20,3 +20,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_image(small_folder: Path) -> Image:
     """That image, loaded."""
     return load(small_folder)
+
+
+@pytest.fixture(scope="session")
+def small_x86_64(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The small kernel for x86_64: 4 levels, gcc."""
+    return load(small.build_image(tmp_path_factory.mktemp("small-x86"), arch="x86_64", features=("SMALL",)))

@@ -6,6 +6,7 @@ is modelled of a kernel is modelled of it.
 
 from __future__ import annotations
 
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.compiled import toolchain
-from fuzzvm.kbuild.arch import ARM64
+from fuzzvm.kbuild.arch import ARM64, X86_64
 
 SOURCES = Path(__file__).parent / "small_kernel"
 FRAGMENT = "CONFIG_SMALL_NO_TRYLOCK=y\n"
@@ -24,6 +25,10 @@ CLANG = shutil.which("clang") or toolchain.newest_clang()
 needs_compiler = pytest.mark.skipif(
     shutil.which(ARM64.gcc) is None, reason="no aarch64-linux-gnu-gcc: apt-get install gcc-aarch64-linux-gnu"
 )
+needs_x86_64 = pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which(X86_64.gcc) is None, reason="no gcc for x86_64: apt-get install gcc"
+)
+"""Marks tests of the small kernel for x86_64, which this machine's own gcc compiles."""
 
 
 def copy_tree(into: Path, edits: dict[str, tuple[str, str]] | None = None) -> Path:

@@ -58,12 +58,34 @@ u64 alternative_forms(u64 argument)
 	return argument;
 }
 
-/* A full barrier as the kernel has it: a locked instruction on the stack. */
-void store_and_load(u64 *mine, u64 *theirs, u64 *seen)
+u64 zeros;
+
+/* Two CPUs each write and read what the other writes: one at least sees it, if a full barrier stands between. */
+void store_buffering(u64 *mine, u64 *theirs, bool fenced)
 {
+	u64 one = 1;
+
 	WRITE_ONCE(*mine, 1);
-	asm volatile("lock addl $0, -4(%%rsp)" ::: "memory", "cc");
-	*seen = READ_ONCE(*theirs);
+	if (fenced)
+		/* smp_mb() */
+		asm volatile("lock addl $0, -4(%%rsp)" ::: "memory", "cc");
+	if (READ_ONCE(*theirs))
+		return;
+	asm volatile("lock xaddq %0, %1" : "+r"(one), "+m"(zeros) :: "memory", "cc");
+	if (one)
+		BUG();
+}
+
+u64 written[2];
+extern u64 not_there;
+
+/* Reads a per-CPU variable that another object has. */
+u64 read_per_cpu(void)
+{
+	u64 value;
+
+	asm volatile("movq %%gs:%1, %0" : "=r"(value) : "m"(not_there));
+	return value;
 }
 
 /* Reads a flag that the instruction before leaves undefined. */
