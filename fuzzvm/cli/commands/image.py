@@ -16,7 +16,9 @@ from fuzzvm.compiled import arch as architectures
 from fuzzvm.compiled.closure import Closure, close
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
+from fuzzvm.compiled.isa.instruction import UnsupportedInstructionError
 from fuzzvm.compiled.records import Symbol
+from fuzzvm.compiled.run.arch import running
 
 ENTRIES = (
     *("vmap_page_range", "__vmap_pages_range_noflush", "vunmap_range", "ptdump_walk", "ptdump_check_wx"),
@@ -176,10 +178,19 @@ def _unsupported(closure: Closure) -> Iterator[str]:
         if alternative.address in loaded.unwritten:
             writer = loaded.describe(alternative.replacement)
             yield f"{loaded.describe(alternative.address)}: code that {writer} writes at boot"
+    fetch = running(loaded.manifest.arch).fetch(loaded, loaded.name_at)
     for lines in closure.lines.values():
         for line in lines:
             if line.mnemonic == "(bad)":
                 yield f"{loaded.describe(line.address)}: no known instruction"
+                continue
+            try:
+                fetch(line.address)
+            except UnsupportedInstructionError as error:
+                yield f"{loaded.describe(line.address)}: {error.text}"
+            except ImageError:
+                # code that is written at boot, which has been said
+                continue
 
 
 def _data(closure: Closure, unsupported: list[str]) -> dict[str, Any]:

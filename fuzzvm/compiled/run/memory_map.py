@@ -19,6 +19,7 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.records import FUNCTIONS, OTHERS
 from fuzzvm.compiled.run.arch import Layout, running
+from fuzzvm.compiled.run.private import BASE
 from fuzzvm.compiled.run.units import Unit, Units
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine
@@ -31,6 +32,7 @@ WILD_ACCESS = "wild-access"
 PIECE = 1 << OFFSET_BITS
 STRUCT_PAGE_SHIFT = 6
 """struct page has 64 bytes (STRUCT_PAGE_MAX_SHIFT)."""
+_MOST_CPUS = 64
 _TABLES = (".altinstructions", "__bug_table", "__ex_table", "__jump_table")
 """Writable sections of an image that the code does not look at."""
 
@@ -100,6 +102,8 @@ class MemoryMap(Constant):
         if any(start <= va < start + len(content) for start, content in self._boot.items()):
             # of those that the image does not define; the others are in a range
             return None
+        if BASE <= va < BASE + _MOST_CPUS * self.arch.own_size:
+            raise ImageError(f"{va:#x} is accessed, which is of a CPU's own memory and another's here")
         section = self.image.section_at(va)
         if section is None:
             raise ModelError(WILD_ACCESS, f"access to {va:#x}, where nothing is")
