@@ -120,6 +120,8 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "test": _opcodes(b"\x84", b"\x85"),
     "test, immediate": _group((b"\xf6", b"\xf7"), (0,), -1),
     "not, neg": _group((b"\xf6", b"\xf7"), (2, 3)),
+    "mul, div": _group((b"\xf7",), (4, 6)),
+    "flags": lambda draw: draw.choice((b"\x9c", b"\xfa", b"\xfb")),
     "inc, dec": _group((b"\xfe", b"\xff"), (0, 1)),
     "shift": _group((b"\xc0", b"\xc1"), _SHIFTS, 1),
     "shift by one": _group((b"\xd0", b"\xd1"), _SHIFTS),

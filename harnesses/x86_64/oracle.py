@@ -20,8 +20,7 @@ _SLOTS: dict[int, int] = {
         for slot in (*range(4), *range(5, 16), SP, PC, registers.GS_BASE)
     },
 }
-_BITS = dict(zip(registers.FLAGS, (0, 2, 4, 6, 7, 11), strict=True))
-"""The bit of each flag in RFLAGS."""
+_BITS = registers.FLAG_BITS
 _ALWAYS = 1 << 1
 COMPARED = (*_SLOTS, *_BITS)
 """The slots that Unicorn has, too."""

@@ -46,8 +46,16 @@ def reverse_bytes(value: int, bits: int, group: int) -> int:
     return int.from_bytes(b"".join(groups), "little")
 
 
+def quotient(dividend: int, divisor: int, bits: int) -> int:
+    """Return DIV's quotient. Raises ImageError where the instruction traps (Intel SDM vol. 2, DIV)."""
+    if not divisor or dividend // divisor >> bits:
+        raise ImageError(f"a division of {dividend:#x} by {divisor:#x}, which traps")
+    return dividend // divisor
+
+
 HELPERS: Mapping[str, Callable[..., int]] = {
     "divide_signed": divide_signed,
+    "quotient": quotient,
     "reverse_bits": reverse_bits,
     "reverse_bytes": reverse_bytes,
     "signed": signed,

@@ -17,7 +17,7 @@ from fuzzvm.compiled.run.arch import Layout
 from fuzzvm.compiled.run.private import SIZE, TASK
 from fuzzvm.compiled.run.stack import frame_records
 from fuzzvm.compiled.x86_64.decode import LONGEST, decode, size_of
-from fuzzvm.compiled.x86_64.registers import COUNT, FLAGS, GS_BASE, RAX, RBP, RBX, RCX, RDI, RDX, RSI
+from fuzzvm.compiled.x86_64.registers import COUNT, FLAGS, GS_BASE, IF, RAX, RBP, RBX, RCX, RDI, RDX, RSI
 from fuzzvm.machine.ops import Barrier
 
 _WORD = 8
@@ -41,14 +41,14 @@ class X8664:
         arguments=(RDI, RSI, RDX, RCX, 8, 9),
         results=frozenset({RAX, RDX}),
         callee_saved=frozenset({RBX, RBP, SP, *range(12, 16)}),
-        system=frozenset({GS_BASE}),
+        system=frozenset({GS_BASE, IF}),
         variadic=frozenset({RAX}),
     )
     flags = frozenset(FLAGS)
     own_size = 1 << 31
     # loads are in order, and so are stores: LFENCE and SFENCE add nothing for memory that is cached
     barriers: Mapping[str, Barrier] = MappingProxyType(
-        {"mfence": Barrier.DMB_ISH, "lfence": Barrier.DMB_ISHLD, "sfence": Barrier.DMB_ISHST}
+        {"mfence": Barrier.DMB_ISH, "lfence": Barrier.DMB_ISHLD, "sfence": Barrier.DMB_ISHST, "wbinvd": Barrier.DMB_ISH}
     )
     thunks = frozenset(
         {
@@ -153,7 +153,7 @@ class X8664:
             # a count of 0, with PREEMPT_NEED_RESCHED, the highest bit, inverted (arch/x86/include/asm/preempt.h)
             size = image.types.variable("__preempt_count").size
             cells[offset + symbol.address & (1 << 64) - 1] = size, 1 << 8 * size - 1
-        return {GS_BASE: offset}, cells
+        return {GS_BASE: offset, IF: 1}, cells
 
     def initial(self, image: Image) -> Callable[[int], int]:
         """Return the content of per-CPU variables at boot. Raises ImageError for one that the image does not define."""

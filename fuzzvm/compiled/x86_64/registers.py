@@ -12,7 +12,12 @@ UNDEFINED = 2
 GS_BASE = 22
 TEMP = 23
 """What an instruction that accesses memory twice keeps in between."""
+IF = 24
+"""The interrupt flag, 0 or 1."""
 COUNT = 34
+
+FLAG_BITS = dict(zip((*FLAGS, IF), (0, 2, 4, 6, 7, 11, 9), strict=True))
+"""The bit of each flag in RFLAGS (Intel SDM vol. 1 3.4.3)."""
 
 _WIDE = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
 _SLOT = {name: SP if name == "rsp" else number for number, name in enumerate(_WIDE)}
@@ -22,6 +27,7 @@ _NAMES = {
     **dict(zip(FLAGS, ("cf", "pf", "af", "zf", "sf", "of"), strict=True)),
     GS_BASE: "gs_base",
     TEMP: "temp",
+    IF: "if",
     PC: "rip",
 }
 NAMES = tuple(_NAMES.get(slot, "") for slot in range(COUNT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.isa.effects import Flow, Kind
 from fuzzvm.compiled.isa.engine import Code, Halt
 from fuzzvm.compiled.isa.helpers import UndefinedFlagError
@@ -11,7 +12,7 @@ from fuzzvm.compiled.isa.instruction import UnsupportedInstructionError
 from fuzzvm.compiled.isa.private import PrivateMemory
 from fuzzvm.compiled.isa.slots import PC, SP
 from fuzzvm.compiled.x86_64.decode import decode
-from fuzzvm.compiled.x86_64.registers import CF, COUNT, GS_BASE, NAMES, RAX, RCX, TEMP, UNDEFINED, ZF
+from fuzzvm.compiled.x86_64.registers import CF, COUNT, GS_BASE, IF, NAMES, RAX, RCX, TEMP, UNDEFINED, ZF
 from fuzzvm.machine.ops import Order
 
 BASE = 0x40_0000
@@ -94,6 +95,19 @@ def test_a_register_with_itself_gives_zero_that_depends_on_nothing() -> None:
     assert not xor.reads and xor.writes >= {RAX, ZF}
 
 
+def test_flags_are_saved_and_restored() -> None:
+    # pushfq; cmp rax, rax; popfq
+    x = run(bytes.fromhex("9c 48 39 c0 9d"), cf=1, zf=0)
+    assert (x[CF], x[ZF], x[IF]) == (1, 0, 0)
+    # sti; pushfq; pop rax
+    assert run(bytes.fromhex("fb 9c 58"))[RAX] == 0x202
+
+
+def test_a_division_that_traps_is_refused() -> None:
+    with pytest.raises(ImageError, match="a division of 0x5 by 0x0, which traps"):
+        run(bytes.fromhex("48 f7 f1"), rax=5)
+
+
 def test_repeated_stores_go_on_until_the_count_is_zero() -> None:
     x = run(bytes.fromhex("f3 48 ab"), rdi=0x8000, rcx=3, rax=7)
     assert (x[RCX], x[7]) == (0, 0x8018)
@@ -104,9 +118,8 @@ def test_repeated_stores_go_on_until_the_count_is_zero() -> None:
     "code",
     [
         "0f a2",  # cpuid
-        "9c",  # pushfq
         "f4",  # hlt
-        "48 f7 f1",  # div rcx
+        "48 f7 f9",  # idiv rcx
         "48 0f c7 0b",  # cmpxchg8b
         "66 ff e0",  # jmp rax, with a prefix that CPUs take in two ways
         "64 48 8b 00",  # mov rax, fs:[rax]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,16 @@ def test_features_and_bugs_have_their_numbers() -> None:
 def test_five_levels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="5 levels of page tables are not supported"):
         ARCH.levels({}, ["LA57"])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"atomics": "lse"}, "x86_64 has no atomics lse, only lock"),
+        ({"page_size": "16K"}, "x86_64 has no pages of 16K, only of 4K"),
+        ({"features": ("LA57",)}, "knows no CPU feature LA57"),
+    ],
+)
+def test_what_x86_64_does_not_have_is_refused(given: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=why):
+        small.build_image(tmp_path, arch="x86_64", **given)

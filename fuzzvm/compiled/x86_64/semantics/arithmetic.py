@@ -247,6 +247,31 @@ def _imul(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
     return (Effect((write(target, result), *assign_flags(flags)), request=request),)
 
 
+def _wide(operands: tuple[Operand, ...], at: At, *, divides: bool) -> tuple[Effect, ...]:
+    """Return the effect of MUL, into RDX and RAX, or of DIV by an operand."""
+    match operands:
+        case [Register() | Memory() as source] if source.size >= 4:
+            size = source.size
+        case _:
+            raise OperandError("operands")
+    bits = 8 * size
+    low, high = Register(RAX, size), Register(RDX, size)
+    value = Response() if isinstance(source, Memory) else read(source, size)
+    request = load(source, at) if isinstance(source, Memory) else None
+    flags: Flags
+    if divides:
+        dividend = named("whole", apply(f"{{0}} << {bits} | {{1}}", read(high, size), read(low, size)))
+        first = named("result", apply(f"quotient({{0}}, {{1}}, {bits})", dividend, value))
+        second = apply("{0} - {1} * {2}", dividend, first, value)
+        flags = every_flag(POISON)
+    else:
+        whole = named("whole", apply("{0} * {1}", read(low, size), value))
+        first, second = apply(f"{{0}} & {mask(size):#x}", whole), named("result", apply(f"{{0}} >> {bits}", whole))
+        lost = apply("1 if {0} else 0", second)
+        flags = {**every_flag(POISON), CF: lost, OF: lost}
+    return (Effect((write(low, first), write(high, second), *assign_flags(flags)), request=request),)
+
+
 def _extend_accumulator(
     operands: tuple[Operand, ...], at: At, *, target: int, size: int, half: int
 ) -> tuple[Effect, ...]:
@@ -284,6 +309,8 @@ BUILDERS: dict[str, Builder] = {
     **{name: partial(_shift, name=name) for name in ("shl", "shr", "sar")},
     "sal": partial(_shift, name="shl"),
     "imul": _imul,
+    "mul": partial(_wide, divides=False),
+    "div": partial(_wide, divides=True),
     "cbw": partial(_extend_accumulator, target=RAX, size=2, half=1),
     "cwde": partial(_extend_accumulator, target=RAX, size=4, half=2),
     "cdqe": partial(_extend_accumulator, target=RAX, size=8, half=4),

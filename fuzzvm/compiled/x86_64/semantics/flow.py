@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from fuzzvm.compiled.isa.effects import NOTHING, Assignment, Branch, Effect, Flow, Kind, Request
 from fuzzvm.compiled.isa.expressions import Constant, Expression, Response, Slot, apply
 from fuzzvm.compiled.isa.slots import MASK64, SP
 from fuzzvm.compiled.x86_64.operands import Immediate, Memory, Operand, OperandError, Register
-from fuzzvm.compiled.x86_64.registers import RBP, TEMP
+from fuzzvm.compiled.x86_64.registers import FLAG_BITS, IF, RBP, TEMP
 from fuzzvm.compiled.x86_64.semantics.common import CONDITIONS, At, Builder, keep
 
 _WORD = 8
@@ -48,6 +49,26 @@ def _leave(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
     above = apply(f"{{0}} + {_WORD} & {MASK64:#x}", Slot(RBP))
     request = Request(Kind.LOAD, Slot(RBP), _WORD)
     return (Effect((Assignment(SP, above), Assignment(RBP, Response())), request=request),)
+
+
+def _pushfq(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
+    """Return the effect of PUSHFQ. Kernel code asks what it pushed for IF alone: undefined flags are pushed as 0."""
+    terms = [f"({{{index}}} & 1) << {bit}" for index, bit in enumerate(FLAG_BITS.values())]
+    return (_pushed(apply(f"{_ALWAYS_SET} | {' | '.join(terms)}", *map(Slot, FLAG_BITS))),)
+
+
+_ALWAYS_SET = 1 << 1
+"""The bit of RFLAGS that is always set."""
+
+
+def _popfq(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
+    effect = _popped()
+    flags = tuple(Assignment(slot, apply(f"{{0}} >> {bit} & 1", Response())) for slot, bit in FLAG_BITS.items())
+    return (replace(effect, assignments=(*effect.assignments, *flags)),)
+
+
+def _interrupts(operands: tuple[Operand, ...], at: At, *, enabled: int) -> tuple[Effect, ...]:
+    return (Effect((Assignment(IF, Constant(enabled)),)),)
 
 
 def _call(operands: tuple[Operand, ...], at: At) -> tuple[Effect, ...]:
@@ -106,8 +127,13 @@ BUILDERS: dict[str, Builder] = {
     "ret": _ret,
     "jmp": _jmp,
     **{f"j{name}": partial(_jcc, condition=name) for name in CONDITIONS},
-    # hints
+    "pushfq": _pushfq,
+    "popfq": _popfq,
+    "cli": partial(_interrupts, enabled=0),
+    "sti": partial(_interrupts, enabled=1),
+    # hints, and caches, which are coherent
     **dict.fromkeys(("nop", "pause", "endbr64", "prefetchw", "prefetcht0", "prefetchnta"), _nothing),
-    **{name: partial(_barrier, name=name) for name in ("mfence", "lfence", "sfence")},
+    **dict.fromkeys(("clflush", "clflushopt"), _nothing),
+    **{name: partial(_barrier, name=name) for name in ("mfence", "lfence", "sfence", "wbinvd")},
     "ud2": _ud2,
 }
