@@ -214,9 +214,12 @@ def _trial(oracle: Oracle, subject: Subject, draw: random.Random) -> bool:
     try:
         expected, after = oracle.step(_CODE, len(subject.code), repeats=subject.repeats)
     except RefusedError as error:
-        if divides and _traps(subject, state, window, draw):
-            return True
         raise MismatchError(f"Unicorn refuses it: {error}") from None
+    if divides and expected[COMPARED.index(PC)] == _CODE:
+        # it has trapped, and Unicorn has nobody to tell
+        if not _traps(subject, state, window, draw):
+            raise MismatchError("it traps in Unicorn")
+        return True
     found = list(state)
     try:
         _execute(subject, found, window, draw)
