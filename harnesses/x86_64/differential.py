@@ -214,9 +214,13 @@ def _trial(oracle: Oracle, subject: Subject, draw: random.Random) -> bool:
     try:
         expected, after = oracle.step(_CODE, len(subject.code), repeats=subject.repeats)
     except RefusedError as error:
-        raise MismatchError(f"Unicorn refuses it: {error}") from None
-    if divides and expected[COMPARED.index(PC)] == _CODE:
-        # it has trapped, and Unicorn has nobody to tell
+        if not divides:
+            raise MismatchError(f"Unicorn refuses it: {error}") from None
+        trapped = True
+    else:
+        # it does not always say so
+        trapped = divides and expected[COMPARED.index(PC)] == _CODE
+    if trapped:
         if not _traps(subject, state, window, draw):
             raise MismatchError("it traps in Unicorn")
         return True
