@@ -16,19 +16,7 @@ from fuzzvm.certificate.file import Claim, Fact, Safe
 from fuzzvm.certificate.programs import ENDED, History
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory import MemoryModel, Needs
-from fuzzvm.machine.ops import (
-    Annotation,
-    Await,
-    Fence,
-    Fetch,
-    Free,
-    Load,
-    Operation,
-    Order,
-    Rmw,
-    Store,
-    object_of,
-)
+from fuzzvm.machine.ops import Annotation, Await, Fence, Fetch, Free, Load, Operation, Order, Rmw, Store, object_of
 from fuzzvm.machine.property import Observed
 
 OVERTAKES: Fact = ("overtakes", None)
@@ -60,7 +48,7 @@ class Claims:
         claimed = self._of[history.local]
         if history.op is not None:
             self._see(history.op)
-            self._covers(claimed, _done_by(history.op, self._model), history)
+            self._covers(claimed, set(_facts(history.op, self._model)), history)
         if history.before is None:
             return
         before, op = self._of[history.before.local], history.before.op
@@ -114,12 +102,8 @@ class Claims:
         return Needs(loads, reads, fetches, ordering, frees, barriers, *flags)
 
 
-def _done_by(op: Operation, model: type[MemoryModel]) -> set[Fact]:
-    """Return what an operation does, as claims have it."""
-    return set(_facts(op, model))
-
-
 def _facts(op: Operation, model: type[MemoryModel]) -> Iterator[Fact]:
+    """Yield what an operation does, as claims have it."""
     order = getattr(op, "order", Order.PLAIN)
     match op:
         case Load(address) | Await(address) | Rmw(address):

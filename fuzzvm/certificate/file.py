@@ -6,7 +6,7 @@ import json
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,7 @@ class _Header:
             raise UnreadableError(f"not the columns of {count} states")
         parents, numbers, ranks = (_column(columns, count, index) for index in range(COLUMNS))
         table = [self._step(step) for step in self._list("steps")]
-        if any(number >= len(table) for number in numbers[1:]):
-            raise UnreadableError("a step that its table does not have")
+        _use_all(numbers[1:], len(table), "steps")
         came_from = 0
         for state in range(count):
             came_from += parents[state]
@@ -188,12 +187,15 @@ class _Header:
 
     def _claims(self) -> list[Claim]:
         facts = [self._fact(fact) for fact in self._list("facts")]
-        kinds = []
-        for claim in self._list("claims"):
-            if not isinstance(claim, list):
-                raise UnreadableError("a claim is no list")
-            kinds.append(frozenset(facts[self._number(number, len(facts))] for number in claim))
-        return [kinds[self._number(number, len(kinds))] for number in self._list("locals")]
+        claims = self._list("claims")
+        if not all(isinstance(claim, list) for claim in claims):
+            raise UnreadableError("a claim is no list")
+        numbers = [[self._number(number) for number in claim] for claim in claims]
+        _use_all([number for claim in numbers for number in claim], len(facts), "facts")
+        kinds = [frozenset(facts[number] for number in claim) for claim in numbers]
+        local = [self._number(number) for number in self._list("locals")]
+        _use_all(local, len(kinds), "claims")
+        return [kinds[number] for number in local]
 
     def _fact(self, fact: Any) -> Fact:
         match fact:
@@ -241,6 +243,13 @@ class _Header:
         """Refuse what would be said and not looked at."""
         if self._data:
             raise UnreadableError(f"its header has {next(iter(self._data))!r}, which nobody knows")
+
+
+def _use_all(numbers: Iterable[int], count: int, table: str) -> None:
+    """Raise UnreadableError unless these numbers are those of all entries of a table."""
+    used = set(numbers)
+    if used != set(range(count)):
+        raise UnreadableError(f"its {table} are not those that it uses")
 
 
 def _column(columns: memoryview, count: int, index: int) -> array[int]:

@@ -48,9 +48,9 @@ class History:
 
 
 class Histories:
-    """All histories of one CPU's program. `met` is called with each new one, and its number of the CPU."""
+    """All histories of one CPU's program. `met` is called with each new one."""
 
-    def __init__(self, cpu: int, program: Program, keys: Keys, met: Callable[[int, History], None]) -> None:
+    def __init__(self, cpu: int, program: Program, keys: Keys, met: Callable[[History], None]) -> None:
         self._cpu = cpu
         self._program = program
         self._keys = keys
@@ -79,7 +79,7 @@ class Histories:
         if history.op is not None:
             local = program.local_state(self._keys)
             history.local = 1 + self._keys.number(("local", self._cpu, self._keys.of(history.op), local.key))
-        self._met(self._cpu, history)
+        self._met(history)
         return history
 
     def _standing_at(self, history: History) -> Program:

@@ -54,7 +54,7 @@ def certify(cell: Cell, verdict: Verdict, limits: Limits) -> Certificate:
         return _of_bug(cell, verdict)
     if verdict.verdict != "safe" or not verdict.complete:
         why = verdict.stopped or f"nothing has {', '.join(verdict.missing)}"
-        raise CertifyError(f"no certificate: {verdict.verdict}, {why}")
+        raise CertifyError(f"{verdict.verdict}, {why}")
     with no_collection():
         listed, orders = _all_states(cell, limits)
     header = {
@@ -76,9 +76,9 @@ def _of_bug(cell: Cell, verdict: Verdict) -> Certificate:
     failure, schedule = verdict.failure, verdict.schedule
     assert failure is not None
     if schedule is None:
-        raise CertifyError(f"no certificate: a schedule was not found: {verdict.stopped}")
+        raise CertifyError(f"its schedule was not found: {verdict.stopped}")
     if failure.error == NO_PROGRESS and len(schedule) >= MAX_STEPS:
-        raise CertifyError("no certificate: a run that never ends is not shown by a part of it")
+        raise CertifyError("a run that never ends is not shown by a part of it")
     what = {"error": failure.error, "function": failure.function, "schedule": format_schedule(schedule)}
     return Certificate(_packed({"verdict": "bug", **_task(cell), **what}, b""), 0)
 
@@ -99,7 +99,7 @@ def _packed(header: dict[str, Any], columns: bytes) -> bytes:
 
 
 @dataclass
-class _Listed:
+class Listed:
     """All states of a space, breadth first, by their numbers in the certificate."""
 
     parents: list[int] = field(default_factory=lambda: [0])
@@ -132,15 +132,15 @@ class _Lister:
         self._watch = watch
         self._assumed: Assumed | None = space.assumed
         self._met: set[tuple[int, int]] = set()
-        self._listed = _Listed()
+        self._listed = Listed()
         self.all_known = True
 
-    def run(self) -> _Listed:
+    def run(self) -> Listed:
         """Return them. Raises StoppedError, OutdatedError."""
         space, listed, watch = self._space, self._listed, self._watch
         start = space.start
         if not isinstance(start, int):
-            raise CertifyError(f"no certificate: a run goes wrong before its first step: {start.error}")
+            raise CertifyError(f"a run goes wrong before its first step: {start.error}")
         numbers = {start: 0}
         before: list[list[int]] = [[]]
         ends = []
@@ -158,7 +158,7 @@ class _Lister:
                 for way in ways_of(entry):
                     is_end = False
                     if way.finding is not None:
-                        raise CertifyError(f"no certificate: a step goes wrong: {way.finding.error}")
+                        raise CertifyError(f"a step goes wrong: {way.finding.error}")
                     following = state + way.delta
                     if agent in lanes:
                         self._meet(lanes[agent], following)
@@ -172,7 +172,7 @@ class _Lister:
                     before[numbers[following]].append(number)
             if is_end:
                 if (finding := space.ended(state)) is not None:
-                    raise CertifyError(f"no certificate: a run ends wrongly: {finding.error}")
+                    raise CertifyError(f"a run ends wrongly: {finding.error}")
                 ends.append(number)
             if len(numbers) >= look:
                 watch.look(len(numbers))
@@ -209,11 +209,11 @@ def _ranks(before: list[list[int]], ends: list[int]) -> list[int]:
                 ranks[earlier] = ranks[state] + 1
                 waiting.append(earlier)
     if len(ranks) < len(before):
-        raise CertifyError("no certificate: there is a state from which no end can be reached")
+        raise CertifyError("there is a state from which no end can be reached")
     return [ranks[state] for state in range(len(before))]
 
 
-def _all_states(cell: Cell, limits: Limits) -> tuple[_Listed, list[list[int]]]:
+def _all_states(cell: Cell, limits: Limits) -> tuple[Listed, list[list[int]]]:
     """Return all states of a cell, and the orders of locks that oracles remember in them."""
     deadline = Deadline(limits)
     watched: frozenset[Taken] = frozenset()
@@ -223,17 +223,17 @@ def _all_states(cell: Cell, limits: Limits) -> tuple[_Listed, list[list[int]]]:
         system.lock_order.watched = watched
         space = Space(system)
         foresee(space, deadline.left(SHARE_OF_PRE_PASS))
-        listed = _list(space, deadline)
+        listed = list_states(space, deadline)
         seen = system.lock_order.in_cycles()
         if seen <= watched:
             return listed, sorted([one.held, one.taken] for one in watched)
         watched |= seen
 
 
-def _list(space: Space, deadline: Deadline) -> _Listed:
+def list_states(space: Space, deadline: Deadline) -> Listed:
     """Return all states of a space, listed when all that its CPUs do was known beforehand."""
 
-    def run() -> tuple[_Listed, bool]:
+    def run() -> tuple[Listed, bool]:
         lister = _Lister(space, Watch(deadline.left()))
         return lister.run(), lister.all_known
 
