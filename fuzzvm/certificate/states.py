@@ -31,6 +31,8 @@ class StateCheck:
         """The states met so far, with their numbers."""
         self._waiting: deque[Machine] = deque()
         """A machine in each of them that has not been left yet, in their order."""
+        self._wrong: RejectedError | None = None
+        """What is wrong with a claim: a machine that runs a program would take it for an error of that."""
 
     def run(self) -> None:
         """Take every step of every state. Raises RejectedError, ProgramError where a program is broken."""
@@ -111,6 +113,8 @@ class StateCheck:
 
     def _state(self, machine: Machine) -> State:
         """Return what a machine's future depends on, once its memory has forgotten what nobody can tell any more."""
+        if self._wrong is not None:
+            raise self._wrong
         number = self._keys.number
         locals_ = [self._local(machine, cpu) for cpu in range(self._task.cpus)]
         if self._claims.forgets:
@@ -129,7 +133,10 @@ class StateCheck:
         return program.history.local
 
     def _met(self, history: History) -> None:
-        self._claims.met(history)
+        try:
+            self._claims.met(history)
+        except RejectedError as error:
+            self._wrong = self._wrong or error
         self._tell(history)
 
 

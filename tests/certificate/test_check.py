@@ -1,0 +1,263 @@
+"""fuzzvm.certificate.check: what is true is accepted, and no lie is."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.certificate.errors import RejectedError
+from fuzzvm.certificate.file import UnreadableError
+from fuzzvm.explore import certify
+from fuzzvm.explore.exhaustive.limits import Limits
+from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.explore.exhaustive.verdict import Verdict
+from fuzzvm.explore.matrix import Cell
+from fuzzvm.machine.errors import ProgramError
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import own
+from fuzzvm.scenario.errors import ScenarioError
+from tests.certificate.forging import Parts, certificate, checked, forged, packed
+
+REFUSED = (RejectedError, UnreadableError, ScenarioError, registry.MitigationError, ProgramError)
+"""What is raised of a certificate that is not accepted: each is one line of `fuzzvm-check`, and no traceback."""
+SAFE = Verdict(None, None, True, "", 1, 1, 0.0)
+SMALL = ("config-off", "pmd-promotion")
+SCENARIOS = ("pmd-promotion", "pud-promotion", "three-levels")
+CELLS = [
+    (mitigation, scenario, memory)
+    for mitigation in registry.shipped()
+    for scenario in SCENARIOS
+    for memory in ("sc", "tso", "arm64")
+]
+
+
+@pytest.mark.product
+@pytest.mark.parametrize(("mitigation", "scenario", "memory"), CELLS)
+def test_what_a_search_has_found_is_accepted(mitigation: str, scenario: str, memory: str, tmp_path: Path) -> None:
+    checked(certificate(mitigation, scenario, memory), tmp_path)
+
+
+def test_releases_and_ordering_points_are_accepted(tmp_path: Path) -> None:
+    checked(certificate("linux-7.3", "x86-pmd-promotion", "tso"), tmp_path)
+
+
+def _cut(content: bytes, chance: random.Random) -> bytes:
+    return content[: chance.randrange(len(content))]
+
+
+def _flipped(content: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
+
+
+def _flipped_inside(content: bytes, chance: random.Random) -> bytes:
+    """As `_flipped`, before it is packed: no sum is wrong."""
+    return packed(_flipped(zlib.decompress(content[21:]), chance))
+
+
+def _dropped(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        state = chance.randrange(1, len(parts.columns[0]))
+        parents = parts.parents
+        # what is come to from it is come to from the state before it
+        parents = [parents[state] if one == state else one - (one > state) for one in parents]
+        del parents[state]
+        for column in parts.columns[1:]:
+            del column[state]
+        parts.parents = sorted(parents)
+
+    return forged(content, change)
+
+
+def _last_dropped(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        for column in parts.columns:
+            del column[-1 - chance.randrange(3) :]
+
+    return forged(content, change)
+
+
+def _doubled(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        for column, last in zip(parts.columns, (0, parts.columns[1][-1], parts.columns[2][-1]), strict=True):
+            column.append(last)
+
+    return forged(content, change)
+
+
+def _other_step(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        at = chance.randrange(1, len(parts.columns[1]))
+        parts.columns[1][at] = (parts.columns[1][at] + 1) % len(parts.header["steps"])
+
+    return forged(content, change)
+
+
+def _other_parent(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parents = parts.parents
+        at = chance.choice([state for state in range(2, len(parents)) if parents[state] != parents[state - 1]])
+        parents[at] = parents[at - 1]
+        parts.parents = parents
+
+    return forged(content, change)
+
+
+def _other_rank(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parts.columns[2][chance.randrange(len(parts.columns[2]))] += 1
+
+    return forged(content, change)
+
+
+def _other_memory(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        others = [name for name in ("sc", "tso", "arm64") if name != parts.header["memory"]]
+        parts.header["memory"] = chance.choice(others)
+
+    return forged(content, change)
+
+
+def _other_scheme(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        others = [name for name in registry.shipped() if name not in (parts.header["mitigation"], "config-off")]
+        parts.header["mitigation"] = chance.choice(others)
+
+    return forged(content, change)
+
+
+def _other_scenario(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parts.header["scenario"] = own.get(chance.choice(["three-levels", "two-tables", "contpte"])).to_data()
+
+    return forged(content, change)
+
+
+def _less_claimed(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parts.header["claims"][0].remove(chance.choice(parts.header["claims"][0]))
+
+    return forged(content, change)
+
+
+def _claims_dropped(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        del parts.header["locals"][-1 - chance.randrange(5) :]
+
+    return forged(content, change)
+
+
+def _no_entries(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parts.header["entries"].remove(chance.choice(parts.header["entries"]))
+
+    return forged(content, change)
+
+
+MUTATIONS: list[tuple[Callable[[bytes, random.Random], bytes], int]] = [
+    (_cut, 10),
+    (_flipped, 14),
+    (_flipped_inside, 18),
+    (_dropped, 8),
+    (_last_dropped, 6),
+    (_doubled, 2),
+    (_other_step, 8),
+    (_other_parent, 6),
+    (_other_rank, 8),
+    (_other_memory, 4),
+    (_other_scheme, 6),
+    (_other_scenario, 4),
+    (_less_claimed, 8),
+    (_claims_dropped, 4),
+    (_no_entries, 4),
+]
+
+
+@pytest.mark.parametrize(("mutation", "count"), MUTATIONS, ids=[one.__name__ for one, _ in MUTATIONS])
+def test_no_certificate_that_was_changed_is_accepted(
+    mutation: Callable[[bytes, random.Random], bytes], count: int, tmp_path: Path
+) -> None:
+    content = certificate(*SMALL, "arm64")
+    for seed in range(count):
+        with pytest.raises(REFUSED):
+            checked(mutation(content, random.Random(seed)), tmp_path)
+
+
+def test_that_nothing_goes_wrong_is_checked_under_the_scheme_named(tmp_path: Path) -> None:
+    def change(parts: Parts) -> None:
+        parts.header["mitigation"] = "none"
+
+    for memory in ("sc", "tso", "arm64"):
+        with pytest.raises(RejectedError):
+            checked(forged(certificate("static-key", "pmd-promotion", memory), change), tmp_path)
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])
+def test_steps_that_go_wrong_cannot_be_left_out(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = certify.all_moves
+
+    def blind(space: Space) -> object:
+        every = moves(space)
+        return lambda state: [
+            (agent, entry if isinstance(entry, int) else tuple(way for way in entry if way.finding is None))
+            for agent, entry in every(state)
+        ]
+
+    monkeypatch.setattr(certify, "all_moves", blind)
+    monkeypatch.setattr(Space, "ended", lambda space, state: None)
+    cell = Cell("none", own.get("pmd-promotion"), memory)
+    forgery = certify.certify(cell, SAFE, Limits()).content
+    with pytest.raises(RejectedError, match="goes wrong: use-after-free"):
+        checked(forgery, tmp_path)
+
+
+def test_a_scheme_under_which_nothing_happens_is_no_proof(tmp_path: Path) -> None:
+    scheme = tmp_path / "off.py"
+    scheme.write_text(
+        "from fuzzvm.kernel.hooks import Mitigation\n\n\nclass Off(Mitigation):\n"
+        '    name = "off"\n\n    def before_promotion(self, k, level):\n        yield from ()\n        return False\n'
+    )
+    cell = Cell(f"{scheme}:Off", own.get("pmd-promotion"), "sc")
+    forgery = certify.certify(cell, SAFE, Limits()).content
+    with pytest.raises(RejectedError, match="vacuous: no schedule has promotion"):
+        checked(forgery, tmp_path)
+
+
+SPINS = """\
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.ops import Load
+
+
+class Spins(Mitigation):
+    name = "spins"
+
+    def attach(self, boot):
+        self.word = boot.word("word")
+
+    def before_walk(self, k, mm):
+        seen = yield Load(self.word)
+        while seen == 0:
+            seen = yield Load(self.word)
+"""
+NO_RACE = """\
+arch = "arm64"
+page_size = "4K"
+levels = 3
+fanout = 4
+cpus = [["vmap(page=0, nr_pages=1, max_page_shift='pte')"], ["check_wx_pages()"]]
+"""
+
+
+def test_runs_that_never_end_are_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spins.py").write_text(SPINS)
+    (tmp_path / "no-race.toml").write_text(NO_RACE)
+    cell = Cell(f"{tmp_path / 'spins.py'}:Spins", own.get(str(tmp_path / "no-race.toml")), "sc")
+    with pytest.raises(certify.CertifyError, match="no end can be reached"):
+        certify.certify(cell, SAFE, Limits())
+    monkeypatch.setattr(certify, "_ranks", lambda before, ends: [len(before) - state for state in range(len(before))])
+    with pytest.raises(RejectedError, match="not as far from an end"):
+        checked(certify.certify(cell, SAFE, Limits()).content, tmp_path)
