@@ -10,7 +10,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import fuzzvm
 from fuzzvm.files.reading import read_bytes
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.scenario.scenario import Scenario
@@ -39,7 +38,7 @@ def _text_of(spec: str) -> list[str]:
 @functools.cache
 def _model() -> str:
     """Return the digest of the model's code."""
-    root = Path(fuzzvm.__file__).parent
+    root = Path(__file__).parents[1]
     found = hashlib.sha256()
     for part in _PARTS:
         for path in sorted((root / part).rglob("*")):

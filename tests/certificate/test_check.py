@@ -15,11 +15,13 @@ from fuzzvm.explore import certify
 from fuzzvm.explore.exhaustive.limits import Limits
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.exhaustive.verdict import Verdict
-from fuzzvm.explore.matrix import Cell
+from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.kernel.contexts import LockOrder
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
 from tests.certificate.forging import Parts, certificate, checked, forged, packed
 
 REFUSED = (RejectedError, UnreadableError, ScenarioError, registry.MitigationError, ProgramError)
@@ -151,6 +153,13 @@ def _claims_dropped(content: bytes, chance: random.Random) -> bytes:
     return forged(content, change)
 
 
+def _claims_added(content: bytes, chance: random.Random) -> bytes:
+    def change(parts: Parts) -> None:
+        parts.header["locals"].append(0)
+
+    return forged(content, change)
+
+
 def _no_entries(content: bytes, chance: random.Random) -> bytes:
     def change(parts: Parts) -> None:
         parts.header["entries"].remove(chance.choice(parts.header["entries"]))
@@ -173,6 +182,7 @@ MUTATIONS: list[tuple[Callable[[bytes, random.Random], bytes], int]] = [
     (_other_scenario, 4),
     (_less_claimed, 8),
     (_claims_dropped, 4),
+    (_claims_added, 1),
     (_no_entries, 4),
 ]
 
@@ -252,12 +262,105 @@ cpus = [["vmap(page=0, nr_pages=1, max_page_shift='pte')"], ["check_wx_pages()"]
 """
 
 
+def _of_own(folder: Path, scheme: str, name: str) -> Cell:
+    (folder / "own.py").write_text(scheme)
+    (folder / "no-race.toml").write_text(NO_RACE)
+    return Cell(f"{folder / 'own.py'}:{name}", own.get(str(folder / "no-race.toml")), "sc")
+
+
 def test_runs_that_never_end_are_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "spins.py").write_text(SPINS)
-    (tmp_path / "no-race.toml").write_text(NO_RACE)
-    cell = Cell(f"{tmp_path / 'spins.py'}:Spins", own.get(str(tmp_path / "no-race.toml")), "sc")
+    cell = _of_own(tmp_path, SPINS, "Spins")
     with pytest.raises(certify.CertifyError, match="no end can be reached"):
         certify.certify(cell, SAFE, Limits())
     monkeypatch.setattr(certify, "_ranks", lambda before, ends: [len(before) - state for state in range(len(before))])
     with pytest.raises(RejectedError, match="not as far from an end"):
         checked(certify.certify(cell, SAFE, Limits()).content, tmp_path)
+
+
+WAITS = """\
+from dataclasses import dataclass
+
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.ops import Await
+
+
+@dataclass(frozen=True)
+class IsSet:
+    def __call__(self, value):
+        return bool(value)
+
+    def blocked_by(self, value):
+        return ()
+
+
+class Waits(Mitigation):
+    name = "waits"
+
+    def attach(self, boot):
+        self.word = boot.word("word")
+
+    def before_walk(self, k, mm):
+        yield Await(self.word, IsSet())
+"""
+
+
+def test_a_wait_that_nobody_ends_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = _of_own(tmp_path, WAITS, "Waits")
+    with pytest.raises(certify.CertifyError, match="ends wrongly: no-progress"):
+        certify.certify(cell, SAFE, Limits())
+    monkeypatch.setattr(Space, "ended", lambda space, state: None)
+    with pytest.raises(RejectedError, match="no step, and is no end: no-progress"):
+        checked(certify.certify(cell, SAFE, Limits()).content, tmp_path)
+
+
+LOCKS = Path(__file__).parents[1] / "kernel" / "test_contexts.py"
+ONE_OF_TWO = f"""\
+import importlib.util
+import sys
+
+spec = importlib.util.spec_from_file_location("contexts", {str(LOCKS)!r})
+contexts = sys.modules["contexts"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(contexts)
+
+
+class OneOfTwo(contexts.OrdersThatExcludeEachOther):
+    name = "one-of-two"
+
+    def before_change_attr(self, k):
+        a, b = self.locks[:2] if k.cpu == 0 else self.locks[1::-1]
+        seen = yield contexts.Rmw(self.word, contexts._Mark(), contexts.Order.ACQUIRE_RELEASE)
+        if seen == 0:
+            yield from self.both(k, a, b)
+"""
+
+
+def test_the_order_of_locks_is_checked_over_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(f"{LOCKS}:TwoOrders", own.get("pmd-promotion"), "sc")
+    bug = verify_cell(cell, Bounds(Limits())).verdict
+    checked(certify.certify(cell, bug, Limits()).content, tmp_path)
+    with pytest.raises(certify.CertifyError, match="goes wrong: lock-order"):
+        certify.certify(cell, SAFE, Limits())
+    with monkeypatch.context() as patched:
+        patched.setattr(LockOrder, "in_cycles", lambda order: frozenset())
+        forgery = certify.certify(cell, SAFE, Limits()).content
+    with pytest.raises(RejectedError, match="close a cycle"):
+        checked(forgery, tmp_path)
+
+
+def test_orders_that_no_run_has_together_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(ONE_OF_TWO)
+    cell = Cell(f"{tmp_path / 'one.py'}:OneOfTwo", own.get("x86-cpa-collapse"), "sc")
+    scenario = cell.scenario.to_data() | {
+        "setup": ["vmap(page=0, nr_pages=2, max_page_shift='pte')"],
+        "cpus": [["set_memory_ro(page=0, nr_pages=1)"], ["set_memory_ro(page=1, nr_pages=1)"]],
+    }
+    cell = Cell(cell.mitigation, Scenario.from_data(scenario), "sc")
+    content = certify.certify(cell, verify_cell(cell, Bounds(Limits())).verdict, Limits()).content
+    assert len(Parts.of(content).header["orders"]) == 2
+    checked(content, tmp_path)
+
+    def change(parts: Parts) -> None:
+        parts.header["orders"] = []
+
+    with pytest.raises(RejectedError):
+        checked(forged(content, change), tmp_path)
