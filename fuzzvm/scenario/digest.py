@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fuzzvm.files.reading import read_bytes
 from fuzzvm.mitigations import registry, sent_files
+from fuzzvm.mitigations.errors import short
 from fuzzvm.scenario.scenario import Scenario
 
 _PARTS = ("machine", "kernel", "mitigations", "scenario")
@@ -32,6 +33,8 @@ def task_digest(scenario: Scenario, mitigation: str, memory: str, without: tuple
 
 def _text_of(spec: str) -> list[str]:
     filename, _, class_name = spec.rpartition(":")
+    if not sent_files.is_there(filename):
+        raise registry.MitigationError(f"{short(filename)}: no such file")
     return [class_name, hashlib.sha256(sent_files.current(filename).text).hexdigest()]
 
 

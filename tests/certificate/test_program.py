@@ -14,7 +14,6 @@ import fuzzvm.certificate
 from fuzzvm.certificate.program import run
 from fuzzvm.explore import certify
 from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.verdict import Verdict
 from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
@@ -136,17 +135,3 @@ def test_the_certificate_of_a_bug_is_its_run(memory: str, tmp_path: Path, capfd:
 
         path.write_bytes(forged(bug, change))
         assert checked(path, capfd)[0] == 1, (key, value)
-
-
-def test_there_is_no_certificate_of_what_proves_nothing() -> None:
-    cell = Cell("static-key", own.get("pmd-promotion"), "sc")
-    cut = verify_cell(cell, Bounds(Limits(max_states=10))).verdict
-    undecided = Verdict(None, None, False, "--max-seconds 1 reached", 0, 0, 0.0)
-    vacuous = Verdict(None, None, True, "", 9, 9, 0.0, missing=("promotion",))
-    for verdict, why in (
-        (cut, "--max-states 10"),
-        (undecided, "undecided"),
-        (vacuous, "vacuous, nothing has prom"),
-    ):
-        with pytest.raises(certify.CertifyError, match=why):
-            certify.certify(cell, verdict, Limits())
