@@ -111,7 +111,8 @@ def _other_parent(content: bytes, chance: random.Random) -> bytes:
 
 def _other_rank(content: bytes, chance: random.Random) -> bytes:
     def change(parts: Parts) -> None:
-        parts.columns[2][chance.randrange(len(parts.columns[2]))] += 1
+        state = chance.choice([state for state, rank in enumerate(parts.columns[2]) if rank])
+        parts.columns[2][state] += chance.choice([-1, 1])
 
     return forged(content, change)
 
@@ -142,6 +143,20 @@ def _other_scenario(content: bytes, chance: random.Random) -> bytes:
 def _less_claimed(content: bytes, chance: random.Random) -> bytes:
     def change(parts: Parts) -> None:
         parts.header["claims"][0].remove(chance.choice(parts.header["claims"][0]))
+
+    return forged(content, change)
+
+
+def _never_claimed(content: bytes, chance: random.Random) -> bytes:
+    """Nothing of one kind is claimed of any local state; what comes first is `looks`, which no operation does."""
+
+    def change(parts: Parts) -> None:
+        facts = parts.header["facts"]
+        kinds = sorted({fact[0] for fact in facts}, key=lambda kind: (kind != "looks", kind))
+        kind = kinds[0] if chance.random() < 0.3 else chance.choice(kinds)
+        left = [number for number, fact in enumerate(facts) if fact[0] != kind]
+        parts.header["facts"] = [facts[number] for number in left]
+        parts.header["claims"] = [[left.index(one) for one in claim if one in left] for claim in parts.header["claims"]]
 
     return forged(content, change)
 
@@ -181,6 +196,7 @@ MUTATIONS: list[tuple[Callable[[bytes, random.Random], bytes], int]] = [
     (_other_scheme, 6),
     (_other_scenario, 4),
     (_less_claimed, 8),
+    (_never_claimed, 8),
     (_claims_dropped, 4),
     (_claims_added, 1),
     (_no_entries, 4),
@@ -272,9 +288,15 @@ def test_runs_that_never_end_are_not_accepted(tmp_path: Path, monkeypatch: pytes
     cell = _of_own(tmp_path, SPINS, "Spins")
     with pytest.raises(certify.CertifyError, match="no end can be reached"):
         certify.certify(cell, SAFE, Limits())
-    monkeypatch.setattr(certify, "_ranks", lambda before, ends: [len(before) - state for state in range(len(before))])
-    with pytest.raises(RejectedError, match="not as far from an end"):
-        checked(certify.certify(cell, SAFE, Limits()).content, tmp_path)
+    lies: list[Callable[[int], list[int]]] = [
+        lambda count: [0] * count,
+        lambda count: [1] * count,
+        lambda count: list(range(count, 0, -1)),
+    ]
+    for lie in lies:
+        monkeypatch.setattr(certify, "_ranks", lambda before, ends, lie=lie: lie(len(before)))
+        with pytest.raises(RejectedError, match="not as far from an end"):
+            checked(certify.certify(cell, SAFE, Limits()).content, tmp_path)
 
 
 WAITS = """\
