@@ -183,12 +183,23 @@ class Machine:
         self._annotations.clear()
 
     def copy(self, *, tracing: bool = False) -> Machine:
-        """Return a machine in the state that this one was booted into. Raises ValueError once programs have started."""
-        if self._programs:
-            raise ValueError("a machine whose programs run cannot be copied")
+        """Return a machine in the same state that goes its own way; nobody observes it yet.
+
+        Raises ValueError where a program runs that cannot be copied.
+        """
+        programs = [program.copy() for program in self._programs]
         machine = Machine(self.memory.copy(), tracing=tracing)
         machine.allocator = self.allocator.copy()
         machine._watched = set(self._watched)
+        for program in programs:
+            if program is None:
+                raise ValueError("a machine that runs a program which cannot be copied")
+            machine._programs.append(program)
+        machine._pending = list(self._pending)
+        machine._running = list(self._running)
+        machine._waiting = dict(self._waiting)
+        machine.steps = self.steps
+        machine.failure = self.failure
         return machine
 
     # Running
@@ -201,6 +212,10 @@ class Machine:
     def pending(self, cpu: int) -> Operation | None:
         """Return the operation that a CPU will execute next, or None where its program has returned."""
         return self._pending[cpu]
+
+    def program(self, cpu: int) -> Program:
+        """Return a CPU's program, which is not to be run by others."""
+        return self._programs[cpu]
 
     def stack(self, cpu: int) -> tuple[str, ...]:
         """Return the names of the functions that a CPU is in, innermost first."""

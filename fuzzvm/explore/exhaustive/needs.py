@@ -92,6 +92,12 @@ class _Facts:
     def _bit(self, what: str, which: int | Barrier) -> int:
         return _FIRST << self._bits.setdefault((what, which), len(self._bits))
 
+    def named(self, mask: int) -> list[tuple[str, int | Barrier | None]]:
+        """Return what these bits stand for, by name."""
+        flags = {_LOOKS: "looks", _OVERTAKES: "overtakes", _STORES: "stores", _EXACT: "exact"}
+        found: list[tuple[str, int | Barrier | None]] = [(name, None) for bit, name in flags.items() if mask & bit]
+        return [*found, *((what, which) for (what, which), bit in self._bits.items() if mask >> bit & _FIRST)]
+
     def needs(self, mask: int) -> Needs:
         """Return what a CPU may do that may do the things of these bits."""
         if self._entries_of_needs != len(self.entries):
@@ -178,6 +184,19 @@ class Assumed:
     def needs(self, mask: int) -> Needs:
         """Return what these bits stand for."""
         return self._facts.needs(mask)
+
+    def knew(self, cpu: int, node: Node) -> bool:
+        """Return whether a local state's place was known when the search began, so that `at` says all there is."""
+        return node.place < len(self._frozen[cpu])
+
+    def named(self, mask: int) -> list[tuple[str, int | Barrier | None]]:
+        """Return what bits stand for, by name: for who writes it down."""
+        return self._facts.named(mask)
+
+    @property
+    def entries(self) -> frozenset[Address]:
+        """The locations that observers may look at, as far as they are known."""
+        return frozenset(self._facts.entries)
 
     def learn(self, cpu: int, node: Node) -> None:
         """Take in what is new of a local state. Raises OutdatedError where more is done than was assumed."""

@@ -176,6 +176,11 @@ class Space:
             for lane, node in zip(self.lanes, self.shared.nodes, strict=True):
                 self.start += node.number << lane.shift
 
+    @property
+    def assumed(self) -> Assumed | None:
+        """What CPUs are assumed to do, where memory forgets by that; None where it forgets nothing."""
+        return self._assumed if self._assumed is not None and self._assumed.forgets else None
+
     def renew(self) -> None:
         """Begin again, with what is known by now of what CPUs do; states have other numbers afterwards."""
         if self._assumed is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
@@ -34,12 +34,14 @@ class SequentialConsistency(MemoryModel):
 
     def copy(self) -> SequentialConsistency:
         other = SequentialConsistency(self.cpus)
+        other.key_of = self.key_of
         other.cells = dict(self.cells)
         return other
 
-    def state(self) -> tuple[tuple[Address, Value], ...]:
+    def state(self) -> tuple[tuple[Address, Hashable], ...]:
         # a location that holds 0 again is as good as one never written
-        return tuple((address, self.cells[address]) for address in sorted(self.cells) if self.cells[address] != 0)
+        cells, key_of = self.cells, self.key_of
+        return tuple([(address, key_of(cells[address])) for address in sorted(cells) if cells[address] != 0])
 
     def contents(self) -> Mapping[Address, Value]:
         return self.cells

@@ -292,6 +292,17 @@ def test_a_copy_goes_its_own_way() -> None:
     assert other.state() != memory.state()
 
 
+def test_two_searches_that_begin_with_one_memory_have_keys_of_their_own() -> None:
+    boot = MODEL(1)
+    boot.store(0, Store(1 << 16, 5), lambda ways: 0)
+    states = []
+    for name in ("first", "second"):
+        memory = boot.copy()
+        memory.key_of = lambda value, name=name: (name, value)
+        states.append(memory.state())
+    assert states[0] != states[1]
+
+
 def test_boot_is_over_for_everybody() -> None:
     memory = MODEL(2)
     memory.store(0, Store(1 << 16, 1), lambda ways: 1)

@@ -41,7 +41,7 @@ class Timeline:
         self.messages: tuple[Message, ...] = ()
         self._stores: dict[Hashable, tuple[int, ...]] = {}
         self._maintenance: tuple[tuple[int, Message], ...] = ()
-        self._key: Hashable = None
+        self._key: tuple[Callable[[Hashable], Hashable], Hashable] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -71,15 +71,18 @@ class Timeline:
         return other
 
     def key(self, key_of: Callable[[Hashable], Hashable]) -> Hashable:
-        """Return a value that is equal for equal timelines, with `key_of(value)` for values; worked out once."""
-        if self._key is None:
+        """Return a value that is equal for equal timelines, with `key_of(value)` for values.
+
+        Worked out once: what boot leaves behind is the first timeline of every search, and each has keys of its own.
+        """
+        if self._key is None or self._key[0] is not key_of:
             messages = [
                 (kind, address, key_of(value) if kind == STORE else value) for kind, _, address, value in self.messages
             ]
             # a location that holds 0 is as good as one never written
             initial = frozenset([(address, key_of(value)) for address, value in self.initial.items() if value != 0])
-            self._key = (initial, tuple(messages))
-        return self._key
+            self._key = (key_of, (initial, tuple(messages)))
+        return self._key[1]
 
     def extend(self, message: Message) -> Timeline:
         """Return the timeline with one message more."""
