@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 from fuzzvm.explore.compare.align import Difference
 
-WALK = ("walk_pgd_range", "walk_p4d_range", "walk_pud_range", "ptdump_pud_entry", "walk_pmd_range")
-VMAP = ("vmap_p4d_range", "vmap_pud_range", "vmap_try_huge_pud", "vmap_pmd_range", "vmap_try_huge_pmd")
-VUNMAP = ("__vunmap_range_noflush", "vunmap_p4d_range", "vunmap_pud_range", "vunmap_pmd_range")
-FREE = ("pmd_free_pte_page", "pud_free_pmd_page")
+WALK = ("walk_p4d_range", "walk_pud_range", "ptdump_pud_entry", "walk_pmd_range")
+TRY_HUGE = ("vmap_try_huge_pmd", "vmap_try_huge_pud")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ REASONS = (
     Reason(
         "trylock-reads-the-count",
         "further",
-        ("vmap_try_huge_pmd", "vmap_try_huge_pud"),
+        TRY_HUGE,
         (("read", "init_mm.mmap_lock", ""),),
         ("down_read_trylock",),
         "kernel/locking/rwsem.c: __down_read_trylock()",
@@ -76,7 +74,7 @@ REASONS = (
     Reason(
         "root-entry-reread",
         "read again",
-        (*WALK, *VMAP, *VUNMAP),
+        (*WALK, "vmap_pud_range", "vmap_try_huge_pud", "vmap_pmd_range", "vunmap_pud_range"),
         (("read", "pgd", ""),),
         (),
         "mm/pagewalk.c, mm/ptdump.c, mm/vmalloc.c: *pgd, *p4d, and *pud where they are folded into the root",
@@ -87,7 +85,11 @@ REASONS = (
     Reason(
         "own-range-reread",
         "read again",
-        (*VMAP, "vmap_pte_range", *VUNMAP, *FREE),
+        (
+            *TRY_HUGE,
+            *("vmap_pmd_range", "vmap_pte_range", "vunmap_pud_range", "vunmap_pmd_range"),
+            *("pmd_free_pte_page", "pud_free_pmd_page"),
+        ),
         (("read", "pud", ""), ("read", "pmd", "")),
         (),
         "mm/vmalloc.c: vmap_try_huge_pmd(), 'each exclusively owns the range it operates on'; "
@@ -108,7 +110,7 @@ REASONS = (
     Reason(
         "failed-trylock-has-no-order",
         "another ordering",
-        ("vmap_try_huge_pmd", "vmap_try_huge_pud"),
+        TRY_HUGE,
         (("lock", "init_mm.mmap_lock", "down_read_trylock, not got"),),
         ("down_read_trylock",),
         "kernel/locking/rwsem.c: __down_read_trylock()",
