@@ -60,8 +60,10 @@ def print_comparison(comparison: Comparison, image: Image, *, rows: bool) -> Non
         f"model: {comparison.release} with {options}",
     )
     same = sum(comparison.functions.values())
-    scenarios = len({call.scenario for call in comparison.calls})
-    say(f"{scenarios} scenarios, {len(comparison.calls)} calls that differ from one another, {same} operations alike")
+    say(
+        f"{len(comparison.scenarios)} scenarios, {len(comparison.calls)} calls that differ from one another, "
+        f"{same} operations alike"
+    )
     if rows:
         for call in comparison.calls:
             _print_rows(call)
@@ -159,6 +161,7 @@ def comparison_to_data(comparison: Comparison, image: Image) -> dict[str, Any]:
         "release": comparison.release,
         "lazy_mmu": comparison.lazy_mmu,
         "drift": comparison.drift,
+        "scenarios": comparison.scenarios,
         "differences": [_found_to_data(one) for one in comparison.found],
         "failed": [
             {

@@ -1,7 +1,8 @@
 """The operations of one call on both sides, side by side, and what differs.
 
-Alignment is a longest common subsequence: operations are the same where kind, entry, ordering and what is written are;
-those in the same function are preferred. What remains is named:
+Alignment is a longest common subsequence. Operations are the same where kind, entry, ordering and what is written are,
+and where they are in one function, or in one that the other has called: where a function ends is no operation. Those in
+one function are preferred. What remains is named:
 
     read again           the image reads an entry once more than the model does
     further, missing     an operation that only the image has, or only the model
@@ -9,7 +10,6 @@ those in the same function are preferred. What remains is named:
     another ordering     both access it, one as acquire or release
     another value        both write it, and not the same
     another access       one side stores, the other swaps
-    another function     the same operation in a function that neither side's call stack has in common
 """
 
 from __future__ import annotations
@@ -95,18 +95,14 @@ def aligned(compiled: Sequence[Visible], model: Sequence[Visible]) -> list[Row]:
 
 
 def _worth(one: Visible, other: Visible) -> int:
-    if one.key != other.key:
+    if not _same(one, other):
         return 0
     return SAME_FUNCTION if one.function == other.function else SAME
 
 
 def differences(rows: Sequence[Row]) -> list[Difference]:
     """Return what differs in two sequences that are side by side."""
-    found = [
-        Difference("another function", row.compiled, row.model)
-        for row in rows
-        if row.compiled and row.model and not _related(row.compiled, row.model)
-    ]
+    found: list[Difference] = []
     further = [row.compiled for row in rows if row.compiled and not row.model]
     missing = [row.model for row in rows if row.model and not row.compiled]
     for what, alike in _PAIRS:
@@ -123,13 +119,8 @@ def differences(rows: Sequence[Row]) -> list[Difference]:
     return found + [Difference("missing", None, one) for one in missing]
 
 
-def _related(one: Visible, other: Visible) -> bool:
-    """Return whether the functions of both sides are one, or one is called by the other: then only the cut differs."""
-    return one.within(other.function) or other.within(one.function)
-
-
-def _moved(one: Visible, other: Visible) -> bool:
-    return one.key == other.key and _related(one, other)
+def _same(one: Visible, other: Visible) -> bool:
+    return one.key == other.key and (one.within(other.function) or other.within(one.function))
 
 
 def _reordered(one: Visible, other: Visible) -> bool:
@@ -148,7 +139,7 @@ def _stored_otherwise(one: Visible, other: Visible) -> bool:
 
 
 _PAIRS = (
-    ("another order", _moved),
+    ("another order", _same),
     ("another ordering", _reordered),
     ("another value", _rewritten),
     ("another access", _stored_otherwise),

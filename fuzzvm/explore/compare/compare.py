@@ -98,6 +98,8 @@ class Comparison:
 
     release: str
     lazy_mmu: bool
+    scenarios: list[str] = field(default_factory=list)
+    """Those that were run."""
     calls: list[Call] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
@@ -183,6 +185,7 @@ def _compare(image: Image, scenario: Scenario, mitigation: type[Mitigation], nam
         (order, record(compiled, order, geometry.entries), record(model, order, geometry.entries))
         for order in orders(scenario)
     ]
+    tally.run(scenario)
     for run in runs:
         tally.add(scenario, *run)
 
@@ -196,6 +199,9 @@ class _Tally:
         self._found: dict[object, Found] = {}
         self._compiled: set[str] = set()
         self._model: set[str] = set()
+
+    def run(self, scenario: Scenario) -> None:
+        self._comparison.scenarios.append(scenario.name)
 
     def add(self, scenario: Scenario, order: Order, compiled: Recorded, model: Recorded) -> None:
         comparison = self._comparison

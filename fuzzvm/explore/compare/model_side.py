@@ -61,8 +61,10 @@ class ModelSide:
             return found
         kernel = self._names.kernel
         stack = tuple(one._replace(function=kernel.get(one.function, one.function)) for one in stood)
-        function = self._reader(step, found, stood) or attributed(stack, self._names.compared)
-        return replace(found, function=function, stack=(Place(function, *stood[0][1:]), *stack))
+        reader = self._reader(step, found, stood)
+        if reader:
+            return replace(found, function=reader, stack=(stack[0]._replace(function=reader), *stack[1:]))
+        return replace(found, function=attributed(stack, self._names.compared), stack=stack)
 
     def _reader(self, step: TraceStep, found: Visible, stood: list[Place]) -> str:
         """Return the kernel's function of a read that one function of the model makes for several; '' for others."""
