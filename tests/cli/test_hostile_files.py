@@ -49,6 +49,7 @@ READING = {
     "image build, patch": ("image", "build", "--tree", "tree", "--patch", "FILE", "-o", "out"),
     "image build, kernel": ("image", "build", "--vmlinux", "FILE", "-o", "out"),
     "image show": ("image", "show", "image"),
+    "image compare": ("image", "compare", "image", "--release", "linux-7.3"),
     "verify, image": ("verify", "--image", "image"),
     "bench, records": ("bench", "--quick", "--only", "first-bug", "--out", "bench"),
     "status": ("status", "campaign"),

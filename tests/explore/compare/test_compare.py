@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.compare.compare import Comparison, compare
+from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.scenario import shipped
 from tests.cli.running import fuzzvm
 from tests.compiled import small
+from tests.compiled.run.mutations import MMU, PMD_CLEAR, PMD_FREE
 from tests.explore.compare import small_7_3
 
 pytestmark = small.needs_compiler
@@ -76,3 +80,21 @@ def test_a_scenario_that_cannot_be_compared_is_refused(as_7_3: Path) -> None:
     done = fuzzvm("image", "compare", str(as_7_3), "--release", "linux-7.3", "-s", "pud-promotion")
     assert done.returncode == 2
     assert "the model maps no block by it" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_on_one_side_alone_is_drift(tmp_path: Path) -> None:
+    """A table freed while it is linked ends the image's run, and the model's goes on."""
+    edit = (MMU, PMD_CLEAR + PMD_FREE, "\tfree_table(table);\n" + PMD_CLEAR + "\treturn 1;\n}\n\nint pud")
+    image = load(small.build_image(tmp_path, edits=small_7_3.files(edit)))
+    comparison = compare(image, "linux-7.3", [shipped.get(PMD)])
+    assert comparison.drift
+    ends = {(one.compiled and one.compiled.error, one.model) for one in comparison.failed}
+    assert ends == {(FREE_OF_LINKED_TABLE, None)}
+
+
+def test_an_image_of_another_architecture_is_refused(as_7_3: Path) -> None:
+    image = load(as_7_3)
+    image.manifest = replace(image.manifest, arch="x86_64")
+    with pytest.raises(ImageError, match="images of x86_64 are not compared"):
+        compare(image, "linux-7.3", [shipped.get(PMD)])
