@@ -133,6 +133,7 @@ def _print_scope(comparison: Comparison) -> None:
     for name, side in comparison.one_sided.items():
         say(f"  {name}: only the {side} has operations in it that are its own")
     say("", "not compared")
+    say(f"  modelled functions of another architecture: {comparison.elsewhere}")
     if comparison.not_met:
         say(f"  modelled functions without an operation of their own here: {_named(comparison)}")
     for scenario, why in comparison.left_out.items():
@@ -177,6 +178,7 @@ def comparison_to_data(comparison: Comparison, image: Image) -> dict[str, Any]:
         "one_sided": comparison.one_sided,
         "not_compared": {
             "functions": [{"name": one.name, "file": one.file} for one in comparison.not_met],
+            "functions_elsewhere": comparison.elsewhere,
             "scenarios": comparison.left_out,
             "accesses": comparison.not_compared,
             "beyond": list(BEYOND),

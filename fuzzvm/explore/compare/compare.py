@@ -111,6 +111,8 @@ class Comparison:
     """Operations that both sides have, by modelled function."""
     one_sided: dict[str, str] = field(default_factory=dict)
     """Modelled functions with operations on one side alone: 'image' or 'model'."""
+    elsewhere: int = 0
+    """Number of the modelled functions that another architecture has."""
     not_met: tuple[Modelled, ...] = ()
     """Modelled functions of the architecture that had no operation in any call that was compared."""
 
@@ -248,6 +250,7 @@ class _Tally:
 
     def finish(self, names: Names) -> None:
         comparison = self._comparison
+        comparison.elsewhere = names.elsewhere
         both = self._compiled | self._model
         for function in sorted(both & names.compared):
             if function not in self._model or function not in self._compiled:

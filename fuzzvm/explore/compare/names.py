@@ -17,7 +17,7 @@ READS = {
 
 @dataclass(frozen=True)
 class Names:
-    """The modelled functions of an architecture.
+    """The modelled functions of an architecture; `elsewhere` is the number of those that others have.
 
     `compared` are the kernel's names; those of locks are left out: a call of a lock is one operation of its caller.
     `kernel` has the kernel's name by the model's.
@@ -26,6 +26,7 @@ class Names:
     functions: tuple[Modelled, ...]
     compared: frozenset[str]
     kernel: dict[str, str]
+    elsewhere: int
 
 
 def names_of(arch: str) -> Names:
@@ -37,4 +38,4 @@ def names_of(arch: str) -> Names:
         if name not in READS and not one.file.startswith(LOCKING):
             kernel.setdefault(name, one.name)
     compared = frozenset(one.name for one in functions if not one.file.startswith(LOCKING))
-    return Names(functions, compared, kernel)
+    return Names(functions, compared, kernel, len(modelled()) - len(functions))

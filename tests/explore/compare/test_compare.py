@@ -11,6 +11,7 @@ import pytest
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.compare.compare import Comparison, compare
+from fuzzvm.kbuild.modelled import modelled
 from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.scenario import shipped
 from tests.cli.running import fuzzvm
@@ -47,6 +48,7 @@ def test_code_that_does_what_the_model_does_is_no_drift(as_7_3: Path) -> None:
     assert told["functions"]["pmd_free_pte_page"] > 0
     assert "vmap_try_huge_pud" in [one["name"] for one in told["not_compared"]["functions"]]
     assert told["not_compared"]["accesses"]["struct page"] > 0
+    assert told["not_compared"]["functions_elsewhere"] == sum("arch/x86/" in one.file for one in modelled())
 
 
 @pytest.mark.always
