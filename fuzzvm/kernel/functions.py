@@ -29,6 +29,11 @@ class Functions(Constant):
     """Whether x86_64's set_memory_rox collapses pages into blocks (cpa_collapse_large_pages)."""
     collapse_holds_cpa_lock: bool = False
     """Whether cpa_lock is held over collapse, flush and free (__cpa_collapse_large_pages of 7.3)."""
+    flushes_all_at_limit: bool = False
+    """Whether arm64's flush_tlb_kernel_range flushes all TLBs for MAX_DVM_OPS pages already, as in 7.3.
+
+    False is arch/arm64/include/asm/tlbflush.h of 6.12: for more pages than that.
+    """
     text_poke_locks_init_mm: bool = False
     """Whether text poking holds init_mm's lock while it looks up a page of code in the vmalloc area (x86_64, 7.3)."""
 

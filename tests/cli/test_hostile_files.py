@@ -49,7 +49,9 @@ READING = {
     "image build, patch": ("image", "build", "--tree", "tree", "--patch", "FILE", "-o", "out"),
     "image build, kernel": ("image", "build", "--vmlinux", "FILE", "-o", "out"),
     "image show": ("image", "show", "image"),
+    "image compare": ("image", "compare", "image", "--release", "linux-7.3"),
     "verify, image": ("verify", "--image", "image"),
+    "mail": ("mail", "FILE"),
     "bench, records": ("bench", "--quick", "--only", "first-bug", "--out", "bench"),
     "status": ("status", "campaign"),
     "fuzz --resume": ("fuzz", "--resume", "campaign"),
@@ -116,7 +118,7 @@ def test_what_is_no_file_is_refused_at_once(kind: str, commands: Commands, tmp_p
 
 def test_every_command_that_takes_a_path_is_there() -> None:
     """A new command, or a new option that names a file, belongs into the table above or into one of these."""
-    writes = {"html", "output", "out", "plot", "save", "corpus", "campaign"}
+    writes = {"html", "output", "out", "plot", "save", "corpus", "campaign", "markdown"}
     folders = {"folder", "sources", "kernel", "kernels", "cache", "tree", "objects_folder"}
     seen = {word for arguments in READING.values() for word in arguments}
 

@@ -1,4 +1,4 @@
-"""`fuzzvm image build|show`."""
+"""`fuzzvm image build|show|compare`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
+from fuzzvm.cli.common import (
+    ended_like_ctrl_c,
+    json_option,
+    known_release,
+    print_json,
+    progress_console,
+)
 from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.compiled import arch as architectures
@@ -154,6 +160,41 @@ def show(folder: Path, entries: tuple[str, ...], boundary: tuple[str, ...], as_j
     else:
         _print(closure, unsupported)
     return 1 if unsupported else 0
+
+
+@image.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--release",
+    required=True,
+    callback=known_release,
+    metavar="NAME",
+    help="The release of the model to compare with, as fuzzvm releases names it.",
+)
+@click.option(
+    "--scenario",
+    "-s",
+    "scenario_names",
+    multiple=True,
+    metavar="NAME",
+    help="Scenario or file; repeatable. Default: all that can be.",
+)
+@click.option("--rows", is_flag=True, help="Print the operations of each call side by side.")
+@json_option
+def compare(folder: Path, release: str, scenario_names: tuple[str, ...], rows: bool, as_json: bool) -> int:
+    """Compare compiled code with the hand-written model, operation by operation.
+
+    Each scenario that both can run is run on both with its CPUs one after the other. Each difference is harmless for a
+    stated reason, or drift. Exit status: 0 no drift, 1 drift, 2 it cannot be run.
+
+    \b
+    fuzzvm image compare out --release linux-7.3
+    fuzzvm image compare out --release linux-7.3 -s pmd-promotion --rows
+    """
+    # imported here: the other commands need no model
+    from fuzzvm.cli.image_compare import compare_image
+
+    return compare_image(folder, release, scenario_names, rows=rows, as_json=as_json)
 
 
 def _entries(loaded: Image, names: tuple[str, ...]) -> list[Symbol]:

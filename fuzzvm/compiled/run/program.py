@@ -214,6 +214,11 @@ class CompiledProgram(Program):
         self._seen_alive = -1
         """The object that the last step has seen alive, and nothing else; -1 if it did something else."""
 
+    @property
+    def calls_begun(self) -> int:
+        """The number of calls that it has begun, the one that it is in included."""
+        return self._made
+
     # Program
 
     def fresh(self) -> CompiledProgram:

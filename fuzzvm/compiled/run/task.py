@@ -51,7 +51,8 @@ class CompiledTask(Task):
     """CPUs that call functions of an image, after CPU 0 has made the calls of `boot`.
 
     `boundary` are functions that the user states, by name; they go before those of the model. With `assume`, reading
-    what nobody writes is no step (`knowledge`). Raises ImageError, and ModelError where the calls of boot go wrong.
+    what nobody writes is no step (`knowledge`). Dependencies of instructions are `tracked`, which weak memory asks for.
+    Raises ImageError, and ModelError where the calls of boot go wrong.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class CompiledTask(Task):
         boundary: Mapping[str, Boundary] | None = None,
         *,
         assume: bool = True,
+        tracked: bool = True,
     ) -> None:
         self.image = image
         self._memory = memory
@@ -75,7 +77,7 @@ class CompiledTask(Task):
         self._thunks = frozenset(_functions(image, dict.fromkeys(thunks)))
         stops = (*self._functions, *self._own_memory, *self._ignored, *self._thunks)
         names = {address: image.name_at(address) for address in stops}
-        self._executable = Executable(image, names, tracked=True)
+        self._executable = Executable(image, names, tracked=tracked)
         self._units = Units()
         self._begin(None, assume=assume)
 

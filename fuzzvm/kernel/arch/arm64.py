@@ -223,8 +223,9 @@ class Arm64(Architecture):
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
         yield Fence(Barrier.DSB_ISHST)
-        # MAX_DVM_OPS is PTRS_PER_PTE: past it flush_tlb_all()
-        if end - start > k.geometry.ptrs[Level.PTE] * k.geometry.size(Level.PTE):
+        # MAX_DVM_OPS is PTRS_PER_PTE: past it, or from there on, flush_tlb_all()
+        limit = k.geometry.ptrs[Level.PTE] * k.geometry.size(Level.PTE)
+        if end - start > limit or (end - start == limit and k.mitigation.functions.flushes_all_at_limit):
             yield Tlbi("vmalle1is", 0, point)
             start = end
         addr = start

@@ -40,6 +40,7 @@ class _Arm64(stack((VmapTrylock, PtdumpLocksInitMm), NAME)):  # type: ignore[mis
     name = NAME
     one_walker = "safe"
     two_walkers = "safe"
+    functions = Functions(flushes_all_at_limit=True)
 
 
 class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ignore[misc]

@@ -6,12 +6,19 @@ broken in a way that `fuzzvm verify --image` does not ask for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fuzzvm.compiled.run.memory_map import WILD_ACCESS
 from fuzzvm.compiled.run.translate import KERNEL_BUG, KERNEL_WARNING
-from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE, LEAKED_TABLE, LOCK_NOT_RELEASED
+from fuzzvm.kernel.errors import (
+    FREE_OF_LINKED_TABLE,
+    HARDWARE_WALK_OF_FREED_TABLE,
+    LEAKED_TABLE,
+    LOCK_NOT_RELEASED,
+    TLB_CONFLICT,
+    WALK_WITHOUT_LOCK,
+)
 from fuzzvm.machine.errors import DOUBLE_FREE, NO_PROGRESS, USE_AFTER_FREE_READ, USE_AFTER_FREE_WRITE
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, CheckWxPages, Vmap, Vunmap
@@ -52,6 +59,16 @@ ALONE = Scenario(
     name="promotion-alone",
 )
 
+UNMAP = Scenario(
+    "arm64",
+    "4K",
+    3,
+    2,
+    (Vmap(0, 2, max_page_shift="pte"), Vunmap(0, 2)),
+    ((Vmap(0, 2, max_page_shift="pmd"), Vunmap(0, 2)), (CatKernelPageTables(),)),
+    name="unmapped-block",
+)
+
 FIRST = Scenario("arm64", "4K", 3, 2, (), ((Vmap(0, 1, max_page_shift="pte"),),), name="first-mapping")
 
 VMALLOC, MMU, RWSEM = "mm/vmalloc.c", "arch/arm64/mm/mmu.c", "kernel/locking/rwsem.c"
@@ -63,7 +80,12 @@ Edit = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken small kernel. `verdicts` is 'safe' or the errors by memory model; `why` argues what is not caught."""
+    """A broken small kernel. `verdicts` is 'safe' or the errors by memory model; `why` argues what is not caught.
+
+    `points` are the ordering points of the model (fuzzvm/scenario/ordering_points.py) that leave out the same, and
+    `model` is what comes of it in release linux-7.3: by memory model in that scenario, and by `tlb` in tlb-promotion,
+    where the model follows TLBs and walk caches.
+    """
 
     name: str
     edits: tuple[Edit, ...]
@@ -72,6 +94,8 @@ class Mutant:
     why: str = ""
     scenario: Scenario = PMD
     atomics: str = "lse"
+    points: tuple[str, ...] = ()
+    model: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, tuple[str, str]]:
         """Return the edits as `small.copy_tree` takes them: by file, its text and the mutated one."""
@@ -151,12 +175,22 @@ static inline s64 add_return_relaxed(s64 *at, s64 amount)
 
 """
 _BEFORE_LOCKS = "void down_write(struct rw_semaphore *sem)\n"
+FLUSH = ("flush-dsb-ishst", "flush-tlbi", "flush-dsb-ish", "flush-isb")
+"""The points of the flush between clear and free, all of them."""
+TLB = "tlb"
+IN_TLBS = {"arm64": SAFE, TLB: HARDWARE_WALK_OF_FREED_TABLE}
 RELAXED = (RWSEM, _BEFORE_LOCKS, _RELAXED + _BEFORE_LOCKS)
 """Atomics without order, for what follows."""
 
 MUTANTS = (
     # the promoter's lock
-    Mutant("no trylock around the promotion", (_locked(""),), _sc(UAF)),
+    Mutant(
+        "no trylock around the promotion",
+        (_locked(""),),
+        _sc(UAF),
+        points=("promotion-lock",),
+        model=_sc(USE_AFTER_FREE_READ),
+    ),
     Mutant(
         "trylock's failure ignored",
         (_locked("", lock="\tdown_read_trylock(&init_mm.mmap_lock);\n", unlock=UP),),
@@ -221,7 +255,13 @@ MUTANTS = (
         "A writer excludes every walk, as a reader does; it only waits where the trylock gives up.",
     ),
     # the walker's lock
-    Mutant("a dump without the lock", ((DUMP, DOWN_WRITE, ""), (DUMP, UP_WRITE, "")), _sc(KERNEL_WARNING)),
+    Mutant(
+        "a dump without the lock",
+        ((DUMP, DOWN_WRITE, ""), (DUMP, UP_WRITE, "")),
+        _sc(KERNEL_WARNING),
+        points=("walk-lock",),
+        model=_sc(WALK_WITHOUT_LOCK),
+    ),
     Mutant(
         "a dump unlocks before its walk ends",
         (
@@ -247,7 +287,14 @@ MUTANTS = (
         ),
         _sc(USE_AFTER_FREE_READ),
     ),
-    Mutant("a check of W+X beside a promotion without the trylock", (_locked(""),), _sc(UAF), scenario=WX),
+    Mutant(
+        "a check of W+X beside a promotion without the trylock",
+        (_locked(""),),
+        _sc(UAF),
+        scenario=WX,
+        points=("promotion-lock",),
+        model=_sc(USE_AFTER_FREE_READ),
+    ),
     Mutant(
         "a check of W+X takes the lock to read",
         (
@@ -262,11 +309,15 @@ MUTANTS = (
         "down_write: acquire made relaxed",
         (RELAXED, (RWSEM, WRITE_FAST, WRITE_FAST.replace("acquire", "relaxed"))),
         {"sc": SAFE, "arm64": UAF},
+        points=("walk-lock-acquire",),
+        model={"sc": SAFE, "arm64": USE_AFTER_FREE_READ},
     ),
     Mutant(
         "up_write: release made relaxed",
         (RELAXED, (RWSEM, "add_return_release(&sem->count.counter, -W", "add_return_relaxed(&sem->count.counter, -W")),
         {"sc": SAFE, "arm64": UAF},
+        points=("walk-unlock-release",),
+        model={"sc": SAFE, "arm64": USE_AFTER_FREE_READ},
     ),
     Mutant(
         "down_read_trylock: acquire made relaxed",
@@ -274,6 +325,8 @@ MUTANTS = (
         _arm64(SAFE),
         "equivalent",
         "What it stores and frees depends on the trylock's result by a branch; no other writes what it reads.",
+        points=("promotion-lock-acquire",),
+        model=_arm64(SAFE),
     ),
     Mutant(
         "up_read: release made relaxed",
@@ -281,6 +334,8 @@ MUTANTS = (
         _arm64(SAFE),
         "equivalent",
         "The flush between the clear and the free ends in DSB ISH, which orders the clear before the unlock.",
+        points=("promotion-unlock-release",),
+        model=_arm64(SAFE),
     ),
     Mutant(
         "up_read: release made relaxed, and no flush before it",
@@ -291,6 +346,8 @@ MUTANTS = (
             (SMALL_H, "\tdsb(ishst);\n\tisb();\n}\n\nint pmd", "}\n\nint pmd"),
         ),
         {"sc": SAFE, "arm64": FREE_OF_LINKED_TABLE},
+        points=("promotion-unlock-release", *FLUSH),
+        model={"sc": SAFE, "arm64": FREE_OF_LINKED_TABLE},
     ),
     Mutant(
         "LL/SC: load-acquire exclusive made plain",
@@ -360,7 +417,13 @@ MUTANTS = (
     Mutant(
         "freed before the entry is cleared", _pmd_free(PMD_CLEAR, "\tfree_table(table);\n"), _sc(FREE_OF_LINKED_TABLE)
     ),
-    Mutant("entry not cleared", _pmd_free("\tfree_table(table);\n", ""), _sc(FREE_OF_LINKED_TABLE)),
+    Mutant(
+        "entry not cleared",
+        _pmd_free("\tfree_table(table);\n", ""),
+        _sc(FREE_OF_LINKED_TABLE),
+        points=("free-clear",),
+        model=_sc(FREE_OF_LINKED_TABLE),
+    ),
     Mutant(
         "entry cleared before the table is looked up",
         (
@@ -420,6 +483,8 @@ MUTANTS = (
         "no flush, and so no DSB, before the free",
         _pmd_free("\tfree_table(table);\n", "\tWRITE_ONCE(pmd->pmd, 0);\n"),
         {"sc": SAFE, "arm64": FREE_OF_LINKED_TABLE},
+        points=FLUSH,
+        model={"sc": SAFE, "arm64": FREE_OF_LINKED_TABLE, TLB: HARDWARE_WALK_OF_FREED_TABLE},
     ),
     Mutant(
         "flush after the free",
@@ -433,14 +498,28 @@ MUTANTS = (
         scenario=FIRST,
     ),
     # blocks of the level above
-    Mutant("PUD: no trylock", (_locked("", "pud", "pmd"),), _sc(UAF), scenario=PUD),
+    Mutant(
+        "PUD: no trylock",
+        (_locked("", "pud", "pmd"),),
+        _sc(UAF),
+        scenario=PUD,
+        points=("promotion-lock",),
+        model=_sc(USE_AFTER_FREE_READ),
+    ),
     Mutant(
         "PUD: trylock's failure ignored",
         (_locked("", "pud", "pmd", lock="\tdown_read_trylock(&init_mm.mmap_lock);\n", unlock=UP),),
         _sc(UAF),
         scenario=PUD,
     ),
-    Mutant("PUD: entry not cleared", _pud_free("\tfree_table(table);\n", ""), _sc(FREE_OF_LINKED_TABLE), scenario=PUD),
+    Mutant(
+        "PUD: entry not cleared",
+        _pud_free("\tfree_table(table);\n", ""),
+        _sc(FREE_OF_LINKED_TABLE),
+        scenario=PUD,
+        points=("free-clear",),
+        model=_sc(FREE_OF_LINKED_TABLE),
+    ),
     Mutant(
         "PUD: freed before the entry is cleared",
         _pud_free(PUD_CLEAR, "\tfree_table(table);\n"),
@@ -473,6 +552,17 @@ MUTANTS = (
         _arm64(SAFE),
         "not seen",
         "TLBs and walk caches are not followed for images.",
+        points=("flush-dsb-ishst", "flush-tlbi", "flush-isb"),
+        model=IN_TLBS,
+    ),
+    Mutant(
+        "no DSB before the TLBI",
+        ((MMU, '\tdsb(ishst);\n\tasm volatile("tlbi vaae1is', '\tasm volatile("tlbi vaae1is'),),
+        _arm64(SAFE),
+        "not seen",
+        "TLBs are not followed: nothing tells when the clear is seen by a table walk of the hardware.",
+        points=("flush-dsb-ishst",),
+        model=IN_TLBS,
     ),
     Mutant(
         "no DSB after the TLBI",
@@ -480,6 +570,36 @@ MUTANTS = (
         _arm64(SAFE),
         "not seen",
         "TLBs are not followed: nothing waits for the invalidation.",
+        points=("flush-dsb-ish",),
+        model=IN_TLBS,
+    ),
+    Mutant(
+        "DSB ISHST after the TLBI",
+        ((MMU, 'r"(operand));\n\tdsb(ish);\n', 'r"(operand));\n\tdsb(ishst);\n'),),
+        _arm64(SAFE),
+        "not seen",
+        "TLBs are not followed: nothing waits for the invalidation.",
+        points=("flush-dsb-ish-full",),
+        model=IN_TLBS,
+    ),
+    Mutant(
+        "no ISB after the flush",
+        ((MMU, 'r"(operand));\n\tdsb(ish);\n\tisb();\n', 'r"(operand));\n\tdsb(ish);\n'),),
+        _arm64(SAFE),
+        "not seen",
+        "TLBs are not followed, nor what a CPU has fetched through them.",
+        points=("flush-isb",),
+        model=IN_TLBS,
+    ),
+    Mutant(
+        "no flush of a range that is unmapped",
+        ((VMALLOC, "\tflush_tlb_kernel_range(start, end);\n", "\t(void)start;\n"),),
+        _arm64(SAFE),
+        "not seen",
+        "TLBs are not followed: what is mapped there next may be seen beside what was.",
+        scenario=UNMAP,
+        points=("unmap-flush-tlbi",),
+        model={"arm64": SAFE, TLB: TLB_CONFLICT},
     ),
     Mutant(
         "no DSB, ISB after an entry is set",

@@ -6,6 +6,7 @@ The tests run a sample; with FUZZVM_ALL_MUTANTS set, all of them.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from fuzzvm.compiled.image import load
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.image_calls import image_task
 from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.system import System
 from tests.compiled import small
-from tests.compiled.run.mutations import MUTANTS, SAFE, Mutant
+from tests.compiled.run.mutations import MUTANTS, SAFE, TLB, Mutant
 
 pytestmark = small.needs_compiler
 
@@ -66,6 +70,21 @@ def test_a_mutant_has_its_verdict(mutant: Mutant, tmp_path: Path) -> None:
         else:
             assert found.failure is not None, f"{memory}: {found.verdict}"
             assert found.failure.error in expected.split(" or "), memory
+
+
+@pytest.mark.product
+@pytest.mark.parametrize("mutant", [one for one in MUTANTS if one.points], ids=lambda mutant: mutant.name)
+def test_the_model_says_the_same_of_the_same_mutation(mutant: Mutant) -> None:
+    """What is caught of code is caught without the ordering points; what is not seen, where TLBs are followed."""
+    release = registry.get("linux-7.3")
+    # with 3 levels, the model maps no block by a PUD
+    here = replace(mutant.scenario, levels=4)
+    for memory, expected in mutant.model.items():
+        scenario, name = (shipped.get("tlb-promotion"), "arm64") if memory == TLB else (here, memory)
+        found = verify(System(scenario, release, name, without=mutant.points), Limits(max_states=20_000))
+        assert (found.failure.error if found.failure else found.verdict) == expected, memory
+        if memory in mutant.verdicts:
+            assert (expected == SAFE) == (mutant.verdicts[memory] == SAFE), memory
 
 
 def test_the_list_is_whole() -> None:

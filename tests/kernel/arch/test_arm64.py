@@ -19,6 +19,7 @@ from fuzzvm.kernel.pgtable import (
     mk_table,
 )
 from fuzzvm.machine.ops import Barrier, Fence, Store, Tlbi
+from fuzzvm.mitigations.releases.linux_7_3 import Linux73
 from tests.support import boot, operations, run
 
 ARM64 = architectures.get("arm64")
@@ -75,6 +76,15 @@ def test_flush_of_a_range(pages: int, flushes: int) -> None:
         Fence(Barrier.DSB_ISH),
         Fence(Barrier.ISB),
     ]
+
+
+@pytest.mark.parametrize(("pages", "flushes"), [(3, 3), (4, 0), (5, 0)])
+def test_linux_7_3_flushes_everything_for_that_many_pages_already(pages: int, flushes: int) -> None:
+    """__flush_tlb_range_limit_excess() in arch/arm64/include/asm/tlbflush.h: pages >= MAX_DVM_OPS."""
+    machine, kernel = boot("arm64", 3, 4, cpus=1, tracing=True, mitigation=Linux73.on("arm64"))
+    run(machine, ARM64.flush_tlb_kernel_range(kernel, BASE, BASE + (pages << 12)))
+    by_page = [Tlbi("vaale1is", BASE + (page << 12)) for page in range(flushes)]
+    assert [op for op in operations(machine) if isinstance(op, Tlbi)] == (by_page or [Tlbi("vmalle1is", 0)])
 
 
 def test_the_text_of_a_dump_is_the_kernels() -> None:
