@@ -9,8 +9,11 @@ from typing import NamedTuple
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Order, Value, object_of, offset_of
 
-LEVELS = {2: ("pgd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
-"""What the tables of each level are called, by the number of levels; the levels between are folded."""
+LEVELS = {2: ("pmd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
+"""What the tables of each level are called, by the number of levels; the levels between are folded.
+
+With 2 levels the root is the table of PMDs: blocks are mapped and tables freed by its entries.
+"""
 LOCK_CALLS = (
     *("down_read", "down_read_trylock", "down_write", "down_write_trylock"),
     *("up_read", "up_write", "downgrade_write", "spin_lock", "spin_unlock"),

@@ -117,6 +117,31 @@ REASONS = (
         "A trylock that does not get the lock has read its count, with no order; the model's has acquire. After it the "
         "caller goes on in tables of its own range, which the holder, a walk, does not write.",
     ),
+    Reason(
+        "load-exclusive",
+        "further",
+        ("vmap_try_huge_pmd", "ptdump_walk_pgd", "vunmap_pte_range"),
+        (("read", "init_mm.mmap_lock", ""), ("read", "pte", "")),
+        (
+            "__ll_sc__cmpxchg_case_acq_64",
+            "__ll_sc_atomic64_add_return_release",
+            "__ll_sc_atomic64_fetch_add_release",
+            "__xchg_case_64",
+        ),
+        "arch/arm64/include/asm/atomic_ll_sc.h, cmpxchg.h: __xchg_case_64()",
+        "Without LSE an atomic is a load exclusive and a store that fails where somebody has written in between. The "
+        "model has both as one operation.",
+    ),
+    Reason(
+        "flag-of-the-task-without-lse",
+        "further",
+        ("vmap_pte_range", "vunmap_pte_range"),
+        (("fence", "", "dmb ish"),),
+        ("__ll_sc_atomic64_fetch_andnot",),
+        "arch/arm64/include/asm/pgtable.h: arch_flush_lazy_mmu_mode(); atomic_ll_sc.h",
+        "Without LSE the test-and-clear of TIF_LAZY_MMU_PENDING, which is the CPU's own, ends in DMB ISH. A barrier "
+        "more forbids outcomes and allows none.",
+    ),
 )
 
 

@@ -100,3 +100,12 @@ def test_an_image_of_another_architecture_is_refused(as_7_3: Path) -> None:
     image.manifest = replace(image.manifest, arch="x86_64")
     with pytest.raises(ImageError, match="images of x86_64 are not compared"):
         compare(image, "linux-7.3", [shipped.get(PMD)])
+
+
+@pytest.mark.slow
+def test_with_two_levels_a_walk_that_reads_the_root_again_is_drift(tmp_path: Path) -> None:
+    """The root is the table of PMDs then, and blocks are mapped by it; the model's walk reads it once."""
+    image = load(small.build_image(tmp_path, edits=small_7_3.files(), page_size="16K", levels=2))
+    found = drift(compare(image, "linux-7.3", [shipped.get(PMD)]))
+    assert {(what, operation) for what, operation, _ in found} == {("read again", "read pmd[0]")}
+    assert all(function.startswith(("walk_", "ptdump_")) for _, _, function in found)

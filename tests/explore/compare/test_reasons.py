@@ -1,4 +1,4 @@
-"""Reasons for differences, each held to what it explains in Linux 7.3 (gcc 12, 4K pages, 3 and 4 levels).
+"""Reasons for differences, each held to what it explains in Linux 7.3 (gcc 12; 3 and 4 levels; LSE and LL/SC).
 
 `differences-7.3.json` is what `fuzzvm image compare --release linux-7.3 --json` has said of these images, without the
 source lines: kind, function, operation and inlined functions of each difference, with its reason.
