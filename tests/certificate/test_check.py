@@ -219,7 +219,7 @@ def test_that_nothing_goes_wrong_is_checked_under_the_scheme_named(tmp_path: Pat
 
     for memory in ("sc", "tso", "arm64"):
         with pytest.raises(RejectedError):
-            checked(forged(certificate("static-key", "pmd-promotion", memory), change), tmp_path)
+            checked(forged(certificate("mmap-lock-always", "pmd-promotion", memory), change), tmp_path)
 
 
 @pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])

@@ -24,7 +24,7 @@ from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, sma
 MEMORIES = st.sampled_from(["sc", "tso", "arm64"])
 FEW = Limits(max_states=400)
 NAMED = TaskNamed(shipped.get("pmd-promotion"), "none", "sc", (), "")
-DRAWN = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+DRAWN = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def safe(listed: Listed) -> Safe:
