@@ -36,6 +36,8 @@ READING = {
     "fuzz, mitigation": ("fuzz", "-m", "FILE.py:Mine", *SMALL),
     "fuzz, stack": ("fuzz", "-m", "FILE.py:Mine+none", *SMALL),
     "necessity, mitigation": ("necessity", "-m", "FILE.py:Mine", *SMALL),
+    "certify, scenario": ("certify", "-m", "none", "-s", "./FILE.toml", "-o", "out"),
+    "certify, mitigation": ("certify", "-m", "FILE.py:Mine", *SMALL, "-o", "out"),
     "replay, mitigation": ("replay", "race.toml", "-m", "FILE.py:Mine"),
     "corpus add": ("corpus", "add", "corpus", "FILE"),
     "corpus check": ("corpus", "check", "one"),
