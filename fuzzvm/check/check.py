@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fuzzvm.check.answers import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, UNTESTED
+from fuzzvm.check.looked_at import NOT_SEEN, Look, Pair, look
 from fuzzvm.check.touched import CODE, Touched, touched
 from fuzzvm.compiled.build import READ, Options, build
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.manifest import Manifest
+from fuzzvm.compiled.object_code import CodeChanges, code_changes
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.images import ImageRun, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
@@ -76,6 +78,10 @@ class Answer:
     """Files that the series changes and that no image is compiled from."""
     left_out: tuple[tuple[str, str], ...] = field(default=())
     """Scenarios that images cannot run, each with the reason."""
+    functions: tuple[Look, ...] = ()
+    """Functions that the series changes in files that the image is compiled from, and whether they ran."""
+    data: tuple[str, ...] = ()
+    """Variables whose initial content changes."""
 
 
 def check(
@@ -115,12 +121,14 @@ def check(
         )
     except (KbuildError, ImageError) as error:
         return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
-    if head.digest == base.digest:
-        why = "the compiled code is the same, byte for byte"
-        if unseen:
-            why += f"; no image is compiled from {', '.join(unseen)}"
-        return Answer(NOT_LOOKED_AT if unseen else NO_CHANGE, why, names, what, base, head, unread=unread)
     images = (load(out / "base"), load(out / "head"))
+    bodies = [body for body in what.bodies if body.file not in unread]
+    if head.digest == base.digest:
+        looks = look(images, bodies, CodeChanges(frozenset(), frozenset()), ())
+        why = "the compiled code is the same, byte for byte"
+        missed = _missed(looks, unseen)
+        answer, why = (NOT_LOOKED_AT, f"{why}; {missed}") if missed else (NO_CHANGE, why)
+        return Answer(answer, why, names, what, base, head, unread=unread, functions=looks)
     can, cannot = runnable(images[0], list(scenarios))
     left_out = tuple((scenario.name, why) for scenario, why in cannot)
     try:
@@ -128,12 +136,34 @@ def check(
     except _HeadError as error:
         why = f"with the series: {error}"
         return Answer(UNTESTED, why, names, what, base, head, unread=unread, left_out=left_out)
+    progress("comparing the code")
+    objects = dict.fromkeys((*base.objects, *head.objects))
+    changes = code_changes(out / "base" / "build", out / "head" / "build", objects, images[0].arch)
+    looks = look(images, bodies, changes, [_ran(pair) for pair in pairs])
+    data = tuple(sorted(changes.data))
     answer, why = _together(pairs), ""
-    if answer == NO_CHANGE and unseen:
-        answer, why = NOT_LOOKED_AT, f"nothing changes in the image, and none is compiled from {', '.join(unseen)}"
-    elif answer == NO_CHANGE and left_out:
-        answer, why = UNDECIDED, "scenarios were left out"
-    return Answer(answer, why, names, what, base, head, pairs, unread, left_out)
+    if answer == NO_CHANGE:
+        missed = _missed(looks, unseen)
+        if not changes.functions and data:
+            missed = "; ".join(filter(None, [f"only data changes: {', '.join(data)}", missed]))
+        if missed:
+            answer, why = NOT_LOOKED_AT, f"no verdict changes, and {missed}"
+        elif left_out:
+            answer, why = UNDECIDED, "scenarios were left out"
+    return Answer(answer, why, names, what, base, head, pairs, unread, left_out, looks, data)
+
+
+def _ran(pair: Comparison) -> Pair:
+    """Return what ran in a scenario, before the series and after it."""
+    ran = [frozenset[int]() if run is None else run.ran for run in (pair.before, pair.after)]
+    return Pair(f"{pair.scenario.name}, {pair.memory}", *ran)
+
+
+def _missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
+    """Return what the series changes and no verdict is about, '' where there is nothing."""
+    functions = [f"{one.name} ({one.why})" for one in looks if one.state in NOT_SEEN]
+    parts = [f"not looked at: {', '.join(functions)}"] if functions else []
+    return "; ".join(parts + [f"no image is compiled from {', '.join(unseen)}"] * bool(unseen))
 
 
 class _HeadError(Exception):

@@ -11,6 +11,7 @@ from pathlib import Path
 from fuzzvm.files.reading import read_bytes
 from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.c_functions import definitions, digest, same_code
+from fuzzvm.kbuild.changed_functions import ChangedFunction, changed_functions
 from fuzzvm.kbuild.modelled import MAX_FILE_BYTES, Modelled, modelled
 from fuzzvm.kbuild.patches import Patch
 
@@ -22,12 +23,14 @@ class Touched:
     """What a series does to a tree.
 
     `changed` are the files of which more than comments and white space changes, `same` those of which no more does;
-    both relative to the tree. `functions` are the functions that the kernel model stands for and that it changes.
+    both relative to the tree. `functions` are the functions that the kernel model stands for and that it changes,
+    `bodies` are all functions of C that it changes.
     """
 
     changed: tuple[str, ...]
     same: tuple[str, ...]
     functions: tuple[Modelled, ...]
+    bodies: tuple[ChangedFunction, ...] = ()
 
 
 def touched(tree: Path, series: Sequence[Patch]) -> Touched:
@@ -49,6 +52,12 @@ def touched(tree: Path, series: Sequence[Patch]) -> Touched:
             function
             for function in modelled()
             if function.file in changed and len({_digest(text, function.name) for text in texts[function.file]}) > 1
+        ),
+        tuple(
+            one
+            for name in changed
+            if name.endswith((".c", ".h"))
+            for one in changed_functions(name, texts[name][0] or "", texts[name][1] or "")
         ),
     )
 

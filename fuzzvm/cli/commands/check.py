@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from fuzzvm.machine.schedule import context_switches
 
 if TYPE_CHECKING:
     from fuzzvm.check.check import Answer
+    from fuzzvm.check.looked_at import Look
     from fuzzvm.explore.images import ImageRun
 
 SECONDS = 600.0
@@ -135,10 +137,21 @@ def _lines(answer: Answer) -> Iterator[str]:
         )
     if answer.head is not None:
         yield f"patched: image {answer.head.digest[:12]}"
+    for one in answer.functions:
+        yield f"{one.state}: {one.name} ({one.file}){_detail(one)}"
+    if answer.data:
+        yield f"changes data: {', '.join(answer.data)}"
     if answer.unread:
         yield f"not looked at: {', '.join(answer.unread)}"
     for name, why in answer.left_out:
         yield f"left out: {name}: {why}"
+
+
+def _detail(one: Look) -> str:
+    if one.why:
+        return f": {one.why}"
+    lines = f"{one.lines_ran} of {one.lines} changed lines, " if one.lines else ""
+    return f": {lines}{'; '.join(one.pairs)}" if one.pairs else ""
 
 
 def _print_pairs(answer: Answer) -> None:
@@ -184,6 +197,8 @@ def _to_data(answer: Answer, tree: Path) -> dict[str, Any]:
         "modelled_functions": []
         if what is None
         else [{"function": one.name, "file": one.file, "model": one.model} for one in what.functions],
+        "functions": [asdict(one) for one in answer.functions],
+        "data": list(answer.data),
         "not_looked_at": list(answer.unread),
         "left_out": dict(answer.left_out),
         "base": None if answer.base is None else answer.base.to_data(),
