@@ -21,6 +21,7 @@ SAMPLED = (
     "cli/test_campaign.py",
     "cli/test_campaign_full_disk.py",
     "cli/test_check.py",
+    "cli/test_check_inputs.py",
     "cli/test_cli.py",
     "cli/test_cluster.py",
     "cli/test_export.py",

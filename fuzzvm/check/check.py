@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fuzzvm.check.answers import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, UNTESTED
 from fuzzvm.check.looked_at import NOT_SEEN, Look, Pair, look
+from fuzzvm.check.series import Series
 from fuzzvm.check.touched import CODE, Touched, touched
 from fuzzvm.compiled.build import READ, Options, build
 from fuzzvm.compiled.errors import ImageError
@@ -21,7 +22,6 @@ from fuzzvm.compiled.object_code import CodeChanges, code_changes
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.images import ImageRun, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
-from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
@@ -86,7 +86,7 @@ class Answer:
 
 def check(
     tree: Path,
-    series: Sequence[Path],
+    series: Series,
     out: Path,
     scenarios: Sequence[Scenario],
     options: Options,
@@ -95,21 +95,29 @@ def check(
 ) -> Answer:
     """Return what a series of patches does to a tree's page-table code; both are built below `out`.
 
-    `options` are those of both images; `seconds` are for all searches together. Raises KbuildError where the tree
-    itself cannot be built, and ImageError, ProgramError where it cannot be run.
+    `tree` is the base. `options` are those of both images; `seconds` are for all searches together. Raises KbuildError
+    where the tree itself cannot be built, and ImageError, ProgramError where it cannot be run.
     """
-    patches = [patch for path in series for patch in patching.read(path)]
-    names = tuple(patch.name for patch in patches)
+    names = series.names
     try:
-        what = touched(tree, patches)
+        what = touched(tree, series.patches, series.outside)
     except KbuildError as error:
         return Answer(UNTESTED, str(error), names)
     if not what.changed:
-        return Answer(NO_CHANGE, "only comments and white space change", names, what)
+        return Answer(
+            NO_CHANGE, "only comments and white space change" if what.same else "no file changes", names, what
+        )
+    if set(what.changed) <= set(series.outside) and not _ours(what.changed):
+        why = "nothing that it changes can be compiled into an image"
+        return Answer(NO_CHANGE, why, names, what, unread=what.changed)
     base = build(replace(options, tree=tree), out / "base", lambda text: progress(f"base: {text}"))
     read = _read(out / "base")
-    unread = tuple(name for name in what.changed if read and name not in read and _only_if_read(tree, name))
-    unseen = [name for name in unread if name.endswith(CODE) and name.startswith(_OURS)]
+    unread = tuple(
+        name
+        for name in what.changed
+        if name in series.outside or (read and name not in read and _only_if_read(tree, name))
+    )
+    unseen = _ours(unread)
     if set(unread) == set(what.changed):
         if unseen:
             why = f"no image is compiled from {', '.join(unseen)}"
@@ -117,7 +125,7 @@ def check(
         return Answer(NO_CHANGE, "nothing that it changes is compiled into the image", names, what, base, unread=unread)
     try:
         head = build(
-            replace(options, tree=tree, patches=tuple(series)), out / "head", lambda text: progress(f"patched: {text}")
+            replace(options, tree=tree, patches=series.files), out / "head", lambda text: progress(f"patched: {text}")
         )
     except (KbuildError, ImageError) as error:
         return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
@@ -168,6 +176,11 @@ def _missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
 
 class _HeadError(Exception):
     """The patched code cannot be run; the message says why, in one line."""
+
+
+def _ours(names: Sequence[str]) -> list[str]:
+    """Return the files among these that may have page-table code."""
+    return [name for name in names if name.endswith(CODE) and name.startswith(_OURS)]
 
 
 def _only_if_read(tree: Path, name: str) -> bool:

@@ -33,8 +33,11 @@ class Touched:
     bodies: tuple[ChangedFunction, ...] = ()
 
 
-def touched(tree: Path, series: Sequence[Patch]) -> Touched:
-    """Return what a series touches. Raises KbuildError where it does not apply; the tree is not written to."""
+def touched(tree: Path, series: Sequence[Patch], outside: Sequence[str] = ()) -> Touched:
+    """Return what a series touches; `outside` are files of which it has no patch, which count as changed.
+
+    Raises KbuildError where it does not apply; the tree is not written to.
+    """
     names = sorted({name for patch in series for name in patch.files})
     with tempfile.TemporaryDirectory(prefix="fuzzvm-check-") as folder:
         after = Path(folder)
@@ -46,7 +49,7 @@ def touched(tree: Path, series: Sequence[Patch]) -> Touched:
         texts = {name: (_text(tree / name), _text(after / name)) for name in names}
     changed = tuple(name for name, (old, new) in texts.items() if not _alike(name, old, new))
     return Touched(
-        changed,
+        (*changed, *outside),
         tuple(name for name in names if name not in changed),
         tuple(
             function

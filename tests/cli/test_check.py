@@ -187,6 +187,7 @@ def test_what_a_comment_swallows_is_no_comment(tmp_path: Path, cache: Path) -> N
     [
         ("\tif (no_such_name)\n\t\treturn 0;\n", "with the series: "),
         ("\t{ extern void nobody_has_this(void); nobody_has_this(); }\n" + TAKES, "nobody_has_this"),
+        ('\tasm volatile("mrs x9, cntvct_el0" ::: "x9");\n' + TAKES, "cntvct_el0"),
     ],
 )
 def test_what_cannot_be_compiled_or_run_is_one_clear_answer(tmp_path: Path, cache: Path, new: str, why: str) -> None:

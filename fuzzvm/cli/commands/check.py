@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
 from fuzzvm.kbuild import source as sources
 from fuzzvm.kbuild.errors import KbuildError
+from fuzzvm.kbuild.patches import MAX_BYTES
 from fuzzvm.machine.schedule import context_switches
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from fuzzvm.explore.images import ImageRun
 
 SECONDS = 600.0
+STDIN = Path("-")
 SCENARIOS = ("pmd-promotion", "check-wx")
 
 
@@ -36,11 +41,12 @@ SCENARIOS = ("pmd-promotion", "check-wx")
     "--patch",
     "patches",
     multiple=True,
-    required=True,
     type=FILE,
-    metavar="FILE",
-    help="Patch, or a mailbox of a series; repeatable, in order.",
+    metavar="FILE|-",
+    help="Patch, mail, or mailbox of a series; - is standard input. Repeatable, in order.",
 )
+@click.option("--base", metavar="REV", help="Commit of the git tree that is the base; what is checked out is not read.")
+@click.option("--head", metavar="REV", help="Commit that is compared with --base. Default: HEAD, without --patch.")
 @click.option(
     "--scenario",
     "-s",
@@ -70,6 +76,8 @@ SCENARIOS = ("pmd-promotion", "check-wx")
 def check(
     tree: Path,
     patches: tuple[Path, ...],
+    base: str | None,
+    head: str | None,
     scenario_names: tuple[str, ...],
     fragment: Path | None,
     cc: str,
@@ -91,21 +99,36 @@ def check(
     \b
     fuzzvm check --tree linux --patch 0001-mm.patch
     fuzzvm check --tree linux --patch series.mbox -s pmd-promotion -s two-promoters --seconds 1800
+    b4 am -o - MESSAGE-ID | fuzzvm check --tree linux --patch -
+    fuzzvm check --tree linux --base v7.3 --head topic
     """
     # imported here: ELF, DWARF and disassembly are needed for nothing else
     try:
         from fuzzvm.check.check import check as run_check
+        from fuzzvm.check.series import between, commit, from_files, unpacked
         from fuzzvm.compiled.build import Options
     except ModuleNotFoundError as error:
         raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
 
-    if not sources.is_tree(tree):
-        raise KbuildError(f"{tree} is no kernel tree")
+    if head is not None and (patches or base is None):
+        raise click.UsageError("--head goes with --base, and without --patch")
+    if not patches and base is None:
+        raise click.UsageError("give --patch, or --base for a git tree")
     folder = out or _cache(tree)
     options = Options(fragment=fragment, cc=cc, page_size=page_size, levels=levels, jobs=jobs or 0)
     chosen = scenarios(scenario_names or SCENARIOS)
-    with ended_like_ctrl_c(), progress_console().status("reading the series") as status:
-        answer = run_check(tree, patches, folder, chosen, options, seconds, status.update)
+    with ended_like_ctrl_c(), _spooled(patches) as files, progress_console().status("reading the series") as status:
+        given = tree
+        if base is not None:
+            first = commit(tree, base)
+            given, folder = unpacked(tree, first, folder, status.update), folder / first
+        elif not sources.is_tree(tree):
+            raise KbuildError(f"{tree} is no kernel tree")
+        if patches:
+            series = from_files(files, files[patches.index(STDIN)] if STDIN in patches else None)
+        else:
+            series = between(tree, first, commit(tree, head or "HEAD"), folder / "series.patch")
+        answer = run_check(given, series, folder, chosen, options, seconds, status.update)
     if as_json:
         print_json(_to_data(answer, tree))
     else:
@@ -114,6 +137,20 @@ def check(
         _print_pairs(answer)
         say(f"answer: {answer.answer}" + (f" ({answer.why})" if answer.why else ""))
     return STATUS[answer.answer]
+
+
+@contextmanager
+def _spooled(patches: tuple[Path, ...]) -> Iterator[list[Path]]:
+    """Yield files with the patches: what standard input has is one for as long as it is needed."""
+    if STDIN not in patches:
+        yield list(patches)
+        return
+    if patches.count(STDIN) > 1:
+        raise click.UsageError("--patch -: standard input can be read once")
+    with tempfile.TemporaryDirectory(prefix="fuzzvm-check-") as folder:
+        file = Path(folder) / "patches"
+        file.write_bytes(sys.stdin.buffer.read(MAX_BYTES + 1))
+        yield [file if patch == STDIN else patch for patch in patches]
 
 
 def _cache(tree: Path) -> Path:
