@@ -5,30 +5,29 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from fuzzvm.check.answers import FIXED, STATUS
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console, scenarios
 from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
 from fuzzvm.cli.output import print_table, say, say_text
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
+from fuzzvm.cli.verdicts import how
+from fuzzvm.files.shell import word
+from fuzzvm.files.writing import check_file, write
 from fuzzvm.kbuild import source as sources
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.kbuild.patches import MAX_BYTES
-from fuzzvm.machine.schedule import context_switches
-
-if TYPE_CHECKING:
-    from fuzzvm.check.check import Answer
-    from fuzzvm.check.looked_at import Look
-    from fuzzvm.explore.images import ImageRun
+from fuzzvm.report.check_ktap import check_ktap
+from fuzzvm.report.check_sarif import check_sarif
+from fuzzvm.report.check_words import kernel_in_words, look_in_words, verdict_in_words
+from fuzzvm.report.html.check_page import check_page
 
 SECONDS = 600.0
+OUT = click.Path(path_type=Path, dir_okay=False)
 STDIN = Path("-")
 SCENARIOS = ("pmd-promotion", "check-wx")
 
@@ -73,6 +72,9 @@ SCENARIOS = ("pmd-promotion", "check-wx")
     help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
 )
 @json_option
+@click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
+@click.option("--sarif", type=OUT, metavar="FILE", help="Write SARIF 2.1.0 as well.")
+@click.option("--html", type=OUT, metavar="FILE", help="Write a page as well.")
 def check(
     tree: Path,
     patches: tuple[Path, ...],
@@ -87,6 +89,9 @@ def check(
     jobs: int | None,
     out: Path | None,
     as_json: bool,
+    as_ktap: bool,
+    sarif: Path | None,
+    html: Path | None,
 ) -> int:
     """Say what a patch series does to page-table code.
 
@@ -105,11 +110,17 @@ def check(
     # imported here: ELF, DWARF and disassembly are needed for nothing else
     try:
         from fuzzvm.check.check import check as run_check
+        from fuzzvm.check.data import answer_to_data
         from fuzzvm.check.series import between, commit, from_files, unpacked
         from fuzzvm.compiled.build import Options
     except ModuleNotFoundError as error:
         raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
 
+    if as_json and as_ktap:
+        raise click.UsageError("--json and --ktap are both for standard output")
+    for path in (sarif, html):
+        if path is not None:
+            check_file(path)
     if head is not None and (patches or base is None):
         raise click.UsageError("--head goes with --base, and without --patch")
     if not patches and base is None:
@@ -129,14 +140,42 @@ def check(
         else:
             series = between(tree, first, commit(tree, head or "HEAD"), folder / "series.patch")
         answer = run_check(given, series, folder, chosen, options, seconds, status.update)
+        data = answer_to_data(answer, tree, _command())
+    for path, write_form in ((sarif, check_sarif), (html, check_page)):
+        if path is not None:
+            write(path, write_form(data))
     if as_json:
-        print_json(_to_data(answer, tree))
+        print_json(data)
+    elif as_ktap:
+        say_text(check_ktap(data))
     else:
-        for line in _lines(answer):
-            say_text(line)
-        _print_pairs(answer)
-        say(f"answer: {answer.answer}" + (f" ({answer.why})" if answer.why else ""))
-    return STATUS[answer.answer]
+        _print(data)
+    return int(data["status"])
+
+
+def _command() -> str:
+    """Return the command that finds an answer again, without what says where it goes to."""
+    given = click.get_current_context().params
+    names = {"patches": "patch", "scenario_names": "scenario", "fragment": "config", "page_size": "page-size"}
+    parts = ["fuzzvm", "check"]
+    for key in (
+        "tree",
+        "patches",
+        "base",
+        "head",
+        "scenario_names",
+        "fragment",
+        "cc",
+        "page_size",
+        "levels",
+        "seconds",
+    ):
+        value = given[key]
+        if value is None or (key, value) in (("cc", "gcc"), ("seconds", SECONDS)):
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            parts += [f"--{names.get(key, key)}", word(f"{one:g}" if isinstance(one, float) else str(one))]
+    return " ".join(parts)
 
 
 @contextmanager
@@ -160,102 +199,44 @@ def _cache(tree: Path) -> Path:
     return root / "fuzzvm" / "check" / name.strip("-")[-100:]
 
 
-def _lines(answer: Answer) -> Iterator[str]:
-    for name in answer.series:
-        yield f"patch: {name}"
-    if answer.touched is not None:
-        for function in answer.touched.functions:
-            yield f"changes {function.name} ({function.file}), which the model has as {function.model}"
-    if answer.base is not None:
-        base = answer.base
-        yield (
-            f"base: Linux {base.kernel}, {base.arch}, {base.page_size} pages, {base.levels} levels, {base.compiler}; "
-            f"image {base.digest[:12]}"
-        )
-    if answer.head is not None:
-        yield f"patched: image {answer.head.digest[:12]}"
-    for one in answer.functions:
-        yield f"{one.state}: {one.name} ({one.file}){_detail(one)}"
-    if answer.data:
-        yield f"changes data: {', '.join(answer.data)}"
-    if answer.unread:
-        yield f"not looked at: {', '.join(answer.unread)}"
-    for name, why in answer.left_out:
-        yield f"left out: {name}: {why}"
-
-
-def _detail(one: Look) -> str:
-    if one.why:
-        return f": {one.why}"
-    lines = f"{one.lines_ran} of {one.lines} changed lines, " if one.lines else ""
-    return f": {lines}{'; '.join(one.pairs)}" if one.pairs else ""
-
-
-def _print_pairs(answer: Answer) -> None:
-    # imported here: see above
-    from fuzzvm.report.compiled_story import render, story_of
-
-    if answer.pairs:
+def _print(data: Mapping[str, Any]) -> None:
+    for line in _lines(data):
+        say_text(line)
+    pairs = data["pairs"]
+    if pairs:
         say("")
-        print_table(
-            ("scenario", "memory", "before", "after", ""),
-            [
-                (pair.scenario.name, pair.memory, _said(pair.before), _said(pair.after), pair.answer)
-                for pair in answer.pairs
-            ],
-        )
-    for pair in answer.pairs:
-        for when, run in (("before", pair.before), ("after", pair.after)):
-            if run is None or run.verdict.schedule is None or (when == "before" and pair.answer != FIXED):
+        said = [[verdict_in_words(pair[when]) for when in ("before", "after")] for pair in pairs]
+        rows = [(pair["scenario"], pair["memory"], *two, pair["answer"]) for pair, two in zip(pairs, said, strict=True)]
+        print_table(("scenario", "memory", "before", "after", ""), rows)
+    for pair in pairs:
+        for when in ("before", "after"):
+            run = pair[when]
+            if run is None or run["story"] is None:
                 continue
-            verdict, schedule = run.verdict, run.verdict.schedule
             say(
                 "",
-                f"{when}, {pair.scenario.name}, {pair.memory}: {context_switches(schedule)} context switches, "
-                f"{len(schedule)} steps, {how(minimal=verdict.complete)}",
+                f"{when}, {pair['scenario']}, {pair['memory']}: {run['context_switches']} context switches, "
+                f"{run['steps']} steps, {how(minimal=run['complete'])}",
             )
-            say_text(render(story_of(run.task, schedule), pair.scenario, f"{when} the series; memory {pair.memory}"))
+            say_text(run["story"]["text"])
     say("")
+    say(f"answer: {data['answer']}" + (f" ({data['why']})" if data["why"] else ""))
 
 
-def _said(run: ImageRun | None) -> str:
-    return "no time" if run is None else in_words(run.verdict)
-
-
-def _to_data(answer: Answer, tree: Path) -> dict[str, Any]:
-    what = answer.touched
-    return {
-        "answer": answer.answer,
-        "why": answer.why or None,
-        "tree": str(tree),
-        "series": list(answer.series),
-        "changed": [] if what is None else list(what.changed),
-        "comments_only": [] if what is None else list(what.same),
-        "modelled_functions": []
-        if what is None
-        else [{"function": one.name, "file": one.file, "model": one.model} for one in what.functions],
-        "functions": [asdict(one) for one in answer.functions],
-        "data": list(answer.data),
-        "not_looked_at": list(answer.unread),
-        "left_out": dict(answer.left_out),
-        "base": None if answer.base is None else answer.base.to_data(),
-        "head": None if answer.head is None else answer.head.to_data(),
-        "pairs": [
-            {
-                "scenario": pair.scenario.name,
-                "memory": pair.memory,
-                "answer": pair.answer,
-                "before": _verdict(pair.before),
-                "after": _verdict(pair.after),
-            }
-            for pair in answer.pairs
-        ],
-    }
-
-
-def _verdict(run: ImageRun | None) -> dict[str, Any] | None:
-    if run is None:
-        return None
-    verdict = run.verdict
-    data = {"verdict": verdict.verdict, **failure_to_data(verdict), **search_to_data(verdict)}
-    return data | {"missing": list(verdict.missing)}
+def _lines(data: Mapping[str, Any]) -> Iterator[str]:
+    for name in data["series"]:
+        yield f"patch: {name}"
+    for one in data["modelled_functions"]:
+        yield f"changes {one['function']} ({one['file']}), which the model has as {one['model']}"
+    if data["base"] is not None:
+        yield f"base: {kernel_in_words(data['base'])}; image {data['base']['digest'][:12]}"
+    if data["head"] is not None:
+        yield f"patched: image {data['head']['digest'][:12]}"
+    for one in data["functions"]:
+        yield look_in_words(one)
+    if data["data"]:
+        yield f"changes data: {', '.join(data['data'])}"
+    if data["not_looked_at"]:
+        yield f"not looked at: {', '.join(data['not_looked_at'])}"
+    for name, why in data["left_out"].items():
+        yield f"left out: {name}: {why}"
