@@ -18,6 +18,7 @@ FULL = "--full"
 ONE_IN = 10
 """Of a product of one parameter, the part that is run without --full."""
 SAMPLED = (
+    "cli/test_b4_check.py",
     "cli/test_campaign.py",
     "cli/test_campaign_full_disk.py",
     "cli/test_check.py",

@@ -178,6 +178,12 @@ class _HeadError(Exception):
     """The patched code cannot be run; the message says why, in one line."""
 
 
+def may_matter(series: Series) -> bool:
+    """Return whether a series touches a file that page-table code may depend on: code, or how a kernel is built."""
+    names = [*series.outside, *(name for patch in series.patches for name in patch.files)]
+    return any(name.startswith((*_OURS, "scripts/")) or ("/" not in name and name not in _TEXT) for name in names)
+
+
 def _ours(names: Sequence[str]) -> list[str]:
     """Return the files among these that may have page-table code."""
     return [name for name in names if name.endswith(CODE) and name.startswith(_OURS)]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuzzvm.check.git import environment, git, last_line
 from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.kbuild.patches import Patch
@@ -111,7 +112,7 @@ def unpacked(tree: Path, base: str, cache: Path, progress: Callable[[str], None]
         half.mkdir(parents=True)
         left_out = [f":(exclude,glob){one}/**/{files}" for one in ASIDE for files in ASIDE_SOURCES]
         command = ["git", "-C", str(tree), "archive", "--format=tar", base, "--", ".", *left_out]
-        archive = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment())
+        archive = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
         assert archive.stdout is not None and archive.stderr is not None
         ran = subprocess.run(
             ["tar", "xf", "-", "-C", str(half)], stdin=archive.stdout, capture_output=True, check=False
@@ -119,7 +120,7 @@ def unpacked(tree: Path, base: str, cache: Path, progress: Callable[[str], None]
         archive.stdout.close()
         said = archive.stderr.read()
         if archive.wait() or ran.returncode:
-            raise KbuildError(f"{tree} at {base[:12]}: {_last(said) or _last(ran.stderr)}")
+            raise KbuildError(f"{tree} at {base[:12]}: {last_line(said) or last_line(ran.stderr)}")
         if not is_tree(half):
             raise KbuildError(f"{tree} at {base[:12]} is no kernel tree")
         half.rename(into)
@@ -137,30 +138,3 @@ def _forget(cache: Path, current: Path) -> None:
 
 def _aside(name: str) -> bool:
     return any(name.startswith(f"{folder}/") for folder in ASIDE)
-
-
-def git(tree: Path, *arguments: str) -> bytes:
-    """Return what a command of git prints that reads a tree. Raises KbuildError with the first thing that it says."""
-    if shutil.which("git") is None:
-        raise KbuildError("packages are missing: apt-get install git")
-    ran = subprocess.run(
-        ["git", "-C", str(tree), "-c", "core.quotePath=false", *arguments],
-        capture_output=True,
-        check=False,
-        env=_environment(),
-    )
-    if ran.returncode:
-        what = _last(ran.stderr) or f"git {arguments[0]} knows no {arguments[-1].removesuffix('^{commit}')}"
-        raise KbuildError(f"{tree}: {what}")
-    return ran.stdout
-
-
-def _environment() -> dict[str, str]:
-    # a hook or an alias of git has them set to another tree
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return own | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-
-
-def _last(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("fatal: ") if lines else ""

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console, scenarios
-from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
+from fuzzvm.cli.checking import Asked, Given, check_options, checked, spooled
+from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json
+from fuzzvm.cli.image_options import FILE
 from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import how
-from fuzzvm.files.shell import word
 from fuzzvm.files.writing import check_file, write
-from fuzzvm.kbuild import source as sources
-from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.kbuild.patches import MAX_BYTES
 from fuzzvm.report.check_ktap import check_ktap
 from fuzzvm.report.check_sarif import check_sarif
 from fuzzvm.report.check_words import kernel_in_words, look_in_words, verdict_in_words
 from fuzzvm.report.html.check_page import check_page
 
-SECONDS = 600.0
 OUT = click.Path(path_type=Path, dir_okay=False)
 STDIN = Path("-")
-SCENARIOS = ("pmd-promotion", "check-wx")
 
 
 @click.command()
@@ -46,31 +40,7 @@ SCENARIOS = ("pmd-promotion", "check-wx")
 )
 @click.option("--base", metavar="REV", help="Commit of the git tree that is the base; what is checked out is not read.")
 @click.option("--head", metavar="REV", help="Commit that is compared with --base. Default: HEAD, without --patch.")
-@click.option(
-    "--scenario",
-    "-s",
-    "scenario_names",
-    multiple=True,
-    metavar="NAME|FILE.toml",
-    help=f"Scenario to verify before and after; repeatable. Default: {' and '.join(SCENARIOS)}.",
-)
-@config_option
-@cc_option
-@geometry_options
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=SECONDS,
-    show_default=True,
-    help="Time for all searches together; building comes on top.",
-)
-@jobs_option
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
-)
+@check_options
 @json_option
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 @click.option("--sarif", type=OUT, metavar="FILE", help="Write SARIF 2.1.0 as well.")
@@ -80,14 +50,7 @@ def check(
     patches: tuple[Path, ...],
     base: str | None,
     head: str | None,
-    scenario_names: tuple[str, ...],
-    fragment: Path | None,
-    cc: str,
-    page_size: str | None,
-    levels: int | None,
-    seconds: float,
-    jobs: int | None,
-    out: Path | None,
+    given: Given,
     as_json: bool,
     as_ktap: bool,
     sarif: Path | None,
@@ -107,15 +70,6 @@ def check(
     b4 am -o - MESSAGE-ID | fuzzvm check --tree linux --patch -
     fuzzvm check --tree linux --base v7.3 --head topic
     """
-    # imported here: ELF, DWARF and disassembly are needed for nothing else
-    try:
-        from fuzzvm.check.check import check as run_check
-        from fuzzvm.check.data import answer_to_data
-        from fuzzvm.check.series import between, commit, from_files, unpacked
-        from fuzzvm.compiled.build import Options
-    except ModuleNotFoundError as error:
-        raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
-
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
     for path in (sarif, html):
@@ -125,25 +79,18 @@ def check(
         raise click.UsageError("--head goes with --base, and without --patch")
     if not patches and base is None:
         raise click.UsageError("give --patch, or --base for a git tree")
-    folder = out or _cache(tree)
-    options = Options(fragment=fragment, cc=cc, page_size=page_size, levels=levels, jobs=jobs or 0)
-    chosen = scenarios(scenario_names or SCENARIOS)
-    with ended_like_ctrl_c(), _spooled(patches) as files, progress_console().status("reading the series") as status:
-        given = tree
-        if base is not None:
-            first = commit(tree, base)
-            given, folder = unpacked(tree, first, folder, status.update), folder / first
-        elif not sources.is_tree(tree):
-            raise KbuildError(f"{tree} is no kernel tree")
-        if patches:
-            series = from_files(files, files[patches.index(STDIN)] if STDIN in patches else None)
-        else:
-            series = between(tree, first, commit(tree, head or "HEAD"), folder / "series.patch")
-        answer = run_check(given, series, folder, chosen, options, seconds, status.update)
-        data = answer_to_data(answer, tree, _command())
-    for path, write_form in ((sarif, check_sarif), (html, check_page)):
+    if patches.count(STDIN) > 1:
+        raise click.UsageError("--patch -: standard input can be read once")
+    with ended_like_ctrl_c(), ExitStack() as stack:
+        file = None
+        if STDIN in patches:
+            file = stack.enter_context(spooled(sys.stdin.buffer.read(MAX_BYTES + 1)))
+        files = tuple(file if patch == STDIN and file else patch for patch in patches)
+        data = checked(Asked(tree, files, base, head, file), given)
+    assert data is not None
+    for path, form in ((sarif, check_sarif), (html, check_page)):
         if path is not None:
-            write(path, write_form(data))
+            write(path, form(data))
     if as_json:
         print_json(data)
     elif as_ktap:
@@ -151,52 +98,6 @@ def check(
     else:
         _print(data)
     return int(data["status"])
-
-
-def _command() -> str:
-    """Return the command that finds an answer again, without what says where it goes to."""
-    given = click.get_current_context().params
-    names = {"patches": "patch", "scenario_names": "scenario", "fragment": "config", "page_size": "page-size"}
-    parts = ["fuzzvm", "check"]
-    for key in (
-        "tree",
-        "patches",
-        "base",
-        "head",
-        "scenario_names",
-        "fragment",
-        "cc",
-        "page_size",
-        "levels",
-        "seconds",
-    ):
-        value = given[key]
-        if value is None or (key, value) in (("cc", "gcc"), ("seconds", SECONDS)):
-            continue
-        for one in value if isinstance(value, tuple) else (value,):
-            parts += [f"--{names.get(key, key)}", word(f"{one:g}" if isinstance(one, float) else str(one))]
-    return " ".join(parts)
-
-
-@contextmanager
-def _spooled(patches: tuple[Path, ...]) -> Iterator[list[Path]]:
-    """Yield files with the patches: what standard input has is one for as long as it is needed."""
-    if STDIN not in patches:
-        yield list(patches)
-        return
-    if patches.count(STDIN) > 1:
-        raise click.UsageError("--patch -: standard input can be read once")
-    with tempfile.TemporaryDirectory(prefix="fuzzvm-check-") as folder:
-        file = Path(folder) / "patches"
-        file.write_bytes(sys.stdin.buffer.read(MAX_BYTES + 1))
-        yield [file if patch == STDIN else patch for patch in patches]
-
-
-def _cache(tree: Path) -> Path:
-    """Return the folder that a tree's images are kept in where none is given."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in str(tree.resolve()))
-    return root / "fuzzvm" / "check" / name.strip("-")[-100:]
 
 
 def _print(data: Mapping[str, Any]) -> None:
