@@ -82,7 +82,7 @@ def check_options(command: F) -> F:
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
     )
-    return scenario(config_option(cc_option(geometry_options(seconds(jobs_option(out(packed)))))))  # type: ignore[no-any-return]
+    return scenario(config_option(cc_option(geometry_options(seconds(jobs_option(out(packed)))))))  # type: ignore[return-value]
 
 
 def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any] | None:
