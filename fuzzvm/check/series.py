@@ -112,14 +112,14 @@ def unpacked(tree: Path, base: str, cache: Path, progress: Callable[[str], None]
         half.mkdir(parents=True)
         left_out = [f":(exclude,glob){one}/**/{files}" for one in ASIDE for files in ASIDE_SOURCES]
         command = ["git", "-C", str(tree), "archive", "--format=tar", base, "--", ".", *left_out]
-        archive = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-        assert archive.stdout is not None and archive.stderr is not None
-        ran = subprocess.run(
-            ["tar", "xf", "-", "-C", str(half)], stdin=archive.stdout, capture_output=True, check=False
-        )
-        archive.stdout.close()
-        said = archive.stderr.read()
-        if archive.wait() or ran.returncode:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as archive:
+            assert archive.stdout is not None and archive.stderr is not None
+            untar = ["tar", "xf", "-", "-C", str(half)]
+            ran = subprocess.run(untar, stdin=archive.stdout, capture_output=True, check=False)
+            # it need not wait for tar, which may have ended before it
+            archive.stdout.close()
+            said = archive.stderr.read()
+        if archive.returncode or ran.returncode:
             raise KbuildError(f"{tree} at {base[:12]}: {last_line(said) or last_line(ran.stderr)}")
         if not is_tree(half):
             raise KbuildError(f"{tree} at {base[:12]} is no kernel tree")
