@@ -105,7 +105,8 @@ def between(tree: Path, base: str, head: str, into: Path) -> Series:
 def unpacked(tree: Path, base: str, cache: Path, progress: Callable[[str], None]) -> Path:
     """Return a folder with the files of a commit that objects may need, unpacked once. Raises KbuildError."""
     folder = cache / base
-    into, half = folder / "tree", folder / "tree.half"
+    # another process may be at the same
+    into, half = folder / "tree", folder / f"tree.{os.getpid()}"
     if not into.is_dir():
         progress(f"unpacking {base[:12]}")
         shutil.rmtree(half, ignore_errors=True)
@@ -123,7 +124,12 @@ def unpacked(tree: Path, base: str, cache: Path, progress: Callable[[str], None]
             raise KbuildError(f"{tree} at {base[:12]}: {last_line(said) or last_line(ran.stderr)}")
         if not is_tree(half):
             raise KbuildError(f"{tree} at {base[:12]} is no kernel tree")
-        half.rename(into)
+        try:
+            half.rename(into)
+        except OSError:
+            if not into.is_dir():
+                raise
+            shutil.rmtree(half)
     os.utime(folder)
     _forget(cache, folder)
     return into

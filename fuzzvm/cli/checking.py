@@ -114,7 +114,8 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
         if asked.patches or base is None:
             series = from_files(asked.patches, asked.standard_input)
         else:
-            series = between(tree, base, commit(tree, asked.head or "HEAD"), folder / "series.patch")
+            head = commit(tree, asked.head or "HEAD")
+            series = between(tree, base, head, folder / f"{head}.patch")
         if ours and not may_matter(series):
             return None
         source = tree if base is None else unpacked(tree, base, folder, status.update)

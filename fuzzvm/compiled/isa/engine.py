@@ -79,7 +79,8 @@ class Code:
         """Those that have been run since `forget_runs`, in the order of their first run."""
         self._made: dict[int, Callable[..., int]] = {}
         """All."""
-        self._ends: dict[int, int] = {}
+        self._addresses: dict[int, tuple[int, ...]] = {}
+        """Of the instructions of each."""
         self._sources: dict[int, str] = {}
         self._single: dict[Instruction, Callable[..., int]] = {}
         self._halves: dict[Instruction, tuple[Callable[..., Any], Callable[..., int]]] = {}
@@ -106,7 +107,7 @@ class Code:
 
     def has_run(self) -> frozenset[int]:
         """Return the addresses of the instructions of all blocks that have been run since `forget_runs`."""
-        return frozenset(address for start in self._blocks for address in range(start, self._ends[start], 4))
+        return frozenset(address for start in self._blocks for address in self._addresses[start])
 
     def run(self, x: list[int], private: Private, limit: int) -> Halt:
         """Run from the program counter in `x`, and return why the run ended; `x` holds the state there.
@@ -228,7 +229,7 @@ class Code:
             if instruction.is_branch or (request is not None and not request.may_be_private):
                 break
             address = instruction.following
-        self._ends[start] = address
+        self._addresses[start] = tuple(one.address for one in instructions)
         source = self._sources[start] = block(
             instructions, self._tracking, tells_returns=self._tells_returns, flags=self._flags
         )
