@@ -105,22 +105,25 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
         fragment=given.fragment, cc=given.cc, page_size=given.page_size, levels=given.levels, jobs=given.jobs or 0
     )
     chosen = scenarios(given.scenario_names or SCENARIOS)
-    with progress_console().status("reading the series") as status:
-        if base is not None:
-            base = commit(tree, base)
-            folder /= base
-        elif not sources.is_tree(tree):
-            raise KbuildError(f"{tree} is no kernel tree")
-        if asked.patches or base is None:
-            series = from_files(asked.patches, asked.standard_input)
-        else:
-            head = commit(tree, asked.head or "HEAD")
-            series = between(tree, base, head, folder / f"{head}.patch")
-        if ours and not may_matter(series):
-            return None
-        source = tree if base is None else unpacked(tree, base, folder, status.update)
-        answer = check(source, series, folder, chosen, options, given.seconds, status.update)
-        return answer_to_data(answer, tree, _command(asked, given))
+    try:
+        with progress_console().status("reading the series") as status:
+            if base is not None:
+                base = commit(tree, base)
+                folder /= base
+            elif not sources.is_tree(tree):
+                raise KbuildError(f"{tree} is no kernel tree")
+            if asked.patches or base is None:
+                series = from_files(asked.patches, asked.standard_input)
+            else:
+                head = commit(tree, asked.head or "HEAD")
+                series = between(tree, base, head, folder / f"{head}.patch")
+            if ours and not may_matter(series):
+                return None
+            source = tree if base is None else unpacked(tree, base, folder, status.update)
+            answer = check(source, series, folder, chosen, options, given.seconds, status.update)
+            return answer_to_data(answer, tree, _command(asked, given))
+    except OSError as error:
+        raise KbuildError(f"{error.filename or folder}: {error.strerror}") from error
 
 
 @contextmanager

@@ -137,6 +137,13 @@ def test_a_folder_that_git_does_not_know_is_one_line(tmp_path: Path) -> None:
     assert status == 2 and "not a git repository" in err and "Traceback" not in err
 
 
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path, repository: Path) -> None:
+    commit(repository, "mm: a comment", "mm/vmalloc.c", COMMENT)
+    (tmp_path / "file").touch()
+    status, _, err = check(tmp_path, "--tree", repository, "--base", "start", "--out", tmp_path / "file/out")
+    assert status == 2 and "Not a directory" in err and "Traceback" not in err
+
+
 def test_no_difference_is_no_change(tmp_path: Path, repository: Path) -> None:
     status, data, err = check(tmp_path, "--tree", repository, "--base", "start")
     assert (status, data["answer"], data["why"]) == (0, NO_CHANGE, "no file changes"), err
