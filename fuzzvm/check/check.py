@@ -1,6 +1,6 @@
 """A patch series on a tree: both are compiled, both are verified, and what has changed is said.
 
-The images are of arm64. What the series touches elsewhere is named, and not looked at.
+The images are of one architecture. What the series touches elsewhere is named, and not looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
 
-MEMORIES = ("sc", "arm64")
+MEMORIES = {"arm64": ("sc", "arm64"), "x86_64": ("sc", "tso")}
+"""By architecture: its own memory model and the strongest."""
 _OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
 """Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""
 _TEXT = (".rst", ".txt", ".md", ".yaml", ".dts", ".dtsi", "MAINTAINERS", "CREDITS")
@@ -178,9 +179,22 @@ class _HeadError(Exception):
     """The patched code cannot be run; the message says why, in one line."""
 
 
+def architecture_of(series: Series) -> str:
+    """Return the architecture that a series is checked for: x86_64 where it touches no other page-table code."""
+    names = _names(series)
+    only_x86 = any(name.startswith("arch/x86/") for name in names) and not any(
+        name.startswith(_OURS) and not name.startswith("arch/x86/") for name in names
+    )
+    return "x86_64" if only_x86 else "arm64"
+
+
+def _names(series: Series) -> list[str]:
+    return [*series.outside, *(name for patch in series.patches for name in patch.files)]
+
+
 def may_matter(series: Series) -> bool:
     """Return whether a series touches a file that page-table code may depend on: code, or how a kernel is built."""
-    names = [*series.outside, *(name for patch in series.patches for name in patch.files)]
+    names = _names(series)
     return any(name.startswith((*_OURS, "scripts/")) or ("/" not in name and name not in _TEXT) for name in names)
 
 
@@ -212,7 +226,7 @@ def _verify(
 ) -> tuple[Comparison, ...]:
     """Return every pair, the patched code first: that is what was asked for."""
     end = time.monotonic() + seconds
-    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES]
+    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES[scenario.arch]]
     found: dict[tuple[str, str, int], ImageRun] = {}
     for which in (1, 0):
         for number, (scenario, memory) in enumerate(todo):

@@ -22,13 +22,14 @@ from fuzzvm.kbuild.errors import KbuildError
 F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = 600.0
-SCENARIOS = ("pmd-promotion", "check-wx")
+SCENARIOS = {"arm64": ("pmd-promotion", "check-wx"), "x86_64": ("x86-pmd-promotion", "x86-pud-promotion")}
 
 
 @dataclass(frozen=True)
 class Given:
     """How a check is done, as `check_options` has it."""
 
+    arch: str | None
     scenario_names: tuple[str, ...]
     fragment: Path | None
     cc: str
@@ -61,13 +62,20 @@ def check_options(command: F) -> F:
         given = Given(**{field.name: options.pop(field.name) for field in fields(Given)})
         return command(*args, given=given, **options)
 
+    defaults = "; ".join(f"{' and '.join(names)} on {name}" for name, names in SCENARIOS.items())
     scenario = click.option(
         "--scenario",
         "-s",
         "scenario_names",
         multiple=True,
         metavar="NAME|FILE.toml",
-        help=f"Scenario to verify before and after; repeatable. Default: {' and '.join(SCENARIOS)}.",
+        help=f"Scenario to verify before and after; repeatable. Default: {defaults}.",
+    )
+    arch = click.option(
+        "--arch",
+        type=click.Choice(list(SCENARIOS)),
+        help="Architecture to compile for. Default: that of the scenarios; x86_64 for a series that touches arch/x86 "
+        "and no other page-table code, else arm64.",
     )
     seconds = click.option(
         "--seconds",
@@ -82,7 +90,7 @@ def check_options(command: F) -> F:
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
     )
-    return scenario(config_option(cc_option(geometry_options(seconds(jobs_option(out(packed)))))))  # type: ignore[return-value]
+    return arch(scenario(config_option(cc_option(geometry_options(seconds(jobs_option(out(packed))))))))  # type: ignore[return-value]
 
 
 def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any] | None:
@@ -92,7 +100,7 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
     """
     # imported here: ELF, DWARF and disassembly are needed for nothing else
     try:
-        from fuzzvm.check.check import check, may_matter
+        from fuzzvm.check.check import architecture_of, check, may_matter
         from fuzzvm.check.data import answer_to_data
         from fuzzvm.check.series import between, commit, from_files, unpacked
         from fuzzvm.compiled.build import Options
@@ -101,10 +109,7 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
 
     tree, base = asked.tree, asked.base
     folder = given.out or _cache(tree)
-    options = Options(
-        fragment=given.fragment, cc=given.cc, page_size=given.page_size, levels=given.levels, jobs=given.jobs or 0
-    )
-    chosen = scenarios(given.scenario_names or SCENARIOS)
+    chosen = scenarios(given.scenario_names) if given.scenario_names else ()
     try:
         with progress_console().status("reading the series") as status:
             if base is not None:
@@ -119,8 +124,25 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
                 series = between(tree, base, head, folder / f"{head}.patch")
             if ours and not may_matter(series):
                 return None
+            arch = given.arch or (chosen[0].arch if chosen else architecture_of(series))
+            options = Options(
+                arch=arch,
+                fragment=given.fragment,
+                cc=given.cc,
+                page_size=given.page_size,
+                levels=given.levels,
+                jobs=given.jobs or 0,
+            )
             source = tree if base is None else unpacked(tree, base, folder, status.update)
-            answer = check(source, series, folder, chosen, options, given.seconds, status.update)
+            answer = check(
+                source,
+                series,
+                folder / arch,
+                chosen or scenarios(SCENARIOS[arch]),
+                options,
+                given.seconds,
+                status.update,
+            )
             return answer_to_data(answer, tree, _command(asked, given))
     except OSError as error:
         raise KbuildError(f"{error.filename or folder}: {error.strerror}") from error
@@ -142,6 +164,7 @@ def _command(asked: Asked, given: Given) -> str:
         ("patch", ["-" if patch == asked.standard_input else patch for patch in asked.patches]),
         ("base", [asked.base]),
         ("head", [asked.head]),
+        ("arch", [given.arch]),
         ("scenario", given.scenario_names),
         ("config", [given.fragment]),
         ("cc", [given.cc] if given.cc != "gcc" else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ COVERS = """\
 and none uses what has been freed, frees a table that an entry still leads to, loses a table, leaves a lock held, waits
 for ever, or reaches a BUG() or a WARN(). TLBs, W+X and lock order are not looked at; allocation does not fail. It says
 nothing of other calls, other configurations and more CPUs."""
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40} ")
 
 
 def check_mail(data: Mapping[str, Any]) -> str:
@@ -44,8 +47,9 @@ def check_mail(data: Mapping[str, Any]) -> str:
 
 
 def _subject(data: Mapping[str, Any], run: Mapping[str, Any] | None) -> str:
-    # the last part of "series.mbox (1 of 2): mm: so it is" is the patch's own subject
-    title = data["series"][0].partition(": ")[2] or data["series"][0] if data["series"] else data["tree"]
+    # "series.mbox (1 of 2): mm: so it is", or of a commit "0123456 mm: so it is"
+    name = data["series"][0] if data["series"] else data["tree"]
+    title = _COMMIT.sub("", name) if _COMMIT.match(name) else name.partition(": ")[2] or name
     more = f" (and {len(data['series']) - 1} more)" if len(data["series"]) > 1 else ""
     if run is not None and data["answer"] in BAD:
         where = f" in {run['function']}()" if run["function"] else ""

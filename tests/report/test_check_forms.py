@@ -168,6 +168,8 @@ def test_a_mail_has_the_schedule_as_columns() -> None:
     assert head.index("CPU 1") > head.index("CPU 0")
     assert "did not run: vmap_try_huge_pud (mm/vmalloc.c)" in text
     assert "none uses what has been freed" not in text
+    of_git = check_mail(BROKEN | {"series": ["9366386 mm/vmalloc: drop it"]})
+    assert of_git.startswith("Subject: [BUG] use-after-free-read in ptdump_pte_entry(): mm/vmalloc: drop it\n")
     fixed = check_mail(FIXED)
     assert fixed.startswith("Subject: fuzzvm check: fixed: mm: drop the lock #1 (and 1 more)\n")
     assert "none uses what has been freed" in " ".join(fixed.split()) and "before the series" in fixed
