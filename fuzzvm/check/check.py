@@ -72,8 +72,8 @@ class Answer:
     why: str
     series: tuple[str, ...]
     touched: Touched | None = None
-    base: Manifest | None = None
-    head: Manifest | None = None
+    images: tuple[tuple[Manifest, Manifest | None], ...] = ()
+    """Before the series and after it, of each architecture; the second is None where it was not built."""
     pairs: tuple[Comparison, ...] = ()
     unread: tuple[str, ...] = ()
     """Files that the series changes and that no image is compiled from."""
@@ -108,7 +108,7 @@ def check(
         return Answer(
             NO_CHANGE, "only comments and white space change" if what.same else "no file changes", names, what
         )
-    if set(what.changed) <= set(series.outside) and not _ours(what.changed):
+    if set(what.changed) <= set(series.outside) and not ours(what.changed):
         why = "nothing that it changes can be compiled into an image"
         return Answer(NO_CHANGE, why, names, what, unread=what.changed)
     base = build(replace(options, tree=tree), out / "base", lambda text: progress(f"base: {text}"))
@@ -118,33 +118,36 @@ def check(
         for name in what.changed
         if name in series.outside or (read and name not in read and _only_if_read(tree, name))
     )
-    unseen = _ours(unread)
+    unseen = ours(unread)
     if set(unread) == set(what.changed):
         if unseen:
             why = f"no image is compiled from {', '.join(unseen)}"
-            return Answer(NOT_LOOKED_AT, why, names, what, base, unread=unread)
-        return Answer(NO_CHANGE, "nothing that it changes is compiled into the image", names, what, base, unread=unread)
+            return Answer(NOT_LOOKED_AT, why, names, what, ((base, None),), unread=unread)
+        return Answer(
+            NO_CHANGE, "nothing that it changes is compiled into the image", names, what, ((base, None),), unread=unread
+        )
     try:
         head = build(
             replace(options, tree=tree, patches=series.files), out / "head", lambda text: progress(f"patched: {text}")
         )
     except (KbuildError, ImageError) as error:
-        return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
+        return Answer(UNTESTED, f"with the series: {error}", names, what, ((base, None),), unread=unread)
     images = (load(out / "base"), load(out / "head"))
     bodies = [body for body in what.bodies if body.file not in unread]
     if head.digest == base.digest:
         looks = look(images, bodies, CodeChanges(frozenset(), frozenset()), ())
         why = "the compiled code is the same, byte for byte"
-        missed = _missed(looks, unseen)
-        answer, why = (NOT_LOOKED_AT, f"{why}; {missed}") if missed else (NO_CHANGE, why)
-        return Answer(answer, why, names, what, base, head, unread=unread, functions=looks)
+        if lacks := missed(looks, unseen):
+            why = f"{why}; {lacks}"
+        answer = NOT_LOOKED_AT if lacks else NO_CHANGE
+        return Answer(answer, why, names, what, ((base, head),), unread=unread, functions=looks)
     can, cannot = runnable(images[0], list(scenarios))
     left_out = tuple((scenario.name, why) for scenario, why in cannot)
     try:
         pairs = _verify(images, can, seconds, progress)
     except _HeadError as error:
         why = f"with the series: {error}"
-        return Answer(UNTESTED, why, names, what, base, head, unread=unread, left_out=left_out)
+        return Answer(UNTESTED, why, names, what, ((base, head),), unread=unread, left_out=left_out)
     progress("comparing the code")
     objects = dict.fromkeys((*base.objects, *head.objects))
     changes = code_changes(out / "base" / "build", out / "head" / "build", objects, images[0].arch)
@@ -152,14 +155,14 @@ def check(
     data = tuple(sorted(changes.data))
     answer, why = _together(pairs), ""
     if answer == NO_CHANGE:
-        missed = _missed(looks, unseen)
+        lacks = missed(looks, unseen)
         if not changes.functions and data:
-            missed = "; ".join(filter(None, [f"only data changes: {', '.join(data)}", missed]))
-        if missed:
-            answer, why = NOT_LOOKED_AT, f"no verdict changes, and {missed}"
+            lacks = "; ".join(filter(None, [f"only data changes: {', '.join(data)}", lacks]))
+        if lacks:
+            answer, why = NOT_LOOKED_AT, f"no verdict changes, and {lacks}"
         elif left_out:
             answer, why = UNDECIDED, "scenarios were left out"
-    return Answer(answer, why, names, what, base, head, pairs, unread, left_out, looks, data)
+    return Answer(answer, why, names, what, ((base, head),), pairs, unread, left_out, looks, data)
 
 
 def _ran(pair: Comparison) -> Pair:
@@ -168,7 +171,7 @@ def _ran(pair: Comparison) -> Pair:
     return Pair(f"{pair.scenario.name}, {pair.memory}", *ran)
 
 
-def _missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
+def missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
     """Return what the series changes and no verdict is about, '' where there is nothing."""
     functions = [f"{one.name} ({one.why})" for one in looks if one.state in NOT_SEEN]
     parts = [f"not looked at: {', '.join(functions)}"] if functions else []
@@ -179,13 +182,14 @@ class _HeadError(Exception):
     """The patched code cannot be run; the message says why, in one line."""
 
 
-def architecture_of(series: Series) -> str:
-    """Return the architecture that a series is checked for: x86_64 where it touches no other page-table code."""
-    names = _names(series)
-    only_x86 = any(name.startswith("arch/x86/") for name in names) and not any(
-        name.startswith(_OURS) and not name.startswith("arch/x86/") for name in names
-    )
-    return "x86_64" if only_x86 else "arm64"
+def architectures_of(series: Series) -> tuple[str, ...]:
+    """Return the architectures that a series is checked for.
+
+    x86_64 where it touches arch/x86, and arm64 where it touches anything else, or nothing of ours.
+    """
+    names = [name for name in _names(series) if name.startswith(_OURS)]
+    x86 = [name for name in names if name.startswith("arch/x86/")]
+    return (*(("arm64",) if len(x86) < len(names) or not names else ()), *(("x86_64",) if x86 else ()))
 
 
 def _names(series: Series) -> list[str]:
@@ -198,7 +202,7 @@ def may_matter(series: Series) -> bool:
     return any(name.startswith((*_OURS, "scripts/")) or ("/" not in name and name not in _TEXT) for name in names)
 
 
-def _ours(names: Sequence[str]) -> list[str]:
+def ours(names: Sequence[str]) -> list[str]:
     """Return the files among these that may have page-table code."""
     return [name for name in names if name.endswith(CODE) and name.startswith(_OURS)]
 

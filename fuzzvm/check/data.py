@@ -34,8 +34,9 @@ def answer_to_data(answer: Answer, tree: Path, command: str) -> dict[str, Any]:
         "data": list(answer.data),
         "not_looked_at": list(answer.unread),
         "left_out": dict(answer.left_out),
-        "base": None if answer.base is None else answer.base.to_data(),
-        "head": None if answer.head is None else answer.head.to_data(),
+        "images": [
+            {"base": base.to_data(), "head": None if head is None else head.to_data()} for base, head in answer.images
+        ],
         "pairs": [_pair(pair) for pair in answer.pairs],
     }
 

@@ -29,7 +29,7 @@ SCENARIOS = {"arm64": ("pmd-promotion", "check-wx"), "x86_64": ("x86-pmd-promoti
 class Given:
     """How a check is done, as `check_options` has it."""
 
-    arch: str | None
+    arches: tuple[str, ...]
     scenario_names: tuple[str, ...]
     fragment: Path | None
     cc: str
@@ -73,9 +73,11 @@ def check_options(command: F) -> F:
     )
     arch = click.option(
         "--arch",
+        "arches",
+        multiple=True,
         type=click.Choice(list(SCENARIOS)),
-        help="Architecture to compile for. Default: that of the scenarios; x86_64 for a series that touches arch/x86 "
-        "and no other page-table code, else arm64.",
+        help="Architecture to compile for; repeatable. Default: those of the scenarios; else x86_64 for a series that "
+        "touches arch/x86, and arm64 for one that touches anything else.",
     )
     seconds = click.option(
         "--seconds",
@@ -100,9 +102,10 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
     """
     # imported here: ELF, DWARF and disassembly are needed for nothing else
     try:
-        from fuzzvm.check.check import architecture_of, check, may_matter
+        from fuzzvm.check.check import architectures_of, check, may_matter
         from fuzzvm.check.data import answer_to_data
         from fuzzvm.check.series import between, commit, from_files, unpacked
+        from fuzzvm.check.together import together
         from fuzzvm.compiled.build import Options
     except ModuleNotFoundError as error:
         raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
@@ -124,26 +127,25 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
                 series = between(tree, base, head, folder / f"{head}.patch")
             if ours and not may_matter(series):
                 return None
-            arch = given.arch or (chosen[0].arch if chosen else architecture_of(series))
-            options = Options(
-                arch=arch,
-                fragment=given.fragment,
-                cc=given.cc,
-                page_size=given.page_size,
-                levels=given.levels,
-                jobs=given.jobs or 0,
-            )
+            arches = given.arches or tuple(dict.fromkeys(one.arch for one in chosen)) or architectures_of(series)
             source = tree if base is None else unpacked(tree, base, folder, status.update)
-            answer = check(
-                source,
-                series,
-                folder / arch,
-                chosen or scenarios(SCENARIOS[arch]),
-                options,
-                given.seconds,
-                status.update,
-            )
-            return answer_to_data(answer, tree, _command(asked, given))
+            answers = []
+            for arch in arches:
+                options = Options(
+                    arch=arch,
+                    fragment=given.fragment,
+                    cc=given.cc,
+                    page_size=given.page_size,
+                    levels=given.levels,
+                    jobs=given.jobs or 0,
+                )
+                # one of another architecture than is asked for is left out, and said to be
+                mine = [
+                    one for one in chosen or scenarios(SCENARIOS[arch]) if one.arch not in arches or one.arch == arch
+                ]
+                seconds = given.seconds / len(arches)
+                answers.append(check(source, series, folder / arch, mine, options, seconds, status.update))
+            return answer_to_data(together(answers), tree, _command(asked, given))
     except OSError as error:
         raise KbuildError(f"{error.filename or folder}: {error.strerror}") from error
 
@@ -164,7 +166,7 @@ def _command(asked: Asked, given: Given) -> str:
         ("patch", ["-" if patch == asked.standard_input else patch for patch in asked.patches]),
         ("base", [asked.base]),
         ("head", [asked.head]),
-        ("arch", [given.arch]),
+        ("arch", given.arches),
         ("scenario", given.scenario_names),
         ("config", [given.fragment]),
         ("cc", [given.cc] if given.cc != "gcc" else []),

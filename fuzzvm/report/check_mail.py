@@ -71,8 +71,8 @@ def _setting(data: Mapping[str, Any]) -> Iterator[str]:
     yield from fit(f"tree: {data['tree']}")
     for name in data["series"]:
         yield from fit(f"patch: {name}")
-    for which in ("base", "head"):
-        if manifest := data[which]:
+    for images, which in ((images, which) for images in data["images"] for which in ("base", "head")):
+        if manifest := images[which]:
             yield from fit(f"{which}: {kernel_in_words(manifest)}")
             yield f"  image {manifest['digest'][:40]}"
             yield f"  configuration {manifest['config'][:40]}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.forked import Commands
-from tests.cli.test_check import RELEASES, TAKES, check, patch
+from tests.cli.test_check import RELEASES, TAKES, check, functions_of, pairs_of, patch
 from tests.cli.test_check_inputs import COMMENT
 from tests.compiled import small
 from tests.report.check_samples import BROKEN
@@ -58,7 +59,9 @@ def test_what_cannot_be_written_is_said_before_anything_is_built(
 
 
 def test_a_mail_of_damaged_json_is_refused(commands: Commands, tmp_path: Path) -> None:
-    for number, data in enumerate(({"check": 1}, {"check": 2}, BROKEN | {"pairs": [{}]}, BROKEN | {"base": [1]}, [1])):
+    for number, data in enumerate(
+        ({"check": 1}, {"check": 2}, BROKEN | {"pairs": [{}]}, BROKEN | {"images": [1]}, [1])
+    ):
         (tmp_path / "bad.json").write_text(" " + json.dumps(data))
         ended = commands.run("mail", "bad.json", cwd=tmp_path)
         assert ended.status == 2, number
@@ -73,3 +76,22 @@ def test_the_samples_have_the_fields_that_the_command_prints(tmp_path: Path) -> 
     assert status == 1, err
     sample = BROKEN | {"pairs": [one for one in BROKEN["pairs"] if one["answer"] == "broken"], "left_out": {}}
     assert fields(data) == fields(sample)
+
+
+@pytest.mark.slow
+@small.needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the compiler of x86_64 is this machine's own")
+def test_two_architectures_are_one_answer(tmp_path: Path) -> None:
+    found = patch(tmp_path / "drop", "mm/vmalloc.c", (TAKES, ""), (RELEASES, "(void)0;"))
+    arguments = ("--patch", str(found), "-s", "x86-pmd-promotion", "--html", str(tmp_path / "out.html"))
+    status, data, err = check(tmp_path, small.SOURCES, *arguments)
+    assert (status, data["answer"]) == (1, "broken"), err
+    assert [(one["scenario"], one["memory"], one["answer"]) for one in pairs_of(data)] == [
+        ("pmd-promotion", "sc", "broken"),
+        ("pmd-promotion", "arm64", "broken"),
+        ("x86-pmd-promotion", "sc", "broken"),
+        ("x86-pmd-promotion", "tso", "broken"),
+    ]
+    assert [one["base"]["arch"] for one in data["images"]] == ["arm64", "x86_64"]  # type: ignore[attr-defined]
+    looks = {one["name"]: one["pairs"] for one in functions_of(data)}
+    assert len(looks["vmap_try_huge_pmd"]) == 4 and "x86_64" in (tmp_path / "out.html").read_text()

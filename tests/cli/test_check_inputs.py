@@ -88,7 +88,7 @@ def test_commits_are_read_and_the_checkout_is_not(tmp_path: Path, repository: Pa
     status, data, err = check(tmp_path, "--tree", repository, "--base", "start", "--head", "topic")
     assert (status, data["answer"], data["comments_only"]) == (0, NO_CHANGE, ["mm/vmalloc.c"]), err
     assert [one.partition(" ")[2] for one in data["series"]] == ["mm: a comment", "drivers: one"]
-    assert data["not_looked_at"] == ["drivers/x/one.c"] and data["base"] is None
+    assert data["not_looked_at"] == ["drivers/x/one.c"] and data["images"] == []
     after = [git(repository, "status", "--porcelain"), git(repository, "worktree", "list"), git(repository, "reflog")]
     assert before == after and (repository / ".git/index").read_bytes() == index
     # a patch goes on a commit as well

@@ -129,12 +129,16 @@ BROKEN: dict[str, Any] = {
     "data": ["vmap_allow_huge"],
     "not_looked_at": ["arch/x86/mm/pat/set_memory.c"],
     "left_out": {"cpa-collapse": "it is of x86_64, and the image of arm64"},
-    "base": MANIFEST,
-    "head": MANIFEST
-    | {
-        "digest": "778513329483922cbdcc64d9053f214cbb787c25",
-        "patches": [{"name": "series.mbox (1 of 2)", "sha256": "778513329483922c"}],
-    },
+    "images": [
+        {
+            "base": MANIFEST,
+            "head": MANIFEST
+            | {
+                "digest": "778513329483922cbdcc64d9053f214cbb787c25",
+                "patches": [{"name": "series.mbox (1 of 2)", "sha256": "778513329483922c"}],
+            },
+        }
+    ],
     "pairs": [
         pair("sc", "no change", run("safe"), run("safe")),
         pair("arm64", "broken", run("safe"), run("bug", STORY)),
@@ -154,8 +158,7 @@ UNTESTED = copy.deepcopy(BROKEN) | {
     "data": [],
     "not_looked_at": [],
     "left_out": {},
-    "base": None,
-    "head": None,
+    "images": [],
     "pairs": [],
 }
 SAMPLES = {"broken": BROKEN, "fixed": FIXED, "untested": UNTESTED}

@@ -59,10 +59,10 @@ def check(
     """Say what a patch series does to page-table code.
 
     The answer is one of no change, fixed, broken, still broken, undecided, not looked at, cannot be tested. The tree is
-    compiled with the series and without (arm64), and both are verified, under sc and arm64 memory. What is broken comes
-    with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125 for undecided,
-    for code that no image is compiled from, and for a series that does not apply, does not compile or needs what is not
-    supported: as `git bisect run` takes them.
+    compiled with the series and without, and both are verified, under sc and the architecture's memory model. What is
+    broken comes with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125
+    for undecided, for code that no image is compiled from or no schedule runs, and for a series that does not apply,
+    does not compile or needs what is not supported: as `git bisect run` takes them.
 
     \b
     fuzzvm check --tree linux --patch 0001-mm.patch
@@ -129,10 +129,10 @@ def _lines(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"patch: {name}"
     for one in data["modelled_functions"]:
         yield f"changes {one['function']} ({one['file']}), which the model has as {one['model']}"
-    if data["base"] is not None:
-        yield f"base: {kernel_in_words(data['base'])}; image {data['base']['digest'][:12]}"
-    if data["head"] is not None:
-        yield f"patched: image {data['head']['digest'][:12]}"
+    for images in data["images"]:
+        yield f"base: {kernel_in_words(images['base'])}; image {images['base']['digest'][:12]}"
+        if images["head"] is not None:
+            yield f"patched: image {images['head']['digest'][:12]}"
     for one in data["functions"]:
         yield look_in_words(one)
     if data["data"]:
