@@ -22,7 +22,7 @@ from fuzzvm.kbuild.errors import KbuildError
 F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = 600.0
-SCENARIOS = {"arm64": ("pmd-promotion", "check-wx"), "x86_64": ("x86-pmd-promotion", "x86-pud-promotion")}
+SCENARIOS = {"arm64": ("pmd-promotion", "check-wx"), "x86_64": ("x86-pmd-promotion",)}
 
 
 @dataclass(frozen=True)
