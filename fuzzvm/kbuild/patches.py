@@ -78,11 +78,11 @@ def read(path: Path) -> list[Patch]:
 
 
 def _body(mail: bytes) -> tuple[str, bytes]:
-    """Return subject and text of a mail, with its transfer encoding undone and lines ended as `git am` has them."""
+    """Return subject and text of a mail, with its transfer encoding undone."""
     message = email.message_from_bytes(mail, policy=email.policy.default)
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
     body = b"".join(bytes(part.get_payload(decode=True)) for part in parts)
-    return " ".join(str(message.get("Subject", "")).split()), body.replace(b"\r\n", b"\n")
+    return " ".join(str(message.get("Subject", "")).split()), body
 
 
 def _in_order(mails: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

@@ -7,7 +7,11 @@ import pytest
 from fuzzvm.check.looked_at import NOT_RUN, RAN, SAME_CODE, Look, Pair, look
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.object_code import CodeChanges, code_changes
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.images import verify_image
+from fuzzvm.explore.matrix import Bounds
 from fuzzvm.kbuild.changed_functions import ChangedFunction, changed_functions
+from fuzzvm.scenario import shipped
 from tests.compiled import small
 
 NOTHING = frozenset[int]()
@@ -87,3 +91,12 @@ def test_the_same_code_needs_no_look_and_what_is_modelled_gets_none(images: list
     assert [one.state for one in same] == [SAME_CODE]
     (one,) = look(images, [], CodeChanges(frozenset({"__warn_printk"}), frozenset()), [])
     assert (one.state, one.why) == (NOT_RUN, "the model stands for it")
+
+
+@small.needs_compiler
+def test_what_boot_runs_is_not_what_the_cpus_run(images: list[Image]) -> None:
+    run = verify_image(images[0], shipped.get("pmd-promotion"), "sc", Bounds(Limits(None, None)))
+    assert run.verdict.verdict == "safe"
+    assert run.ran & addresses(images[0], "vmap_range_noflush")
+    # the setup unmaps, and no CPU does
+    assert not run.ran & addresses(images[0], "vunmap_range")
