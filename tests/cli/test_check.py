@@ -82,6 +82,11 @@ def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_
         ("arm64", "safe", "bug"),
     ]
     assert all(one["after"]["schedule"] and one["after"]["complete"] for one in pairs)
+    looks = {one["name"]: (one["state"], one["pairs"]) for one in functions_of(data)}
+    assert looks == {
+        "vmap_try_huge_pmd": ("ran", ["pmd-promotion, sc", "pmd-promotion, arm64"]),
+        "vmap_try_huge_pud": ("did not run", []),
+    }
     tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
     (tree / "mm/vmalloc.c").write_text(edited((tree / "mm/vmalloc.c").read_text(), *drop))
     mend = patch(tmp_path / "mend", "mm/vmalloc.c", *drop, reverse=True)
@@ -134,6 +139,7 @@ def test_a_function_that_no_schedule_runs_is_not_called_unchanged(tmp_path: Path
     assert [(one["name"], one["state"]) for one in functions_of(data)] == [("vmap_try_huge_pud", "did not run")]
 
 
+@pytest.mark.slow
 @small.needs_compiler
 def test_a_function_that_ran_is_named_with_the_pairs(tmp_path: Path, cache: Path) -> None:
     edits = ("\tpte = pte_offset_kernel(pmd, addr);\n\tdo {", "\tpte = pte_offset_kernel(pmd, addr);\n\tisb();\n\tdo {")
