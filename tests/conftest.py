@@ -18,9 +18,12 @@ FULL = "--full"
 ONE_IN = 10
 """Of a product of one parameter, the part that is run without --full."""
 SAMPLED = (
+    "cli/test_b4_check.py",
     "cli/test_campaign.py",
     "cli/test_campaign_full_disk.py",
     "cli/test_check.py",
+    "cli/test_check_forms.py",
+    "cli/test_check_inputs.py",
     "cli/test_cli.py",
     "cli/test_cluster.py",
     "cli/test_export.py",
@@ -54,6 +57,7 @@ SAMPLED = (
     "explore/test_worth.py",
     "pytest_plugin/test_corpus_files.py",
     "pytest_plugin/test_runs.py",
+    "report/html/test_check_page.py",
     "report/html/test_hostile.py",
     "report/html/test_matrix_page.py",
     "report/html/test_story_page.py",

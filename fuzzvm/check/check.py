@@ -1,6 +1,6 @@
 """A patch series on a tree: both are compiled, both are verified, and what has changed is said.
 
-The images are of arm64. What the series touches elsewhere is named, and not looked at.
+The images are of one architecture. What the series touches elsewhere is named, and not looked at.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fuzzvm.check.answers import BROKEN, FIXED, NO_CHANGE, NOT_LOOKED_AT, STILL_BROKEN, UNDECIDED, UNTESTED
+from fuzzvm.check.looked_at import NOT_SEEN, Look, Pair, look
+from fuzzvm.check.series import Series
 from fuzzvm.check.touched import CODE, Touched, touched
 from fuzzvm.compiled.build import READ, Options, build
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.manifest import Manifest
+from fuzzvm.compiled.object_code import CodeChanges, code_changes
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.images import ImageRun, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
-from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
 
-MEMORIES = ("sc", "arm64")
+MEMORIES = {"arm64": ("sc", "arm64"), "x86_64": ("sc", "tso")}
+"""By architecture: its own memory model and the strongest."""
 _OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
 """Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""
 _TEXT = (".rst", ".txt", ".md", ".yaml", ".dts", ".dtsi", "MAINTAINERS", "CREDITS")
@@ -69,18 +72,22 @@ class Answer:
     why: str
     series: tuple[str, ...]
     touched: Touched | None = None
-    base: Manifest | None = None
-    head: Manifest | None = None
+    images: tuple[tuple[Manifest, Manifest | None], ...] = ()
+    """Before the series and after it, of each architecture; the second is None where it was not built."""
     pairs: tuple[Comparison, ...] = ()
     unread: tuple[str, ...] = ()
     """Files that the series changes and that no image is compiled from."""
     left_out: tuple[tuple[str, str], ...] = field(default=())
     """Scenarios that images cannot run, each with the reason."""
+    functions: tuple[Look, ...] = ()
+    """Functions that the series changes in files that the image is compiled from, and whether they ran."""
+    data: tuple[str, ...] = ()
+    """Variables whose initial content changes."""
 
 
 def check(
     tree: Path,
-    series: Sequence[Path],
+    series: Series,
     out: Path,
     scenarios: Sequence[Scenario],
     options: Options,
@@ -89,55 +96,115 @@ def check(
 ) -> Answer:
     """Return what a series of patches does to a tree's page-table code; both are built below `out`.
 
-    `options` are those of both images; `seconds` are for all searches together. Raises KbuildError where the tree
-    itself cannot be built, and ImageError, ProgramError where it cannot be run.
+    `tree` is the base. `options` are those of both images; `seconds` are for all searches together. Raises KbuildError
+    where the tree itself cannot be built, and ImageError, ProgramError where it cannot be run.
     """
-    patches = [patch for path in series for patch in patching.read(path)]
-    names = tuple(patch.name for patch in patches)
+    names = series.names
     try:
-        what = touched(tree, patches)
+        what = touched(tree, series.patches, series.outside)
     except KbuildError as error:
         return Answer(UNTESTED, str(error), names)
     if not what.changed:
-        return Answer(NO_CHANGE, "only comments and white space change", names, what)
+        return Answer(
+            NO_CHANGE, "only comments and white space change" if what.same else "no file changes", names, what
+        )
+    if set(what.changed) <= set(series.outside) and not ours(what.changed):
+        why = "nothing that it changes can be compiled into an image"
+        return Answer(NO_CHANGE, why, names, what, unread=what.changed)
     base = build(replace(options, tree=tree), out / "base", lambda text: progress(f"base: {text}"))
     read = _read(out / "base")
-    unread = tuple(name for name in what.changed if read and name not in read and _only_if_read(tree, name))
-    unseen = [name for name in unread if name.endswith(CODE) and name.startswith(_OURS)]
+    unread = tuple(
+        name
+        for name in what.changed
+        if name in series.outside or (read and name not in read and _only_if_read(tree, name))
+    )
+    unseen = ours(unread)
     if set(unread) == set(what.changed):
         if unseen:
             why = f"no image is compiled from {', '.join(unseen)}"
-            return Answer(NOT_LOOKED_AT, why, names, what, base, unread=unread)
-        return Answer(NO_CHANGE, "nothing that it changes is compiled into the image", names, what, base, unread=unread)
+            return Answer(NOT_LOOKED_AT, why, names, what, ((base, None),), unread=unread)
+        return Answer(
+            NO_CHANGE, "nothing that it changes is compiled into the image", names, what, ((base, None),), unread=unread
+        )
     try:
         head = build(
-            replace(options, tree=tree, patches=tuple(series)), out / "head", lambda text: progress(f"patched: {text}")
+            replace(options, tree=tree, patches=series.files), out / "head", lambda text: progress(f"patched: {text}")
         )
     except (KbuildError, ImageError) as error:
-        return Answer(UNTESTED, f"with the series: {error}", names, what, base, unread=unread)
-    if head.digest == base.digest:
-        why = "the compiled code is the same, byte for byte"
-        if unseen:
-            why += f"; no image is compiled from {', '.join(unseen)}"
-        return Answer(NOT_LOOKED_AT if unseen else NO_CHANGE, why, names, what, base, head, unread=unread)
+        return Answer(UNTESTED, f"with the series: {error}", names, what, ((base, None),), unread=unread)
     images = (load(out / "base"), load(out / "head"))
+    bodies = [body for body in what.bodies if body.file not in unread]
+    if head.digest == base.digest:
+        looks = look(images, bodies, CodeChanges(frozenset(), frozenset()), ())
+        why = "the compiled code is the same, byte for byte"
+        if lacks := missed(looks, unseen):
+            why = f"{why}; {lacks}"
+        answer = NOT_LOOKED_AT if lacks else NO_CHANGE
+        return Answer(answer, why, names, what, ((base, head),), unread=unread, functions=looks)
     can, cannot = runnable(images[0], list(scenarios))
     left_out = tuple((scenario.name, why) for scenario, why in cannot)
     try:
         pairs = _verify(images, can, seconds, progress)
     except _HeadError as error:
         why = f"with the series: {error}"
-        return Answer(UNTESTED, why, names, what, base, head, unread=unread, left_out=left_out)
+        return Answer(UNTESTED, why, names, what, ((base, head),), unread=unread, left_out=left_out)
+    progress("comparing the code")
+    objects = dict.fromkeys((*base.objects, *head.objects))
+    changes = code_changes(out / "base" / "build", out / "head" / "build", objects, images[0].arch)
+    looks = look(images, bodies, changes, [_ran(pair) for pair in pairs])
+    data = tuple(sorted(changes.data))
     answer, why = _together(pairs), ""
-    if answer == NO_CHANGE and unseen:
-        answer, why = NOT_LOOKED_AT, f"nothing changes in the image, and none is compiled from {', '.join(unseen)}"
-    elif answer == NO_CHANGE and left_out:
-        answer, why = UNDECIDED, "scenarios were left out"
-    return Answer(answer, why, names, what, base, head, pairs, unread, left_out)
+    if answer == NO_CHANGE:
+        lacks = missed(looks, unseen)
+        if not changes.functions and data:
+            lacks = "; ".join(filter(None, [f"only data changes: {', '.join(data)}", lacks]))
+        if lacks:
+            answer, why = NOT_LOOKED_AT, f"no verdict changes, and {lacks}"
+        elif left_out:
+            answer, why = UNDECIDED, "scenarios were left out"
+    return Answer(answer, why, names, what, ((base, head),), pairs, unread, left_out, looks, data)
+
+
+def _ran(pair: Comparison) -> Pair:
+    """Return what ran in a scenario, before the series and after it."""
+    ran = [frozenset[int]() if run is None else run.ran for run in (pair.before, pair.after)]
+    return Pair(f"{pair.scenario.name}, {pair.memory}", *ran)
+
+
+def missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
+    """Return what the series changes and no verdict is about, '' where there is nothing."""
+    functions = [f"{one.name} ({one.why})" for one in looks if one.state in NOT_SEEN]
+    parts = [f"not looked at: {', '.join(functions)}"] if functions else []
+    return "; ".join(parts + [f"no image is compiled from {', '.join(unseen)}"] * bool(unseen))
 
 
 class _HeadError(Exception):
     """The patched code cannot be run; the message says why, in one line."""
+
+
+def architectures_of(series: Series) -> tuple[str, ...]:
+    """Return the architectures that a series is checked for.
+
+    x86_64 where it touches arch/x86, and arm64 where it touches anything else, or nothing of ours.
+    """
+    names = [name for name in _names(series) if name.startswith(_OURS)]
+    x86 = [name for name in names if name.startswith("arch/x86/")]
+    return (*(("arm64",) if len(x86) < len(names) or not names else ()), *(("x86_64",) if x86 else ()))
+
+
+def _names(series: Series) -> list[str]:
+    return [*series.outside, *(name for patch in series.patches for name in patch.files)]
+
+
+def may_matter(series: Series) -> bool:
+    """Return whether a series touches a file that page-table code may depend on: code, or how a kernel is built."""
+    names = _names(series)
+    return any(name.startswith((*_OURS, "scripts/")) or ("/" not in name and name not in _TEXT) for name in names)
+
+
+def ours(names: Sequence[str]) -> list[str]:
+    """Return the files among these that may have page-table code."""
+    return [name for name in names if name.endswith(CODE) and name.startswith(_OURS)]
 
 
 def _only_if_read(tree: Path, name: str) -> bool:
@@ -163,7 +230,7 @@ def _verify(
 ) -> tuple[Comparison, ...]:
     """Return every pair, the patched code first: that is what was asked for."""
     end = time.monotonic() + seconds
-    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES]
+    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES[scenario.arch]]
     found: dict[tuple[str, str, int], ImageRun] = {}
     for which in (1, 0):
         for number, (scenario, memory) in enumerate(todo):

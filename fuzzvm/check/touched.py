@@ -11,6 +11,7 @@ from pathlib import Path
 from fuzzvm.files.reading import read_bytes
 from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild.c_functions import definitions, digest, same_code
+from fuzzvm.kbuild.changed_functions import ChangedFunction, changed_functions
 from fuzzvm.kbuild.modelled import MAX_FILE_BYTES, Modelled, modelled
 from fuzzvm.kbuild.patches import Patch
 
@@ -22,16 +23,21 @@ class Touched:
     """What a series does to a tree.
 
     `changed` are the files of which more than comments and white space changes, `same` those of which no more does;
-    both relative to the tree. `functions` are the functions that the kernel model stands for and that it changes.
+    both relative to the tree. `functions` are the functions that the kernel model stands for and that it changes,
+    `bodies` are all functions of C that it changes.
     """
 
     changed: tuple[str, ...]
     same: tuple[str, ...]
     functions: tuple[Modelled, ...]
+    bodies: tuple[ChangedFunction, ...] = ()
 
 
-def touched(tree: Path, series: Sequence[Patch]) -> Touched:
-    """Return what a series touches. Raises KbuildError where it does not apply; the tree is not written to."""
+def touched(tree: Path, series: Sequence[Patch], outside: Sequence[str] = ()) -> Touched:
+    """Return what a series touches; `outside` are files of which it has no patch, which count as changed.
+
+    Raises KbuildError where it does not apply; the tree is not written to.
+    """
     names = sorted({name for patch in series for name in patch.files})
     with tempfile.TemporaryDirectory(prefix="fuzzvm-check-") as folder:
         after = Path(folder)
@@ -43,12 +49,18 @@ def touched(tree: Path, series: Sequence[Patch]) -> Touched:
         texts = {name: (_text(tree / name), _text(after / name)) for name in names}
     changed = tuple(name for name, (old, new) in texts.items() if not _alike(name, old, new))
     return Touched(
-        changed,
+        (*changed, *outside),
         tuple(name for name in names if name not in changed),
         tuple(
             function
             for function in modelled()
             if function.file in changed and len({_digest(text, function.name) for text in texts[function.file]}) > 1
+        ),
+        tuple(
+            one
+            for name in changed
+            if name.endswith((".c", ".h"))
+            for one in changed_functions(name, texts[name][0] or "", texts[name][1] or "")
         ),
     )
 

@@ -10,10 +10,11 @@ import click
 
 from fuzzvm.cli.common import print_json, progress_console, shell_path
 from fuzzvm.cli.output import print_table, say, say_text
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
+from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
+from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.report.compiled_story import render, story_of
 from fuzzvm.scenario.scenario import Scenario

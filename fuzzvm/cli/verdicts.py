@@ -1,13 +1,10 @@
-"""A verdict as every command says it: in words, and as JSON."""
+"""A verdict as every command says it in words; as JSON: explore/verdict_data.py."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import say
 from fuzzvm.explore.exhaustive import Verdict
-from fuzzvm.machine.schedule import context_switches, format_schedule
 
 
 def in_words(verdict: Verdict) -> str:
@@ -33,24 +30,3 @@ def say_shortfalls(where: str, verdict: Verdict) -> None:
         say("", f"{where}: vacuous: {not_met(verdict.missing)}")
     if verdict.stopped:
         say("", f"{where}: not everything was explored: {verdict.stopped}")
-
-
-def failure_to_data(verdict: Verdict) -> dict[str, Any]:
-    """Return what goes wrong, None where nothing does."""
-    failure = verdict.failure
-    return {"bug": failure.error if failure else None, "function": failure.function if failure else None}
-
-
-def search_to_data(verdict: Verdict) -> dict[str, Any]:
-    """Return what was explored, and the shortest schedule that goes wrong; seconds are rounded."""
-    schedule = verdict.schedule
-    return {
-        "complete": verdict.complete,
-        "bound": verdict.stopped or None,
-        "states": verdict.states,
-        "transitions": verdict.transitions,
-        "seconds": round(verdict.seconds, 4),
-        "schedule": None if schedule is None else format_schedule(schedule),
-        "context_switches": None if schedule is None else context_switches(schedule),
-        "steps": None if schedule is None else len(schedule),
-    }

@@ -30,12 +30,16 @@ FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
 
 @dataclass(frozen=True)
 class ImageRun:
-    """A scenario of an image under a memory model: its verdict, and the task in which its schedule is one."""
+    """A scenario of an image under a memory model: its verdict, and the task in which its schedule is one.
+
+    `ran` are the addresses of the instructions that its CPUs ran in some schedule that was explored.
+    """
 
     scenario: Scenario
     memory: str
     verdict: Verdict
     task: CompiledTask
+    ran: frozenset[int] = frozenset()
 
 
 def runnable(image: Image, scenarios: list[Scenario]) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
@@ -75,10 +79,12 @@ def verify_image(image: Image, scenario: Scenario, memory: str, bounds: Bounds) 
             task = task.again()
         else:
             break
+    ran = task.has_run()
     happened = met[0] if met else frozenset[str]()
     wanted = purpose(scenario.anonymous())
     missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()
-    return ImageRun(scenario, memory, replace(verdict, met=happened, missing=missing, seconds=deadline.seconds), task)
+    verdict = replace(verdict, met=happened, missing=missing, seconds=deadline.seconds)
+    return ImageRun(scenario, memory, verdict, task, ran)
 
 
 def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:

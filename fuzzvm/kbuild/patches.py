@@ -1,4 +1,4 @@
-"""Patches, as files of differences or as mails, and their application to an overlay by patch(1)."""
+"""Patches, as files of differences, as mails or as mailboxes, and their application to an overlay by patch(1)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ MAX_BYTES = 256 << 20
 """Of a file of patches; one for a whole release of the kernel has some 100 MB."""
 
 _MAIL = re.compile(rb"^From \S+ .*\d{4}$", re.MULTILINE)
+_HEADER = re.compile(rb"\A(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)*(?:From|Subject|Message-I[dD]):", re.MULTILINE)
+"""The head of one mail without a mailbox around it."""
+_TAG = re.compile(r"^(?:\s*\[[^\]]*\])+\s*")
+_COUNTER = re.compile(r"\[[^\]]*\b(\d+)/(\d+)\s*\]")
 _NAMES = re.compile(r"^(?:--- |\+\+\+ |rename from |rename to |copy from |copy to )([^\t\n]+)", re.MULTILINE)
 _FILE = re.compile(r"^\+\+\+ ([^\t\n]+)")
 _HUNK = re.compile(r"^@@ -\S+ \+\S+ @@.*")
@@ -28,11 +32,15 @@ _FAILED = re.compile(r"^Hunk #(\d+) (?:FAILED|ignored) at (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One patch. `name` is the user's file, numbered where that holds several; `files` are relative to the tree."""
+    """One patch. `name` is the user's file, numbered where that holds several; `files` are relative to the tree.
+
+    `subject` is that of its mail without what stands in square brackets, "" where there is none.
+    """
 
     name: str
     text: bytes
     files: tuple[str, ...]
+    subject: str = ""
 
     @property
     def digest(self) -> str:
@@ -41,28 +49,49 @@ class Patch:
 
 
 def read(path: Path) -> list[Patch]:
-    """Read a file of differences, or a mailbox of patches, in order. Raises KbuildError where it holds no patch."""
+    """Read a file of differences, a mail, or a mailbox of patches. Raises KbuildError where it holds no patch.
+
+    Patches come in the order of the file; those of a mailbox whose subjects count them, in that order. Mails that have
+    no patch, such as a cover letter, are passed over.
+    """
     text = read_bytes(path, MAX_BYTES)
     mails = [found.start() for found in _MAIL.finditer(text)]
-    if not mails:
-        bodies = [text]
-    else:
+    if mails:
         parts = [text[start:end] for start, end in zip(mails, [*mails[1:], len(text)], strict=True)]
-        bodies = [body for body in map(_body, parts) if _names(body)]
+        bodies = _in_order([one for one in (_body(part.partition(b"\n")[2]) for part in parts) if _names(one[1])])
+    elif _HEADER.match(text) and _names((mail := _body(text))[1]):
+        bodies = [mail]
+    else:
+        bodies = [("", text)]
     patches = [
-        Patch(str(path) if len(bodies) == 1 else f"{path} ({number} of {len(bodies)})", body, _names(body))
-        for number, body in enumerate(bodies, start=1)
+        Patch(
+            str(path) if len(bodies) == 1 else f"{path} ({number} of {len(bodies)})",
+            body,
+            _names(body),
+            _TAG.sub("", subject),
+        )
+        for number, (subject, body) in enumerate(bodies, start=1)
     ]
     if not patches or not all(patch.files for patch in patches):
         raise KbuildError(f"{path} holds no patch: no file is named by `---` and `+++`")
     return patches
 
 
-def _body(mail: bytes) -> bytes:
-    """Return the text of a mail, with its transfer encoding undone."""
-    message = email.message_from_bytes(mail.partition(b"\n")[2], policy=email.policy.default)
+def _body(mail: bytes) -> tuple[str, bytes]:
+    """Return subject and text of a mail, with its transfer encoding undone."""
+    message = email.message_from_bytes(mail, policy=email.policy.default)
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
-    return b"".join(bytes(part.get_payload(decode=True)) for part in parts)
+    body = b"".join(bytes(part.get_payload(decode=True)) for part in parts)
+    return " ".join(str(message.get("Subject", "")).split()), body
+
+
+def _in_order(mails: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return mails in the order of the numbers in their subjects, where they are one series; else as they are."""
+    counters = [found for found in (_COUNTER.search(subject) for subject, _ in mails) if found]
+    numbers = [int(found[1]) for found in counters]
+    if len(numbers) < len(mails) or len(set(numbers)) < len(mails) or len({found[2] for found in counters}) != 1:
+        return mails
+    return [mail for _, mail in sorted(zip(numbers, mails, strict=True), key=lambda one: one[0])]
 
 
 def _names(text: bytes) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.kbuild.run import run
 
 UNPACK_SECONDS = 1800.0
-_ASIDE = ("Documentation", "drivers", "fs", "net", "samples", "sound", "tools/perf", "tools/testing")
+ASIDE = ("Documentation", "drivers", "fs", "net", "samples", "sound", "tools/perf", "tools/testing")
 _ARCHITECTURES = (
     *(
         "alpha",
@@ -39,7 +39,7 @@ _ARCHITECTURES = (
     *("parisc", "powerpc", "riscv", "s390", "sh", "sparc", "x86", "xtensa"),
 )
 """Folders of which an object in another folder needs Kconfig and Makefiles only, and those below arch/."""
-_SOURCES = ("*.[chS]", "*.rst", "*.dts*", "*.yaml", "*.txt", "*.rs", "*.json", "*.svg", "*defconfig")
+ASIDE_SOURCES = ("*.[chS]", "*.rst", "*.dts*", "*.yaml", "*.txt", "*.rs", "*.json", "*.svg", "*defconfig")
 _PRODUCTS = ("include/config", "include/generated", "arch/*/include/generated", "Module.symvers", ".config*")
 """What the kernel's Makefile calls an unclean tree (MRPROPER_FILES)."""
 
@@ -181,9 +181,11 @@ def unpack(archive: Path, into: Path, arch: KernelArch, wanted: Iterable[str], l
     except (OSError, EOFError, tarfile.TarError) as error:
         raise KbuildError(f"{archive} is no archive of a kernel tree ({error})") from error
     root = first.name.partition("/")[0] if first is not None else ""
-    aside = [*_ASIDE, *(f"arch/{other}" for other in _ARCHITECTURES if other != arch.folder)]
+    aside = [*ASIDE, *(f"arch/{other}" for other in _ARCHITECTURES if other != arch.folder)]
     aside = [folder for folder in aside if not any(name.startswith(f"{folder}/") for name in wanted)]
-    leave = [f"{root}/{folder}/{files}" for folder in (*aside, f"arch/{arch.folder}/boot/dts") for files in _SOURCES]
+    leave = [
+        f"{root}/{folder}/{files}" for folder in (*aside, f"arch/{arch.folder}/boot/dts") for files in ASIDE_SOURCES
+    ]
     options = ["--anchored", "--wildcards", "--wildcards-match-slash", *(f"--exclude={name}" for name in leave)]
     command = ["tar", "xf", str(archive.resolve()), "-C", str(into.resolve()), "--strip-components=1", *options]
     run(command, log, UNPACK_SECONDS)

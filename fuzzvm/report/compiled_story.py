@@ -6,7 +6,8 @@ A step names the source line of the innermost function; what one CPU alone uses 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.links import ENTRY, PageTables, table_of
@@ -158,6 +159,31 @@ def render(story: CompiledStory, scenario: Scenario, title: str) -> str:
     """Return the report; `title` says what was run."""
     parts = [_report(story), _setting(story, scenario, title), _steps(story)]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def to_data(story: CompiledStory, scenario: Scenario, title: str) -> dict[str, Any]:
+    """Return the report as plain data: `text` as `render` has it, and what each of its parts says."""
+    failure = story.failure
+    return {
+        "error": None if failure is None else failure.error,
+        "function": None if failure is None else failure.function,
+        "message": None if failure is None else failure.message,
+        "cpu": None if failure is None else failure.cpu,
+        "stack": [asdict(frame) for frame in story.frames],
+        "cpus": len(scenario.cpus),
+        "setting": _setting(story, scenario, title),
+        "report": _report(story),
+        "steps": [
+            {
+                "number": one.step.number,
+                "cpu": one.step.cpu,
+                "text": one.text,
+                **asdict(one.frames[0] if one.frames else Frame("", "", 0, inlined=False)),
+            }
+            for one in story.steps
+        ],
+        "text": render(story, scenario, title),
+    }
 
 
 def _report(story: CompiledStory) -> list[str]:

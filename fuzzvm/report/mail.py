@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzzvm.files.shell import word
 from fuzzvm.report.story import Story
@@ -102,26 +102,50 @@ def _verdict(run: Mapping[str, Any]) -> str:
     return str(run["verdict"]) if run["complete"] else f"{run['verdict']}, not complete"
 
 
+class Row(NamedTuple):
+    """A step of a listing: `cpu` is the column, `guilty` marks what the error is made of."""
+
+    number: int
+    cpu: int
+    function: str
+    text: str
+    guilty: bool = False
+
+
 def steps(story: Story) -> list[str]:
-    """Return the steps, two CPUs side by side; more than two one below the other."""
-    lanes = len(story.cpu_names)
+    """Return the steps of a story as a listing."""
+    rows = [Row(one.number, one.cpu, one.stack[0] if one.stack else "", one.text, one.guilty) for one in story.steps]
+    return listing(story.cpu_names, rows)
+
+
+def listing(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return steps, two CPUs side by side; more than two one below the other."""
+    lanes = len(names)
     side_by_side = lanes <= 2
     width = (COLUMNS - NUMBER - GAP * (lanes - 1)) // lanes if side_by_side else COLUMNS - NUMBER
     offset = width + GAP if side_by_side else 0
-    lines = [" " * NUMBER + "".join(name.ljust(offset) for name in story.cpu_names).rstrip()] if side_by_side else []
+    lines = [" " * NUMBER + "".join(name.ljust(offset) for name in names).rstrip()] if side_by_side else []
     before: tuple[int, str] | None = None
-    for step in story.steps:
-        function = step.stack[0] if step.stack else ""
-        indent = " " * (offset * step.cpu)
-        if function and before != (step.cpu, function):
-            name = f"{function}()" if side_by_side else f"{story.cpu_names[step.cpu]}: {function}()"
+    for row in rows:
+        indent = " " * (offset * row.cpu)
+        if row.function and before != (row.cpu, row.function):
+            name = f"{row.function}()" if side_by_side else f"{names[row.cpu]}: {row.function}()"
             lines.append(" " * NUMBER + indent + name[:width])
-        before = (step.cpu, function)
-        first, *more = textwrap.wrap(step.text, width - 2, break_long_words=True) or [""]
-        number = f"{step.number:3d}{'*' if step.guilty else ' '} "
+        before = (row.cpu, row.function)
+        first, *more = textwrap.wrap(row.text, width - 2, break_long_words=True) or [""]
+        number = f"{row.number:3d}{'*' if row.guilty else ' '} "
         lines.append(f"{number}{indent}  {first}")
         lines += [" " * NUMBER + indent + "    " + line for text in more for line in textwrap.wrap(text, width - 4)]
     return lines
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table; where a line would be too wide, the cells of a row stand one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if all(len(line) <= COLUMNS for line in table):
+        return table
+    return [line for row in rows for number, cell in enumerate(row) for line in fit("  " * bool(number) + cell)]
 
 
 def section(title: str, lines: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,18 @@ def check(cache: Path, tree: Path, *arguments: str) -> tuple[int, dict[str, obje
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
+def pairs_of(data: dict[str, object]) -> list[dict[str, Any]]:
+    pairs = data["pairs"]
+    assert isinstance(pairs, list)
+    return pairs
+
+
+def functions_of(data: dict[str, object]) -> list[dict[str, Any]]:
+    functions = data["functions"]
+    assert isinstance(functions, list)
+    return functions
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base is built once, for all tests."""
@@ -63,13 +76,17 @@ def test_a_series_that_drops_the_lock_is_broken_and_one_that_takes_it_mends(tmp_
     drop = (TAKES, ""), (RELEASES, "(void)0;")
     status, data, _ = check(cache, small.SOURCES, "--patch", str(patch(tmp_path / "drop", "mm/vmalloc.c", *drop)))
     assert (status, data["answer"]) == (1, BROKEN)
-    pairs = data["pairs"]
-    assert isinstance(pairs, list)
+    pairs = pairs_of(data)
     assert [(one["memory"], one["before"]["verdict"], one["after"]["verdict"]) for one in pairs] == [
         ("sc", "safe", "bug"),
         ("arm64", "safe", "bug"),
     ]
     assert all(one["after"]["schedule"] and one["after"]["complete"] for one in pairs)
+    looks = {one["name"]: (one["state"], one["pairs"]) for one in functions_of(data)}
+    assert looks == {
+        "vmap_try_huge_pmd": ("ran", ["pmd-promotion, sc", "pmd-promotion, arm64"]),
+        "vmap_try_huge_pud": ("did not run", []),
+    }
     tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
     (tree / "mm/vmalloc.c").write_text(edited((tree / "mm/vmalloc.c").read_text(), *drop))
     mend = patch(tmp_path / "mend", "mm/vmalloc.c", *drop, reverse=True)
@@ -104,6 +121,51 @@ def test_what_changes_nothing_needs_no_verdict(
     assert data["pairs"] == []
 
 
+def without_puds_lock(text: str) -> str:
+    """Return mm/vmalloc.c with the lock dropped where a PUD's table is freed, which no scenario with 3 levels does."""
+    head, function, rest = text.partition("static bool vmap_try_huge_pud(")
+    assert function and rest.count(TAKES) == 1
+    return head + function + rest.replace(TAKES, "").replace(RELEASES, "(void)0;", 1)
+
+
+@small.needs_compiler
+def test_a_function_that_no_schedule_runs_is_not_called_unchanged(tmp_path: Path, cache: Path) -> None:
+    text = (small.SOURCES / "mm/vmalloc.c").read_text()
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", (text, without_puds_lock(text)))
+    status, data, err = check(cache, small.SOURCES, "--patch", str(found))
+    assert (status, data["answer"]) == (125, NOT_LOOKED_AT), err
+    assert "vmap_try_huge_pud (it was entered, and none of its changed lines ran)" in str(data["why"])
+    assert [(one["before"]["verdict"], one["after"]["verdict"]) for one in pairs_of(data)] == [("safe", "safe")] * 2
+    assert [(one["name"], one["state"]) for one in functions_of(data)] == [("vmap_try_huge_pud", "did not run")]
+
+
+@pytest.mark.slow
+@small.needs_compiler
+def test_a_function_that_ran_is_named_with_the_pairs(tmp_path: Path, cache: Path) -> None:
+    edits = ("\tpte = pte_offset_kernel(pmd, addr);\n\tdo {", "\tpte = pte_offset_kernel(pmd, addr);\n\tisb();\n\tdo {")
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", edits)
+    status, data, err = check(cache, small.SOURCES, "--patch", str(found))
+    assert (status, data["answer"]) == (0, NO_CHANGE), err
+    looks = {one["name"]: one for one in functions_of(data)}
+    assert looks["vmap_pte_range"]["state"] == "ran"
+    assert looks["vmap_pte_range"]["pairs"] == ["pmd-promotion, sc", "pmd-promotion, arm64"]
+    assert looks["vmap_pte_range"]["lines_ran"] == looks["vmap_pte_range"]["lines"] == 1
+
+
+@small.needs_compiler
+def test_a_function_that_is_not_compiled_is_not_called_unchanged(tmp_path: Path, cache: Path) -> None:
+    tree = small.copy_tree(tmp_path / "tree")
+    vmalloc = tree / "mm/vmalloc.c"
+    vmalloc.write_text(vmalloc.read_text() + "#ifdef OFF\nint off(void)\n{\n\treturn 0;\n}\n#endif\n")
+    old = vmalloc.read_text().splitlines(True)
+    new = [line.replace("return 0", "return 1") if number > len(old) - 4 else line for number, line in enumerate(old)]
+    found = tmp_path / "patch"
+    found.write_text("".join(difflib.unified_diff(old, new, "a/mm/vmalloc.c", "b/mm/vmalloc.c")))
+    status, data, err = check(cache, tree, "--patch", str(found))
+    assert (status, data["answer"]) == (125, NOT_LOOKED_AT), err
+    assert "off (no image has it in this configuration)" in str(data["why"])
+
+
 @small.needs_compiler
 def test_what_no_image_is_compiled_from_is_named(tmp_path: Path, cache: Path) -> None:
     tree = shutil.copytree(small.SOURCES, tmp_path / "tree")
@@ -131,6 +193,7 @@ def test_what_a_comment_swallows_is_no_comment(tmp_path: Path, cache: Path) -> N
     [
         ("\tif (no_such_name)\n\t\treturn 0;\n", "with the series: "),
         ("\t{ extern void nobody_has_this(void); nobody_has_this(); }\n" + TAKES, "nobody_has_this"),
+        ('\tasm volatile("mrs x9, cntvct_el0" ::: "x9");\n' + TAKES, "cntvct_el0"),
     ],
 )
 def test_what_cannot_be_compiled_or_run_is_one_clear_answer(tmp_path: Path, cache: Path, new: str, why: str) -> None:

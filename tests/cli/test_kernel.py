@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fuzzvm.kbuild.packages import PROGRAMS
 from fuzzvm.realkernel import tools
 from tests.realkernel import fake_qemu
+from tests.report.ktap_parser import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "corpus" / "regressions"
@@ -136,3 +138,23 @@ def test_a_real_dump_says_what_the_models_says(name: str) -> None:
     ran = run("compare", "--kernel", _kernel(name), "--json")
     data = json.loads(ran.stdout)
     assert (ran.returncode, data["different"], data["sequences"]) == (0, 0, 20)
+
+
+def test_replays_as_ktap_pass_where_they_end_as_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fuzzvm.cli.commands.kernel import kernel
+    from fuzzvm.realkernel.outcome import Outcome, Result
+
+    kernel_folder = fake_qemu.install_kernel(tmp_path)
+    ends = iter([Outcome(Result.REPRODUCED, report=["BUG: KASAN"]), Outcome(Result.DIVERGED, 7, "it did # otherwise")])
+    monkeypatch.setattr("fuzzvm.realkernel.replay.replay", lambda *given: next(ends))
+    ran = CliRunner().invoke(
+        kernel,
+        ["replay", str(X86_PMD), "--kernel", str(kernel_folder), "--times", "2", "--ktap"],
+        standalone_mode=False,
+    )
+    assert ran.return_value == 1, ran.output
+    (test,) = parse(ran.stdout)
+    assert (test.name, test.ok) == (X86_PMD.name, False)
+    assert [(one.name, one.ok) for one in test.tests] == [("replay 1", True), ("replay 2", False)]
+    assert "BUG: KASAN" in test.tests[0].diagnostics
+    assert test.tests[1].diagnostics[0].startswith("diverged at step 7: it did # otherwise")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import quopri
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,61 @@ def test_nothing_is_written_through_a_link(tree: Path, tmp_path: Path) -> None:
 def test_a_malformed_patch(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(KbuildError, match="malformed patch at line"):
         patches.apply(patches.read(write(tmp_path, DIFF[: DIFF.index(" line 4")] + "x\n")), tree)
+
+
+SECOND = DIFF[: DIFF.index("@@ -20")].replace("+line three", "+line drei: ü").replace("-line 3", "-line three")
+
+
+def mail(subject: str, body: str, encoding: str = "8bit") -> str:
+    raw = body.encode()
+    text = {
+        "8bit": body,
+        "base64": base64.encodebytes(raw).decode(),
+        "quoted-printable": quopri.encodestring(raw).decode(),
+    }[encoding]
+    return (
+        f"From: A <a@example.org>\nSubject: {subject}\nMIME-Version: 1.0\n"
+        f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n{text}\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["8bit", "base64", "quoted-printable"])
+def test_one_mail_is_a_patch(tree: Path, tmp_path: Path, encoding: str) -> None:
+    text = mail(
+        "[PATCH v2] mm: a = ü",
+        f"From: B <b@example.org>\n\nMessage.\n---\n{SECOND.replace('three', '3')}-- \n2.39\n",
+        encoding,
+    )
+    (patch,) = patches.read(write(tmp_path, text))
+    assert patch.subject == "mm: a = ü"
+    patches.apply([patch], tree)
+    assert "line drei: ü\n" in (tree / "mm/a.c").read_text()
+
+
+def test_line_ends_of_mails_are_those_of_the_tree(tree: Path, tmp_path: Path) -> None:
+    text = mail("[PATCH]", DIFF.replace("\n", "\r\n"), "base64")
+    patches.apply(patches.read(write(tmp_path, text)), tree)
+    assert "line three\n" in (tree / "mm/a.c").read_text()
+
+
+def test_a_series_is_in_the_order_that_its_subjects_say(tree: Path, tmp_path: Path) -> None:
+    begin = "From git@z Thu Jan  1 00:00:00 1970\n"
+    cover = mail("[PATCH v3 00/10] cover", " mm/a.c | 2 +-\n 1 file changed\n")
+    mails = [("[PATCH v3 10/10] ten", SECOND), ("[PATCH v3 2/10] two", DIFF)]
+    text = begin + cover + "".join(begin + mail(subject, body, "quoted-printable") for subject, body in mails)
+    series = patches.read(write(tmp_path, text))
+    assert [patch.subject for patch in series] == ["two", "ten"]
+    patches.apply(series, tree)
+    # where they are of several series, nobody knows
+    other = begin + mail("[PATCH 1/1] one", NEW_FILE)
+    assert [patch.subject for patch in patches.read(write(tmp_path, text + other))] == ["ten", "two", "one"]
+
+
+def test_a_head_that_is_no_mail_is_passed_over(tree: Path, tmp_path: Path) -> None:
+    for head in (
+        "Index: linux/mm/a.c\n",
+        "Description: what it is for\nAuthor: A\n",
+        "Subject: one\nFrom: A\n\nText.\n",
+    ):
+        patches.apply(patches.read(write(tmp_path, f"{head}{DIFF}")), tree)
+        (tree / "mm/a.c").write_text(OLD)

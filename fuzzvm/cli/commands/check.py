@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from fuzzvm.check.answers import FIXED, STATUS
-from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console, scenarios
-from fuzzvm.cli.image_options import FILE, cc_option, config_option, geometry_options, jobs_option
+from fuzzvm.cli.checking import Asked, Given, check_options, checked, spooled
+from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json
+from fuzzvm.cli.image_options import FILE
 from fuzzvm.cli.output import print_table, say, say_text
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, search_to_data
-from fuzzvm.kbuild import source as sources
-from fuzzvm.kbuild.errors import KbuildError
-from fuzzvm.machine.schedule import context_switches
+from fuzzvm.cli.verdicts import how
+from fuzzvm.files.writing import check_file, write
+from fuzzvm.kbuild.patches import MAX_BYTES
+from fuzzvm.report.check_ktap import check_ktap
+from fuzzvm.report.check_sarif import check_sarif
+from fuzzvm.report.check_words import kernel_in_words, look_in_words, verdict_in_words
+from fuzzvm.report.html.check_page import check_page
 
-if TYPE_CHECKING:
-    from fuzzvm.check.check import Answer
-    from fuzzvm.explore.images import ImageRun
-
-SECONDS = 600.0
-SCENARIOS = ("pmd-promotion", "check-wx")
+OUT = click.Path(path_type=Path, dir_okay=False)
+STDIN = Path("-")
 
 
 @click.command()
@@ -34,176 +34,110 @@ SCENARIOS = ("pmd-promotion", "check-wx")
     "--patch",
     "patches",
     multiple=True,
-    required=True,
     type=FILE,
-    metavar="FILE",
-    help="Patch, or a mailbox of a series; repeatable, in order.",
+    metavar="FILE|-",
+    help="Patch, mail, or mailbox of a series; - is standard input. Repeatable, in order.",
 )
-@click.option(
-    "--scenario",
-    "-s",
-    "scenario_names",
-    multiple=True,
-    metavar="NAME|FILE.toml",
-    help=f"Scenario to verify before and after; repeatable. Default: {' and '.join(SCENARIOS)}.",
-)
-@config_option
-@cc_option
-@geometry_options
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=SECONDS,
-    show_default=True,
-    help="Time for all searches together; building comes on top.",
-)
-@jobs_option
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to build in; a second check on the same base builds one image. Default: in ~/.cache/fuzzvm/check.",
-)
+@click.option("--base", metavar="REV", help="Commit of the git tree that is the base; what is checked out is not read.")
+@click.option("--head", metavar="REV", help="Commit that is compared with --base. Default: HEAD, without --patch.")
+@check_options
 @json_option
+@click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
+@click.option("--sarif", type=OUT, metavar="FILE", help="Write SARIF 2.1.0 as well.")
+@click.option("--html", type=OUT, metavar="FILE", help="Write a page as well.")
 def check(
     tree: Path,
     patches: tuple[Path, ...],
-    scenario_names: tuple[str, ...],
-    fragment: Path | None,
-    cc: str,
-    page_size: str | None,
-    levels: int | None,
-    seconds: float,
-    jobs: int | None,
-    out: Path | None,
+    base: str | None,
+    head: str | None,
+    given: Given,
     as_json: bool,
+    as_ktap: bool,
+    sarif: Path | None,
+    html: Path | None,
 ) -> int:
     """Say what a patch series does to page-table code.
 
     The answer is one of no change, fixed, broken, still broken, undecided, not looked at, cannot be tested. The tree is
-    compiled with the series and without (arm64), and both are verified, under sc and arm64 memory. What is broken comes
-    with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125 for undecided,
-    for code that no image is compiled from, and for a series that does not apply, does not compile or needs what is not
-    supported: as `git bisect run` takes them.
+    compiled with the series and without, and both are verified, under sc and the architecture's memory model. What is
+    broken comes with its shortest schedule. Exit status 0 for no change and fixed, 1 for broken and still broken, 125
+    for undecided, for code that no image is compiled from or no schedule runs, and for a series that does not apply,
+    does not compile or needs what is not supported: as `git bisect run` takes them.
 
     \b
     fuzzvm check --tree linux --patch 0001-mm.patch
     fuzzvm check --tree linux --patch series.mbox -s pmd-promotion -s two-promoters --seconds 1800
+    b4 am -o - MESSAGE-ID | fuzzvm check --tree linux --patch -
+    fuzzvm check --tree linux --base v7.3 --head topic
     """
-    # imported here: ELF, DWARF and disassembly are needed for nothing else
-    try:
-        from fuzzvm.check.check import check as run_check
-        from fuzzvm.compiled.build import Options
-    except ModuleNotFoundError as error:
-        raise KbuildError("compiled code needs pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
-
-    if not sources.is_tree(tree):
-        raise KbuildError(f"{tree} is no kernel tree")
-    folder = out or _cache(tree)
-    options = Options(fragment=fragment, cc=cc, page_size=page_size, levels=levels, jobs=jobs or 0)
-    chosen = scenarios(scenario_names or SCENARIOS)
-    with ended_like_ctrl_c(), progress_console().status("reading the series") as status:
-        answer = run_check(tree, patches, folder, chosen, options, seconds, status.update)
+    if as_json and as_ktap:
+        raise click.UsageError("--json and --ktap are both for standard output")
+    for path in (sarif, html):
+        if path is not None:
+            check_file(path)
+    if head is not None and (patches or base is None):
+        raise click.UsageError("--head goes with --base, and without --patch")
+    if not patches and base is None:
+        raise click.UsageError("give --patch, or --base for a git tree")
+    if patches.count(STDIN) > 1:
+        raise click.UsageError("--patch -: standard input can be read once")
+    with ended_like_ctrl_c(), ExitStack() as stack:
+        file = None
+        if STDIN in patches:
+            file = stack.enter_context(spooled(sys.stdin.buffer.read(MAX_BYTES + 1)))
+        files = tuple(file if patch == STDIN and file else patch for patch in patches)
+        data = checked(Asked(tree, files, base, head, file), given)
+    assert data is not None
+    for path, form in ((sarif, check_sarif), (html, check_page)):
+        if path is not None:
+            write(path, form(data))
     if as_json:
-        print_json(_to_data(answer, tree))
+        print_json(data)
+    elif as_ktap:
+        say_text(check_ktap(data))
     else:
-        for line in _lines(answer):
-            say_text(line)
-        _print_pairs(answer)
-        say(f"answer: {answer.answer}" + (f" ({answer.why})" if answer.why else ""))
-    return STATUS[answer.answer]
+        _print(data)
+    return int(data["status"])
 
 
-def _cache(tree: Path) -> Path:
-    """Return the folder that a tree's images are kept in where none is given."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in str(tree.resolve()))
-    return root / "fuzzvm" / "check" / name.strip("-")[-100:]
-
-
-def _lines(answer: Answer) -> Iterator[str]:
-    for name in answer.series:
-        yield f"patch: {name}"
-    if answer.touched is not None:
-        for function in answer.touched.functions:
-            yield f"changes {function.name} ({function.file}), which the model has as {function.model}"
-    if answer.base is not None:
-        base = answer.base
-        yield (
-            f"base: Linux {base.kernel}, {base.arch}, {base.page_size} pages, {base.levels} levels, {base.compiler}; "
-            f"image {base.digest[:12]}"
-        )
-    if answer.head is not None:
-        yield f"patched: image {answer.head.digest[:12]}"
-    if answer.unread:
-        yield f"not looked at: {', '.join(answer.unread)}"
-    for name, why in answer.left_out:
-        yield f"left out: {name}: {why}"
-
-
-def _print_pairs(answer: Answer) -> None:
-    # imported here: see above
-    from fuzzvm.report.compiled_story import render, story_of
-
-    if answer.pairs:
+def _print(data: Mapping[str, Any]) -> None:
+    for line in _lines(data):
+        say_text(line)
+    pairs = data["pairs"]
+    if pairs:
         say("")
-        print_table(
-            ("scenario", "memory", "before", "after", ""),
-            [
-                (pair.scenario.name, pair.memory, _said(pair.before), _said(pair.after), pair.answer)
-                for pair in answer.pairs
-            ],
-        )
-    for pair in answer.pairs:
-        for when, run in (("before", pair.before), ("after", pair.after)):
-            if run is None or run.verdict.schedule is None or (when == "before" and pair.answer != FIXED):
+        said = [[verdict_in_words(pair[when]) for when in ("before", "after")] for pair in pairs]
+        rows = [(pair["scenario"], pair["memory"], *two, pair["answer"]) for pair, two in zip(pairs, said, strict=True)]
+        print_table(("scenario", "memory", "before", "after", ""), rows)
+    for pair in pairs:
+        for when in ("before", "after"):
+            run = pair[when]
+            if run is None or run["story"] is None:
                 continue
-            verdict, schedule = run.verdict, run.verdict.schedule
             say(
                 "",
-                f"{when}, {pair.scenario.name}, {pair.memory}: {context_switches(schedule)} context switches, "
-                f"{len(schedule)} steps, {how(minimal=verdict.complete)}",
+                f"{when}, {pair['scenario']}, {pair['memory']}: {run['context_switches']} context switches, "
+                f"{run['steps']} steps, {how(minimal=run['complete'])}",
             )
-            say_text(render(story_of(run.task, schedule), pair.scenario, f"{when} the series; memory {pair.memory}"))
+            say_text(run["story"]["text"])
     say("")
+    say(f"answer: {data['answer']}" + (f" ({data['why']})" if data["why"] else ""))
 
 
-def _said(run: ImageRun | None) -> str:
-    return "no time" if run is None else in_words(run.verdict)
-
-
-def _to_data(answer: Answer, tree: Path) -> dict[str, Any]:
-    what = answer.touched
-    return {
-        "answer": answer.answer,
-        "why": answer.why or None,
-        "tree": str(tree),
-        "series": list(answer.series),
-        "changed": [] if what is None else list(what.changed),
-        "comments_only": [] if what is None else list(what.same),
-        "modelled_functions": []
-        if what is None
-        else [{"function": one.name, "file": one.file, "model": one.model} for one in what.functions],
-        "not_looked_at": list(answer.unread),
-        "left_out": dict(answer.left_out),
-        "base": None if answer.base is None else answer.base.to_data(),
-        "head": None if answer.head is None else answer.head.to_data(),
-        "pairs": [
-            {
-                "scenario": pair.scenario.name,
-                "memory": pair.memory,
-                "answer": pair.answer,
-                "before": _verdict(pair.before),
-                "after": _verdict(pair.after),
-            }
-            for pair in answer.pairs
-        ],
-    }
-
-
-def _verdict(run: ImageRun | None) -> dict[str, Any] | None:
-    if run is None:
-        return None
-    verdict = run.verdict
-    data = {"verdict": verdict.verdict, **failure_to_data(verdict), **search_to_data(verdict)}
-    return data | {"missing": list(verdict.missing)}
+def _lines(data: Mapping[str, Any]) -> Iterator[str]:
+    for name in data["series"]:
+        yield f"patch: {name}"
+    for one in data["modelled_functions"]:
+        yield f"changes {one['function']} ({one['file']}), which the model has as {one['model']}"
+    for images in data["images"]:
+        yield f"base: {kernel_in_words(images['base'])}; image {images['base']['digest'][:12]}"
+        if images["head"] is not None:
+            yield f"patched: image {images['head']['digest'][:12]}"
+    for one in data["functions"]:
+        yield look_in_words(one)
+    if data["data"]:
+        yield f"changes data: {', '.join(data['data'])}"
+    if data["not_looked_at"]:
+        yield f"not looked at: {', '.join(data['not_looked_at'])}"
+    for name, why in data["left_out"].items():
+        yield f"left out: {name}: {why}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
-from fuzzvm.cli.output import plain, say
+from fuzzvm.cli.output import plain, say, say_text
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
@@ -20,6 +20,8 @@ from fuzzvm.realkernel import stress as stressing
 from fuzzvm.realkernel import tools
 from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.outcome import Outcome, Result
+from fuzzvm.report.ktap import Result as KtapResult
+from fuzzvm.report.ktap import ktap
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import report_text
 
@@ -152,6 +154,7 @@ def build(
     help="The ending that exit status 0 stands for.",
 )
 @json_option
+@click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 def replay(
     file: Path,
     folder: Path,
@@ -160,6 +163,7 @@ def replay(
     seconds: float,
     expect: str,
     as_json: bool,
+    as_ktap: bool,
 ) -> int:
     """Walk a corpus entry's schedule on a real kernel: one CPU runs at a time, stopped by watchpoints on its tables.
 
@@ -169,6 +173,8 @@ def replay(
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
     """
+    if as_json and as_ktap:
+        raise click.UsageError("--json and --ktap are both for standard output")
     built = builds.load(folder)
     case = read(file)
     given = None if mitigation_name is None else registry.get(mitigation_name)
@@ -176,7 +182,7 @@ def replay(
     with progress_console().status("booting, and walking the schedule"):
         for _ in range(times):
             outcomes.append(replaying.replay(case, built, seconds, given))
-            if not as_json and times > 1:
+            if not as_json and not as_ktap and times > 1:
                 say(_line(outcomes[-1]))
     reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
     wanted = Result(expect)
@@ -190,12 +196,24 @@ def replay(
                 "results": [outcome.to_data() for outcome in outcomes],
             }
         )
+    elif as_ktap:
+        say_text(
+            ktap(file.name, [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)])
+        )
     else:
         model = report_text(tell(case, mitigation_of(case, given)))
         _print_outcome(next((o for o in outcomes if o.result is not wanted), outcomes[-1]), model)
         if times > 1:
             say("", f"{reproduced} of {times} reproduced")
     return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
+
+
+def _result(number: int, outcome: Outcome, wanted: Result) -> KtapResult:
+    """Return a replay as a test: it passes where it ends as is wanted."""
+    locks = [f"lock: {lock}" for lock in outcome.locks]
+    return KtapResult(
+        f"replay {number}", outcome.result is wanted, said=(_line(outcome), *locks, *outcome.backtrace, *outcome.report)
+    )
 
 
 def _line(outcome: Outcome) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,6 +21,8 @@ from fuzzvm.files.writing import write
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ScheduleError
 from fuzzvm.mitigations import registry
+from fuzzvm.report.check_mail import check_mail
+from fuzzvm.report.check_words import FORMAT as CHECK_FORMAT
 from fuzzvm.report.mail import finding, proof
 from fuzzvm.report.story import tell
 from fuzzvm.scenario import shipped
@@ -43,9 +44,9 @@ SAID = ("mitigation", "scenario", "memory", "verdict", "bug", "complete", "state
 def mail(file: Path, mitigation_name: str | None, out: Path | None) -> int:
     """Write a finding or a proof as plain text for a mailing list, in 72 columns. Nothing is sent.
 
-    FILE is a test case, or what `fuzzvm verify --json` has printed. Of a test case that fails the mail has what was
-    run, a report, the interleaving, how to see it again, and the test case itself; of verdicts a table, and what
-    `safe` covers.
+    FILE is a test case, or what `fuzzvm verify --json` or `fuzzvm check --json` has printed. Of a test case that fails
+    the mail has what was run, a report, the interleaving, how to see it again, and the test case itself; of verdicts a
+    table, and what `safe` covers; of a check what was tested, verdicts before and after, and the interleaving.
 
     \b
     fuzzvm mail corpus/findings/none-use-after-free-read-4f5a29210ff8.toml
@@ -54,8 +55,8 @@ def mail(file: Path, mitigation_name: str | None, out: Path | None) -> int:
     raw = read_bytes(file, MAX_BYTES)
     if raw.lstrip().startswith(b"{"):
         if mitigation_name is not None:
-            raise click.UsageError("--mitigation is for a test case, and this is what verify has printed")
-        text = proof(_runs(raw, file))
+            raise click.UsageError("--mitigation is for a test case, and this is JSON of verify or check")
+        text = _printed(raw, file)
     else:
         given = None if mitigation_name is None else registry.get(mitigation_name)
         case = from_bytes(raw, file)
@@ -99,12 +100,15 @@ def _ships(scenario: Scenario) -> bool:
         return False
 
 
-def _runs(raw: bytes, file: Path) -> list[dict[str, Any]]:
-    """Return the runs of what verify has printed. Raises CorpusError where it is anything else."""
+def _printed(raw: bytes, file: Path) -> str:
+    """Return the mail of what verify or check has printed. Raises CorpusError where it is anything else."""
     try:
-        runs = json.loads(raw)["runs"]
+        data = json.loads(raw)
+        if data.get("check") == CHECK_FORMAT:
+            return check_mail(data)
+        runs = data["runs"]
         if runs and all({key: run[key] for key in SAID} for run in runs):
-            return list(runs)
-    except (ValueError, KeyError, TypeError, RecursionError):
+            return proof(runs)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise CorpusError(file, "neither a test case nor the output of `fuzzvm verify --json`")
+    raise CorpusError(file, "neither a test case nor the output of `fuzzvm verify --json` or `fuzzvm check --json`")

@@ -26,7 +26,7 @@ from fuzzvm.cli.executor import Address, executor_option
 from fuzzvm.cli.happened import happened_option, happened_to_data, print_happened
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
+from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
 from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
@@ -34,6 +34,7 @@ from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.exhaustive import FailingRun, Limits
 from fuzzvm.explore.exhaustive.limits import bounded_by
 from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, cells, check_runs, searchable
+from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
 from fuzzvm.files.writing import check_file
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import StoppedError

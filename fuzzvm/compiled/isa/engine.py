@@ -76,6 +76,11 @@ class Code:
         self._flags = flags
         self._instructions: dict[int, Instruction] = {}
         self._blocks: dict[int, Callable[..., int]] = {}
+        """Those that have been run since `forget_runs`, in the order of their first run."""
+        self._made: dict[int, Callable[..., int]] = {}
+        """All."""
+        self._addresses: dict[int, tuple[int, ...]] = {}
+        """Of the instructions of each."""
         self._sources: dict[int, str] = {}
         self._single: dict[Instruction, Callable[..., int]] = {}
         self._halves: dict[Instruction, tuple[Callable[..., Any], Callable[..., int]]] = {}
@@ -89,6 +94,20 @@ class Code:
         if found is None:
             found = self._instructions[address] = self._fetch(address)
         return found
+
+    def forget_runs(self, number: int = 0) -> None:
+        """Have `has_run` begin anew, or go back to when `runs` was `number`."""
+        while len(self._blocks) > number:
+            self._blocks.popitem()
+
+    @property
+    def runs(self) -> int:
+        """The number of blocks that have been run since `forget_runs`."""
+        return len(self._blocks)
+
+    def has_run(self) -> frozenset[int]:
+        """Return the addresses of the instructions of all blocks that have been run since `forget_runs`."""
+        return frozenset(address for start in self._blocks for address in self._addresses[start])
 
     def run(self, x: list[int], private: Private, limit: int) -> Halt:
         """Run from the program counter in `x`, and return why the run ended; `x` holds the state there.
@@ -189,6 +208,12 @@ class Code:
         x[PC] = complete(x, views, picks, response, response_views, response_picks)
 
     def _block(self, start: int) -> Callable[..., int]:
+        made = self._made.get(start)
+        if made is None:
+            made = self._made[start] = self._make(start)
+        return made
+
+    def _make(self, start: int) -> Callable[..., int]:
         instructions: list[Instruction] = []
         address = start
         while len(instructions) < _LONGEST_BLOCK and (address == start or address not in self._stops):
@@ -204,6 +229,7 @@ class Code:
             if instruction.is_branch or (request is not None and not request.may_be_private):
                 break
             address = instruction.following
+        self._addresses[start] = tuple(one.address for one in instructions)
         source = self._sources[start] = block(
             instructions, self._tracking, tells_returns=self._tells_returns, flags=self._flags
         )

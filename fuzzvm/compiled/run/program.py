@@ -593,6 +593,7 @@ class CompiledProgram(Program):
         trial = self.copy()
         assert trial is not None
         trial._trial = True
+        runs = executable.code.runs
         try:
             trial._answer(0, _PROBE, _PROBE)
             while True:
@@ -604,6 +605,8 @@ class CompiledProgram(Program):
         except (ImageError, ModelError, UnsupportedInstructionError, UnwrittenMemoryError, StopIteration):
             # with another value it may be otherwise
             pass
+        # what it has run besides is not what happens
+        executable.code.forget_runs(runs)
         executable.used.add(pc)
         if pc in executable.unused:
             # it was taken for a load of which nothing comes wherever it was met

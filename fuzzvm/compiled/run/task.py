@@ -91,6 +91,12 @@ class CompiledTask(Task):
             for cpu, calls in enumerate(self._cpu_calls)
         ]
         super().__init__(machine, programs, self._property(machine))
+        # what boot has run is not what the CPUs run
+        self._executable.code.forget_runs()
+
+    def has_run(self) -> frozenset[int]:
+        """Return the addresses of the instructions that CPUs have run since the task was made, boot left out."""
+        return self._executable.code.has_run()
 
     def _property(self, machine: Machine) -> PageTables:
         image, memory = self.image, self.environment.memory

@@ -1,0 +1,83 @@
+"""What differs between the objects of two builds, on objects that the cross compiler makes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.compiled.arm64.image import ARCH
+from fuzzvm.compiled.object_code import CodeChanges, code_changes
+from fuzzvm.kbuild.arch import ARM64
+from tests.compiled.small import needs_compiler
+
+SOURCE = """\
+#define noinline __attribute__((noinline))
+struct ops { int (*call)(int); };
+int limit = 3;
+extern int printk(const char *text);
+
+static noinline int first(int a)
+{
+	return a < limit ? a : 0;
+}
+
+static noinline int second(int a)
+{
+	printk("second");
+	return a + 1;
+}
+
+struct ops ops = { first };
+
+noinline int third(int a)
+{
+	asm volatile("1: nop\\n.pushsection __jump_table, \\"aw\\"\\n.long 1b - ., 1b - .\\n.quad ops - .\\n.popsection");
+	return first(a) + second(a);
+}
+
+int fourth(int a)
+{
+	return third(a) + first(a + 1) + ops.call(a);
+}
+"""
+
+
+def compiled(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / "f.c").write_text(text)
+    command = [ARM64.gcc, "-O2", "-g", "-c", "-ffreestanding", "-o", str(folder / "f.o"), str(folder / "f.c")]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("old", "new", "functions", "data"),
+    [
+        ("int first", "\n\n/* lines move */ int first", set(), set()),
+        # what stands behind it moves, and is called from elsewhere
+        ("return a + 1", "return a * a * a + 7", {"second"}, set()),
+        ("limit = 3", "limit = 4", set(), {"limit"}),
+        ('"second"', '"another"', {"second"}, set()),
+        ("= { first }", "= { second }", set(), {"ops"}),
+        ("return first(a) + second", "return second(a) + second", {"third"}, set()),
+        # the code is the same, and what it is patched by is not
+        ("ops - .", "third - .", {"third"}, set()),
+        ("int fourth", "int fifth", {"fourth", "fifth"}, set()),
+    ],
+)
+def test_what_differs_is_named_and_nothing_else(
+    tmp_path: Path, old: str, new: str, functions: set[str], data: set[str]
+) -> None:
+    assert SOURCE.count(old) == 1
+    base, head = compiled(tmp_path / "base", SOURCE), compiled(tmp_path / "head", SOURCE.replace(old, new))
+    assert code_changes(base, head, ["f.o"], ARCH) == CodeChanges(frozenset(functions), frozenset(data))
+
+
+@needs_compiler
+def test_all_of_a_new_object_differs(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    found = code_changes(tmp_path / "base", compiled(tmp_path / "head", SOURCE), ["f.o"], ARCH)
+    assert found.functions == {"first", "second", "third", "fourth"} and found.data == {"limit", "ops"}
