@@ -9,7 +9,7 @@ import pytest
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.every_access import every_access, fewer_steps
 from fuzzvm.compiled.run.task import CompiledTask
-from fuzzvm.explore.strategies.pct import STRATEGY as Pct
+from fuzzvm.explore.strategies.pct import Pct
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.execution import Execution, Replay, execute
