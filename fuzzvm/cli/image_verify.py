@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from fuzzvm.cli.common import print_json, progress_console, shell_path
+from fuzzvm.cli.image_story import title
 from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
+from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
-from fuzzvm.compiled.run.every_access import ConversionError
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import image_command
 from fuzzvm.explore.image_code import ImageCode
@@ -76,16 +77,6 @@ def verify_on_image(
     if interrupted:
         return 130
     return 0 if all(run.verdict.verdict == "safe" and run.verdict.complete for run in runs) else 1
-
-
-def title(image: Image) -> str:
-    """Return the line that says what an image is."""
-    manifest = image.manifest
-    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
-    return (
-        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
-        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
-    )
 
 
 def _save(image: Image, run: ImageRun, folder: Path) -> Path | ConversionError:

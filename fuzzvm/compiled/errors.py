@@ -7,6 +7,10 @@ class ImageError(Exception):
     """No image, no such name, code that cannot be run: one line that says what is wrong."""
 
 
+class ConversionError(ImageError):
+    """A run that has no counterpart in which other accesses are steps; one line."""
+
+
 WILD_ACCESS = "wild-access"
 KERNEL_BUG = "kernel-bug"
 KERNEL_WARNING = "kernel-warning"

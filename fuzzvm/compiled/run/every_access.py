@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.run.program import CompiledProgram
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.machine.errors import Failure, OutdatedProgramError, ScheduleError
@@ -25,10 +26,6 @@ from fuzzvm.machine.schedule import Schedule, Step
 
 MOST_LEFT_OUT = 1_000_000
 """Accesses between two steps of the smaller run: more than any run has."""
-
-
-class ConversionError(Exception):
-    """A schedule that has no counterpart in another task; one line."""
 
 
 class _Run:
