@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.every_access import every_access, fewer_steps
@@ -26,6 +27,11 @@ class ImageCode:
     def digest(self) -> str:
         """The SHA-256 of what is loaded."""
         return self.image.manifest.digest
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the image is in."""
+        return self.image.folder
 
     def task(self, scenario: Scenario, memory: str) -> CompiledTask:
         """Return the task of a test case. Raises as `image_task` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from fuzzvm.kernel.hooks import Mitigation
@@ -17,6 +18,10 @@ class ImageCode(Protocol):
     @property
     def digest(self) -> str:
         """The SHA-256 of what is loaded, which test cases name it by."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the image is in."""
 
     def task(self, scenario: Scenario, memory: str) -> Task:
         """Return the task whose schedules mean the same everywhere: each access to shared memory is a step.

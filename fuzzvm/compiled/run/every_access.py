@@ -94,13 +94,34 @@ def every_access(few: CompiledTask, schedule: Schedule) -> Schedule:
     Raises ConversionError where there is none that ends the same way.
     """
     every = few.every_access()
+    again = False
     while True:
         try:
             found = _expanded(_Run(few), schedule, _Run(every))
+            break
         except OutdatedProgramError:
             every = every.again()
+            again = True
+    if again:
+        # who replays it begins with nothing known
+        end = _end(_replayed(few.every_access(), found))
+        if end != _end(_replayed(every, found)):
+            raise ConversionError(f"the schedule cannot be kept: replayed from the beginning, it ends in {end}")
+    return found
+
+
+def _replayed(every: CompiledTask, schedule: Schedule) -> _Run:
+    while True:
+        try:
+            run = _Run(every)
+            for agent, *values in schedule:
+                run.step(agent, values)
+        except OutdatedProgramError:
+            every = every.again()
+        except ScheduleError as error:
+            raise ConversionError(f"the schedule cannot be kept: {error}") from error
         else:
-            return found
+            return run
 
 
 def fewer_steps(every: CompiledTask, schedule: Schedule, few: CompiledTask) -> tuple[CompiledTask, Schedule]:

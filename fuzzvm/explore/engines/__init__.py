@@ -17,6 +17,7 @@ from fuzzvm.explore.happened import Happened
 from fuzzvm.machine.execution import Chooser, Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
+from fuzzvm.machine.task import Task
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 
@@ -38,9 +39,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failing run: of which system, and the how many-th run it was, counted from 1."""
+    """A failing run: of which system or image's task, and the how many-th run it was, counted from 1."""
 
-    system: System
+    system: Task
     execution: Execution
     run: int
 
