@@ -55,3 +55,9 @@ def given_code(case: TestCase, mitigation: str | None, folder: Path | None) -> C
 def images(folders: Sequence[Path]) -> dict[str, Code]:
     """Return the code of images by their digests. Raises ImageError."""
     return {code.digest: code for code in map(image_code, folders)}
+
+
+def refuse_image(case: TestCase, what: str) -> None:
+    """Raise MitigationError for a test case of a kernel image, which a command cannot take."""
+    if case.image is not None:
+        raise registry.MitigationError(f"the test case is of {case.image}: {what} is not there for kernel images")

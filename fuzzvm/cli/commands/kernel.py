@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import refuse_image
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
 from fuzzvm.cli.output import plain, say
 from fuzzvm.corpus.format import read
@@ -169,8 +170,9 @@ def replay(
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
     """
-    built = builds.load(folder)
     case = read(file)
+    refuse_image(case, "fuzzvm kernel replay")
+    built = builds.load(folder)
     given = None if mitigation_name is None else registry.get(mitigation_name)
     outcomes: list[Outcome] = []
     with progress_console().status("booting, and walking the schedule"):
