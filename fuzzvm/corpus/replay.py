@@ -96,9 +96,9 @@ def run(
     if case.expect.error == LOCK_ORDER and isinstance(task, System):
         task.lock_order.watched = None
     while True:
-        machine = task.machine(tracing=tracing)
         following = chooser or Replay(case.schedule)
         try:
+            machine = task.machine(tracing=tracing)
             # all accesses are steps where the code is an image's
             execution = execute(machine, following, max(MAX_STEPS, len(case.schedule) + 1))
         except OutdatedProgramError:

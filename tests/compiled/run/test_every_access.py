@@ -6,14 +6,17 @@ from random import Random
 
 import pytest
 
-from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.errors import ConversionError
+from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.run.every_access import every_access, fewer_steps
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.explore.strategies.pct import Pct
 from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.errors import OutdatedProgramError
-from fuzzvm.machine.execution import Execution, Replay, execute
+from fuzzvm.machine.execution import Execution, InTurn, Replay, execute
 from fuzzvm.machine.schedule import Schedule, context_switches
+from tests.compiled import small
+from tests.compiled.run import random_code
 from tests.compiled.run.test_knowledge import task_of
 
 PAIRS = 5
@@ -70,3 +73,41 @@ def test_there_and_back_on_random_code(random_image: Image, memory: str) -> None
             failed += end(run) is not None
             shorter += len(run.schedule) < len(schedule)
     assert failed and shorter
+
+
+MIXED = """
+void random_0_0(void)
+{
+	*(volatile unsigned char *)&shared_words[0] = 1;
+}
+
+void random_0_1(void)
+{
+	load_acquire(&shared_words[1]);
+	leave(1, *(volatile u64 *)&shared_words[0]);
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def mixed_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """A byte of a word is written, and then the word is read: only that shows how wide the location is."""
+    head = '#include "small.h"\n\nstruct static_key huge_vmap_disabled;\n'
+    edit = {"mm/vmalloc.c": (head, head + random_code.HEAD + MIXED)}
+    return load(small.build_image(tmp_path_factory.mktemp("mixed"), edits=edit))
+
+
+def test_a_location_that_turns_out_to_be_wider_is_found_out_again(mixed_image: Image) -> None:
+    task = task_of(mixed_image, 0, "sc", assume=True).learned()
+    run = execute(task.machine(), InTurn([0, 1]))
+    schedule = every_access(task, run.schedule)
+    _, again = followed(task_of(mixed_image, 0, "sc", assume=False), schedule)
+    assert (again.failure, again.schedule) == (None, schedule)
+
+
+def test_a_run_that_does_not_replay_from_the_beginning_is_not_kept(mixed_image: Image) -> None:
+    """Under tso the store of a byte has a choice, and the atomic step that it turns out to be has none."""
+    task = task_of(mixed_image, 0, "tso", assume=True).learned()
+    run = execute(task.machine(), InTurn([0, 1]))
+    with pytest.raises(ConversionError, match="the schedule cannot be kept"):
+        every_access(task, run.schedule)
