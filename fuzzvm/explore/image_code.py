@@ -81,5 +81,19 @@ def _build_command(image: Image) -> str:
     words = ["fuzzvm", "image", "build", option, word(of.source)]
     for patch in of.patches:
         words += ["--patch", word(patch["name"])]
-    words += ["--cc", word(of.cc), "--page-size", of.page_size, "--levels", str(of.levels), "--atomics", of.atomics]
+    for feature in of.features:
+        if feature not in image.arch.atomics.get(of.atomics, ()):
+            words += ["--feature", feature]
+    words += [
+        "--arch",
+        of.arch,
+        "--cc",
+        word(of.cc),
+        "--page-size",
+        of.page_size,
+        "--levels",
+        str(of.levels),
+        "--atomics",
+        of.atomics,
+    ]
     return " ".join([*words, "-o", "DIR"])
