@@ -22,7 +22,7 @@ from fuzzvm.explore.campaign import (
     minimiser_end,
     signals_end,
 )
-from fuzzvm.explore.engines import Budget, Found, FuzzSearch
+from fuzzvm.explore.engines import Budget, Found, FuzzSearch, rotation
 from fuzzvm.explore.engines.strategy_loop import PROGRESS_EVERY, StrategyEngine
 from fuzzvm.explore.image_code import ImageCode
 from fuzzvm.explore.minimise import minimise
@@ -78,7 +78,7 @@ def _search(cell: FuzzCell, code: ImageCode, seed: int, search: FuzzSearch, kept
     until = None if seconds is None else search.started + seconds
     tasks = [code.task_to_search(one, cell.memory or default_memory(one), until) for one in cell.scenarios]
     strategy = cell.engine.strategy(Random(seed))
-    turns = [number for number, task in enumerate(tasks) for _ in range((task.cpus - 1) ** 2 or 1)]
+    turns = [tasks.index(task) for task in rotation(tasks)]
     kinds: set[tuple[int, str, str]] = set()
     while not search.over:
         number = turns[search.runs % len(turns)]
