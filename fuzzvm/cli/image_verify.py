@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fuzzvm.cli.common import print_json, progress_console, shell_path
+from fuzzvm.cli.image_story import title
 from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
+from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
+from fuzzvm.corpus import store
+from fuzzvm.corpus.command import image_command
+from fuzzvm.explore.image_code import ImageCode
 from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
 from fuzzvm.explore.matrix import Bounds
 from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
@@ -21,12 +26,20 @@ from fuzzvm.scenario.scenario import Scenario
 
 
 def verify_on_image(
-    folder: Path, scenarios: Sequence[Scenario], memory: str | None, bounds: Bounds, *, chosen: bool, as_json: bool
+    folder: Path,
+    scenarios: Sequence[Scenario],
+    memory: str | None,
+    bounds: Bounds,
+    save: Path | None,
+    *,
+    chosen: bool,
+    as_json: bool,
 ) -> int:
     """Verify scenarios on an image and print what came of it; return the exit status.
 
     `chosen` says that the user has named the scenarios: then one that the image cannot run is an error, else it is left
-    out, and said to be. Raises ImageError, ProgramError, ScenarioError.
+    out, and said to be. The schedule of each bug is saved in the folder `save`. Raises ImageError, ProgramError,
+    ScenarioError, CorpusError.
     """
     image = load(folder)
     can, cannot = runnable(image, list(scenarios))
@@ -34,6 +47,8 @@ def verify_on_image(
         scenario, why = cannot[0]
         raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
     runs: list[ImageRun] = []
+    saved: dict[int, Path | ConversionError] = {}
+    """By the run."""
     interrupted = False
     todo = list(cells(can, memory))
     try:
@@ -41,6 +56,9 @@ def verify_on_image(
             for scenario, name in todo:
                 status.update(f"{scenario.name}, {name} ({len(runs) + 1} of {len(todo)})")
                 runs.append(verify_image(image, scenario, name, bounds))
+                if save is not None and runs[-1].verdict.schedule is not None:
+                    # at once: what may come hours later must not take a schedule with it
+                    saved[id(runs[-1])] = _save(image, runs[-1], save)
     except KeyboardInterrupt:
         interrupted = True
     if as_json:
@@ -48,13 +66,13 @@ def verify_on_image(
             {
                 "image": image.manifest.digest,
                 "kernel": image.manifest.kernel,
-                "runs": [_to_json(run) for run in runs],
+                "runs": [_to_json(run, saved.get(id(run))) for run in runs],
                 "left_out": {scenario.name: why for scenario, why in cannot},
                 "interrupted": interrupted,
             }
         )
     else:
-        _print(image, folder, runs, cannot)
+        _print(image, folder, runs, cannot, saved)
         if interrupted:
             say(f"interrupted: {len(runs)} of {len(todo)} runs done", err=True)
     if interrupted:
@@ -62,17 +80,25 @@ def verify_on_image(
     return 0 if all(run.verdict.verdict == "safe" and run.verdict.complete for run in runs) else 1
 
 
-def _title(image: Image) -> str:
-    manifest = image.manifest
-    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
-    return (
-        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
-        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
-    )
+def _save(image: Image, run: ImageRun, folder: Path) -> Path | ConversionError:
+    """Return the file that the schedule of a bug is saved in, or why it cannot be kept."""
+    assert run.verdict.schedule is not None
+    origin = f"found by fuzzvm verify, {how(minimal=run.verdict.complete)}"
+    try:
+        case = ImageCode(image).case(run.task, run.scenario, run.verdict.schedule, run.verdict.failure, origin)
+    except ConversionError as error:
+        return error
+    return store.save(case, folder)[0]
 
 
-def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequence[tuple[Scenario, str]]) -> None:
-    say(_title(image))
+def _print(
+    image: Image,
+    folder: Path,
+    runs: Sequence[ImageRun],
+    cannot: Sequence[tuple[Scenario, str]],
+    saved: Mapping[int, Path | ConversionError],
+) -> None:
+    say(title(image))
     print_table(
         ("scenario", "memory", "verdict", "states", "seconds"),
         [
@@ -93,16 +119,19 @@ def _print(image: Image, folder: Path, runs: Sequence[ImageRun], cannot: Sequenc
             switches = context_switches(verdict.schedule)
             steps = len(verdict.schedule)
             say("", f"{where}: {switches} context switches, {steps} steps, {how(minimal=verdict.complete)}")
-            say_text(
-                render(story_of(run.task, verdict.schedule), run.scenario, f"{_title(image)}; memory {run.memory}")
-            )
+            say_text(render(story_of(run.task, verdict.schedule), run.scenario, f"{title(image)}; memory {run.memory}"))
+            kept = saved.get(id(run))
+            if isinstance(kept, Path):
+                say(f"saved: {image_command('explain', kept, folder)}")
+            elif kept is not None:
+                say(f"not saved: {kept}")
         say_shortfalls(where, verdict)
     if cannot:
         names = ", ".join(scenario.name for scenario, _ in cannot)
         say("", f"left out: {names} (fuzzvm verify --image {shell_path(folder)} -s NAME says why)")
 
 
-def _to_json(run: ImageRun) -> dict[str, Any]:
+def _to_json(run: ImageRun, saved: Path | ConversionError | None) -> dict[str, Any]:
     verdict = run.verdict
     schedule = verdict.schedule
     story = None if schedule is None else story_of(run.task, schedule)
@@ -116,4 +145,6 @@ def _to_json(run: ImageRun) -> dict[str, Any]:
         **search_to_data(verdict),
         "met": sorted(verdict.met),
         "missing": list(verdict.missing),
+        "saved": str(saved) if isinstance(saved, Path) else None,
+        "not_saved": str(saved) if isinstance(saved, ConversionError) else None,
     }

@@ -8,23 +8,20 @@ files of this machine its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
-from fuzzvm.corpus.replay import replay
-from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.corpus.replay import Given, given_for, replay
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations.registry import MitigationError
 from fuzzvm.scenario.errors import ScenarioError
-
-Given: TypeAlias = Mapping[str, type[Mitigation]]
-"""The user's own mitigations, by the names that test cases have for them."""
 
 Features: TypeAlias = frozenset[Hashable]
 
@@ -55,8 +52,8 @@ def entry(path: Path, given: Given) -> Entry:
     """Return a file's test case, read and replayed."""
     try:
         case = read(path)
-        result = replay(case, given.get(case.mitigation))
-    except (CorpusError, MitigationError, ScenarioError, ProgramError) as error:
+        result = replay(case, given_for(case, given))
+    except (CorpusError, ImageError, MitigationError, ScenarioError, ProgramError) as error:
         return Entry(path, None, " ".join(str(error).removeprefix(f"{path}:").split()))
     return Entry(path, case, result.problem)
 

@@ -15,3 +15,8 @@ def command(verb: str, file: Path | str, mitigation: str, *, given: bool = False
     """
     own = f" --mitigation {word(mitigation)}" if given or registry.is_path(mitigation) else ""
     return f"fuzzvm {verb} {word(str(file))}{own}"
+
+
+def image_command(verb: str, file: Path | str, folder: Path | str) -> str:
+    """Return `fuzzvm VERB FILE --image DIR`, for a test case of a kernel image."""
+    return f"fuzzvm {verb} {word(str(file))} --image {word(str(folder))}"

@@ -1,4 +1,4 @@
-"""The text of a test case: scenario, mitigation, memory model, schedule, and what must come of them.
+"""The text of a test case: scenario, mitigation or image, memory model, schedule, and what must come of them.
 
 A test case is TOML, complete in itself, and data alone: reading one never runs code, and a mitigation named by a file
 (`mine.py:Scheme`) is not imported because a corpus file says so.
@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fuzzvm.compiled import errors as compiled_errors
 from fuzzvm.corpus.errors import CorpusError
+from fuzzvm.corpus.image_table import ImageTable, ImageTableError
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.execution import Execution
@@ -54,6 +56,7 @@ class TestCase:
     """One run to repeat. `origin` is a line on where it comes from, in people's words.
 
     `without` names the ordering points that the run leaves out; the file has no such key where there are none.
+    `image` is the kernel image whose code is run, and no mitigation then, which is ''.
     """
 
     __test__ = False  # no test class of pytest's, whatever its name says
@@ -65,6 +68,12 @@ class TestCase:
     expect: Expectation
     origin: str = field(default="", compare=False)
     without: tuple[str, ...] = ()
+    image: ImageTable | None = None
+
+    @property
+    def code(self) -> str:
+        """What it calls the code that is run: the mitigation's name, or the image's digest."""
+        return self.mitigation if self.image is None else self.image.digest
 
     def to_data(self) -> dict[str, Any]:
         """Return it as the plain data that its file holds."""
@@ -74,11 +83,12 @@ class TestCase:
         return {
             "format": FORMAT,
             "origin": self.origin,
-            "mitigation": self.mitigation,
+            **({"mitigation": self.mitigation} if self.image is None else {}),
             **({"without": list(self.without)} if self.without else {}),
             "memory": self.memory,
             "schedule": format_schedule(self.schedule),
             "expect": expect,
+            **({} if self.image is None else {"image": self.image.to_data()}),
             "scenario": self.scenario.to_data(),
         }
 
@@ -86,6 +96,9 @@ class TestCase:
         """Return a short name for what it runs and expects, the same wherever it was found."""
         data = self.to_data()
         del data["origin"]
+        if self.image is not None:
+            # it is the same wherever, and of whatever, it was built
+            data["image"] = {"digest": self.image.digest}
         for label in ("name", "summary"):
             data["scenario"].pop(label, None)
         return _digest(data)
@@ -103,7 +116,8 @@ class TestCase:
         return self._file_name(self.identity())
 
     def _file_name(self, number: str) -> str:
-        scheme = re.sub(r"[^a-z0-9]+", "-", self.mitigation.lower()).strip("-")[:MAX_SCHEME]
+        called = self.mitigation if self.image is None else self.image.label
+        scheme = re.sub(r"[^a-z0-9]+", "-", called.lower()).strip("-")[:MAX_SCHEME]
         return f"{scheme}-{self.expect.error or 'safe'}-{number}.toml"
 
 
@@ -153,11 +167,12 @@ def _from_data(data: Mapping[str, Any]) -> TestCase:
         raise _WrongError(f"format {version} is newer than this fuzzvm reads ({FORMAT}); update fuzzvm", "format")
     if version != FORMAT:
         raise _WrongError(f"there is no format {version}", "format")
-    known = {"format", "origin", "mitigation", "without", "memory", "schedule", "expect", "scenario"}
+    known = {"format", "origin", "mitigation", "without", "memory", "schedule", "expect", "image", "scenario"}
     for key in data:
         if key not in known:
             raise _WrongError(f"unknown key {key!r}", key)
-    for key in ("mitigation", "memory", "schedule"):
+    image = None if "image" not in data else _image(data)
+    for key in ("mitigation", "memory", "schedule") if image is None else ("memory", "schedule"):
         if not isinstance(data.get(key), str):
             raise _WrongError(f"{key} must be a string", key)
     for key in ("expect", "scenario"):
@@ -174,13 +189,30 @@ def _from_data(data: Mapping[str, Any]) -> TestCase:
         raise _WrongError(f"schedule: {error}", "schedule") from error
     return TestCase(
         scenario=Scenario.from_data(data["scenario"]),
-        mitigation=data["mitigation"],
+        mitigation=data.get("mitigation", ""),
         memory=data["memory"],
         schedule=schedule,
-        expect=_expectation(data["expect"]),
+        expect=_expectation(data["expect"], DESCRIPTIONS if image is None else _OF_IMAGES),
         origin=data.get("origin", ""),
         without=_without(data.get("without", [])),
+        image=image,
     )
+
+
+_OF_IMAGES = DESCRIPTIONS | compiled_errors.DESCRIPTIONS
+"""Errors that a run of an image may have."""
+
+
+def _image(data: Mapping[str, Any]) -> ImageTable:
+    for key in ("mitigation", "without"):
+        if key in data:
+            raise _WrongError(f"{key} and [image] exclude each other", key)
+    if not isinstance(data["image"], dict):
+        raise _WrongError("image must be a table", "image")
+    try:
+        return ImageTable.from_data(data["image"])
+    except ImageTableError as error:
+        raise _WrongError(str(error), error.key) from error
 
 
 def _without(names: Any) -> tuple[str, ...]:
@@ -192,7 +224,7 @@ def _without(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _expectation(data: Mapping[str, Any]) -> Expectation:
+def _expectation(data: Mapping[str, Any], errors: Mapping[str, str]) -> Expectation:
     verdict = data.get("verdict")
     wanted = {"safe": {"verdict"}, "bug": {"verdict", "error", "function"}}.get(str(verdict))
     if wanted is None:
@@ -201,7 +233,7 @@ def _expectation(data: Mapping[str, Any]) -> Expectation:
         raise _WrongError(f"[expect] of a {verdict} has {', '.join(sorted(wanted))}, not {', '.join(data)}", "verdict")
     if verdict == "safe":
         return Expectation("safe")
-    if data["error"] not in DESCRIPTIONS:
+    if data["error"] not in errors:
         raise _WrongError(f"no error {data['error']!r}", "error")
     if not isinstance(data["function"], str):
         raise _WrongError("function must be a string", "function")

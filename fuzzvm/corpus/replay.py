@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.files.shell import word
 from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import LOCK_ORDER
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.machine.errors import Failure, ScheduleError
-from fuzzvm.machine.execution import Execution, Replay, execute
+from fuzzvm.machine.errors import Failure, OutdatedProgramError, ScheduleError
+from fuzzvm.machine.execution import MAX_STEPS, Execution, Replay, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
+from fuzzvm.scenario.target import Code, Target
 from fuzzvm.supervision.folder import same_folder
 
 
@@ -34,12 +37,43 @@ class ReplayResult:
         return not self.problem
 
 
+Given: TypeAlias = Mapping[str, Code]
+"""The user's own mitigations, by the names that test cases have for them, and images by their digests."""
+
+
+def given_for(case: TestCase, given: Given) -> Code | None:
+    """Return what a test case is given to run; an image that is not its own where its own is not there."""
+    others = () if case.image is None else (code for code in given.values() if not isinstance(code, type))
+    return given.get(case.code, next(iter(others), None))
+
+
+def code_of(case: TestCase, given: Code | None = None) -> Code:
+    """Return the code that a test case runs: what is given, else the mitigation that it names.
+
+    Raises MitigationError for an unknown name, for a mitigation named by a file that was not given, as a corpus file
+    alone never makes code run, for an image that was not given, and for one that is not the image of the test case.
+    """
+    if case.image is None:
+        if given is not None and not isinstance(given, type):
+            raise registry.MitigationError(f"the test case is of mitigation {case.mitigation}, and of no image")
+        return mitigation_of(case, given)
+    if given is None or isinstance(given, type):
+        raise registry.MitigationError(
+            f"the test case is of {case.image}, which runs only where --image DIR gives it; it is built by: "
+            f"{case.image.build}"
+        )
+    if given.digest != case.image.digest:
+        raise registry.MitigationError(f"the test case is of image {case.image.digest}, and --image has {given.digest}")
+    return given
+
+
 def mitigation_of(case: TestCase, given: type[Mitigation] | None = None) -> type[Mitigation]:
     """Return the mitigation that a test case runs under: the one given, else the one that it names.
 
-    Raises MitigationError for an unknown name, and for one named by a file that was not given: a corpus file
-    alone never makes code run.
+    Raises MitigationError as `code_of` does, and for every test case of an image.
     """
+    if case.image is not None:
+        raise registry.MitigationError(f"the test case is of {case.image}: that is not there for images")
     if given is not None:
         return given
     if registry.is_path(case.mitigation):
@@ -51,35 +85,43 @@ def mitigation_of(case: TestCase, given: type[Mitigation] | None = None) -> type
 
 @same_folder()
 def run(
-    case: TestCase, mitigation: type[Mitigation], *, tracing: bool = False, chooser: Replay | None = None
+    case: TestCase, code: Code, *, tracing: bool = False, chooser: Replay | None = None
 ) -> tuple[Machine, Execution]:
     """Run a test case's schedule; return the machine as it stands at the end, and the execution.
 
     `chooser` follows the schedule and looks at the machine meanwhile; by default nobody looks. Raises ScheduleError
     where the schedule does not fit, ScenarioError where the setup fails.
     """
-    system = System(case.scenario, mitigation, case.memory, without=case.without)
-    if case.expect.error == LOCK_ORDER:
-        system.lock_order.watched = None
-    machine = system.machine(tracing=tracing)
-    chooser = chooser or Replay(case.schedule)
-    execution = execute(machine, chooser)
-    chooser.finish()
-    return machine, execution
+    task = Target(code, case.scenario, case.memory, case.without).task()
+    if case.expect.error == LOCK_ORDER and isinstance(task, System):
+        task.lock_order.watched = None
+    while True:
+        following = chooser or Replay(case.schedule)
+        try:
+            machine = task.machine(tracing=tracing)
+            # all accesses are steps where the code is an image's
+            execution = execute(machine, following, max(MAX_STEPS, len(case.schedule) + 1))
+        except OutdatedProgramError:
+            task = task.again()
+            continue
+        following.finish()
+        return machine, execution
 
 
-def replay(case: TestCase, mitigation: type[Mitigation] | None = None, *, counting: bool = False) -> ReplayResult:
+def replay(case: TestCase, code: Code | None = None, *, counting: bool = False) -> ReplayResult:
     """Run a test case and compare; with `counting`, count what it executes as well, which takes longer.
+
+    What an image executes is not counted.
 
     Raises MitigationError, ScenarioError, ProgramError.
     """
     try:
-        machine, execution = run(case, mitigation_of(case, mitigation), tracing=counting)
+        machine, execution = run(case, code_of(case, code), tracing=counting)
     except ScheduleError as error:
         return ReplayResult(case, None, f"no longer replays: {error}")
     got = Expectation.of(execution)
     problem = "" if got == case.expect else f"expected {case.expect}, got {got}"
-    if not counting:
+    if not counting or case.image is not None:
         return ReplayResult(case, got, problem)
     return ReplayResult(case, got, problem, counters_of(case, machine))
 
@@ -92,9 +134,9 @@ def counters_of(case: TestCase, machine: Machine) -> Counters:
     return counters
 
 
-def trace_digest(case: TestCase, mitigation: type[Mitigation] | None = None) -> str:
+def trace_digest(case: TestCase, code: Code | None = None) -> str:
     """Return the digest of a test case's trace and outcome. Raises as `replay` does, and ScheduleError."""
-    machine, execution = run(case, mitigation_of(case, mitigation), tracing=True)
+    machine, execution = run(case, code_of(case, code), tracing=True)
     return digest(machine.trace or (), ending(execution.failure))
 
 

@@ -20,10 +20,11 @@ from fuzzvm.explore.engines import Budget, Engine, Found, FuzzSearch
 from fuzzvm.explore.exhaustive.verdict import DisagreementError
 from fuzzvm.explore.happened import SystemHappened
 from fuzzvm.explore.minimise import DEFAULT_BUDGET, Minimised, minimise
-from fuzzvm.kernel.hooks import Mitigation, Verdict
+from fuzzvm.kernel.hooks import Verdict
 from fuzzvm.machine.errors import StoppedError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System, default_memory
+from fuzzvm.scenario.target import Code
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.folder import same_folder
 
@@ -39,14 +40,14 @@ class NotReproducibleError(Exception):
 
 @dataclass(frozen=True)
 class FuzzCell:
-    """What one search is about.
+    """What one search is about. `mitigation` is a mitigation, or an image that takes its place.
 
     `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
     a mitigation claims nothing without one.
     """
 
     mitigation_name: str
-    mitigation: type[Mitigation]
+    mitigation: Code
     engine: Engine
     scenarios: tuple[Scenario, ...]
     memory: str | None = None
@@ -55,19 +56,20 @@ class FuzzCell:
     @property
     def expected(self) -> Verdict | None:
         """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
-        if self.without:
+        if self.without or not isinstance(self.mitigation, type):
             return None
-        claims = [scenario.expected(self.mitigation) for scenario in self.scenarios]
+        scheme = self.mitigation
+        claims = [scenario.expected(scheme) for scenario in self.scenarios]
         if "bug" in claims:
             return "bug"
         return None if None in claims else "safe"
 
     def systems(self) -> list[System]:
-        """Return the systems to search. Raises ScenarioError."""
+        """Return the systems of a mitigation to search. Raises ScenarioError."""
+        scheme = self.mitigation
+        assert isinstance(scheme, type)
         return [
-            System(
-                scenario, self.mitigation, self.memory or default_memory(scenario), self.mitigation_name, self.without
-            )
+            System(scenario, scheme, self.memory or default_memory(scenario), self.mitigation_name, self.without)
             for scenario in self.scenarios
         ]
 
@@ -151,11 +153,25 @@ def run_cell(
     one raises KeyboardInterrupt at once. Raises ScenarioError, ProgramError for a broken mitigation, CorpusError where
     the corpus cannot be read or written.
     """
+    if not isinstance(cell.mitigation, type):
+        # imported here: ELF and disassembly are needed for nothing else
+        from fuzzvm.explore.image_fuzz import run_image_cell
+
+        return run_image_cell(
+            cell,
+            budget,
+            seed,
+            corpus,
+            keep_going=keep_going,
+            end=end,
+            on_search=on_search,
+            on_minimise=on_minimise,
+        )
     began = time.monotonic()
     seeds = seed_runs(corpus)
     search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
     result = FuzzCellResult(cell, search)
-    with _signals_end(search):
+    with signals_end(search):
         systems: list[System] = []
         with bounded_search(budget.seconds):
             systems = cell.systems()
@@ -193,7 +209,7 @@ def minimiser_end(budget: Budget, began: float, end: float | None) -> float | No
 
 
 @contextlib.contextmanager
-def _signals_end(search: FuzzSearch) -> Iterator[None]:
+def signals_end(search: FuzzSearch) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, or soon, and the second at once.
 
     An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
@@ -223,7 +239,7 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
         return []
     folders = [folder for folder in (corpus, corpus.parent / "seeds") if any(folder.rglob(f"*{store.SUFFIX}"))]
     cases = [read(path) for path in store.find(folders)]
-    return [(case.scenario, case.schedule) for case in cases]
+    return [(case.scenario, case.schedule) for case in cases if case.image is None]
 
 
 def settle(
@@ -241,7 +257,9 @@ def settle(
 
     `steps`, `max_states` and `until`, by the monotonic clock, bound the minimiser. Raises as `run_cell` does.
     """
-    system, execution = found.system, found.execution
+    system, execution, scheme = found.system, found.execution, cell.mitigation
+    assert isinstance(system, System)
+    assert isinstance(scheme, type)
     scenario = system.scenario
     case = TestCase(
         scenario,
@@ -251,15 +269,15 @@ def settle(
         Expectation.of(execution),
         without=cell.without,
     )
-    if not replay(case, cell.mitigation).as_expected:
+    if not replay(case, scheme).as_expected:
         raise NotReproducibleError(
             f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
             f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
         )
     unchecked = ""
-    if is_users(cell.mitigation):
+    if is_users(scheme):
         try:
-            differs = replay_differs(case, cell.mitigation, until)
+            differs = replay_differs(case, scheme, until)
         except StoppedError as bound:
             differs, unchecked = "", str(bound)
         if differs:
@@ -268,11 +286,9 @@ def settle(
                 f"{cell.mitigation_name} depends on more than the schedule"
             )
     try:
-        minimised = minimise(
-            case, cell.mitigation, budget=steps, max_states=max_states, until=until, progress=on_minimise
-        )
+        minimised = minimise(case, scheme, budget=steps, max_states=max_states, until=until, progress=on_minimise)
     except DisagreementError as error:
-        if not is_users(cell.mitigation):
+        if not is_users(scheme):
             raise
         raise NotReproducibleError(f"{cell.mitigation_name} depends on more than the schedule: {error}") from error
     origin = (
@@ -283,7 +299,7 @@ def settle(
     )
     minimised = minimised.with_origin(origin)
     message = execution.failure.message if execution.failure is not None else ""
-    claimed_safe = not cell.without and scenario.expected(cell.mitigation) == "safe"
+    claimed_safe = not cell.without and scenario.expected(scheme) == "safe"
     if corpus is None:
         return Finding(minimised, scenario.name, message, None, False, claimed_safe, unchecked)
     path, new = store.save(minimised.case, corpus)

@@ -93,11 +93,10 @@ def image_task(
     memory: str,
     boundary: dict[str, Boundary] | None = None,
     *,
-    every_access: bool = False,
+    assume: bool = True,
+    tracked: bool = True,
 ) -> CompiledTask:
-    """Return the task of a scenario whose calls are made of an image's functions.
-
-    With `every_access` each access to what CPUs can share is a step, and dependencies are not followed.
+    """Return the task of a scenario whose calls are made of an image's functions; options are those of `CompiledTask`.
 
     Raises ScenarioError for a scenario that an image cannot run, ImageError for an image that lacks what it needs, and
     ModelError where its setup goes wrong.
@@ -108,9 +107,7 @@ def image_task(
     geometry = Geometry.of(image, scenario.fanout)
     boot = (*_initialise(image), *_setup(image, geometry, scenario.setup))
     cpus = [CpuCalls(_calls(image, geometry, calls)) for calls in scenario.cpus]
-    return CompiledTask(
-        image, memory, CpuCalls(boot), cpus, boundary, assume=not every_access, tracked=not every_access
-    )
+    return CompiledTask(image, memory, CpuCalls(boot), cpus, boundary, assume=assume, tracked=tracked)
 
 
 def why_not(image: Image, scenario: Scenario) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
+from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.explore.determinism.asked import Driving
 from fuzzvm.explore.determinism.verified import OnExplored, check
 from fuzzvm.explore.exhaustive import Limits, Verdict
@@ -21,6 +22,7 @@ from fuzzvm.explore.processes import Caller, call_all
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.execution import Execution
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
@@ -31,15 +33,28 @@ STRENGTH = ("sc", "tso", "arm64")
 
 @dataclass(frozen=True)
 class Cell:
-    """One system to verify. `mitigation` is what the mitigation was asked for by: a name, or file.py:Class.
+    """One system to verify or to search.
 
-    `without` names the ordering points that are left out; a mitigation claims nothing without one.
+    `mitigation` is what the mitigation was asked for by: a name, or file.py:Class. `without` names the ordering
+    points that are left out; a mitigation claims nothing without one.
     """
 
     mitigation: str
     scenario: Scenario
     memory: str
     without: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, case: TestCase) -> Cell:
+        """Return the cell that a test case of a mitigation is a run of."""
+        return cls(case.mitigation, case.scenario, case.memory, case.without)
+
+    def case(self, execution: Execution, origin: str = "") -> TestCase:
+        """Return a run of it as a test case."""
+        expect = Expectation.of(execution)
+        return TestCase(
+            self.scenario, self.mitigation, self.memory, execution.schedule, expect, origin, without=self.without
+        )
 
     def system(self, mitigation: type[Mitigation] | None = None) -> System:
         """Return the system, by default under the cell's own mitigation. Raises as `verify_cell` does."""

@@ -18,14 +18,14 @@ from fuzzvm.explore.landmarks import FollowLandmarks, landmarks
 from fuzzvm.explore.matrix import searchable
 from fuzzvm.explore.plan import FollowPlan, Plan
 from fuzzvm.explore.smaller_scenarios import size, smaller_scenarios
-from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, StoppedError, UnkeyableError
 from fuzzvm.machine.execution import MAX_STEPS, Chooser, Execution, Replay, execute
 from fuzzvm.machine.schedule import context_switches
+from fuzzvm.machine.task import Task
 from fuzzvm.scenario import preconditions
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System
+from fuzzvm.scenario.target import Code, Target
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.folder import same_folder
 
@@ -73,20 +73,28 @@ class NotFailingError(Exception):
     """The test case to minimise does not fail."""
 
 
-class _Minimiser:
-    """The best failing run so far, and the passes that look for a better one."""
+class Minimiser:
+    """The best failing run so far, and the passes that look for a better one.
+
+    `case` is a run of `task`. `task_on` returns the task that has another scenario; without it, the scenario stays.
+    """
 
     def __init__(
-        self, case: TestCase, mitigation: type[Mitigation], budget: StepBudget, max_states: int | None
+        self,
+        case: TestCase,
+        task: Task,
+        budget: StepBudget,
+        max_states: int | None,
+        task_on: Callable[[Scenario], Task] | None = None,
     ) -> None:
         self._max_states = max_states
-        self._case = case
-        self._mitigation = mitigation
+        self._memory = case.memory
+        self._task_on = task_on
         self._budget = budget
         self.scenario = case.scenario
         self._keeps_preconditions = not preconditions.breach(case.scenario)
-        self._system = System(case.scenario, mitigation, case.memory, without=case.without)
-        self.best = self._execute(self._system, Replay(case.schedule), MAX_STEPS)
+        self._task = task
+        self.best = self._execute(self._task, Replay(case.schedule), MAX_STEPS)
         if self.best.failure is None:
             raise NotFailingError("the test case does not fail, so there is nothing to minimise")
         self.failure: Failure = self.best.failure
@@ -156,22 +164,24 @@ class _Minimiser:
 
         No scenario that keeps the preconditions of the kernel's API becomes one that breaks them in every order.
         """
-        machine = self._system.machine()
+        if self._task_on is None:
+            return False
+        machine = self._task.machine()
         marks = landmarks(machine, self.best.schedule)
         for scenario, renumbered in self._smaller():
             try:
-                system = System(scenario, self._mitigation, self._case.memory, without=self._case.without)
+                task = self._task_on(scenario)
             except ScenarioError:
                 continue
             # the kernel's own threads are numbered after the scenario's CPUs
-            threads = range(len(self.scenario.cpus), self._system.cpus)
-            agents = renumbered | dict(zip(threads, range(len(scenario.cpus), system.cpus), strict=True))
-            run = self._execute(system, FollowLandmarks(marks, agents))
+            threads = range(len(self.scenario.cpus), self._task.cpus)
+            agents = renumbered | dict(zip(threads, range(len(scenario.cpus), task.cpus), strict=True))
+            run = self._execute(task, FollowLandmarks(marks, agents))
             if not (self._fails_the_same(run) and self._key(run, scenario) < self._key(self.best, self.scenario)):
                 continue
             if self._keeps_preconditions and preconditions.breach(scenario):
                 continue
-            self.scenario, self._system, self.best = scenario, system, run
+            self.scenario, self._task, self.best = scenario, task, run
             return True
         return False
 
@@ -181,18 +191,18 @@ class _Minimiser:
         Proves nothing under a memory model that cannot be searched exhaustively, past the bound on states, and with a
         mitigation whose state cannot be told from its variables.
         """
-        if not searchable(self._case.memory):
+        if not searchable(self._memory):
             return False
-        limit = self._max_states or MAX_STATES.get(self._case.memory, MAX_STATES_ELSEWHERE)
+        limit = self._max_states or MAX_STATES.get(self._memory, MAX_STATES_ELSEWHERE)
         try:
             schedule, self.proven = shortest_failure(
-                self._system, error=self.failure.error, function=self.failure.function, max_states=limit
+                self._task, error=self.failure.error, function=self.failure.function, max_states=limit
             )
         except UnkeyableError:
             return False
         if schedule is None:
             return False
-        run = self._execute(self._system, Replay(schedule), MAX_STEPS)
+        run = self._execute(self._task, Replay(schedule), MAX_STEPS)
         if self._key(run, self.scenario) >= self._key(self.best, self.scenario):
             return False
         self.best = run
@@ -212,14 +222,14 @@ class _Minimiser:
     def _try(self, plan: Plan) -> bool:
         if self._budget.spent:
             return False
-        run = self._execute(self._system, FollowPlan(plan))
+        run = self._execute(self._task, FollowPlan(plan))
         if self._fails_the_same(run) and self._key(run, self.scenario) < self._key(self.best, self.scenario):
             self.best = run
             return True
         return False
 
-    def _execute(self, system: System, chooser: Chooser, max_steps: int = 0) -> Execution:
-        run = execute(system.machine(), chooser, max_steps or min(2 * len(self.best.schedule) + 100, MAX_STEPS))
+    def _execute(self, task: Task, chooser: Chooser, max_steps: int = 0) -> Execution:
+        run = execute(task.machine(), chooser, max_steps or min(2 * len(self.best.schedule) + 100, MAX_STEPS))
         self._budget.steps -= run.steps
         return run
 
@@ -232,10 +242,19 @@ class _Minimiser:
         return context_switches(run.schedule), len(run.schedule), size(scenario), relaxations
 
 
+@contextlib.contextmanager
+def time_for_minimiser(until: float | None) -> Iterator[None]:
+    """End the body at `until`, by the monotonic clock, where this process is guarded."""
+    seconds = None if until is None else max(0.0, until - time.monotonic())
+    over = "the time for the minimiser is over"
+    with contextlib.suppress(StoppedError), inside.bounded(StoppedError, name=over, seconds=seconds, lag=0):
+        yield
+
+
 @same_folder()
 def minimise(
     case: TestCase,
-    mitigation: type[Mitigation],
+    code: Code,
     *,
     budget: int = DEFAULT_BUDGET,
     max_states: int | None = None,
@@ -247,12 +266,16 @@ def minimise(
     `budget` bounds the work of the passes, in machine steps, and `max_states` that of the proof
     (None: what suits the memory model), so the result does not depend on the machine's speed; unless it is cut short,
     at `until` by the monotonic clock where this process is guarded. Raises NotFailingError where the case does not
-    fail, ScheduleError where its schedule does not fit.
+    fail, ScheduleError where its schedule does not fit, and ImageError as `minimise_on_image` does.
     """
-    work = _Minimiser(case, mitigation, StepBudget(budget), max_states)
-    seconds = None if until is None else max(0.0, until - time.monotonic())
-    over = "the time for the minimiser is over"
-    with contextlib.suppress(StoppedError), inside.bounded(StoppedError, name=over, seconds=seconds, lag=0):
+    if not isinstance(code, type):
+        # imported here: ELF and disassembly are needed for nothing else
+        from fuzzvm.explore.image_minimise import minimise_on_image
+
+        return minimise_on_image(case, code, budget=budget, max_states=max_states, until=until, progress=progress)
+    target = Target(code, case.scenario, case.memory, case.without)
+    work = Minimiser(case, target.task(), StepBudget(budget), max_states, lambda scenario: target.on(scenario).task())
+    with time_for_minimiser(until):
         work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
     minimal = replace(case, scenario=work.scenario, schedule=work.best.schedule, expect=Expectation.of(failing))

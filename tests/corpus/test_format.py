@@ -10,6 +10,7 @@ import pytest
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import FORMAT, Expectation, TestCase, parse, read
+from fuzzvm.corpus.image_table import ImageTable
 from fuzzvm.machine.schedule import parse_schedule
 from fuzzvm.scenario import shipped
 
@@ -116,3 +117,47 @@ def test_an_unknown_ordering_point_is_one_line(wrong: str) -> None:
         parse(text, "some.toml")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("some.toml:")
+
+
+IMAGE = ImageTable(
+    "ab" * 32, "7.3.4", "arm64", "4K", 3, "lse", "gcc 12", ("mend.patch 12ab",), "fuzzvm image build -o DIR"
+)
+OF_IMAGE = replace(CASE, mitigation="", expect=Expectation("bug", "wild-access", "__ptep_get"), image=IMAGE)
+IMAGE_TEXT = store.to_text(OF_IMAGE)
+
+
+def test_a_case_of_an_image_is_read_back_and_known_by_its_digest() -> None:
+    assert parse(IMAGE_TEXT) == OF_IMAGE
+    assert "mitigation" not in IMAGE_TEXT
+    assert OF_IMAGE.file_name().startswith("linux-7-3-4-abababab-wild-access-")
+    elsewhere = replace(OF_IMAGE, image=replace(IMAGE, build="fuzzvm image build --tree there -o DIR"))
+    assert elsewhere.identity() == OF_IMAGE.identity()
+    other = replace(OF_IMAGE, image=replace(IMAGE, digest="cd" * 32))
+    assert other.identity() != OF_IMAGE.identity()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('memory = "sc"', 'memory = "sc"\nmitigation = "none"', "mitigation and [image] exclude each other"),
+        ('memory = "sc"', 'memory = "sc"\nwithout = []', "without and [image] exclude each other"),
+        ("abab", "ABAB", "digest of [image] must be 64 hexadecimal digits"),
+        ("levels = 3", 'levels = "3"', "levels of [image] must be a number"),
+        ('"mend.patch 12ab"', "7", "patches of [image] must be a list of strings"),
+        ('atomics = "lse"', "", "atomics of [image] must be a string"),
+        ('atomics = "lse"', 'atomics = "lse"\nsurprise = 1', "unknown key 'surprise' in [image]"),
+        ("-o DIR", "\\u001b[2J", "build of [image] has a character that cannot be printed"),
+        ('"wild-access"', '"bad-luck"', "no error 'bad-luck'"),
+    ],
+)
+def test_what_is_wrong_with_an_image_is_said(old: str, new: str, message: str) -> None:
+    broken = IMAGE_TEXT.replace(old, new, 1)
+    assert broken != IMAGE_TEXT
+    with pytest.raises(CorpusError) as error:
+        parse(broken, "case.toml")
+    assert message in str(error.value)
+
+
+def test_a_run_of_the_model_has_no_error_of_compiled_code() -> None:
+    with pytest.raises(CorpusError, match="no error 'wild-access'"):
+        parse(TEXT.replace("use-after-free-read", "wild-access", 1))

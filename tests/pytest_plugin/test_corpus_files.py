@@ -16,6 +16,7 @@ from fuzzvm.machine.machine import Machine
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
+from tests.corpus.test_format import OF_IMAGE
 from tests.pytest_plugin.project import pytest_in
 
 
@@ -112,3 +113,10 @@ def test_a_corpus_elsewhere_is_taken_where_the_settings_name_it(corpus: Path) ->
     (corpus.parent / "pytest.ini").write_text("[pytest]\nfuzzvm_corpora = cases\n")
     status, output = pytest_in(corpus.parent)
     assert status == 0 and "1 passed" in output
+
+
+def test_a_case_of_a_kernel_image_fails_and_says_what_it_needs(corpus: Path) -> None:
+    (corpus / "regressions" / "image.toml").write_text(to_text(OF_IMAGE))
+    status, said = collect(corpus)
+    assert status == 1
+    assert "the test case is of image abababababab (Linux 7.3.4), which runs only where --image DIR gives it" in said

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import images, images_option
 from fuzzvm.cli.common import F, json_option, print_json
 from fuzzvm.cli.output import say
 from fuzzvm.corpus import care
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.corpus.replay import Given, mitigation_of
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -30,9 +32,17 @@ def own_option(command: F) -> F:
     )(command)
 
 
-def given(own: tuple[str, ...]) -> care.Given:
+def own_mitigations(own: tuple[str, ...]) -> dict[str, type[Mitigation]]:
     """Return the mitigations that may run, by what test cases call them. Raises MitigationError."""
     return {name: registry.get(name) for name in own}
+
+
+def given(own: tuple[str, ...], folders: tuple[Path, ...]) -> Given:
+    """Return the mitigations and images that may run, by what test cases call them.
+
+    Raises MitigationError, ImageError.
+    """
+    return {**own_mitigations(own), **images(folders)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,10 +57,11 @@ def corpus() -> None:
 @click.argument("folder", type=FOLDER, metavar="CORPUS")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE...")
 @own_option
+@images_option
 @json_option
-def add(folder: Path, paths: tuple[Path, ...], own: tuple[str, ...], as_json: bool) -> int:
+def add(folder: Path, paths: tuple[Path, ...], own: tuple[str, ...], folders: tuple[Path, ...], as_json: bool) -> int:
     """Add each FILE to CORPUS, if it replays as it expects and is not there yet."""
-    return _tell(care.add(paths, folder, given(own)), as_json)
+    return _tell(care.add(paths, folder, given(own, folders)), as_json)
 
 
 @corpus.command()
@@ -81,7 +92,7 @@ def minimise(folder: Path, dry_run: bool, own: tuple[str, ...], as_json: bool) -
     # imported here: coverage belongs to the search, which the other commands do without
     from fuzzvm.explore.case_features import features
 
-    mitigations = given(own)
+    mitigations = own_mitigations(own)
 
     def features_of(case: TestCase) -> care.Features:
         return features(case, mitigation_of(case, mitigations.get(case.mitigation)))
@@ -114,13 +125,14 @@ def minimise(folder: Path, dry_run: bool, own: tuple[str, ...], as_json: bool) -
 @corpus.command()
 @click.argument("folder", type=FOLDER, metavar="CORPUS")
 @own_option
+@images_option
 @json_option
-def check(folder: Path, own: tuple[str, ...], as_json: bool) -> int:
+def check(folder: Path, own: tuple[str, ...], folders: tuple[Path, ...], as_json: bool) -> int:
     """Say what is wrong with CORPUS, a line each, and nothing else.
 
     Every file must replay as it expects, have the name of its content, and hold a case that no other one holds.
     """
-    checked = list(care.check(folder, given(own)))
+    checked = list(care.check(folder, given(own, folders)))
     wrong = [one for one in checked if one.problem]
     if as_json:
         problems = [{"file": str(one.path), "problem": one.problem} for one in wrong]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import refuse_image
 from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
@@ -54,6 +55,7 @@ def export(file: Path, form: str, out: Path | None, mitigation_name: str | None,
     promela  the whole scenario, whatever its schedule, as a model for Spin
     """
     case = read(file)
+    refuse_image(case, "fuzzvm export")
     mitigation = mitigation_of(case, None if mitigation_name is None else registry.get(mitigation_name))
     try:
         text = _FORMATS[form](case, mitigation, max_states)

@@ -30,11 +30,12 @@ from fuzzvm.cli.common import (
     without_option,
 )
 from fuzzvm.cli.executor import TLS_OPTIONS, Address, connected, executor_option
-from fuzzvm.cli.happened import happened_option, not_met, print_happened_in_campaign, print_happened_in_runs
-from fuzzvm.cli.output import print_table, say
+from fuzzvm.cli.fuzz_results import print_results, results_to_data
+from fuzzvm.cli.happened import happened_option, print_happened_in_campaign, print_happened_in_runs
+from fuzzvm.cli.image_fuzz import image_cells, refuse_with_image
+from fuzzvm.cli.output import say
 from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
-from fuzzvm.corpus.command import command
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import INSISTS, FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
 from fuzzvm.explore.campaigns import sitting
@@ -45,7 +46,6 @@ from fuzzvm.explore.campaigns.sitting import new_folder, targets
 from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask
 from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.files.printable import printable
-from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.inside import HOOK_SECONDS
@@ -138,6 +138,12 @@ class _Settings:
     help="How a campaign divides its time between scenarios and engines: by what pays, or evenly. Default: pays.",
 )
 @click.option("--split", "schedule_by_old_name", type=click.Choice(SPLITS), hidden=True)
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Search the compiled functions of a kernel image of `fuzzvm image build`, and no mitigation.",
+)
 @hook_seconds_option
 @executor_option
 @happened_option
@@ -162,6 +168,7 @@ def fuzz(
     resume: Path | None,
     schedule_by: str | None,
     schedule_by_old_name: str | None,
+    image: Path | None,
     hook_seconds: float | None,
     executor: Address | None,
     happened: bool,
@@ -178,6 +185,7 @@ def fuzz(
     \b
     fuzzvm fuzz --mitigation none --seconds 20
     fuzzvm fuzz -m ./mine.py:MyScheme -e surw -e atheris --seconds 300
+    fuzzvm fuzz --image ./linux-7.3 -s pmd-promotion --seconds 60
 
     With --jobs or --campaign it is a campaign: a portfolio of engines in several processes, in a folder that outlives
     a kill of any of them; fuzzvm status reads it meanwhile. So it is with --executor, on the workers of a cluster.
@@ -213,9 +221,12 @@ def fuzz(
     if seconds is None and runs is None:
         seconds = DEFAULT_SECONDS
     with bounded_by_seconds(seconds):
-        cells = _cells(
-            mitigation_names, given, memory, engine_names, tuple(dict.fromkeys(without)), by_name=bool(scenario_names)
-        )
+        if image is not None:
+            refuse_with_image(context)
+            cells = image_cells(image, given, memory, engine_names, by_name=bool(scenario_names))
+        else:
+            points = tuple(dict.fromkeys(without))
+            cells = _cells(mitigation_names, given, memory, engine_names, points, by_name=bool(scenario_names))
     if is_campaign:
         settings = Settings(
             targets=targets(cells),
@@ -240,9 +251,9 @@ def fuzz(
     insists = expect_claims and not keep_going
     results = _search(cells, _Settings(Budget(seconds, runs), seed, corpus, keep_going, insists, end))
     if as_json:
-        print_json(_to_json(results))
+        print_json(results_to_data(results))
     else:
-        _print_results(results)
+        print_results(results)
         if happened:
             print_happened_in_runs(results)
     if any(result.interrupted for result in results):
@@ -413,84 +424,3 @@ def _print_growth(grown: list[tuple[FuzzCell, Growth]]) -> None:
     for cell, growth in grown:
         if line := growth.line():
             say(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
-
-
-def _print_results(results: list[FuzzCellResult]) -> None:
-    print_table(
-        ("mitigation", "engine", "runs", "runs/s", "first bug at run", "verdict", "as claimed"),
-        [
-            (
-                result.cell.mitigation_name,
-                result.cell.engine.name,
-                str(result.search.runs),
-                f"{result.search.runs / max(result.seconds, 1e-9):.0f}",
-                str(result.runs_to_first_bug or "-"),
-                "none found" if result.verdict == "safe" else result.verdict,
-                {True: "yes", False: "NO", None: "-"}[result.as_expected],
-            )
-            for result in results
-        ],
-    )
-    for result in results:
-        for finding in result.findings:
-            case = finding.minimised.case
-            say(
-                "",
-                f"{result.cell.mitigation_name}, {result.cell.engine.name}: {case.expect} "
-                f"({context_switches(case.schedule)} context switches, {len(case.schedule)} steps, "
-                f"{finding.how}; found in {finding.scenario})",
-            )
-            if finding.path is not None:
-                how = "saved" if finding.new else "known"
-                say(f"  {how}: {command('explain', finding.path, case.mitigation)}")
-        for scenario, one in result.happened:
-            if result.verdict == "vacuous" and one.vacuous:
-                never = not_met(one.missing, f"none of the {one.runs} runs")
-                say("", f"{result.cell.mitigation_name}, {result.cell.engine.name}, {scenario}: vacuous: {never}")
-    if any(result.interrupted for result in results):
-        say("", "ended by Ctrl-C before the budget was used up", err=True)
-
-
-def _to_json(results: list[FuzzCellResult]) -> dict[str, Any]:
-    findings = [finding for result in results for finding in result.findings]
-    verdicts = [result.verdict for result in results]
-    first = [result.runs_to_first_bug for result in results if result.runs_to_first_bug is not None]
-    return {
-        "verdict": next((verdict for verdict in ("bug", "vacuous") if verdict in verdicts), "safe"),
-        "bug": findings[0].minimised.case.expect.error if findings else None,
-        "runs": sum(result.search.runs for result in results),
-        "steps": sum(result.search.steps for result in results),
-        "seconds": round(sum(result.seconds for result in results), 3),
-        "runs_to_first_bug": first[0] if first else None,
-        "saved": [str(finding.path) for finding in findings if finding.path is not None],
-        "interrupted": any(result.interrupted for result in results),
-        "searches": [
-            {
-                "mitigation": result.cell.mitigation_name,
-                "engine": result.cell.engine.name,
-                "verdict": result.verdict,
-                "expected": result.cell.expected,
-                "as_expected": result.as_expected,
-                "runs": result.search.runs,
-                "steps": result.search.steps,
-                "seconds": round(result.seconds, 3),
-                "runs_to_first_bug": result.runs_to_first_bug,
-                "happened": {scenario: {"runs": one.runs, "first_run": one.first} for scenario, one in result.happened},
-                "findings": [
-                    {
-                        "bug": finding.minimised.case.expect.error,
-                        "function": finding.minimised.case.expect.function,
-                        "scenario": finding.scenario,
-                        "message": finding.message,
-                        "proven_minimal": finding.minimised.proven,
-                        "unchecked": finding.unchecked or None,
-                        "context_switches": context_switches(finding.minimised.case.schedule),
-                        "steps": len(finding.minimised.case.schedule),
-                        "saved": None if finding.path is None else str(finding.path),
-                    }
-                    for finding in result.findings
-                ],
-            }
-            for result in results
-        ],
-    }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import refuse_image
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
 from fuzzvm.cli.output import plain, say, say_text
 from fuzzvm.corpus.format import read
@@ -175,8 +176,9 @@ def replay(
     """
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
-    built = builds.load(folder)
     case = read(file)
+    refuse_image(case, "fuzzvm kernel replay")
+    built = builds.load(folder)
     given = None if mitigation_name is None else registry.get(mitigation_name)
     outcomes: list[Outcome] = []
     with progress_console().status("booting, and walking the schedule"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import refuse_image
 from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
@@ -60,6 +61,7 @@ def mail(file: Path, mitigation_name: str | None, out: Path | None) -> int:
     else:
         given = None if mitigation_name is None else registry.get(mitigation_name)
         case = from_bytes(raw, file)
+        refuse_image(case, "fuzzvm mail")
         text = _finding(case, mitigation_of(case, given), file)
     if out is None:
         say_text(text.rstrip("\n"))

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import given_code, image_option
 from fuzzvm.cli.common import json_option, print_json, progress_console
 from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
-from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.explore.minimise import DEFAULT_BUDGET, NotFailingError, minimise
 from fuzzvm.files.writing import write
 from fuzzvm.machine.schedule import context_switches, format_schedule
-from fuzzvm.mitigations import registry
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@image_option
 @click.option(
     "--budget",
     type=click.IntRange(min=1),
@@ -31,19 +31,20 @@ from fuzzvm.mitigations import registry
     help="Machine steps that may be spent. A number and not a time, so that the result is the same everywhere.",
 )
 @json_option
-def minimize(file: Path, output: Path | None, mitigation_name: str | None, budget: int, as_json: bool) -> int:
+def minimize(
+    file: Path, output: Path | None, mitigation_name: str | None, folder: Path | None, budget: int, as_json: bool
+) -> int:
     """Find the shortest test case that fails as FILE does: context switches, then steps, then scenario.
 
-    Keeps the error's id and the function that it happens in. Prints the result unless -o is given.
+    Keeps the error's id and the function that it happens in. Prints the result unless -o is given. The scenario of a
+    kernel image's run stays as it is.
     """
     case = read(file)
-    mitigation = mitigation_of(case, None if mitigation_name is None else registry.get(mitigation_name))
+    code = given_code(case, mitigation_name, folder)
     console = progress_console()
     try:
         with console.status("minimising") as status:
-            minimised = minimise(
-                case, mitigation, budget=budget, progress=lambda name: status.update(f"minimising: {name}")
-            )
+            minimised = minimise(case, code, budget=budget, progress=lambda name: status.update(f"minimising: {name}"))
     except NotFailingError as error:
         raise CorpusError(file, str(error)) from error
     origin = f"{case.origin}; " if case.origin and minimised.how not in case.origin else ""

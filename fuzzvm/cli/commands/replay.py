@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import images, images_option
 from fuzzvm.cli.common import json_option, print_json
 from fuzzvm.cli.output import say
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
-from fuzzvm.corpus.replay import ReplayResult
+from fuzzvm.corpus.replay import ReplayResult, given_for
 from fuzzvm.corpus.replay import replay as replay_case
 from fuzzvm.mitigations import registry
 
@@ -25,18 +26,25 @@ from fuzzvm.mitigations import registry
     metavar="NAME|FILE.py:CLASS",
     help="Run under this mitigation or release instead of the one that each file names.",
 )
+@images_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only what is not as expected.")
 @json_option
-def replay(paths: tuple[Path, ...], mitigation_name: str | None, quiet: bool, as_json: bool) -> int:
+def replay(
+    paths: tuple[Path, ...], mitigation_name: str | None, folders: tuple[Path, ...], quiet: bool, as_json: bool
+) -> int:
     """Replay corpus files, or every one below a folder, against their expected outcome.
 
-    A file that a schedule no longer fits is reported and counts as not as expected.
+    A file that a schedule no longer fits is reported and counts as not as expected. A file of a kernel image needs
+    that image.
     """
     given = None if mitigation_name is None else registry.get(mitigation_name)
+    of_images = images(folders)
     files = list(store.find(paths))
     results: list[tuple[Path, ReplayResult]] = []
     for path in files:
-        result = replay_case(read(path), given, counting=as_json)
+        case = read(path)
+        code = given if case.image is None else given_for(case, of_images)
+        result = replay_case(case, code, counting=as_json)
         results.append((path, result))
         if not as_json and not (quiet and result.as_expected):
             say(f"{path}: {'ok, ' + str(result.got) if result.as_expected else result.problem}")

@@ -155,7 +155,9 @@ def verify(
 
         given = scenarios(scenario_names, tlb=False)
         bounds = Bounds(of_process, preemptions, not no_reduction)
-        return verify_on_image(image, given, memory, bounds, chosen=bool(scenario_names), as_json=as_json)
+        if save is not None:
+            store.check_writable(save)
+        return verify_on_image(image, given, memory, bounds, save, chosen=bool(scenario_names), as_json=as_json)
     with bounded_by(of_process):
         names = [name for name, _ in mitigations(mitigation_names)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
@@ -218,6 +220,7 @@ _WITH_IMAGE = (
     "max_memory",
     "preemptions",
     "no_reduction",
+    "save",
     "as_json",
 )
 

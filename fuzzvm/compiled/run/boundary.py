@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.errors import KERNEL_WARNING, ImageError
 from fuzzvm.compiled.run.memory_map import PIECE, STRUCT_PAGE_SHIFT
 from fuzzvm.compiled.run.program import Boundary, Caller
-from fuzzvm.compiled.run.translate import KERNEL_WARNING
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (

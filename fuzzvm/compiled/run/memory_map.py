@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.errors import WILD_ACCESS, ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.records import FUNCTIONS, OTHERS
 from fuzzvm.compiled.run.arch import Layout, running
@@ -25,9 +25,6 @@ from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import OFFSET_BITS, Address, address_of, object_of, offset_of
 from fuzzvm.machine.program import Constant
-
-WILD_ACCESS = "wild-access"
-"""The error id of an access to an address at which nothing is."""
 
 PIECE = 1 << OFFSET_BITS
 STRUCT_PAGE_SHIFT = 6

@@ -8,7 +8,7 @@ from functools import cache
 from operator import or_
 from typing import Any, NamedTuple
 
-from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.errors import WILD_ACCESS, ImageError
 from fuzzvm.compiled.isa.access import Access, Answer
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.isa.engine import Halt
@@ -19,7 +19,7 @@ from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.executable import RETURN, Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
 from fuzzvm.compiled.run.links import table_of
-from fuzzvm.compiled.run.memory_map import WILD_ACCESS, MemoryMap
+from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OwnMemory
 from fuzzvm.compiled.run.private import CpuMemory
 from fuzzvm.compiled.run.translate import Exclusive, inserted, operation_of, part, shift_of
@@ -275,6 +275,21 @@ class CompiledProgram(Program):
         frame = next((frame for frame in self.frames() if frame.file), None)
         name = image.name_at(self._x[PC])
         return Place(name, "", 0) if frame is None else Place(name, frame.file, frame.line)
+
+    @property
+    def touches(self) -> bool:
+        """Whether the operation at which it stands shows only that an object is there, for accesses that follow it."""
+        return self._touching
+
+    def point(self) -> Hashable:
+        """Return where the program stands: equal in two runs of it that have made the same accesses so far.
+
+        What a register holds that is not read any more is left out.
+        """
+        x, model = self._x, self._model
+        pc = x[PC] if model is None else self._arch.return_address(x, self._memory)
+        registers = tuple([x[slot] for slot in self.environment.executable.live(pc)])
+        return self._made, x[PC], self._element, registers, None if model is None else model.site()
 
     def local_state(self, keys: Keys) -> LocalState:
         executable = self.environment.executable

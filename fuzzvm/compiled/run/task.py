@@ -126,6 +126,16 @@ class CompiledTask(Task):
         other._begin(knowledge, assume=knowledge is not None)
         return other
 
+    def every_access(self) -> CompiledTask:
+        """Return the task in which every access to memory that CPUs share is a step, whatever is known.
+
+        Its schedules mean the same everywhere: they rest on the image, the calls and the memory model alone.
+        """
+        other = copy(self)
+        other._units = Units()
+        other._begin(None, assume=False)
+        return other
+
     def learned(self, runs: int = QUIET_RUNS, seed: int = 0, until: float | None = None) -> CompiledTask:
         """Return the task to search: runs have shown nearly all that there is to know of who accesses what.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.errors import KERNEL_BUG, KERNEL_WARNING, ImageError
 from fuzzvm.compiled.isa.access import UPDATES, Access
 from fuzzvm.compiled.isa.effects import Kind
 from fuzzvm.compiled.records import Bug
@@ -24,11 +24,6 @@ from fuzzvm.machine.ops import (
     Tlbi,
     Value,
 )
-
-KERNEL_BUG = "kernel-bug"
-"""The error id of a BUG() that is reached."""
-KERNEL_WARNING = "kernel-warning"
-"""The error id of a WARN() that is reached."""
 
 
 @dataclass(frozen=True, slots=True)

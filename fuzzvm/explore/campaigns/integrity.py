@@ -26,7 +26,7 @@ from fuzzvm.explore.campaigns.journal import (
     Sums,
 )
 from fuzzvm.explore.campaigns.settings import Settings, Written
-from fuzzvm.explore.campaigns.tasks import Target
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.kernel.cover_points import POINTS
 from fuzzvm.kernel.errors import DESCRIPTIONS
 
@@ -147,7 +147,7 @@ def unsettled_case(folder: Folder, settings: Settings, row: FailingRow) -> TestC
     Raises DamagedError where its file is another.
     """
     case = named_case(folder, folder.case(folder.unsettled, row.file))
-    if Target.of(case) != settings.targets[row.target] or case.expect.error != row.error:
+    if Cell.of(case) != settings.targets[row.target] or case.expect.error != row.error:
         raise DamagedError(folder.path, f"{folder.unsettled.name}/{row.file} is not the run that the journal has")
     return case
 

@@ -46,7 +46,7 @@ from fuzzvm.explore.campaigns.replays import Replayed, replays
 from fuzzvm.explore.campaigns.rows import Row
 from fuzzvm.explore.campaigns.salvage import salvage
 from fuzzvm.explore.campaigns.settings import Settings, Written
-from fuzzvm.explore.campaigns.tasks import Target
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.explore.processes import cores
 from fuzzvm.files.errors import FileError
 from fuzzvm.files.reading import read_text
@@ -283,7 +283,7 @@ class _Rebuilding:
             self._texts.append(case.origin)
             if index < len(findings):
                 continue
-            target = self._targets[Target.of(case)]
+            target = self._targets[Cell.of(case)]
             self._pairs |= {(target, pair) for pair in result.pairs}
             self._cover += [(target, point, met) for point, met in result.cover]
             if index < len(findings) + len(unsettled):
@@ -325,7 +325,7 @@ class _Rebuilding:
                 self._leave_out(path, error.what.removeprefix(f"{folder.name}/{path.name}").lstrip(": "))
                 continue
             if case.mitigation not in self._settings.mitigations() or (
-                of_target and Target.of(case) not in self._targets
+                of_target and Cell.of(case) not in self._targets
             ):
                 self._leave_out(path, "it is of something that this campaign does not search")
                 continue
@@ -379,7 +379,7 @@ class _Rebuilding:
             self._to_copy.append((row, case))
 
     def _way_of(self, case: TestCase, result: Replayed) -> tuple[int, str, GuiltyPair]:
-        return self._targets[Target.of(case)], case.expect.error, result.pair
+        return self._targets[Cell.of(case)], case.expect.error, result.pair
 
     def write(self, written: Written, aside: _Aside) -> None:
         """Put the new journal in the old one's place, and that aside. Raises OSError, sqlite3.Error, FileError."""

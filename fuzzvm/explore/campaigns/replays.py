@@ -12,10 +12,11 @@ from fuzzvm.explore.campaigns.errors import CampaignError
 from fuzzvm.explore.campaigns.executor import Died
 from fuzzvm.explore.campaigns.guilty import GuiltyPair, guilty_pair
 from fuzzvm.explore.campaigns.local import LocalExecutor
-from fuzzvm.explore.campaigns.tasks import Broken, Crashed, Target, guarded, happened_in, pair_key, system_of
+from fuzzvm.explore.campaigns.tasks import Broken, Crashed, guarded, happened_in, pair_key, system_of
 from fuzzvm.explore.case_features import CoveringReplay
 from fuzzvm.explore.coverage import InterleavingCoverage
 from fuzzvm.explore.happened import Happened
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.machine.execution import execute
 from fuzzvm.mitigations import registry
@@ -85,7 +86,7 @@ def _replay(case: TestCase) -> Outcome:
     mitigation = registry.get(case.mitigation)
     coverage, happened = InterleavingCoverage(), Happened()
     try:
-        system = system_of(Target.of(case))
+        system = system_of(Cell.of(case))
         chooser = CoveringReplay(case.schedule, coverage)
         execution = execute(happened.machine(system), chooser)
         chooser.finish()

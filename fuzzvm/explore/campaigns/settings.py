@@ -18,7 +18,7 @@ from typing import Any
 import fuzzvm
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaigns.errors import CampaignError, DamagedError
-from fuzzvm.explore.campaigns.tasks import Target
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.scenario import ordering_points
@@ -41,7 +41,7 @@ class Settings:
     a task has where the split is even. `corpus` is a folder that gets each finding as well, or None.
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[Cell, ...]
     engines: tuple[str, ...]
     seed: int
     seconds: float | None
@@ -217,12 +217,12 @@ def _from_data(data: Mapping[str, Any], text: str) -> Written:
     return Written(text, settings, data["made_by"], data["files"])
 
 
-def _target(scenarios: list[Scenario], mitigation: Any, scenario: Any, memory: Any, without: Any) -> Target:
+def _target(scenarios: list[Scenario], mitigation: Any, scenario: Any, memory: Any, without: Any) -> Cell:
     if not (_text(mitigation) and _whole(0, len(scenarios) - 1)(scenario) and memory in memory_models.names()):
         raise _WrongError("a target is not a mitigation, a scenario and a memory model")
     if not _list_of(lambda one: one in ordering_points.names())(without):
         raise _WrongError("a target leaves out what is no ordering point")
-    return Target(mitigation, scenarios[scenario], memory, tuple(without))
+    return Cell(mitigation, scenarios[scenario], memory, tuple(without))
 
 
 def made_by(mitigations: list[str]) -> dict[str, str]:

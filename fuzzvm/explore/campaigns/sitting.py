@@ -17,7 +17,8 @@ from fuzzvm.explore.campaigns.journal import SETTLED, Journal
 from fuzzvm.explore.campaigns.local import LocalExecutor
 from fuzzvm.explore.campaigns.run import Campaign, State, TaskExecutor, first_signal_ends
 from fuzzvm.explore.campaigns.settings import Settings, Written
-from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, Target, perform
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, perform
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.explore.processes import cores
 from fuzzvm.files.shell import word
 from fuzzvm.scenario.system import default_memory
@@ -26,10 +27,10 @@ JOBS_PER_CORE = 8
 """Processes that a campaign's folder may ask for: no more than its user may have meant on a machine like this."""
 
 
-def targets(cells: Sequence[FuzzCell]) -> tuple[Target, ...]:
+def targets(cells: Sequence[FuzzCell]) -> tuple[Cell, ...]:
     """Return what cells search, each target once: those of all mitigations in turn, as a search may end early."""
     of_each = [
-        [Target(cell.mitigation_name, one, cell.memory or default_memory(one), cell.without) for one in cell.scenarios]
+        [Cell(cell.mitigation_name, one, cell.memory or default_memory(one), cell.without) for one in cell.scenarios]
         for cell in cells
     ]
     return tuple(dict.fromkeys(target for turn in zip_longest(*of_each) for target in turn if target is not None))

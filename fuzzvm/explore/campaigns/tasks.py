@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import TypeAlias, TypeVar
 
-from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.corpus.format import TestCase
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import bounded_search
 from fuzzvm.explore.campaigns import check
@@ -24,13 +24,13 @@ from fuzzvm.explore.campaigns.guilty import GuiltyPair, guilty_pair
 from fuzzvm.explore.coverage import InterleavingCoverage, Pair
 from fuzzvm.explore.engines import Budget, EngineError, FuzzSearch
 from fuzzvm.explore.happened import Happened
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.explore.minimise import NotFailingError, minimise
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
-from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from fuzzvm.supervision.folder import same_folder
 
@@ -41,38 +41,11 @@ SYSTEMS_KEPT = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What is searched: a scenario under a mitigation and a memory model, with ordering points left out or not."""
-
-    mitigation: str
-    scenario: Scenario
-    memory: str
-    without: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, case: TestCase) -> Target:
-        """Return the target that a test case is a run of."""
-        return cls(case.mitigation, case.scenario, case.memory, case.without)
-
-    def case(self, execution: Execution, origin: str = "") -> TestCase:
-        """Return a run of it as a test case."""
-        return TestCase(
-            self.scenario,
-            self.mitigation,
-            self.memory,
-            execution.schedule,
-            Expectation.of(execution),
-            origin,
-            self.without,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class SearchTask:
     """So many runs of a target under an engine, from a seed of its own; fewer where `seconds` are over before."""
 
     number: int
-    target: Target
+    target: Cell
     engine: str
     seed: int
     runs: int
@@ -190,17 +163,15 @@ def guarded(task: object, work: Callable[[], R]) -> R | Broken | Crashed:
 
 
 @functools.lru_cache(SYSTEMS_KEPT)
-def system_of(target: Target) -> System:
+def system_of(target: Cell) -> System:
     """Return a target, booted. Raises ScenarioError, ProgramError, MitigationError."""
-    return System(
-        target.scenario, registry.get(target.mitigation), target.memory, target.mitigation, without=target.without
-    )
+    return target.system()
 
 
 class _Gathering(InterleavingCoverage):
     """Coverage by pairs that mean the same in every process, and the runs that covered something first."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Cell) -> None:
         super().__init__()
         self._target = target
         self.first: list[FirstToCover] = []

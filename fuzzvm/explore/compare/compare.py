@@ -180,7 +180,7 @@ def why_left_out(image: Image, scenario: Scenario) -> str:
 
 def _compare(image: Image, scenario: Scenario, mitigation: type[Mitigation], names: Names, tally: _Tally) -> None:
     geometry = Geometry.of(image, scenario.fanout)
-    task = image_task(image, scenario, "sc", every_access=True)
+    task = image_task(image, scenario, "sc", assume=False, tracked=False)
     compiled = CompiledSide(task, geometry, names)
     model = ModelSide(System(scenario, mitigation, "sc"), geometry, names)
     runs = [

@@ -10,15 +10,18 @@ import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fuzzvm.explore.coverage import Covering, InterleavingCoverage
 from fuzzvm.explore.happened import Happened
 from fuzzvm.machine.execution import Chooser, Execution
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
+from fuzzvm.machine.task import Task
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+
+T = TypeVar("T", bound=Task)
 
 DEFAULT = "surw"
 """The engine where none is asked for: the best one on every deep planted bug (docs/benchmarks.md)."""
@@ -38,9 +41,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failing run: of which system, and the how many-th run it was, counted from 1."""
+    """A failing run: of which system or image's task, and the how many-th run it was, counted from 1."""
 
-    system: System
+    system: Task
     execution: Execution
     run: int
 
@@ -134,7 +137,7 @@ class Engine(Protocol):
         """Run until `search.over`, and keep account of it in `search`. The same seed does the same runs."""
 
 
-def rotation(systems: Sequence[System]) -> list[System]:
+def rotation(systems: Sequence[T]) -> list[T]:
     """Return the systems in the order in which an engine takes them in turn, those with more CPUs more often.
 
     A third CPU multiplies the interleavings; a turn for each system alike would spend most runs where least is to

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fuzzvm.compiled.run.memory_map import WILD_ACCESS
-from fuzzvm.compiled.run.translate import KERNEL_BUG, KERNEL_WARNING
+from fuzzvm.compiled.errors import KERNEL_BUG, KERNEL_WARNING, WILD_ACCESS
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fuzzvm.compiled.image import Image, load
+from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.search import search
@@ -14,19 +14,10 @@ from fuzzvm.explore.exhaustive.space import SHARED_MASK, Space
 from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.property import Property
-from tests.compiled import small
-from tests.compiled.run import random_code
+from tests.compiled.run.conftest import PAIRS
 
-PAIRS = 30
 MOST = 20_000
 Outcomes = tuple[frozenset[tuple[int, ...]], bool]
-
-
-@pytest.fixture(scope="session")
-def random_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    head = '#include "small.h"\n\nstruct static_key huge_vmap_disabled;\n'
-    edit = {"mm/vmalloc.c": (head, head + random_code.source(1, PAIRS))}
-    return load(small.build_image(tmp_path_factory.mktemp("random"), edits=edit))
 
 
 class WordsTask(CompiledTask):

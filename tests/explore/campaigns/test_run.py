@@ -20,7 +20,8 @@ from fuzzvm.explore.campaigns.folder import Folder
 from fuzzvm.explore.campaigns.journal import Journal
 from fuzzvm.explore.campaigns.run import State
 from fuzzvm.explore.campaigns.settings import EVEN, Settings, digest_of_data, parse
-from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, Target, perform
+from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask, perform
+from fuzzvm.explore.matrix import Cell
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 
@@ -49,7 +50,7 @@ class Inline:
 
 
 def settings_of(runs: int = 1500) -> Settings:
-    target = Target("none", shipped.get("pmd-promotion"), "sc")
+    target = Cell("none", shipped.get("pmd-promotion"), "sc")
     return Settings((target,), ("pct", "pos"), 1, None, runs, 1, True, EVEN, 10.0)
 
 

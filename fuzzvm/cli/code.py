@@ -1,0 +1,63 @@
+"""--mitigation and --image of commands that take test cases: the code that these may run, resolved once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from fuzzvm.cli.common import F
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.corpus.replay import code_of
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario.target import Code, ImageCode
+
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+def image_option(command: F) -> F:
+    """Add --image."""
+    text = "The kernel image that the test case is of, as `fuzzvm image build` made it."
+    return click.option("--image", "folder", type=FOLDER, metavar="DIR", help=text)(command)
+
+
+def images_option(command: F) -> F:
+    """Add --image, any number of times."""
+    text = "Run the cases of this kernel image; may be given more than once. Without, they are not run."
+    return click.option("--image", "folders", multiple=True, type=FOLDER, metavar="DIR", help=text)(command)
+
+
+def image_code(folder: Path) -> ImageCode:
+    """Return the code of the image in a folder. Raises ImageError."""
+    # imported here: ELF, DWARF and disassembly are needed for nothing else
+    from fuzzvm.compiled.image import load
+    from fuzzvm.explore.image_code import ImageCode as OfImage
+
+    return OfImage(load(folder))
+
+
+def given_code(case: TestCase, mitigation: str | None, folder: Path | None) -> Code:
+    """Return the code that a test case runs, by the options of its command.
+
+    Raises UsageError where both are given, ImageError, and as `code_of` does.
+    """
+    if mitigation is not None and folder is not None:
+        raise click.UsageError("--mitigation and --image exclude each other")
+    given: Code | None = None
+    if folder is not None:
+        given = image_code(folder)
+    elif mitigation is not None:
+        given = registry.get(mitigation)
+    return code_of(case, given)
+
+
+def images(folders: Sequence[Path]) -> dict[str, Code]:
+    """Return the code of images by their digests. Raises ImageError."""
+    return {code.digest: code for code in map(image_code, folders)}
+
+
+def refuse_image(case: TestCase, what: str) -> None:
+    """Raise MitigationError for a test case of a kernel image, which a command cannot take."""
+    if case.image is not None:
+        raise registry.MitigationError(f"the test case is of {case.image}: {what} is not there for kernel images")

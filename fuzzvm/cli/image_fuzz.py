@@ -1,0 +1,53 @@
+"""`fuzzvm fuzz --image`: what is searched, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from fuzzvm.explore import engines
+from fuzzvm.explore.campaign import FuzzCell
+from fuzzvm.explore.engines.strategy_loop import StrategyEngine
+from fuzzvm.scenario.scenario import Scenario
+
+_WITH_IMAGE = (
+    *("image", "scenario_names", "memory", "engine_names", "seconds", "runs", "seed", "corpus", "keep_going"),
+    "as_json",
+)
+
+
+def refuse_with_image(context: click.Context) -> None:
+    """Raise UsageError for an option that is not for images."""
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _WITH_IMAGE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
+
+
+def image_cells(
+    folder: Path, given: Sequence[Scenario], memory: str | None, engine_names: Sequence[str], *, by_name: bool
+) -> list[FuzzCell]:
+    """Return what is searched: the scenarios that the image can run, under each engine.
+
+    Raises UsageError for an engine that needs the kernel model, and for a scenario that was named and cannot be run;
+    ImageError.
+    """
+    # imported here: ELF, DWARF and disassembly are needed for nothing else
+    from fuzzvm.cli.code import image_code
+    from fuzzvm.explore.image_code import ImageCode
+    from fuzzvm.explore.images import runnable
+
+    chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
+    for engine in chosen:
+        if not isinstance(engine, StrategyEngine):
+            raise click.UsageError(f"engine {engine.name} is not there for images")
+    code = image_code(folder)
+    assert isinstance(code, ImageCode)
+    can, cannot = runnable(code.image, list(given))
+    if by_name and cannot:
+        scenario, why = cannot[0]
+        raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
+    return [FuzzCell(f"image {code.digest[:12]}", code, engine, tuple(can), memory) for engine in chosen]

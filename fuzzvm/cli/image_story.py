@@ -1,0 +1,62 @@
+"""`fuzzvm explain --image`: the story of a run of compiled code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fuzzvm.cli.common import print_json
+from fuzzvm.cli.output import say, say_text
+from fuzzvm.compiled.image import Image
+from fuzzvm.corpus.command import image_command
+from fuzzvm.corpus.format import TestCase
+from fuzzvm.explore.image_code import ImageCode
+from fuzzvm.machine.schedule import context_switches
+from fuzzvm.report.compiled_story import render, story_of
+from fuzzvm.scenario.target import Code
+
+
+def title(image: Image) -> str:
+    """Return the line that says what an image is."""
+    manifest = image.manifest
+    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
+    return (
+        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
+        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
+    )
+
+
+def explain_on_image(case: TestCase, code: Code, file: Path, folder: Path, *, as_json: bool) -> int:
+    """Print the story of a test case of an image; return the exit status.
+
+    Raises ConversionError for a run that has no counterpart in which accesses that nobody can tell are no steps.
+    """
+    assert isinstance(code, ImageCode)
+    task, schedule = code.with_fewer_steps(case)
+    story = story_of(task, schedule)
+    if not as_json:
+        say_text(render(story, case.scenario, f"{title(code.image)}; memory {case.memory}"))
+        say(f"every access to shared memory counted: {len(case.schedule)} steps")
+        say(f"replay: {image_command('replay', file, folder)}")
+        return 0
+    failure = story.failure
+    print_json(
+        {
+            "verdict": "safe" if failure is None else "bug",
+            "bug": None if failure is None else failure.error,
+            "function": None if failure is None else failure.function,
+            "message": None if failure is None else failure.message,
+            "stack": [str(frame) for frame in story.frames],
+            "context_switches": context_switches(schedule),
+            "accesses": len(case.schedule),
+            "steps": [
+                {
+                    "step": one.step.number,
+                    "cpu": one.step.cpu,
+                    "stack": [str(frame) for frame in one.frames],
+                    "text": one.text,
+                }
+                for one in story.steps
+            ],
+        }
+    )
+    return 0

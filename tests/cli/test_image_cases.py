@@ -1,0 +1,163 @@
+"""Test cases of kernel images as users have them: saved, replayed elsewhere, explained, minimised, kept in a corpus."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fuzzvm.compiled.manifest import read as read_manifest
+from fuzzvm.corpus.format import read
+from fuzzvm.machine.schedule import context_switches
+from tests.cli.running import fuzzvm
+from tests.compiled import small
+
+pytestmark = small.needs_compiler
+
+PROMOTION = ("-s", "pmd-promotion", "--memory", "sc")
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image of the small kernel without its lock."""
+    return small.build_image(tmp_path_factory.mktemp("without-lock"), config=small.FRAGMENT)
+
+
+@pytest.fixture(scope="session")
+def saved(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What verify has saved of it."""
+    folder = tmp_path_factory.mktemp("saved")
+    done = fuzzvm("verify", "--image", str(broken), *PROMOTION, "--save", str(folder), "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (run,) = json.loads(done.stdout)["runs"]
+    (file,) = folder.iterdir()
+    assert run["saved"] == str(file)
+    case = read(file)
+    assert (case.expect.error, case.expect.function) == (run["bug"], run["function"])
+    assert context_switches(case.schedule) == run["context_switches"]
+    return file
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image of the small kernel as it should be."""
+    return small.build_image(tmp_path_factory.mktemp("with-lock"))
+
+
+@pytest.mark.always
+def test_what_verify_saves_says_what_it_is_and_replays_in_another_process(broken: Path, saved: Path) -> None:
+    case = read(saved)
+    manifest = read_manifest(broken)
+    assert case.image is not None
+    assert (case.image.digest, case.image.kernel) == (manifest.digest, manifest.kernel)
+    assert case.image.build.startswith(f"fuzzvm image build --tree {small.SOURCES}")
+    assert saved.name.startswith(f"linux-{manifest.kernel.replace('.', '-')}-{manifest.digest[:8]}")
+    done = fuzzvm("replay", str(saved), "--image", str(broken))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{saved}: ok, {case.expect}\n1 replayed, 0 not as expected\n"
+
+
+@pytest.mark.always
+def test_it_is_explained_in_the_steps_that_verify_counts(broken: Path, saved: Path) -> None:
+    done = fuzzvm("explain", str(saved), "--image", str(broken))
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.search(r"^(\d+) steps, (\d+) context switches: ", done.stdout, re.MULTILINE)
+    case = read(saved)
+    assert shown is not None
+    assert int(shown[1]) < len(case.schedule)
+    assert int(shown[2]) == context_switches(case.schedule)
+    assert f"BUG: {case.expect}" in done.stdout
+    assert re.search(r"CPU 0  vmap_try_huge_pmd\(\)  mm/vmalloc.c:\d+", done.stdout)
+    assert f"every access to shared memory counted: {len(case.schedule)} steps" in done.stdout
+
+
+def test_a_run_with_more_switches_is_minimised(broken: Path, saved: Path, tmp_path: Path) -> None:
+    """The saved run with its first CPU interrupted once more fails all the same, and has one switch too many."""
+    long = saved.read_text().replace('schedule = "1*', 'schedule = "0 1*', 1)
+    before = read(saved)
+    first, second = re.search(r'schedule = "0 1\*\d+ 0\*(\d+)', long), tmp_path / "long.toml"
+    assert first is not None
+    second.write_text(long.replace(f"0*{first[1]}", f"0*{int(first[1]) - 1}", 1))
+    assert context_switches(read(second).schedule) == context_switches(before.schedule) + 1
+    done = fuzzvm("minimize", str(second), "--image", str(broken), "-o", str(tmp_path / "short.toml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    after = read(tmp_path / "short.toml")
+    assert "proven minimal" in done.stdout
+    assert (after.schedule, after.expect) == (before.schedule, before.expect)
+
+
+def test_fuzz_finds_it_and_saves_it_minimised(broken: Path, saved: Path, tmp_path: Path) -> None:
+    done = fuzzvm(
+        "fuzz", "--image", str(broken), *PROMOTION, "-e", "random", "--runs", "500", "--corpus", str(tmp_path)
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    (file,) = tmp_path.iterdir()
+    case, known = read(file), read(saved)
+    assert case.expect.verdict == "bug"
+    assert context_switches(case.schedule) == context_switches(known.schedule)
+    assert f"saved: fuzzvm explain {file} --image {broken}" in done.stdout
+    assert fuzzvm("replay", str(file), "--image", str(broken)).returncode == 0
+
+
+def test_fuzz_finds_nothing_where_the_lock_is_taken(other: Path, tmp_path: Path) -> None:
+    done = fuzzvm("fuzz", "--image", str(other), *PROMOTION, "-e", "pct", "--runs", "30", "--corpus", str(tmp_path))
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert "none found" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["replay", "explain", "minimize"])
+def test_another_image_is_refused_by_both_digests(other: Path, broken: Path, saved: Path, command: str) -> None:
+    digests = [read_manifest(folder).digest for folder in (broken, other)]
+    done = fuzzvm(command, str(saved), "--image", str(other))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert all(digest in done.stderr for digest in digests)
+
+
+def test_a_corpus_needs_the_image(broken: Path, other: Path, saved: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    refused = fuzzvm("corpus", "add", str(corpus), str(saved))
+    assert refused.returncode == 1
+    assert "runs only where --image DIR gives it; it is built by: fuzzvm image build --tree" in refused.stdout
+    assert not corpus.exists() or not list(corpus.iterdir())
+    added = fuzzvm("corpus", "add", str(corpus), str(saved), "--image", str(broken))
+    assert added.returncode == 0, added.stdout
+    assert fuzzvm("corpus", "check", str(corpus), "--image", str(broken), "--image", str(other)).returncode == 0
+    for given, said in (((), "--image DIR"), (("--image", str(other)), read_manifest(other).digest)):
+        checked = fuzzvm("corpus", "check", str(corpus), *given)
+        assert checked.returncode == 1
+        assert said in checked.stdout
+    # without its code a file cannot be judged, so it stays
+    kept = fuzzvm("corpus", "min", str(corpus))
+    assert (kept.returncode, len(list(corpus.iterdir()))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("export", "FILE", "--to", "litmus"), "fuzzvm export is not there for kernel images"),
+        (("mail", "FILE"), "fuzzvm mail is not there for kernel images"),
+        (("kernel", "replay", "FILE", "--kernel", "."), "fuzzvm kernel replay is not there for kernel images"),
+        (("replay", "FILE", "--mitigation", "none"), "runs only where --image DIR gives it"),
+        (("explain", "FILE", "--image", "IMAGE", "--mitigation", "none"), "exclude each other"),
+        (("explain", "FILE", "--image", "IMAGE", "--html", "out.html"), "--html is not there"),
+        (("fuzz", "--image", "IMAGE", "-e", "atheris"), "engine atheris is not there for images"),
+        (("fuzz", "--image", "IMAGE", "--jobs", "2"), "--image and --jobs exclude each other"),
+        (("fuzz", "--image", "IMAGE", "-s", "x86-pmd-promotion"), "it is of x86_64, and the image of arm64"),
+    ],
+)
+def test_what_is_not_for_images_is_refused_in_one_line(
+    broken: Path, saved: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    places = {"FILE": str(saved), "IMAGE": str(broken)}
+    done = fuzzvm(*(places.get(word, word) for word in arguments))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert said in done.stderr
+
+
+def test_a_test_case_of_a_mitigation_has_no_image(broken: Path) -> None:
+    file = next(Path("corpus/regressions").glob("none-use-after-free-read-*.toml"))
+    done = fuzzvm("explain", str(file), "--image", str(broken))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fuzzvm: the test case is of mitigation none, and of no image\n"
