@@ -371,6 +371,9 @@ class CompiledProgram(Program):
         environment = self.environment
         executable = environment.executable
         if pc == RETURN:
+            if self._trial:
+                # the next call depends on nothing, and whether this one has come to its end here may
+                raise _TrialEndError
             x[PC] = 0
             self._memory.left(self._memory.stack_top)
             return None
