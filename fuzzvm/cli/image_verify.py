@@ -12,7 +12,9 @@ from fuzzvm.cli.common import print_json, progress_console, shell_path
 from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import failure_to_data, how, in_words, say_shortfalls, search_to_data
 from fuzzvm.compiled.image import Image, load
-from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
+from fuzzvm.explore.boundary_files import Stated, verify_stated
+from fuzzvm.explore.boundary_files import load as load_boundary
+from fuzzvm.explore.images import ImageRun, cells, runnable
 from fuzzvm.explore.matrix import Bounds
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.report.compiled_story import render, story_of
@@ -20,14 +22,23 @@ from fuzzvm.scenario.scenario import Scenario
 
 
 def verify_on_image(
-    folder: Path, scenarios: Sequence[Scenario], memory: str | None, bounds: Bounds, *, chosen: bool, as_json: bool
+    folder: Path,
+    scenarios: Sequence[Scenario],
+    memory: str | None,
+    bounds: Bounds,
+    *,
+    chosen: bool,
+    as_json: bool,
+    boundary: Path | None = None,
 ) -> int:
     """Verify scenarios on an image and print what came of it; return the exit status.
 
     `chosen` says that the user has named the scenarios: then one that the image cannot run is an error, else it is left
-    out, and said to be. Raises ImageError, ProgramError, ScenarioError.
+    out, and said to be. `boundary` is a file with boundary functions of the user's. Raises ImageError, ProgramError,
+    ScenarioError.
     """
     image = load(folder)
+    stated = None if boundary is None else load_boundary(boundary, image)
     can, cannot = runnable(image, list(scenarios))
     if chosen and cannot:
         scenario, why = cannot[0]
@@ -39,7 +50,7 @@ def verify_on_image(
         with progress_console().status("") as status:
             for scenario, name in todo:
                 status.update(f"{scenario.name}, {name} ({len(runs) + 1} of {len(todo)})")
-                runs.append(verify_image(image, scenario, name, bounds))
+                runs.append(verify_stated(image, scenario, name, bounds, stated))
     except KeyboardInterrupt:
         interrupted = True
     if as_json:
@@ -47,6 +58,7 @@ def verify_on_image(
             {
                 "image": image.manifest.digest,
                 "kernel": image.manifest.kernel,
+                "boundary": None if stated is None else _stated_to_json(stated),
                 "runs": [_to_json(run) for run in runs],
                 "left_out": {scenario.name: why for scenario, why in cannot},
                 "interrupted": interrupted,
@@ -59,6 +71,10 @@ def verify_on_image(
     if interrupted:
         return 130
     return 0 if all(run.verdict.verdict == "safe" and run.verdict.complete for run in runs) else 1
+
+
+def _stated_to_json(stated: Stated) -> dict[str, Any]:
+    return {"file": str(stated.path), "sha256": stated.sha256, "functions": sorted(stated.functions)}
 
 
 def _title(image: Image) -> str:

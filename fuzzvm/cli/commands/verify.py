@@ -99,6 +99,12 @@ from fuzzvm.supervision import inside
     metavar="DIR",
     help="Verify the compiled functions of a kernel image of `fuzzvm image build`, and no mitigation.",
 )
+@click.option(
+    "--boundary",
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="With --image: a Python file of functions that stand for those of the same name, which are not run.",
+)
 @happened_option
 @json_option
 @click.pass_context
@@ -121,6 +127,7 @@ def verify(
     html: Path | None,
     all_errors: bool,
     image: Path | None,
+    boundary: Path | None,
     happened: bool,
     as_json: bool,
 ) -> int:
@@ -154,7 +161,10 @@ def verify(
 
         given = scenarios(scenario_names, tlb=False)
         bounds = Bounds(of_process, preemptions, not no_reduction)
-        return verify_on_image(image, given, memory, bounds, chosen=bool(scenario_names), as_json=as_json)
+        chosen_by_name = bool(scenario_names)
+        return verify_on_image(image, given, memory, bounds, chosen=chosen_by_name, as_json=as_json, boundary=boundary)
+    if boundary is not None:
+        raise click.UsageError("--boundary needs --image")
     with bounded_by(of_process):
         names = [name for name, _ in mitigations(mitigation_names)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
@@ -210,6 +220,8 @@ def verify(
 
 _WITH_IMAGE = (
     "image",
+    "boundary",
+    "hook_seconds",
     "scenario_names",
     "memory",
     "max_states",
