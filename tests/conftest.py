@@ -32,6 +32,7 @@ SAMPLED = (
     "cli/test_hostile_mitigations.py",
     "cli/test_image.py",
     "cli/test_image_cases.py",
+    "cli/test_image_functions.py",
     "cli/test_image_verify.py",
     "cli/test_kernel.py",
     "cli/test_litmus.py",

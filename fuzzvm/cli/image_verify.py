@@ -16,8 +16,10 @@ from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import image_command
+from fuzzvm.explore.boundary_files import Stated, verify_stated
+from fuzzvm.explore.boundary_files import load as load_boundary
 from fuzzvm.explore.image_code import ImageCode
-from fuzzvm.explore.images import ImageRun, cells, runnable, verify_image
+from fuzzvm.explore.images import ImageRun, cells, runnable
 from fuzzvm.explore.matrix import Bounds
 from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
 from fuzzvm.machine.schedule import context_switches
@@ -31,6 +33,7 @@ def verify_on_image(
     memory: str | None,
     bounds: Bounds,
     save: Path | None,
+    boundary: Path | None,
     *,
     chosen: bool,
     as_json: bool,
@@ -38,10 +41,11 @@ def verify_on_image(
     """Verify scenarios on an image and print what came of it; return the exit status.
 
     `chosen` says that the user has named the scenarios: then one that the image cannot run is an error, else it is left
-    out, and said to be. The schedule of each bug is saved in the folder `save`. Raises ImageError, ProgramError,
-    ScenarioError, CorpusError.
+    out, and said to be. The schedule of each bug is saved in the folder `save`. `boundary` is a file with boundary
+    functions of the user's. Raises ImageError, ProgramError, ScenarioError, CorpusError.
     """
     image = load(folder)
+    stated = None if boundary is None else load_boundary(boundary, image)
     can, cannot = runnable(image, list(scenarios))
     if chosen and cannot:
         scenario, why = cannot[0]
@@ -55,7 +59,7 @@ def verify_on_image(
         with progress_console().status("") as status:
             for scenario, name in todo:
                 status.update(f"{scenario.name}, {name} ({len(runs) + 1} of {len(todo)})")
-                runs.append(verify_image(image, scenario, name, bounds))
+                runs.append(verify_stated(image, scenario, name, bounds, stated))
                 if save is not None and runs[-1].verdict.schedule is not None:
                     # at once: what may come hours later must not take a schedule with it
                     saved[id(runs[-1])] = _save(image, runs[-1], save)
@@ -66,6 +70,7 @@ def verify_on_image(
             {
                 "image": image.manifest.digest,
                 "kernel": image.manifest.kernel,
+                "boundary": None if stated is None else _stated_to_json(stated),
                 "runs": [_to_json(run, saved.get(id(run))) for run in runs],
                 "left_out": {scenario.name: why for scenario, why in cannot},
                 "interrupted": interrupted,
@@ -89,6 +94,10 @@ def _save(image: Image, run: ImageRun, folder: Path) -> Path | ConversionError:
     except ConversionError as error:
         return error
     return store.save(case, folder)[0]
+
+
+def _stated_to_json(stated: Stated) -> dict[str, Any]:
+    return {"file": str(stated.path), "sha256": stated.sha256, "functions": sorted(stated.functions)}
 
 
 def _print(

@@ -8,10 +8,11 @@ mappings, W+X and TLBs are not asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.run.program import Boundary
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.explore.exhaustive import Verdict, verify
 from fuzzvm.explore.exhaustive.deadline import Deadline
@@ -21,8 +22,9 @@ from fuzzvm.explore.matrix import Bounds, memories
 from fuzzvm.kernel.cover_points import PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
 from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.ops import Await, Free, Load, Operation, Rmw, object_of
+from fuzzvm.scenario.calls import CallFunction
 from fuzzvm.scenario.purpose import purpose
-from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.scenario import Scenario, race
 
 FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
 """Cover points that are read off compiled code; the others of a scenario's purpose are not asked for."""
@@ -55,14 +57,17 @@ def cells(scenarios: list[Scenario], memory: str | None) -> Iterator[tuple[Scena
             yield scenario, name
 
 
-def verify_image(image: Image, scenario: Scenario, memory: str, bounds: Bounds) -> ImageRun:
+def verify_image(
+    image: Image, scenario: Scenario, memory: str, bounds: Bounds, boundary: Mapping[str, Boundary] | None = None
+) -> ImageRun:
     """Explore every schedule of a scenario whose calls are made of an image's functions.
 
-    Raises what `image_task` and `verify` raise; ProgramError names what the image needs and is not supported.
+    `boundary` are functions that the user states. Raises what `image_task` and `verify` raise; ProgramError names what
+    the image needs and is not supported.
     """
     deadline = Deadline(bounds.limits)
     limit = bounds.limits.max_seconds
-    task = image_task(image, scenario, memory)
+    task = image_task(image, scenario, memory, boundary)
     task = task.learned(until=None if limit is None else time.monotonic() + limit)
     met: list[frozenset[str]] = []
 
@@ -81,10 +86,17 @@ def verify_image(image: Image, scenario: Scenario, memory: str, bounds: Bounds) 
             break
     ran = task.has_run()
     happened = met[0] if met else frozenset[str]()
-    wanted = purpose(scenario.anonymous())
+    wanted = purpose(scenario.anonymous()) | _of_functions(scenario)
     missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()
     verdict = replace(verdict, met=happened, missing=missing, seconds=deadline.seconds)
     return ImageRun(scenario, memory, verdict, task, ran)
+
+
+def _of_functions(scenario: Scenario) -> frozenset[str]:
+    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees."""
+    functions = scenario.cpus_with(lambda call: isinstance(call, CallFunction))
+    promotions = scenario.cpus_with(lambda call: call.may_promote(scenario.geometry()))
+    return frozenset(FOLLOWED) if race(functions, promotions) else frozenset()
 
 
 def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:
@@ -95,7 +107,7 @@ def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]
     for cpu, automaton in enumerate(space.automata):
         calls = scenario.cpus[cpu]
         promotes = any(call.may_promote(scenario.geometry()) for call in calls)
-        walks = any(call.walks for call in calls)
+        walks = any(call.walks or isinstance(call, CallFunction) for call in calls)
         for node in automaton.nodes:
             if not node.edges:
                 continue

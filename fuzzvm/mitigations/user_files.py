@@ -54,7 +54,7 @@ def load(spec: str) -> type[Mitigation]:
     except BaseException as error:
         if user_code.is_interrupt(error):
             raise
-        where = _where(error, filename if sent_files.get(filename) is None else sent.path)
+        where = place_of(error, filename if sent_files.get(filename) is None else sent.path)
         raise MitigationError(f"{where}: {user_code.said_by(error)}") from error
     if not hasattr(module, class_name):
         classes = [name for name, value in vars(module).items() if _is_scheme(value, module)]
@@ -187,6 +187,14 @@ def _idle_calls(tree: ast.AST, module: ModuleType, loaded: type[Mitigation]) -> 
         kinds = ast.Return if yields else ast.Assign | ast.Return
         values = [node.value for node in ast.walk(hook) if isinstance(node, kinds)]
         yield from _generators([value for value in values if value is not None], module, loaded)
+    yield from idle_generators(tree, module, loaded)
+
+
+def idle_generators(tree: ast.AST, module: ModuleType, loaded: type | None = None) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each call of a generator function that is thrown away, or taken for a truth.
+
+    `loaded` is the class of which `self` is one.
+    """
     for node in ast.walk(tree):
         tested: list[ast.expr] = []
         if isinstance(node, ast.Expr):
@@ -200,14 +208,14 @@ def _idle_calls(tree: ast.AST, module: ModuleType, loaded: type[Mitigation]) -> 
         yield from _generators(tested, module, loaded)
 
 
-def _generators(values: list[ast.expr], module: ModuleType, loaded: type[Mitigation]) -> Iterator[tuple[int, str]]:
+def _generators(values: list[ast.expr], module: ModuleType, loaded: type | None) -> Iterator[tuple[int, str]]:
     """Yield line and name of those that are calls of generator functions."""
     for value in values:
         if isinstance(value, ast.Call) and inspect.isgeneratorfunction(_called(value.func, module, loaded)):
             yield value.lineno, ast.unparse(value.func)
 
 
-def _called(function: ast.expr, module: ModuleType, loaded: type[Mitigation]) -> object:
+def _called(function: ast.expr, module: ModuleType, loaded: type | None) -> object:
     """Return what `f`, `module.f`, `self.f` or `super().f` stands for, None if it is not known."""
     match function:
         case ast.Name(name):
@@ -220,7 +228,7 @@ def _called(function: ast.expr, module: ModuleType, loaded: type[Mitigation]) ->
             return None
 
 
-def _where(error: BaseException, filename: str) -> str:
+def place_of(error: BaseException, filename: str) -> str:
     """Return file and line of what went wrong in a user's file."""
     if isinstance(error, SyntaxError) and error.filename is not None and not user_code.raised_by_user(error):
         return f"{error.filename}:{error.lineno}"

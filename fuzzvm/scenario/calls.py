@@ -21,6 +21,7 @@ from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
 from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.kernel.workqueue import queue_no_more
 from fuzzvm.machine.ops import Annotation, Steps
+from fuzzvm.scenario.arguments import Argument, page_of, parse_arguments, shown, words_of
 from fuzzvm.scenario.errors import ScenarioError
 
 PROTS = {"rw": PAGE_KERNEL, "ro": PAGE_KERNEL_RO, "rox": PAGE_KERNEL_ROX, "rwx": PAGE_KERNEL_EXEC}
@@ -379,6 +380,34 @@ class PerfPageSize(Call):
         return "" if self.page in mapped else f"page {self.page} is not mapped"
 
 
+@dataclass(frozen=True)
+class CallFunction(Call):
+    """Call any function of a kernel image by its name; the kernel model refuses it. `arguments` explains its words."""
+
+    name = "call"
+    function: str
+    arguments: tuple[Argument, ...] = ()
+
+    @property
+    def last_page(self) -> int:
+        """Return the largest number of a page that its arguments name, -1 where they name none."""
+        # an address may be where a range ends
+        named = [found for word in words_of(self.arguments) if (found := page_of(word))]
+        return max((page - (kind in ("page", "phys")) for kind, page in named), default=-1)
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        raise ScenarioError(self.not_modelled)
+
+    @property
+    def not_modelled(self) -> str:
+        """Say that the model has no such call."""
+        return f"{self.function}() is called by name, which compiled code can alone: fuzzvm verify --image DIR"
+
+    def __str__(self) -> str:
+        arguments = f", arguments={shown(self.arguments)}" if self.arguments else ""
+        return f"{self.name}(function={self.function!r}{arguments})"
+
+
 CALLS: dict[str, type[Call]] = {
     call.name: call
     for call in (
@@ -396,6 +425,7 @@ CALLS: dict[str, type[Call]] = {
         ReadKcore,
         TextPoke,
         PerfPageSize,
+        CallFunction,
     )
 }
 
@@ -438,6 +468,9 @@ def parse_call(text: str) -> Call:
             raise ScenarioError(f"{cls.name} has no argument {keyword.arg!r}; it has {', '.join(known) or 'none'}")
         if keyword.arg in arguments:
             raise ScenarioError(f"{cls.name}: argument {keyword.arg} is given twice")
+        if cls is CallFunction and keyword.arg == "arguments":
+            arguments[keyword.arg] = parse_arguments(keyword.value)
+            continue
         value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
         if type(value) is not hints[keyword.arg]:
             raise ScenarioError(f"{cls.name}: {keyword.arg} must be {hints[keyword.arg].__name__}")
@@ -456,5 +489,7 @@ def _check_values(name: str, arguments: dict[str, Any]) -> None:
     for key, allowed in (("prot", PROTS), ("max_page_shift", SHIFTS), ("mm", MMS)):
         if key in arguments and arguments[key] not in allowed:
             raise ScenarioError(f"{name}: {key} must be one of {', '.join(allowed)}, not {arguments[key]!r}")
+    if "function" in arguments and not (arguments["function"].isascii() and arguments["function"].isidentifier()):
+        raise ScenarioError(f"{name}: function must be the name of one, not {arguments['function']!r}")
     if "area" in arguments and not arguments["area"].isidentifier():
         raise ScenarioError(f"{name}: area must be a name, not {arguments['area']!r}")

@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Geometry
-from fuzzvm.scenario.calls import Call, CatPageTables, parse_call
+from fuzzvm.scenario.calls import Call, CallFunction, CatPageTables, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
@@ -130,6 +130,12 @@ class Scenario:
         calls = (*self.setup, *(call for calls in self.cpus for call in calls))
         return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
+    @property
+    def of_functions(self) -> tuple[CallFunction, ...]:
+        """The calls of kernel functions by name, at boot and of CPUs."""
+        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        return tuple(call for call in calls if isinstance(call, CallFunction))
+
     def _check(self) -> None:
         if self.arch not in architectures.names():
             raise ScenarioError(f"no architecture {self.arch!r}; there are {', '.join(architectures.names())}", "arch")
@@ -170,7 +176,7 @@ class Scenario:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
                 asked += getattr(call, "nr_pages", 0)
-                if _last_page(call) >= pages:
+                if last_page(call) >= pages:
                     raise ScenarioError(f"{call} ends past the {pages} pages that there are", key)
         if asked > MAX_BOOT_PAGES:
             raise ScenarioError(f"its calls name {asked} pages, at most {MAX_BOOT_PAGES} are possible", "cpus")
@@ -227,8 +233,10 @@ class Scenario:
         )
 
 
-def _last_page(call: Call) -> int:
+def last_page(call: Call) -> int:
     """Return the number of the last page that a call names, -1 where it names none."""
+    if isinstance(call, CallFunction):
+        return call.last_page
     page = getattr(call, "page", None)
     return -1 if page is None else int(page) + getattr(call, "nr_pages", 1) - 1
 

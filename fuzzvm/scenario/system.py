@@ -58,6 +58,9 @@ class System(Task):
         mitigation_name: str | None = None,
         without: Sequence[str] = (),
     ) -> None:
+        for call in scenario.of_functions:
+            of = f"{scenario.name}: " if scenario.name else ""
+            raise ScenarioError(f"{of}{call.not_modelled}", str(call))
         self.scenario = scenario
         self.mitigation_name = mitigation.name if mitigation_name is None else mitigation_name
         self.without = tuple(without)

@@ -22,6 +22,7 @@ from fuzzvm.scenario.calls import (
     PROTS,
     SHIFTS,
     Call,
+    CallFunction,
     CatKernelPageTables,
     CatPageTables,
     CheckWxPages,
@@ -42,6 +43,7 @@ from tests.support import boot, run
 PAGES = st.integers(0, MAX_PAGES)
 COUNTS = st.integers(1, MAX_PAGES)
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
+WORDS = st.integers(-(1 << 63), (1 << 64) - 1) | st.sampled_from(["page:0", "phys:12", "pmd:3", "pgd:0", "&init_mm"])
 CALL_STRATEGY: st.SearchStrategy[Call] = st.one_of(
     st.builds(
         Vmap, PAGES, COUNTS, st.sampled_from(list(SHIFTS)), st.sampled_from(list(PROTS)), st.integers(0, MAX_PAGES)
@@ -51,6 +53,9 @@ CALL_STRATEGY: st.SearchStrategy[Call] = st.one_of(
     st.builds(Vmalloc, NAMES, COUNTS, st.sampled_from(list(PROTS))),
     st.builds(VmallocHuge, NAMES, COUNTS, st.sampled_from(list(PROTS))),
     st.builds(Vfree, NAMES),
+    st.builds(
+        CallFunction, NAMES, st.lists(WORDS | st.lists(WORDS, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple)
+    ),
     st.sampled_from([VmUnmapAliases(), CatKernelPageTables(), CheckWxPages(), *map(CatPageTables, MMS)]),
 )
 
@@ -73,6 +78,8 @@ def test_text_is_the_documented_one() -> None:
         "cat_page_tables",
     ]
     assert [mm for mm in MMS if CatPageTables(mm).walks_other_mm] == ["efi_mm"]
+    assert str(CallFunction("f")) == "call(function='f')"
+    assert str(CallFunction("f", ("page:1", (0, -2)))) == "call(function='f', arguments=['page:1', [0, -2]])"
     assert str(CatPageTables("efi_mm")) == "cat_page_tables(mm='efi_mm')"
 
 
@@ -114,6 +121,24 @@ def test_text_is_the_documented_one() -> None:
         ("vfree(area='\\d')", "is not a call"),
         ("vmap(page=0or 1, nr_pages=1)", "is not a call"),
         ("vfree(area='a', area='b')", "vfree: argument area is given twice"),
+        ("call()", "call needs function"),
+        ("call(function='')", "call: function must be the name of one, not ''"),
+        ("call(function='f()')", "call: function must be the name of one, not 'f()'"),
+        ("call(function='f', arguments='page:0')", "arguments must be a list"),
+        ("call(function='f', arguments=[0]*3)", "arguments must be a list"),
+        ("call(function='f', arguments=[1,2,3,4,5,6,7,8,9])", "9 arguments, at most 8 are possible"),
+        ("call(function='f', arguments=[[]])", "argument 1 is a list of 0 words, 1 to 64 are possible"),
+        ("call(function='f', arguments=[0, [[1]]])", "argument 2 must be a number, 'page:N', "),
+        ("call(function='f', arguments=[True])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=[1.5])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=[-'page:0'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=['page:-1'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=['page:01'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=['pfn:1'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=['init_mm'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=['&'])", "argument 1 must be a number, "),
+        ("call(function='f', arguments=[0x10000000000000000])", "argument 1 has more than 64 bits"),
+        ("call(function='f', arguments=[open('x')])", "argument 1 must be a number, "),
         ("\x00", "is not a call"),
         ("\ud800", "is not a call"),
         ("vfree(area='a')\nimport os", "is not a call"),

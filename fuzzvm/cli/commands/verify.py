@@ -100,6 +100,12 @@ from fuzzvm.supervision import inside
     metavar="DIR",
     help="Verify the compiled functions of a kernel image of `fuzzvm image build`, and no mitigation.",
 )
+@click.option(
+    "--boundary",
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="With --image: a Python file of functions that stand for those of the same name, which are not run.",
+)
 @happened_option
 @json_option
 @click.pass_context
@@ -122,6 +128,7 @@ def verify(
     html: Path | None,
     all_errors: bool,
     image: Path | None,
+    boundary: Path | None,
     happened: bool,
     as_json: bool,
 ) -> int:
@@ -155,9 +162,15 @@ def verify(
 
         given = scenarios(scenario_names, tlb=False)
         bounds = Bounds(of_process, preemptions, not no_reduction)
+        if save is not None and boundary is not None:
+            raise click.UsageError("--save and --boundary exclude each other: a test case names no boundary functions")
         if save is not None:
             store.check_writable(save)
-        return verify_on_image(image, given, memory, bounds, save, chosen=bool(scenario_names), as_json=as_json)
+        return verify_on_image(
+            image, given, memory, bounds, save, boundary, chosen=bool(scenario_names), as_json=as_json
+        )
+    if boundary is not None:
+        raise click.UsageError("--boundary needs --image")
     with bounded_by(of_process):
         names = [name for name, _ in mitigations(mitigation_names)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
@@ -213,6 +226,8 @@ def verify(
 
 _WITH_IMAGE = (
     "image",
+    "boundary",
+    "hook_seconds",
     "scenario_names",
     "memory",
     "max_states",

@@ -66,6 +66,9 @@ class RunArch(Protocol):
         An entry of the last level that maps a page looks the same as one that leads to a table.
         """
 
+    def not_followed(self, image: Image, va: int) -> str:
+        """Return what the kernel has mapped at an address in a way that is not followed; "" where it has nothing."""
+
     def leaf(self, entry: int) -> str:
         """Return what an entry that leads to no table is called, "" for none."""
 

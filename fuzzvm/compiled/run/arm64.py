@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fuzzvm.compiled.arm64.decode import fetching
 from fuzzvm.compiled.arm64.registers import COUNT, LINK, PC, SP, SP_EL0
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.isa.engine import Fetch
 from fuzzvm.compiled.isa.liveness import Abi
@@ -22,6 +23,9 @@ _KERNEL_PHYS = 0x8000_0000
 _X29 = 29
 _BLOCK, _TABLE = 0b01, 0b11
 _ADDRESS = (1 << 48) - 1
+
+
+_FIXADDR_TOP = (1 << 64) - (1 << 23)
 
 
 class Arm64:
@@ -69,13 +73,31 @@ class Arm64:
         return Layout(page_shift, page_offset, (1 << 64) - (1 << 30) - vmemmap_size, _PHYS, _KERNEL_PHYS)
 
     def boot_values(self, image: Image, layout: Layout) -> dict[str, bytes]:
-        """Return where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S)."""
+        """Return where physical memory and the image are (arch/arm64/mm/init.c, kernel/head.S).
+
+        And that kernel page-table isolation is off (kernel/cpufeature.c), and where the struct page of the page
+        of zeros is (mm/mm_init.c).
+        """
         offset = image.sections[0].address - layout.kernel_phys & (1 << 64) - 1
-        return {"memstart_addr": layout.phys.to_bytes(8, "little"), "kimage_voffset": offset.to_bytes(8, "little")}
+        return {
+            "memstart_addr": layout.phys.to_bytes(8, "little"),
+            "kimage_voffset": offset.to_bytes(8, "little"),
+            "arm64_use_ng_mappings": b"\0",
+            "__zero_page": layout.vmemmap.to_bytes(8, "little"),
+        }
 
     def table_at(self, entry: int, page_shift: int) -> int | None:
         """Return the address in a table descriptor (Arm ARM D8.3)."""
         return entry & _ADDRESS & -(1 << page_shift) if entry & _TABLE == _TABLE else None
+
+    def not_followed(self, image: Image, va: int) -> str:
+        """Return whether an address lies in the fixmap (asm/fixmap.h, and asm/memory.h from 6.9 on)."""
+        try:
+            pages = image.types.enumerator("__end_of_fixed_addresses")
+        except ImageError:
+            return ""
+        start = _FIXADDR_TOP - (pages << image.manifest.page_shift)
+        return "the fixmap" if start <= va < _FIXADDR_TOP else ""
 
     def leaf(self, entry: int) -> str:
         """Return what an entry is that leads to no table."""

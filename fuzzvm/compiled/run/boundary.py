@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuzzvm.compiled.errors import KERNEL_WARNING, ImageError
-from fuzzvm.compiled.run.memory_map import PIECE, STRUCT_PAGE_SHIFT
+from fuzzvm.compiled.run.primitives import (
+    WORD,
+    alloc_page,
+    free_page,
+    lock,
+    store,
+    symbol,
+    unlock,
+    writable,
+)
 from fuzzvm.compiled.run.program import Boundary, Caller
-from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
     Address,
-    Alloc,
     Barrier,
     CacheMaintenance,
     CacheOperation,
     Fence,
-    Free,
     InterruptAll,
     Load,
     Order,
@@ -30,66 +36,31 @@ from fuzzvm.machine.ops import (
     Steps,
     Store,
     Tlbi,
-    address_of,
-    object_of,
 )
 
 # Locks: the byte `locked` of a spinlock, which is 1 while it is taken. Where the fast paths are inlined, they are the
 # kernel's own (include/asm-generic/qspinlock.h).
-LOCKED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Becomes:
-    value: int
-
-    def __call__(self, old: int) -> int:
-        return self.value
-
-
-_TAKEN, _RELEASED = _Becomes(1), _Becomes(0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Free:
-    def __call__(self, owner: int) -> bool:
-        return owner == 0
-
-    def blocked_by(self, owner: int) -> tuple[int, ...]:
-        # it does not say who has it
-        return ()
-
-
-def _unit(c: Caller, va: int, size: int) -> Unit:
-    unit = c.environment.memory.location(va, size)
-    if unit is None:
-        raise ImageError(f"{va:#x} is written to, which is read-only")
-    return unit
-
-
-def _word(c: Caller, va: int, size: int = 8) -> Address:
-    return _unit(c, va, size).address
 
 
 def spin_lock(c: Caller) -> Steps[int]:
     """Take a spinlock (kernel/locking/spinlock.c); the flags that are returned say that interrupts were on."""
-    yield Rmw(_word(c, c[0], LOCKED), _TAKEN, Order.ACQUIRE, _Free())
+    yield from lock(c, c[0])
     return 0
-
-
-def mutex_lock(c: Caller) -> Steps[None]:
-    """Take a mutex (kernel/locking/mutex.c)."""
-    yield Rmw(_word(c, c[0]), _TAKEN, Order.ACQUIRE, _Free())
-
-
-def mutex_unlock(c: Caller) -> Steps[None]:
-    """Release a mutex."""
-    yield Rmw(_word(c, c[0]), _RELEASED, Order.RELEASE)
 
 
 def spin_unlock(c: Caller) -> Steps[None]:
     """Release a spinlock."""
-    yield Rmw(_word(c, c[0], LOCKED), _RELEASED, Order.RELEASE)
+    yield from unlock(c, c[0])
+
+
+def mutex_lock(c: Caller) -> Steps[None]:
+    """Take a mutex (kernel/locking/mutex.c): its first word, the owner, is 0 while it is free."""
+    yield from lock(c, c[0], WORD)
+
+
+def mutex_unlock(c: Caller) -> Steps[None]:
+    """Release a mutex."""
+    yield from unlock(c, c[0], WORD)
 
 
 # rwsem (kernel/locking/rwsem.c): the fast paths are the image's, what follows where they fail is here
@@ -134,15 +105,12 @@ class _Plus:
         return old + self.amount
 
 
-def _semaphore(c: Caller, sem: int) -> tuple[Address, Address, Address]:
-    """Return where a semaphore's count is, who waits for it, and the lock of these."""
+def _semaphore(c: Caller, sem: int) -> tuple[Address, Address, int]:
+    """Return where a semaphore's count is, who waits for it, and the address of the lock of these."""
     members = {one.name: one.offset for one in c.environment.executable.image.types.named("rw_semaphore").members}
     queue = next(name for name in _QUEUES if name in members)
-    return (
-        _word(c, sem + members["count"]),
-        _word(c, sem + members[queue]),
-        _word(c, sem + members["wait_lock"], LOCKED),
-    )
+    wait_lock = sem + members["wait_lock"]
+    return writable(c, sem + members["count"], WORD).address, writable(c, sem + members[queue], WORD).address, wait_lock
 
 
 def _wait(c: Caller, adjust: int, take: _Counted, until: _Without) -> Steps[int]:
@@ -151,17 +119,17 @@ def _wait(c: Caller, adjust: int, take: _Counted, until: _Without) -> Steps[int]
     The number of those who wait is kept where the list of them begins, which nobody else looks at.
     """
     sem = c[0]
-    count, queue, lock = _semaphore(c, sem)
-    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
+    count, queue, wait_lock = _semaphore(c, sem)
+    yield from lock(c, wait_lock)
     yield Rmw(queue, _Plus(1))
     yield Rmw(count, _Counted(adjust, set=WAITERS))
-    yield Rmw(lock, _RELEASED, Order.RELEASE)
+    yield from unlock(c, wait_lock)
     yield Rmw(count, take, Order.ACQUIRE, until)
-    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
+    yield from lock(c, wait_lock)
     waiting = yield Rmw(queue, _Plus(-1))
     if waiting == 1:
         yield Rmw(count, _Counted(0, clear=WAITERS))
-    yield Rmw(lock, _RELEASED, Order.RELEASE)
+    yield from unlock(c, wait_lock)
     return sem
 
 
@@ -184,30 +152,17 @@ def rwsem_down_read_slowpath(c: Caller) -> Steps[int]:
 
 def memset(c: Caller) -> Steps[int]:
     """Fill memory that CPUs share, a word at a time."""
-    if (c[0] | c[2]) % _WORD:
+    if (c[0] | c[2]) % WORD:
         raise ImageError(f"memset() of {c[2]} bytes at {c[0]:#x}, which are no words")
-    memory = c.environment.memory
     va = c[0]
-    content = int.from_bytes(bytes([c[1] & 0xFF]) * _WORD, "little")
+    content = int.from_bytes(bytes([c[1] & 0xFF]) * WORD, "little")
     while va < c[0] + c[2]:
-        yield Store(_word(c, va), content ^ memory.initial(_unit(c, va, _WORD)))
-        va += _WORD
+        yield from store(c, va, content)
+        va += WORD
     return c[0]
 
 
-_WORD = 8
-
 # Pages
-
-
-@dataclass(frozen=True, slots=True)
-class PageLabel:
-    """What a page is that the page allocator has given."""
-
-    order: int = 0
-
-    def __str__(self) -> str:
-        return "a page"
 
 
 def _alloc_pages(gfp: int, order: int) -> Boundary:
@@ -216,10 +171,7 @@ def _alloc_pages(gfp: int, order: int) -> Boundary:
     def alloc_pages(c: Caller) -> Steps[int]:
         if c[order]:
             raise ImageError(f"an allocation of {1 << c[order]} pages is not supported")
-        layout = c.environment.memory.layout
-        # with room for the two locations that stand for the whole of it, wherever the page ends
-        page = yield Alloc(PIECE, PageLabel())
-        return layout.vmemmap + (object_of(page) << STRUCT_PAGE_SHIFT)
+        return (yield from alloc_page(c))
 
     return alloc_pages
 
@@ -228,22 +180,20 @@ def free_pages(c: Caller) -> Steps[None]:
     """Free a page, given by its struct page (__free_pages)."""
     if c[1]:
         raise ImageError(f"a free of {1 << c[1]} pages is not supported")
-    yield Free(address_of(c[0] - c.environment.memory.layout.vmemmap >> STRUCT_PAGE_SHIFT))
+    yield from free_page(c, c[0])
 
 
 def set_swapper_pgd(c: Caller) -> Steps[None]:
     """Set an entry of the root table, which the kernel does through a fixmap (arch/arm64/mm/mmu.c)."""
-    memory = c.environment.memory
-    entry = _unit(c, c[0], 8)
-    lock = _word(c, c.environment.executable.image.symbol("swapper_pgdir_lock").address, LOCKED)
-    yield Rmw(lock, _TAKEN, Order.ACQUIRE, _Free())
-    yield Store(entry.address, c[1] ^ memory.initial(entry))
+    pgdir_lock = symbol(c, "swapper_pgdir_lock")
+    yield from lock(c, pgdir_lock)
+    yield from store(c, c[0], c[1])
     # pgd_clear_fixmap()
     yield Fence(Barrier.DSB_ISHST)
     yield Tlbi("vmalle1is", 0)
     yield Fence(Barrier.DSB_ISH)
     yield Fence(Barrier.ISB)
-    yield Rmw(lock, _RELEASED, Order.RELEASE)
+    yield from unlock(c, pgdir_lock)
 
 
 # Static keys (kernel/jump_label.c, arch/arm64/kernel/jump_label.c): who counts is the image's code
@@ -266,7 +216,7 @@ def jump_label_update(c: Caller) -> Steps[None]:
     if image.manifest.arch != "arm64":
         raise ImageError(f"static keys of {image.manifest.arch} are not patched")
     sites = tuple(sorted((site for site in image.jump_sites if site.key == key), key=lambda site: site.code))
-    enabled = _unit(c, key + image.types.offset("static_key", "enabled"), 4)
+    enabled = writable(c, key + image.types.offset("static_key", "enabled"), 4)
     index = 0
     while index < len(sites):
         count = yield Load(enabled.address)
@@ -294,6 +244,21 @@ def warn_trap(c: Caller) -> Steps[None]:
     yield
 
 
+# Elsewhere in the kernel
+
+
+def slab_is_available(c: Caller) -> Steps[int]:
+    """Say that boot is over (mm/slab_common.c)."""
+    yield from ()
+    return 1
+
+
+def copy_page_to_iter_nofault(c: Caller) -> Steps[int]:
+    """Copy all bytes of a page that a reader of /proc/kcore has asked for (lib/iov_iter.c); nobody looks at them."""
+    yield from ()
+    return c[2]
+
+
 BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     **dict.fromkeys(("_raw_spin_lock", "_raw_spin_lock_irq", "_raw_spin_lock_irqsave"), spin_lock),
     **dict.fromkeys(("_raw_spin_unlock", "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore"), spin_unlock),
@@ -310,6 +275,8 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     **dict.fromkeys(("flush_tlb_kernel_range", "flush_tlb_all"), flush_tlb_kernel_range),
     "__SCT__WARN_trap": warn_trap,
     "memset": memset,
+    "slab_is_available": slab_is_available,
+    "copy_page_to_iter_nofault": copy_page_to_iter_nofault,
 }
 """By the name that the source has."""
 

@@ -103,6 +103,9 @@ class MemoryMap(Constant):
             raise ImageError(f"{va:#x} is accessed, which is of a CPU's own memory and another's here")
         section = self.image.section_at(va)
         if section is None:
+            where = self.arch.not_followed(self.image, va)
+            if where:
+                raise ImageError(f"access to {va:#x}, in {where}, which is not followed")
             raise ModelError(WILD_ACCESS, f"access to {va:#x}, where nothing is")
         if section.name in (FUNCTIONS, OTHERS) and va not in self._boot:
             raise ImageError(f"{self.image.describe(va)} is accessed, and the image does not define it")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import or_
+from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 from fuzzvm.compiled.errors import WILD_ACCESS, ImageError
@@ -26,6 +28,7 @@ from fuzzvm.compiled.run.translate import Exclusive, inserted, operation_of, par
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.errors import NO_PROGRESS, ModelError, OutdatedProgramError, ProgramError
 from fuzzvm.machine.generators import GeneratorProgram
+from fuzzvm.machine.machine import bad_operation, not_an_operation
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
     Address,
@@ -46,15 +49,23 @@ from fuzzvm.machine.ops import (
     address_of,
     object_of,
 )
-from fuzzvm.machine.program import Constant, Keys, LocalState, Place, Program
+from fuzzvm.machine.program import Constant, Hook, Keys, LocalState, Place, Program
+from fuzzvm.machine.wellformed import wrong_with
+from fuzzvm.supervision import user_code
+from fuzzvm.supervision.user_code import shown
 
 _PROBE = 1 << 62
 """The name of a load whose value is tried out."""
 _TOUCHED_TO_READ, _TOUCHED_TO_WRITE = (1 << OFFSET_BITS) - 1, (1 << OFFSET_BITS) - 2
 """Locations of an object that stand for it where an access is done of which others see only that it is there."""
 
+_PRIMITIVES = str(Path(__file__).with_name("primitives.py"))
+"""What boundary functions are made of: stacks name the function that uses it."""
+
 MOST_BLOCKS = 1 << 20
 """Blocks of code between two operations after which a CPU counts as making no progress."""
+MOST_OWN = 1 << 13
+"""Accesses to its CPU's own memory in a row, after which a boundary function counts as making no progress."""
 MOST_ALONE = 1 << 18
 """Accesses between two operations that are no steps, after which a CPU counts as making no progress."""
 
@@ -83,6 +94,23 @@ class Caller:
 
     def __getitem__(self, number: int) -> int:
         return self.arguments[number]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLoad(Annotation):
+    """A boundary function reads memory that its CPU alone uses: no step, and no observer hears of it."""
+
+    va: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStore(Annotation):
+    """A boundary function writes memory that its CPU alone uses, as `OwnLoad`."""
+
+    va: int
+    size: int
+    value: int
 
 
 Boundary = Callable[[Caller], Steps[int | None]]
@@ -254,10 +282,10 @@ class CompiledProgram(Program):
     def frames(self) -> tuple[Frame, ...]:
         """Return the functions that it is in with their source lines, innermost first, inlined ones included.
 
-        What the model stands for has no line.
+        What the model stands for has no line, and what the user has stated has its own.
         """
-        own = () if self._model is None else self._model.stack()
-        modelled = [Frame(function, "", 0, inlined=False) for function in own]
+        own = [] if self._model is None else self._model.frames()
+        modelled = [_stated(code, line) for code, line in reversed(own) if code.co_filename != _PRIMITIVES]
         return (*modelled, *(frame for address in self._return_addresses() for frame in self._frames(address)))
 
     def stack_of(self, error: Exception) -> tuple[str, ...]:
@@ -268,6 +296,12 @@ class CompiledProgram(Program):
             return self._model.site()
         symbol = self.environment.executable.image.symbol_at(self._x[PC])
         return ("" if symbol is None else symbol.name), self._x[PC] - (0 if symbol is None else symbol.address)
+
+    def hook(self) -> Hook | None:
+        return None if self._model is None else self._model.hook()
+
+    def variables(self) -> object:
+        return None if self._model is None else self._model.variables()
 
     def place(self) -> Place:
         image = self.environment.executable.image
@@ -386,6 +420,9 @@ class CompiledProgram(Program):
         environment = self.environment
         executable = environment.executable
         if pc == RETURN:
+            if self._trial:
+                # the next call depends on nothing, and whether this one has come to its end here may
+                raise _TrialEndError
             x[PC] = 0
             self._memory.left(self._memory.stack_top)
             return None
@@ -454,11 +491,21 @@ class CompiledProgram(Program):
         assert model is not None
         try:
             op = model.send(response)
+            alone = 0
+            while isinstance(op, OwnLoad | OwnStore):
+                alone += 1
+                if alone > MOST_OWN:
+                    raise ModelError(NO_PROGRESS, f"{alone} accesses in a row that concern this CPU alone")
+                op = model.send(self._own_access(op))
         except StopIteration as stop:
             self._returned(stop.value)
             return None
         if isinstance(op, Annotation):
             return op
+        if not isinstance(op, Operation):
+            raise not_an_operation(model, op)
+        if wrong := wrong_with(op):
+            raise bad_operation(model, op, wrong)
         self._note(op)
         if self.environment.executable.tracked and not isinstance(op, Alloc | Free):
             token = self._free_token() if isinstance(op, Load | Rmw) else -1
@@ -468,9 +515,23 @@ class CompiledProgram(Program):
         self._seen_alive = -1
         return op
 
-    def _returned(self, result: int | None) -> None:
+    def _own_access(self, op: OwnLoad | OwnStore) -> int:
+        """Do what a boundary function does to the CPU's own memory; what it has read depends on what that did."""
+        if isinstance(op, OwnStore):
+            self._memory.store(op.va, op.size, op.value, self._model_tokens, self._model_tokens)
+            return 0
+        found = self._memory.load(op.va, op.size)
+        assert found is not None
+        value, view, pick = found
+        self._model_tokens |= view | pick
+        return value
+
+    def _returned(self, result: object) -> None:
+        if result is not None and not isinstance(result, int):
+            name = self.environment.executable.image.name_at(self._x[PC])
+            raise ImageError(f"{name}() is stated to return {shown(result)}, which is no number")
         self._model = None
-        self._leave(result, self._model_tokens, self._model_tokens)
+        self._leave(None if result is None else result & (1 << 64) - 1, self._model_tokens, self._model_tokens)
 
     def _leave(self, result: int | None, views: int = 0, picks: int = 0) -> None:
         """Return from a function that is stood for; the result, None for none, depends on loads of these names."""
@@ -545,7 +606,7 @@ class CompiledProgram(Program):
         plain = request.order is Order.PLAIN
         values = (self._boot_content(unit), *access.values[self._element : self._element + 1])
         # of an entry that an instruction changes in part, or by an operation, it does not say what comes out
-        whole = request.kind is not Kind.ATOMIC and request.size == unit.size
+        whole = (request.kind is not Kind.ATOMIC or request.operation == "swp") and request.size == unit.size
         if writes and (
             any(table_of(environment.memory, value) is not None for value in values)
             or (not whole and environment.memory.may_be_entry(unit.address))
@@ -826,6 +887,9 @@ class CompiledProgram(Program):
     def _refused(self, error: Exception) -> ProgramError:
         """Return what to raise for code that cannot be run: it names function, address and source line."""
         name, filename, line = self.place()
+        stated = user_code.place_in(error)
+        if stated is not None:
+            return ProgramError(f"{stated[2]}: {error}", *stated[:2])
         return ProgramError(f"{name} ({self._x[PC]:#x}): {error}", filename, line)
 
 
@@ -844,6 +908,12 @@ class _Untracked:
 
     def left(self, sp: int) -> None:
         self._memory.left(sp)
+
+
+def _stated(code: CodeType, line: int) -> Frame:
+    """Return the frame of a boundary function."""
+    file = code.co_filename if user_code.is_users(code.co_filename) else ""
+    return Frame(code.co_name, file, line if file else 0, inlined=False)
 
 
 def _own(va: int) -> int:

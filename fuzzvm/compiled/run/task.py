@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice, permutations
 from typing import TypeVar
@@ -16,13 +16,14 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.arch import Layout, running
 from fuzzvm.compiled.run.boundary import BOUNDARY, IGNORED
+from fuzzvm.compiled.run.entries import AskedCall, CpuCalls, Word, known
 from fuzzvm.compiled.run.executable import Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
 from fuzzvm.compiled.run.links import ENTRY, PageTables
 from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OWN_MEMORY
 from fuzzvm.compiled.run.private import base_of
-from fuzzvm.compiled.run.program import Boundary, Call, CompiledProgram, Environment, Setup
+from fuzzvm.compiled.run.program import Boundary, CompiledProgram, Environment, Setup
 from fuzzvm.compiled.run.units import Units
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError, OutdatedProgramError, ProgramError
@@ -37,14 +38,6 @@ QUIET_RUNS = 5
 MAX_LEARNING_STEPS = 100_000
 """Of one run: one that goes on for ever teaches no more."""
 MOST_ORDERS = 6
-
-
-@dataclass(frozen=True)
-class CpuCalls:
-    """The calls of one CPU, and the words of its own memory that it gives them, (size, value) by address."""
-
-    calls: tuple[Call, ...]
-    cells: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class CompiledTask(Task):
@@ -87,7 +80,7 @@ class CompiledTask(Task):
             knowledge = Knowledge(len(machine.allocator.allocations), partial(_integer, machine.copy()))
         self.environment = replace(environment, knowledge=knowledge)
         programs = [
-            CompiledProgram(self.environment, _setup(self.image, cpu, calls))
+            CompiledProgram(self.environment, _setup(environment, cpu, calls, machine))
             for cpu, calls in enumerate(self._cpu_calls)
         ]
         super().__init__(machine, programs, self._property(machine))
@@ -174,12 +167,25 @@ class CompiledTask(Task):
             environment = Environment(
                 self._executable, memory_map, None, self._functions, self._own_memory, self._ignored, self._thunks
             )
-            boot = CompiledProgram(environment, _setup(self.image, 0, self._boot_calls))
             try:
-                machine.boot(boot, max_steps=MAX_BOOT_STEPS)
+                for calls in _in_turn(self._boot_calls):
+                    boot = CompiledProgram(environment, _setup(environment, 0, calls, machine))
+                    machine.boot(boot, max_steps=MAX_BOOT_STEPS)
+                for calls in self._cpu_calls:
+                    # what is asked there may make a location wider than was known
+                    known(calls, machine, memory_map)
             except OutdatedProgramError:
                 continue
             return machine, environment
+
+
+def _in_turn(calls: CpuCalls) -> Iterator[CpuCalls]:
+    """Yield calls, one by one if one needs to know the page tables that those before it make."""
+    if any(one.needs_tables for one in calls.calls):
+        for one in calls.calls:
+            yield CpuCalls((one,))
+    else:
+        yield calls
 
 
 def _place_in(order: Sequence[int]) -> Callable[[int], int]:
@@ -217,15 +223,17 @@ def _boot_values(image: Image, layout: Layout) -> dict[int, bytes]:
     }
 
 
-def _setup(image: Image, cpu: int, calls: CpuCalls) -> Setup:
-    arch = running(image.manifest.arch)
+def _setup(environment: Environment, cpu: int, calls: CpuCalls, machine: Machine) -> Setup:
+    image, arch = environment.memory.image, environment.executable.arch
     registers, cells = arch.cpu(image, base_of(cpu, arch.own_size))
-    return Setup(cpu, calls.calls, {**cells, **calls.cells}, registers)
+    made, given = known(calls, machine, environment.memory)
+    return Setup(cpu, made, {**cells, **given}, registers)
 
 
-def call(image: Image, name: str, *arguments: int) -> Call:
+def call(image: Image, name: str, *arguments: Word, cells: Mapping[int, tuple[int, Word]] | None = None) -> AskedCall:
     """Return a call of a function of the image. Raises ImageError where there is none."""
     most = len(running(image.manifest.arch).abi.arguments)
     if len(arguments) > most:
         raise ImageError(f"{name}: more than {most} arguments are not supported")
-    return Call(image.function(name).address, tuple(argument & (1 << 64) - 1 for argument in arguments))
+    words = tuple(word & (1 << 64) - 1 if isinstance(word, int) else word for word in arguments)
+    return AskedCall(image.function(name).address, words, cells or {})

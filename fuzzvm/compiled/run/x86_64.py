@@ -131,6 +131,10 @@ class X8664:
         """Return the address in an entry that is no block (Intel SDM vol. 3A 4.5)."""
         return entry & _ADDRESS & -(1 << page_shift) if entry & (_PRESENT | _PSE) == _PRESENT else None
 
+    def not_followed(self, image: Image, va: int) -> str:
+        """Return nothing: tables are not changed through the fixmap."""
+        return ""
+
     def leaf(self, entry: int) -> str:
         """Return what an entry is that leads to no table."""
         if not entry & _PRESENT:

@@ -15,7 +15,8 @@ from fuzzvm.explore.compare.names import Names, names_of
 from fuzzvm.explore.compare.operations import Visible
 from fuzzvm.explore.compare.reasons import Reason, reason_for
 from fuzzvm.explore.compare.recorded import Order, Recorded, TooLongError, orders, record
-from fuzzvm.explore.image_calls import Geometry, image_task, why_not
+from fuzzvm.explore.image_calls import image_task, why_not
+from fuzzvm.explore.image_geometry import Geometry
 from fuzzvm.kbuild.modelled import Modelled
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure

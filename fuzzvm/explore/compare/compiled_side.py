@@ -25,7 +25,7 @@ from fuzzvm.explore.compare.operations import (
     lock_call,
     order_of,
 )
-from fuzzvm.explore.image_calls import Geometry
+from fuzzvm.explore.image_geometry import Geometry
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Alloc, Fence, Free, Load, Rmw, Store, Tlbi, Value, object_of, succeeds
 from fuzzvm.machine.trace import TraceStep

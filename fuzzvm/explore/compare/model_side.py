@@ -17,7 +17,7 @@ from fuzzvm.explore.compare.operations import (
     lock_call,
     order_of,
 )
-from fuzzvm.explore.image_calls import Geometry
+from fuzzvm.explore.image_geometry import Geometry
 from fuzzvm.kernel.pgtable import pxd_none, pxd_pgtable, pxd_table
 from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.machine import Machine
