@@ -36,14 +36,15 @@ class Layout(NamedTuple):
 class RunArch(Protocol):
     """An architecture, for running code.
 
-    `flags` are slots that the engine need not compute where nothing reads them. `own_size` is the size of the memory
-    that each CPU alone uses; its task, its stack and what calls are given are the first part of it (`private`).
-    `barriers` are the machine's barriers by the name of a request. `thunks` are functions that keep every register: a
-    call of them that does nothing changes none.
+    `flags` are slots that the engine need not compute where nothing reads them, and `undefined` is what is in them
+    where their value is not known. `own_size` is the size of the memory that each CPU alone uses; its task, its stack
+    and what calls are given are the first part of it (`private`). `barriers` are the machine's barriers by the name of
+    a request. `thunks` are functions that keep every register: a call of them that does nothing changes none.
     """
 
     abi: Abi
     flags: frozenset[int]
+    undefined: int
     own_size: int
     barriers: Mapping[str, Barrier]
     thunks: frozenset[str]

@@ -41,6 +41,7 @@ class Arm64:
         link=frozenset({LINK}),
     )
     flags: frozenset[int] = frozenset()
+    undefined = 0
     own_size = SIZE
     barriers = (
         {barrier.value: barrier for barrier in Barrier}

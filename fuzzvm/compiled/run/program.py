@@ -566,6 +566,12 @@ class CompiledProgram(Program):
                     # of the access nobody sees anything, but it orders those before it and after it
                     self._fenced = self._issued = self._touching = True
                     return Fence(Barrier.DMB_ISH, depends=self._depends(access, self._element))
+                if request.full_barrier and va < x[SP] and access.instruction.writes <= self._arch.flags:
+                    # what lies there is nobody's: Linux's smp_mb() adds 0 to it
+                    self._complete(0)
+                    for slot in self._arch.flags:
+                        x[slot] = self._arch.undefined
+                    return None
                 self._access_own(access, va, self._memory)
                 return None
             if not access.is_aligned:

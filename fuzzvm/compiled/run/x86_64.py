@@ -17,7 +17,7 @@ from fuzzvm.compiled.run.arch import Layout
 from fuzzvm.compiled.run.private import SIZE, TASK
 from fuzzvm.compiled.run.stack import frame_records
 from fuzzvm.compiled.x86_64.decode import LONGEST, decode, size_of
-from fuzzvm.compiled.x86_64.registers import COUNT, FLAGS, GS_BASE, IF, RAX, RBP, RBX, RCX, RDI, RDX, RSI
+from fuzzvm.compiled.x86_64.registers import COUNT, FLAGS, GS_BASE, IF, RAX, RBP, RBX, RCX, RDI, RDX, RSI, UNDEFINED
 from fuzzvm.machine.ops import Barrier
 
 _WORD = 8
@@ -45,6 +45,7 @@ class X8664:
         variadic=frozenset({RAX}),
     )
     flags = frozenset(FLAGS)
+    undefined = UNDEFINED
     own_size = 1 << 31
     # loads are in order, and so are stores: LFENCE and SFENCE add nothing for memory that is cached
     barriers: Mapping[str, Barrier] = MappingProxyType(

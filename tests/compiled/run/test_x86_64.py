@@ -52,6 +52,7 @@ def test_one_that_takes_no_lock_is_not(without_lock: Image, memory: str) -> None
     assert found.failure.stack[-2:] == ("ptdump_walk_pgd", "ptdump_walk_pgd_level_debugfs")
 
 
+@pytest.mark.always
 @pytest.mark.parametrize(("fenced", "memory"), [(1, "tso"), (0, "tso"), (0, "sc")])
 def test_a_locked_instruction_on_the_own_stack_is_a_full_barrier(small_x86_64: Image, fenced: int, memory: str) -> None:
     """It is how Linux spells smp_mb(): nobody sees the access, and what it orders shows all the same."""
