@@ -35,9 +35,10 @@ from hypothesis.stateful import (
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.corpus.replay import replay
 from fuzzvm.corpus.store import save
-from fuzzvm.explore.generate import schedules
+from fuzzvm.explore.generate import plans
 from fuzzvm.explore.minimise import minimise
-from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan
+from fuzzvm.explore.orders import FollowOrders, Orders
+from fuzzvm.explore.plan import Plan
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Level, pxd_pfn, pxd_pgprot
@@ -140,6 +141,7 @@ class KernelCalls(RuleBasedStateMachine):
         self.mapped: dict[int, tuple[int, int]] = {}
         self.allocated: dict[str, Area] = {}
         self.number_of_areas = 0
+        self.orders = Orders()
         setup: list[Call] = []
         if leftovers:
             for its_range in ranges:
@@ -236,10 +238,12 @@ class KernelCalls(RuleBasedStateMachine):
                 self.system.step(last, count)
 
     @precondition(lambda self: len(self.system.enabled()) > self.walkers)
-    @rule(plan=schedules(MAX_MAPPERS + 2, 80))
-    def interleave(self, plan: PriorityPlan) -> None:
-        """Run all calls to their end, by priorities that change in between."""
-        self.system.finish(FollowPriorities(plan))
+    @rule(plan=st.runner().flatmap(lambda self: plans(self.orders)))
+    def interleave(self, plan: Plan) -> None:
+        """Run all calls to their end, by a plan that knows what was raced for in those before."""
+        chooser = FollowOrders(plan, self.orders)
+        self.system.finish(chooser)
+        chooser.end()
 
     def a_mapper_rests(self) -> bool:
         """Return whether a CPU that maps has nothing to do: calls upon calls would leave few rules for stepping."""

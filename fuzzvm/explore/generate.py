@@ -1,28 +1,25 @@
-"""Hypothesis strategies for schedules and scenarios, which shrink towards few context switches and small scenarios."""
+"""Hypothesis strategies for plans and scenarios, which shrink towards few context switches and small scenarios."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fuzzvm.explore.priority_plan import PriorityPlan
+from fuzzvm.explore.orders import Bytes, Orders
+from fuzzvm.explore.plan import Plan
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.scenario.calls import Call, CatKernelPageTables, CheckWxPages, Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
 
-MAX_CHANGES = 5
+PLAN = st.binary(min_size=256, max_size=256)
+"""What a plan is drawn from: one choice of Hypothesis, as each costs as much as many steps of a run."""
 
 
-def schedules(agents: int, accesses: int) -> st.SearchStrategy[PriorityPlan]:
-    """Return a strategy for schedules of that many agents in runs of about that many memory accesses.
+def plans(orders: Orders) -> st.SearchStrategy[Plan]:
+    """Return a strategy for plans, by what is known of their target when they are drawn.
 
-    Fewer changes of priority are simpler, and so are fewer context switches.
+    Zeros are simpler: a plan of zeros orders no places, and has the lowest CPU run as far as it can.
     """
-    order = st.permutations(range(agents))
-    changes = st.sets(st.integers(0, accesses), max_size=MAX_CHANGES)
-    values = st.lists(st.integers(0, 7), max_size=MAX_CHANGES)
-    return st.builds(
-        lambda first, points, ways: PriorityPlan(tuple(first), frozenset(points), tuple(ways)), order, changes, values
-    )
+    return PLAN.map(lambda data: orders.draw(Bytes(data)))
 
 
 @st.composite

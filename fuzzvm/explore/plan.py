@@ -10,18 +10,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from fuzzvm.explore.priority_plan import touches_memory
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.ops import Await, Fetch, Free, Load, Rmw, Store
 from fuzzvm.machine.schedule import Schedule
+
+_ACCESSES = (Load, Store, Rmw, Await, Fetch, Free)
+
+
+def touches_memory(machine: Machine, agent: int) -> bool:
+    """Return whether an agent's next step is a memory access; those of the memory model's own agents are."""
+    return agent >= machine.memory.cpus or type(machine.pending(agent)) in _ACCESSES
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Bursts of (agent, steps), and the ways that steps with more than one take, in order; 0 when they run out."""
+    """Bursts of (agent, steps), and the ways that steps with more than one take, in order; 0 when they run out.
+
+    `orders` and `draws` say how it goes on after the last burst, for `fuzzvm.explore.orders.FollowOrders`: for each
+    place by its number, in which order CPUs access it, the places that matter most first; and what priorities are
+    drawn from.
+    """
 
     bursts: tuple[tuple[int, int], ...]
     values: tuple[int, ...] = ()
+    orders: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    draws: bytes = b""
 
     @classmethod
     def of(cls, schedule: Schedule) -> Plan:
@@ -47,12 +61,16 @@ class FollowPlan:
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
         while self._agent not in enabled or (self._left == 0 and self._counts(machine)):
             if not self._bursts:
-                if self._agent not in enabled:
-                    self._agent = enabled[0]
-                return self._agent
+                return self._go_on(enabled, machine)
             self._agent, self._left = self._bursts.pop()
         if self._counts(machine):
             self._left -= 1
+        return self._agent
+
+    def _go_on(self, enabled: Sequence[int], machine: Machine) -> int:
+        """Return which agent steps after the last burst."""
+        if self._agent not in enabled:
+            self._agent = enabled[0]
         return self._agent
 
     def _counts(self, machine: Machine) -> bool:

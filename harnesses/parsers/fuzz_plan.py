@@ -7,9 +7,9 @@ from functools import cache
 
 from frame import fuzz, instrumented
 
-with instrumented(__name__, "fuzzvm.explore.guided.codec", "fuzzvm.explore.plan", "fuzzvm.machine.schedule"):
+with instrumented(__name__, "fuzzvm.explore.guided.codec", "fuzzvm.explore.orders", "fuzzvm.machine.schedule"):
     from fuzzvm.explore.guided import codec
-    from fuzzvm.explore.plan import FollowPlan
+    from fuzzvm.explore.orders import FollowOrders, Orders
     from fuzzvm.machine.execution import Replay, execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
     from fuzzvm.mitigations import registry
@@ -36,7 +36,7 @@ def one_input(data: bytes) -> None:
     agents = system.cpus if system.memory == "sc" else 2 * system.cpus
     _, plan = codec.decode(data, len(SYSTEMS), agents)
     assert codec.decode(codec.encode(index, plan), len(SYSTEMS), agents) == (index, plan)
-    execution = execute(system.machine(), FollowPlan(plan, accesses=True))
+    execution = execute(system.machine(), FollowOrders(plan, Orders()))
     schedule = parse_schedule(format_schedule(execution.schedule))
     assert schedule == execution.schedule
     chooser = Replay(schedule)

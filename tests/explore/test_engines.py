@@ -112,13 +112,12 @@ def test_hypothesis_draws_nothing_after_the_end(monkeypatch: pytest.MonkeyPatch)
     """The rest of a batch takes time that the search does not have."""
     module = importlib.import_module("fuzzvm.explore.engines.hypothesis_engine")
     drawn = 0
-    schedules = module.schedules
 
-    def counted(value: object) -> object:
+    def counted(data: bytes) -> bytes:
         nonlocal drawn
         drawn += 1
-        return value
+        return data
 
-    monkeypatch.setattr(module, "schedules", lambda *arguments: schedules(*arguments).map(counted))
+    monkeypatch.setattr(module, "PLAN", module.PLAN.map(counted))
     assert search("hypothesis", "vmap-trylock", 5, scenarios=("pmd-promotion",)).runs == 5
     assert drawn == 6

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.generate import scenarios, schedules
-from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan
+from fuzzvm.explore.generate import plans, scenarios
+from fuzzvm.explore.orders import FollowOrders, Orders
+from fuzzvm.explore.plan import Plan
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.mitigations import registry
@@ -50,18 +51,18 @@ def test_every_scenario_is_the_same_again_from_its_data(scenario: Scenario) -> N
 
 
 @settings(max_examples=150)
-@given(scenario=scenarios(), mitigation=MITIGATIONS, plan=schedules(4, 120))
-def test_every_schedule_fits_every_run_and_replays(scenario: Scenario, mitigation: type, plan: PriorityPlan) -> None:
+@given(scenario=scenarios(), mitigation=MITIGATIONS, plan=plans(Orders()))
+def test_every_schedule_fits_every_run_and_replays(scenario: Scenario, mitigation: type, plan: Plan) -> None:
     system = System(scenario, mitigation, "sc")
-    execution = execute(system.machine(), FollowPriorities(plan))
+    execution = execute(system.machine(), FollowOrders(plan, Orders()))
     chooser = Replay(execution.schedule)
     assert execute(system.machine(), chooser) == execution
     chooser.finish()
 
 
 @settings(max_examples=100)
-@given(scenario=scenarios(max_walkers=1), plan=schedules(3, 120))
-def test_a_safe_mitigation_is_safe_under_every_schedule(scenario: Scenario, plan: PriorityPlan) -> None:
+@given(scenario=scenarios(max_walkers=1), plan=plans(Orders()))
+def test_a_safe_mitigation_is_safe_under_every_schedule(scenario: Scenario, plan: Plan) -> None:
     for mitigation in registry.shipped().values():
         if scenario.expected(mitigation) == "safe":
-            assert execute(System(scenario, mitigation, "sc").machine(), FollowPriorities(plan)).failure is None
+            assert execute(System(scenario, mitigation, "sc").machine(), FollowOrders(plan, Orders())).failure is None

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from random import Random
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.guided.codec import TO_THE_END, decode, encode
+from fuzzvm.explore.guided.codec import PLACES, TO_THE_END, decode, encode
 from fuzzvm.explore.guided.counters import FeatureCounters
-from fuzzvm.explore.guided.mutator import MUTATIONS, mutate, splice
-from fuzzvm.explore.plan import FollowPlan, Plan
-from fuzzvm.machine.execution import execute
+from fuzzvm.explore.guided.mutator import MUTATIONS, Mutation, mutate, splice, swap_accesses, take_prefix
+from fuzzvm.explore.orders import FollowOrders, Orders
+from fuzzvm.explore.plan import Plan, plan_in_accesses
+from fuzzvm.machine.execution import Execution, execute
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 
 STEPS = st.integers(1, 255) | st.just(TO_THE_END)
 BURSTS = st.lists(st.tuples(st.integers(0, 15), STEPS), max_size=20)
+ORDERS = st.dictionaries(st.integers(0, PLACES - 1), st.lists(st.integers(0, 3), min_size=1, max_size=8), max_size=4)
 PLANS = st.builds(
-    lambda bursts, values: Plan(tuple(bursts), tuple(values)), BURSTS, st.lists(st.integers(0, 255), max_size=6)
+    lambda bursts, values, orders, draws: Plan(
+        tuple(bursts), tuple(values), tuple((place, tuple(order)) for place, order in orders.items()), draws
+    ),
+    BURSTS,
+    st.lists(st.integers(0, 255), max_size=6),
+    ORDERS,
+    st.binary(max_size=8),
 )
 RANDOMS = st.integers(0, 2**32).map(Random)
 
@@ -47,39 +55,99 @@ def test_all_bytes_mean_a_run(data: bytes, systems: int, agents: int) -> None:
     assert decode(encode(system, plan), systems, agents) == (system, plan)
 
 
+@cache
+def known() -> tuple[System, Orders]:
+    """Return a system, and what 40 runs of it have shown."""
+    system = System(shipped.get("pmd-promotion"), registry.shipped()["static-key"], "sc")
+    orders = Orders()
+    random = Random(4)
+    for _ in range(40):
+        chooser = FollowOrders(orders.draw(random), orders)
+        execute(system.machine(), chooser)
+        chooser.end()
+    return system, orders
+
+
+def test_bytes_of_plans_that_were_bursts_alone_mean_the_same() -> None:
+    """As they were written before plans had orders."""
+    data = bytes([3, 0, 4, 1, 255, 128, 2, 0, 0])
+    assert decode(data, 5) == (3, Plan(((0, 5), (1, TO_THE_END), (0, 1)), (2,)))
+
+
+def test_what_does_not_fit_is_a_place_of_a_high_number() -> None:
+    plan = Plan((), (), ((PLACES, (0, 1)), (2, (1, 0))))
+    assert decode(encode(0, plan), 1) == (0, Plan((), (), ((2, (1, 0)),)))
+
+
 @pytest.mark.parametrize("mutation", sorted(set(MUTATIONS), key=lambda mutation: mutation.__name__))
-@given(bursts=BURSTS, random=RANDOMS)
-def test_every_mutation_keeps_a_plan_a_plan(
-    mutation: Callable[[list[tuple[int, int]], Random], list[tuple[int, int]]],
-    bursts: list[tuple[int, int]],
-    random: Random,
-) -> None:
-    before = list(bursts)
-    after = mutation(bursts, random)
-    assert bursts == before
-    assert all(agent >= 0 and steps > 0 for agent, steps in after)
-    assert abs(len(after) - len(before)) <= 2
+@settings(max_examples=20)
+@given(plan=PLANS, random=RANDOMS)
+def test_every_mutation_makes_a_plan_that_bytes_can_hold(mutation: Mutation, plan: Plan, random: Random) -> None:
+    data = encode(0, mutation(plan, known()[1], random))
+    assert encode(*decode(data, 1)) == data
 
 
+@settings(max_examples=20)
+@given(order=st.lists(st.integers(0, 1), min_size=2, max_size=10), random=RANDOMS)
+def test_a_swap_changes_two_accesses_of_different_cpus(order: list[int], random: Random) -> None:
+    plan = Plan((), (), ((0, tuple(order)),), b"x")
+    ((place, after),) = swap_accesses(plan, Orders(), random).orders or ((0, tuple(order)),)
+    if len(set(order)) == 1:
+        return
+    differ = [index for index, (one, other) in enumerate(zip(order, after, strict=True)) if one != other]
+    assert place == 0 and len(differ) == 2 and differ[1] == differ[0] + 1
+
+
+@settings(max_examples=20)
+@given(random=RANDOMS)
+def test_what_is_drawn_anew_keeps_the_prefix(random: Random) -> None:
+    bursts = ((0, 3), (1, 4), (0, 5))
+    taken = take_prefix(Plan(bursts), known()[1], random)
+    assert bursts[: len(taken.bursts)] == taken.bursts and len(taken.bursts) < 3
+    assert taken.draws
+
+
+@settings(max_examples=20)
 @given(data=st.binary(max_size=200), max_size=st.integers(1, 200), random=RANDOMS)
 def test_a_mutation_fits_and_runs(data: bytes, max_size: int, random: Random) -> None:
-    mutated = mutate(data, max_size, random)
+    system, orders = known()
+    mutated = mutate(data, max_size, random, [orders], 0)
     assert len(mutated) <= max_size
     _, plan = decode(mutated, 1, 2)
-    system = System(shipped.get("pmd-promotion"), registry.shipped()["static-key"], "sc")
-    assert execute(system.machine(), FollowPlan(plan)).failure is None
+    assert execute(system.machine(), FollowOrders(plan, orders)).failure is None
 
 
+@settings(max_examples=20)
 @given(first=st.binary(max_size=60), second=st.binary(max_size=60), max_size=st.integers(1, 120), random=RANDOMS)
-def test_a_splice_begins_like_one_and_ends_like_the_other(
+def test_a_splice_begins_like_one_and_goes_on_like_the_other(
     first: bytes, second: bytes, max_size: int, random: Random
 ) -> None:
-    spliced = splice(first, second, max_size, random)
+    spliced = splice(first, second, max_size, random, 256)
     assert len(spliced) <= max_size
     system, plan = decode(spliced, 256)
+    one, other = decode(first, 256)[1], decode(second, 256)[1]
     assert system == decode(first, 256)[0]
-    known = {*decode(first, 256)[1].bursts, *decode(second, 256)[1].bursts}
-    assert set(plan.bursts) <= known
+    assert plan.bursts == one.bursts[: len(plan.bursts)]
+    assert plan.draws == other.draws[: len(plan.draws)]
+
+
+@settings(max_examples=20)
+@given(random=RANDOMS)
+def test_a_run_to_begin_with_is_followed_to_where_it_fails(random: Random) -> None:
+    system = System(shipped.get("pmd-promotion"), registry.get("none"), "sc")
+    orders = Orders()
+    failing = next(run for run in iter(lambda: _run(system, orders, random), None) if run.failure is not None)
+    data = encode(0, plan_in_accesses(system.machine(), failing.schedule))
+    again = execute(system.machine(), FollowOrders(decode(data, 1)[1], orders))
+    assert again.failure is not None
+    assert (again.failure.error, again.failure.stack) == (failing.failure.error, failing.failure.stack)
+
+
+def _run(system: System, orders: Orders, random: Random) -> Execution:
+    chooser = FollowOrders(orders.draw(random), orders)
+    execution = execute(system.machine(), chooser)
+    chooser.end()
+    return execution
 
 
 class Internals:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzzvm.explore.engines import EngineError, FuzzSearch, rotation
+from fuzzvm.explore.engines import EngineError, FuzzSearch
 from fuzzvm.explore.happened import Happened
 from fuzzvm.explore.interpreter import environment, python
 from fuzzvm.machine.errors import ProgramError
@@ -39,7 +39,6 @@ class AtherisEngine:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
-        systems = rotation(systems)
         with tempfile.TemporaryDirectory(prefix="fuzzvm-atheris-") as folder:
             inputs = Path(folder) / "inputs"
             inputs.mkdir()
@@ -104,7 +103,7 @@ class AtherisEngine:
                 search.note(system, execution, message["run"])
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
-                # what the child has seen so far, and not since the last report; a system may be there several times
+                # what the child has seen so far, and not since the last report
                 search.happened = Happened()
                 for system, (runs, first) in zip(systems, message["happened"], strict=True):
                     search.happened.of(system).add(runs, first)

@@ -1,7 +1,7 @@
-"""The engine `hypothesis`: schedules drawn by Hypothesis as priorities and their changes.
+"""The engine `hypothesis`: plans drawn by Hypothesis, of bytes.
 
 Hypothesis is asked for batches of examples, each with a seed of its own, and for generation alone: the minimiser of
-this package shrinks better, since it knows what a context switch is.
+this package shrinks better, since it knows what a context switch is. An example is what a plan is drawn from.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Sequence
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
-from hypothesis import strategies as st
 
-from fuzzvm.explore.engines import FuzzSearch
-from fuzzvm.explore.generate import schedules
-from fuzzvm.explore.priority_plan import FollowPriorities, PriorityPlan, touches_memory
+from fuzzvm.explore.engines import FuzzSearch, rotation
+from fuzzvm.explore.generate import PLAN
+from fuzzvm.explore.orders import Bytes, FollowOrders, Orders
 from fuzzvm.machine.errors import StoppedError
 from fuzzvm.machine.execution import execute
-from fuzzvm.machine.machine import Machine
 from fuzzvm.scenario.system import System
 
 BATCH = 200
@@ -28,39 +26,18 @@ class _OverError(BaseException):
     """Ends a batch. Hypothesis takes an Exception for a failing example, and lets any other through."""
 
 
-class _CountAccesses:
-    """The chooser that runs one CPU after the other and counts the memory accesses of the run."""
-
-    def __init__(self) -> None:
-        self.accesses = 0
-
-    def agent(self, enabled: Sequence[int], machine: Machine) -> int:
-        self.accesses += touches_memory(machine, enabled[0])
-        return enabled[0]
-
-    def value(self, ways: int) -> int:
-        return 0
-
-
-def _accesses(system: System) -> int:
-    count = _CountAccesses()
-    execute(system.machine(), count)
-    return count.accesses
-
-
 class HypothesisEngine:
     """Examples from Hypothesis."""
 
     name = "hypothesis"
-    summary = "schedules drawn by Hypothesis as priorities and their changes"
+    summary = "plans drawn by Hypothesis: for each place that is raced for, an order of the accesses to it"
 
     def unavailable(self) -> str:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
-        examples = st.one_of(
-            [st.tuples(st.just(system), schedules(system.cpus, _accesses(system))) for system in systems]
-        )
+        turns = rotation(systems)
+        known = {id(system): Orders() for system in systems}
         batch = 0
         while not search.over:
 
@@ -73,14 +50,18 @@ class HypothesisEngine:
                 verbosity=Verbosity.quiet,
                 suppress_health_check=list(HealthCheck),
             )
-            @given(examples)
-            def one_batch(example: tuple[System, PriorityPlan]) -> None:
+            @given(PLAN)
+            def one_batch(data: bytes) -> None:
                 if search.over:
                     raise _OverError
-                system, plan = example
+                system = turns[search.runs % len(turns)]
+                orders = known[id(system)]
+                chooser = FollowOrders(orders.draw(Bytes(data)), orders)
                 # for Hypothesis it would be a failing example
                 with contextlib.suppress(StoppedError):
-                    search.account(system, execute(search.machine(system), search.watched(FollowPriorities(plan))))
+                    execution = execute(search.machine(system), search.watched(chooser))
+                    chooser.end()
+                    search.account(system, execution)
 
             with contextlib.suppress(_OverError):
                 one_batch()

@@ -58,10 +58,12 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     # code whatever the schedule, and instrumented they are three times slower; atheris instruments what is imported
     # for the first time in the block below, so they are imported before it.
     from fuzzvm.explore.coverage import Covering, InterleavingCoverage
+    from fuzzvm.explore.engines import rotation
     from fuzzvm.explore.guided import codec, mutator
     from fuzzvm.explore.guided.counters import FeatureCounters
     from fuzzvm.explore.happened import Happened
-    from fuzzvm.explore.plan import FollowPlan, plan_in_accesses
+    from fuzzvm.explore.orders import FollowOrders, Orders
+    from fuzzvm.explore.plan import plan_in_accesses
     from fuzzvm.machine.errors import ProgramError, StoppedError
     from fuzzvm.machine.execution import execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
@@ -86,6 +88,8 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         )
         for target in settings["systems"]
     ]
+    turns = [systems.index(system) for system in rotation(systems)]
+    known = [Orders() for _ in systems]
     coverage = InterleavingCoverage()
     counters = FeatureCounters(atheris)
     happened = Happened()
@@ -133,12 +137,14 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         system = systems[index]
         cpus = system.cpus
         _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
+        chooser = FollowOrders(plan, known[index])
         try:
-            execution = execute(happened.machine(system), Covering(FollowPlan(plan, accesses=True), coverage))
+            execution = execute(happened.machine(system), Covering(chooser, coverage))
         except ProgramError as error:
             say(broken=[error.message, error.filename, error.line])
             end()
             return
+        chooser.end()
         runs += 1
         steps += execution.steps
         happened.ended(system)
@@ -149,10 +155,10 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
                 end()
 
     def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
-        return mutator.mutate(data, max_size, Random(seed))
+        return mutator.mutate(data, max_size, Random(seed), known, turns[runs % len(turns)])
 
     def custom_crossover(first: bytes, second: bytes, max_size: int, seed: int) -> bytes:
-        return mutator.splice(first, second, max_size, Random(seed))
+        return mutator.splice(first, second, max_size, Random(seed), len(systems))
 
     seeds = Path(settings["inputs"])
     for number, (index, schedule) in enumerate(settings["seeds"]):
@@ -160,7 +166,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         (seeds / f"seed-{number}").write_bytes(codec.encode(index, plan))
 
     # libFuzzer takes seed 0 for "draw one", so seeds begin at 1
-    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=256", "-len_control=0", "-verbosity=0"]
+    arguments = [f"-seed={settings['seed'] % (2**31 - 1) + 1}", "-max_len=4096", "-len_control=0", "-verbosity=0"]
     # its alarm would be in the place of that of the guard
     arguments += ["-timeout=0", "-handle_int=0"]
     arguments.append(f"-artifact_prefix={seeds.parent}/")

@@ -1,8 +1,13 @@
-"""Bytes as runs: the first byte picks the system, then pairs of bytes are bursts or ways.
+"""Bytes as plans: the first byte picks the system, then each pair of bytes adds to the plan.
 
-A pair (a, b) with a below 128 is a burst of agent a, of b + 1 steps, or to the end where b is 255. With a from 128
-on, b is the way that the next step with more than one takes. Every byte string means a run; a plan's bytes mean the
-same plan again, as far as a byte holds its numbers.
+A pair (a, b) is, by a:
+
+- below 128, a burst of agent a, of b + 1 accesses, or to the end where b is 255;
+- from 128 on, b is the way that the next step with more than one takes;
+- from 192 on, CPU b is the next to access place a - 192;
+- from 224 on, priorities are drawn from b next.
+
+Every byte string means a run; a plan's bytes mean the same plan again, as far as a byte holds its numbers.
 """
 
 from __future__ import annotations
@@ -10,10 +15,12 @@ from __future__ import annotations
 from fuzzvm.explore.plan import Plan
 
 TO_THE_END = 1 << 20
-"""Steps of a burst that lasts until its agent cannot go on."""
+"""Accesses of a burst that lasts until its agent cannot go on."""
 
 _TO_THE_END_BYTE = 255
-_WAY = 128
+_WAY, _ORDER, _DRAW = 128, 192, 224
+PLACES = _DRAW - _ORDER
+"""Places whose orders the bytes hold: those that became known first."""
 
 
 def system_of(data: bytes, systems: int) -> int:
@@ -22,17 +29,22 @@ def system_of(data: bytes, systems: int) -> int:
 
 
 def decode(data: bytes, systems: int, agents: int = 16) -> tuple[int, Plan]:
-    """Return which of the systems, and the plan; agents are taken modulo `agents`."""
-    system = system_of(data, systems)
+    """Return which of the systems, and the plan; agents of bursts are taken modulo `agents`."""
     bursts: list[tuple[int, int]] = []
     values: list[int] = []
-    for index in range(1, len(data) - 1, 2):
-        who, what = data[index], data[index + 1]
-        if who >= _WAY:
-            values.append(what)
+    orders: dict[int, list[int]] = {}
+    draws = bytearray()
+    for what, byte in zip(data[1::2], data[2::2], strict=False):
+        if what >= _DRAW:
+            draws.append(byte)
+        elif what >= _ORDER:
+            orders.setdefault(what - _ORDER, []).append(byte)
+        elif what >= _WAY:
+            values.append(byte)
         else:
-            bursts.append((who % agents, TO_THE_END if what == _TO_THE_END_BYTE else what + 1))
-    return system, Plan(tuple(bursts), tuple(values))
+            bursts.append((what % agents, TO_THE_END if byte == _TO_THE_END_BYTE else byte + 1))
+    ranked = tuple((place, tuple(order)) for place, order in orders.items())
+    return system_of(data, systems), Plan(tuple(bursts), tuple(values), ranked, bytes(draws))
 
 
 def encode(system: int, plan: Plan) -> bytes:
@@ -45,4 +57,10 @@ def encode(system: int, plan: Plan) -> bytes:
             steps -= burst
     for value in plan.values:
         data += bytes([_WAY, value & 255])
+    # before the orders: where bytes are cut off at the end, it is what matters least
+    for drawn in plan.draws:
+        data += bytes([_DRAW, drawn])
+    for place, order in plan.orders:
+        if place < PLACES:
+            data += bytes(byte for cpu in order for byte in (_ORDER + place, cpu & 255))
     return bytes(data)

@@ -1,127 +1,142 @@
-"""Mutations of schedules as schedules: what a change of the bytes could hardly hit.
+"""Mutations of plans as plans: what a change of the bytes could hardly hit.
 
-Each takes the bursts of a plan and returns others; all keep a plan a plan.
+Each takes a plan and returns another one that keeps what it does not name: a change point moves, a prefix is taken over
+and followed by something else, or two accesses of different CPUs to one place change their order, which is what changes
+who reads from whom (Wolff, Shi, Duck, Mathur, Roychoudhury: "Greybox Fuzzing for Concurrency Testing", ASPLOS 2024).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
-from typing import TypeAlias
 
 from fuzzvm.explore.guided.codec import TO_THE_END, decode, encode
+from fuzzvm.explore.orders import DRAWS, Orders
 from fuzzvm.explore.plan import Plan
 
-Bursts: TypeAlias = list[tuple[int, int]]
-
+FRESH = 0.85
+"""How often a plan is drawn anew."""
 MAX_AGENT = 8
 MAX_BURST = 64
 
-
-def swap_neighbours(bursts: Bursts, random: Random) -> Bursts:
-    """Let two neighbouring bursts change places."""
-    if len(bursts) < 2:
-        return bursts
-    index = random.randrange(len(bursts) - 1)
-    return [*bursts[:index], bursts[index + 1], bursts[index], *bursts[index + 2 :]]
+Mutation = Callable[[Plan, Orders, Random], Plan]
 
 
-def move_switch(bursts: Bursts, random: Random) -> Bursts:
-    """Move a context switch: give a few steps of one burst to the next one."""
-    if len(bursts) < 2:
-        return bursts
-    index = random.randrange(len(bursts) - 1)
-    (agent, steps), (following, its_steps) = bursts[index], bursts[index + 1]
-    if steps >= TO_THE_END or its_steps >= TO_THE_END:
-        return stretch(bursts, random)
-    moved = random.randint(1, max(1, min(8, steps - 1)))
-    return [*bursts[:index], (agent, max(1, steps - moved)), (following, its_steps + moved), *bursts[index + 2 :]]
+def swap_accesses(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Let two neighbouring accesses of different CPUs to one place change their order."""
+    places = [
+        (number, index)
+        for number, (_, order) in enumerate(plan.orders)
+        for index in range(len(order) - 1)
+        if order[index] != order[index + 1]
+    ]
+    if not places:
+        return redraw_order(plan, orders, random)
+    number, index = random.choice(places)
+    place, order = plan.orders[number]
+    swapped = (*order[:index], order[index + 1], order[index], *order[index + 2 :])
+    return replace(plan, orders=(*plan.orders[:number], (place, swapped), *plan.orders[number + 1 :]))
 
 
-def stretch(bursts: Bursts, random: Random) -> Bursts:
-    """Make a burst a little longer or shorter, or last to the end, or give one that does an end."""
-    if not bursts:
-        return bursts
-    index = random.randrange(len(bursts))
-    agent, steps = bursts[index]
+def redraw_order(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Keep how an order begins, and draw the rest of it; of a place without one, all of it."""
+    known = [(number, place) for place, number in orders.numbers.items() if place in orders.races.places]
+    if not known:
+        return replace(plan, draws=random.randbytes(DRAWS))
+    number, place = random.choice(known)
+    kept = dict(plan.orders)
+    begun = kept.get(number, ())
+    kept[number] = orders.draw_order(place, random, begun[: random.randint(0, len(begun))])
+    return replace(plan, orders=tuple(kept.items()))
+
+
+def drop_order(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Leave the accesses to one place to the priorities."""
+    if not plan.orders:
+        return redraw_order(plan, orders, random)
+    number = random.randrange(len(plan.orders))
+    return replace(plan, orders=(*plan.orders[:number], *plan.orders[number + 1 :]))
+
+
+def rank_first(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Rank the order of one place above all others."""
+    if len(plan.orders) < 2:
+        return redraw_order(plan, orders, random)
+    first = random.choice(plan.orders)
+    return replace(plan, orders=(first, *(one for one in plan.orders if one is not first)))
+
+
+def redraw_priorities(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Keep the first priorities, and draw the rest."""
+    kept = plan.draws[: random.randint(0, len(plan.draws))]
+    return replace(plan, draws=kept + random.randbytes(max(0, DRAWS - len(kept))))
+
+
+def take_prefix(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Keep the first bursts, and draw anew how it goes on."""
+    if not plan.bursts:
+        return redraw_order(plan, orders, random)
+    drawn = orders.draw(random)
+    return replace(drawn, bursts=plan.bursts[: random.randrange(len(plan.bursts))], values=plan.values)
+
+
+def move_switch(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Move a change point: make a burst a little longer or shorter, or last to the end."""
+    if not plan.bursts:
+        return swap_accesses(plan, orders, random)
+    index = random.randrange(len(plan.bursts))
+    agent, steps = plan.bursts[index]
     if steps >= TO_THE_END:
         steps = random.randint(1, MAX_BURST)
-    elif random.random() < 0.25:
-        steps = TO_THE_END
     else:
-        steps = max(1, steps + random.choice([-8, -3, -2, -1, 1, 2, 3, 8]))
-    return [*bursts[:index], (agent, steps), *bursts[index + 1 :]]
+        steps = TO_THE_END if random.random() < 0.25 else max(1, steps + random.choice([-8, -3, -2, -1, 1, 2, 3, 8]))
+    return replace(plan, bursts=(*plan.bursts[:index], (agent, steps), *plan.bursts[index + 1 :]))
 
 
-def insert(bursts: Bursts, random: Random) -> Bursts:
-    """Insert a burst of any agent, which makes two context switches, at the end one."""
-    index = random.randint(0, len(bursts))
-    steps = TO_THE_END if random.random() < 0.4 else random.randint(1, MAX_BURST)
-    return [*bursts[:index], (random.randrange(MAX_AGENT), steps), *bursts[index:]]
-
-
-def split(bursts: Bursts, random: Random) -> Bursts:
-    """Interrupt a burst: cut it in two and let another agent run in between."""
-    if not bursts:
-        return insert(bursts, random)
-    index = random.randrange(len(bursts))
-    agent, steps = bursts[index]
+def interrupt(plan: Plan, orders: Orders, random: Random) -> Plan:
+    """Cut a burst in two and let another agent run in between."""
+    if not plan.bursts:
+        return swap_accesses(plan, orders, random)
+    index = random.randrange(len(plan.bursts))
+    agent, steps = plan.bursts[index]
     cut = random.randint(1, max(1, min(steps, MAX_BURST) - 1))
-    between = TO_THE_END if random.random() < 0.5 else random.randint(1, MAX_BURST)
     rest = steps if steps >= TO_THE_END else max(1, steps - cut)
-    middle = (random.randrange(MAX_AGENT), between)
-    return [*bursts[:index], (agent, cut), middle, (agent, rest), *bursts[index + 1 :]]
+    between = random.randrange(MAX_AGENT), TO_THE_END if random.random() < 0.5 else random.randint(1, MAX_BURST)
+    return replace(plan, bursts=(*plan.bursts[:index], (agent, cut), between, (agent, rest), *plan.bursts[index + 1 :]))
 
 
-def remove(bursts: Bursts, random: Random) -> Bursts:
-    """Leave out a burst."""
-    if not bursts:
-        return bursts
-    index = random.randrange(len(bursts))
-    return [*bursts[:index], *bursts[index + 1 :]]
-
-
-def change_agent(bursts: Bursts, random: Random) -> Bursts:
-    """Give a burst to any agent."""
-    if not bursts:
-        return bursts
-    index = random.randrange(len(bursts))
-    return [*bursts[:index], (random.randrange(MAX_AGENT), bursts[index][1]), *bursts[index + 1 :]]
-
-
-MUTATIONS: tuple[Callable[[Bursts, Random], Bursts], ...] = (
-    swap_neighbours,
+MUTATIONS: tuple[Mutation, ...] = (
+    swap_accesses,
+    swap_accesses,
+    redraw_order,
+    redraw_order,
+    drop_order,
+    rank_first,
+    redraw_priorities,
+    take_prefix,
     move_switch,
-    move_switch,
-    stretch,
-    stretch,
-    insert,
-    split,
-    remove,
-    change_agent,
+    interrupt,
 )
 """What is drawn from, those twice that change least."""
 
 
-def mutate(data: bytes, max_size: int, random: Random) -> bytes:
-    """Return other bytes of at most `max_size` whose run is a few changes away; now and then of another system."""
-    system, plan = decode(data, 256)
-    if random.random() < 0.05:
-        system = random.randrange(256)
-    bursts, values = list(plan.bursts), list(plan.values)
+def mutate(data: bytes, max_size: int, random: Random, known: Sequence[Orders], turn: int) -> bytes:
+    """Return other bytes of at most `max_size`: a run a few changes away, or one that is drawn anew.
+
+    `known` is what is known of each system; the system whose `turn` it is gets what is drawn anew.
+    """
+    system, plan = decode(data, len(known))
+    if (not plan.bursts and not plan.orders) or random.random() < FRESH:
+        return encode(turn, known[turn].draw(random))[:max_size]
     for _ in range(random.choice([1, 1, 2, 3])):
-        bursts = random.choice(MUTATIONS)(bursts, random)
-    if values and random.random() < 0.3:
-        values[random.randrange(len(values))] = random.randrange(8)
-    elif random.random() < 0.1:
-        values.append(random.randrange(8))
-    return encode(system, Plan(tuple(bursts), tuple(values)))[:max_size]
+        plan = random.choice(MUTATIONS)(plan, known[system], random)
+    return encode(system, plan)[:max_size]
 
 
-def splice(first: bytes, second: bytes, max_size: int, random: Random) -> bytes:
-    """Return the beginning of one run followed by the end of another, of the first one's system."""
-    system, one = decode(first, 256)
-    _, other = decode(second, 256)
-    left = one.bursts[: random.randint(0, len(one.bursts))]
-    right = other.bursts[random.randint(0, len(other.bursts)) :]
-    return encode(system, Plan((*left, *right), one.values or other.values))[:max_size]
+def splice(first: bytes, second: bytes, max_size: int, random: Random, systems: int) -> bytes:
+    """Return the bursts of one run followed by the orders of another, those of the first one's system."""
+    system, one = decode(first, systems)
+    _, other = decode(second, systems)
+    kept = one.bursts[: random.randint(0, len(one.bursts))]
+    return encode(system, replace(other, bursts=kept, values=one.values))[:max_size]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from fuzzvm.explore.priority_plan import touches_memory
+from fuzzvm.explore.plan import touches_memory
 from fuzzvm.explore.strategies import Strategy
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.machine import Machine

@@ -1,0 +1,71 @@
+"""Runs to the first bug of single engines, on the planted bugs that count and on `static-key-enable` in `two-walkers`.
+
+    python benchmarks/first_bug.py --seeds 20 --limit 250 hypothesis atheris
+
+Prints one JSON object for each engine and bug, as soon as it is measured: median and 95th percentile of the runs (limit + 1
+where a seed found nothing), how many seeds found nothing, and runs a second, which say little on a shared machine.
+`fuzzvm bench --only first-bug` measures all engines on all bugs, and takes hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from fuzzvm.bench import first_bug, planted
+from fuzzvm.explore import engines
+from fuzzvm.explore.engines import Budget, FuzzSearch
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario import shipped
+from fuzzvm.scenario.system import System
+
+TWO_WALKERS = "static-key-enable in two-walkers"
+
+
+def bugs() -> dict[str, tuple[System, ...]]:
+    """Return the systems of each bug: the planted ones that the random walk seldom hits, and one of the schemes'."""
+    names = [
+        bug.name for bug in planted.PLANTED if bug.depth >= first_bug.DEPTH_TO_WIN and first_bug.known(bug.name).deep
+    ]
+    systems = {name: first_bug.systems(name) for name in names}
+    systems[TWO_WALKERS] = (System(shipped.get("two-walkers"), registry.get("static-key-enable"), "sc"),)
+    return systems
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engines", nargs="+", choices=engines.names())
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=first_bug.DEEP_LIMIT)
+    parser.add_argument("--bug", action="append", help="only these")
+    chosen = parser.parse_args()
+    known = bugs()
+    for name in chosen.engines:
+        for bug in chosen.bug or known:
+            print(json.dumps(measure(name, bug, known[bug], chosen.seeds, chosen.limit)), flush=True)
+
+
+def measure(engine: str, bug: str, systems: tuple[System, ...], seeds: int, limit: int) -> dict[str, object]:
+    """Return the figures of one engine on one bug."""
+    runs, total, started = [], 0, time.monotonic()
+    for seed in range(seeds):
+        search = FuzzSearch(Budget(runs=limit))
+        engines.get(engine).search(systems, seed, search)
+        total += search.runs
+        runs.append(search.found[0].run if search.found else limit + 1)
+    runs.sort()
+    return {
+        "engine": engine,
+        "bug": bug,
+        "seeds": seeds,
+        "limit": limit,
+        "median": first_bug.percentile(runs, 50),
+        "p95": first_bug.percentile(runs, 95),
+        "missed": sum(run > limit for run in runs),
+        "runs a second": round(total / (time.monotonic() - started)),
+    }
+
+
+if __name__ == "__main__":
+    main()
