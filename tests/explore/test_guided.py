@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuzzvm.explore.guided.codec import PLACES, TO_THE_END, decode, encode
 from fuzzvm.explore.guided.counters import FeatureCounters
-from fuzzvm.explore.guided.mutator import MUTATIONS, Mutation, mutate, splice, swap_accesses, take_prefix
+from fuzzvm.explore.guided.mutator import MUTATIONS, Mutation, mutate, swap_accesses, take_prefix
 from fuzzvm.explore.orders import FollowOrders, Orders
 from fuzzvm.explore.plan import Plan, plan_in_accesses
 from fuzzvm.machine.execution import Execution, execute
@@ -115,20 +115,6 @@ def test_a_mutation_fits_and_runs(data: bytes, max_size: int, random: Random) ->
     assert len(mutated) <= max_size
     _, plan = decode(mutated, 1, 2)
     assert execute(system.machine(), FollowOrders(plan, orders)).failure is None
-
-
-@settings(max_examples=20)
-@given(first=st.binary(max_size=60), second=st.binary(max_size=60), max_size=st.integers(1, 120), random=RANDOMS)
-def test_a_splice_begins_like_one_and_goes_on_like_the_other(
-    first: bytes, second: bytes, max_size: int, random: Random
-) -> None:
-    spliced = splice(first, second, max_size, random, 256)
-    assert len(spliced) <= max_size
-    system, plan = decode(spliced, 256)
-    one, other = decode(first, 256)[1], decode(second, 256)[1]
-    assert system == decode(first, 256)[0]
-    assert plan.bursts == one.bursts[: len(plan.bursts)]
-    assert plan.draws == other.draws[: len(plan.draws)]
 
 
 @settings(max_examples=20)

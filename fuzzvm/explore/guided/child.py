@@ -157,9 +157,6 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
         return mutator.mutate(data, max_size, Random(seed), known, turns[runs % len(turns)])
 
-    def custom_crossover(first: bytes, second: bytes, max_size: int, seed: int) -> bytes:
-        return mutator.splice(first, second, max_size, Random(seed), len(systems))
-
     seeds = Path(settings["inputs"])
     for number, (index, schedule) in enumerate(settings["seeds"]):
         plan = plan_in_accesses(systems[index].machine(), parse_schedule(schedule))
@@ -173,8 +170,8 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     atheris.Setup(
         [sys.argv[0], *arguments, str(seeds)],
         ending(test_one_input),
+        # none for crossovers: libFuzzer would make half of its inputs by it
         custom_mutator=ending(custom_mutator),
-        custom_crossover=ending(custom_crossover),
     )
     with inside.bounded(StoppedError, name="the time for the search is over", seconds=settings["seconds"]):
         atheris.Fuzz()

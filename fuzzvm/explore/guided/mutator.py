@@ -132,11 +132,3 @@ def mutate(data: bytes, max_size: int, random: Random, known: Sequence[Orders], 
     for _ in range(random.choice([1, 1, 2, 3])):
         plan = random.choice(MUTATIONS)(plan, known[system], random)
     return encode(system, plan)[:max_size]
-
-
-def splice(first: bytes, second: bytes, max_size: int, random: Random, systems: int) -> bytes:
-    """Return the bursts of one run followed by the orders of another, those of the first one's system."""
-    system, one = decode(first, systems)
-    _, other = decode(second, systems)
-    kept = one.bursts[: random.randint(0, len(one.bursts))]
-    return encode(system, replace(other, bursts=kept, values=one.values))[:max_size]
