@@ -186,15 +186,22 @@ class FollowOrders(FollowPlan):
         self._draws = plan.draws
         self._drawn = 0
         self._priorities: dict[int, int] = {}
+        self._stands: dict[int, Place | None] = {}
+        """The places that CPUs stand before, of those that could step."""
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
-        chosen = super().agent(enabled, machine)
         races = self._races
+        # what a CPU stands before changes by its own steps alone
+        stands = self._stands
+        for agent in enabled:
+            if agent not in stands:
+                stands[agent] = races.place(machine.pending(agent)) if agent < machine.memory.cpus else None
+        chosen = super().agent(enabled, machine) if self._bursts or self._left else self._go_on(enabled, machine)
         op = machine.pending(chosen) if chosen < machine.memory.cpus else None
+        place = stands.pop(chosen)
         if op is not None:
             if races.watching:
                 races.note(chosen, op)
-            place = races.place(op)
             if place in self._paths:
                 self._accessed(place, chosen, enabled)
         if op is None or races.may_race(op):
@@ -215,34 +222,39 @@ class FollowOrders(FollowPlan):
         self._agent = -1
         if len(enabled) == 1:
             return enabled[0]
-        waiting = self._waiting(enabled, machine) if self._orders else {}
-        free = [agent for agent in enabled if agent not in waiting]
-        if not free:
-            last = max(waiting.values(), key=self._ranks.__getitem__)
-            free = [agent for agent in enabled if waiting[agent] == last]
+        free = enabled
+        if self._orders:
+            waiting = self._waiting(enabled)
+            if len(waiting) == len(enabled):
+                last = max(waiting.values(), key=self._ranks.__getitem__)
+                free = [agent for agent in enabled if waiting[agent] == last]
+            elif waiting:
+                free = [agent for agent in enabled if agent not in waiting]
         priorities = self._priorities
         for agent in free:
             if agent not in priorities:
                 priorities[agent] = self._draw()
         return max(free, key=priorities.__getitem__)
 
-    def _waiting(self, enabled: Sequence[int], machine: Machine) -> dict[int, Place]:
+    def _waiting(self, enabled: Sequence[int]) -> dict[int, Place]:
         """Return the CPUs that stand before a place at which another one that can step comes first."""
         waiting = {}
         for agent in enabled:
-            place = self._races.place(machine.pending(agent)) if agent < machine.memory.cpus else None
-            if place is not None and self._next(place, enabled) not in (agent, None):
+            place = self._stands[agent]
+            if place in self._orders and self._next(place, enabled) not in (agent, None):
                 waiting[agent] = place
         return waiting
 
     def _next(self, place: Place, enabled: Sequence[int]) -> int | None:
         """Return the CPU that is to access a place next, of those that can step; None if nobody is."""
-        return next((cpu for cpu in self._orders.get(place, ()) if cpu in enabled), None)
+        for cpu in self._orders[place]:
+            if cpu in enabled:
+                return cpu
+        return None
 
     def _accessed(self, place: Place, cpu: int, enabled: Sequence[int]) -> None:
-        order = self._orders.get(place)
         wanted = None
-        if order is not None:
+        if (order := self._orders.get(place)) is not None:
             wanted = self._next(place, enabled)
             if cpu in order:
                 order.remove(cpu)
