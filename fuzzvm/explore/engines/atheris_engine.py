@@ -31,7 +31,7 @@ class AtherisEngine:
     """Atheris and its libFuzzer."""
 
     name = "atheris"
-    summary = "coverage-guided: mutates schedules, keeps those with a new pair of conflicting operations"
+    summary = "coverage-guided: plans of the same kind; changes those that brought a new pair of conflicting operations"
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("atheris") is None:
