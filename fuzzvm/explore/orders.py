@@ -219,6 +219,9 @@ class FollowOrders(FollowPlan):
         self._known.end(self._paths.values())
 
     def _go_on(self, enabled: Sequence[int], machine: Machine) -> int:
+        if not self._orders and not self._draws:
+            # a plan of bursts alone
+            return super()._go_on(enabled, machine)
         self._agent = -1
         if len(enabled) == 1:
             return enabled[0]

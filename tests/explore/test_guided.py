@@ -14,7 +14,7 @@ from fuzzvm.explore.guided.codec import PLACES, TO_THE_END, decode, encode
 from fuzzvm.explore.guided.counters import FeatureCounters
 from fuzzvm.explore.guided.mutator import MUTATIONS, Mutation, mutate, swap_accesses, take_prefix
 from fuzzvm.explore.orders import FollowOrders, Orders
-from fuzzvm.explore.plan import Plan, plan_in_accesses
+from fuzzvm.explore.plan import FollowPlan, Plan, plan_in_accesses
 from fuzzvm.machine.execution import Execution, execute
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -72,6 +72,15 @@ def test_bytes_of_plans_that_were_bursts_alone_mean_the_same() -> None:
     """As they were written before plans had orders."""
     data = bytes([3, 0, 4, 1, 255, 128, 2, 0, 0])
     assert decode(data, 5) == (3, Plan(((0, 5), (1, TO_THE_END), (0, 1)), (2,)))
+
+
+@settings(max_examples=20)
+@given(bursts=st.lists(st.tuples(st.integers(0, 15), st.integers(1, 6)), max_size=4))
+def test_a_plan_of_bursts_alone_runs_as_it_did_before_plans_had_orders(bursts: list[tuple[int, int]]) -> None:
+    system, orders = known()
+    plan = Plan(tuple((agent % system.cpus, steps) for agent, steps in bursts))
+    run = execute(system.machine(), FollowOrders(plan, orders))
+    assert run == execute(system.machine(), FollowPlan(plan, accesses=True))
 
 
 def test_what_does_not_fit_is_a_place_of_a_high_number() -> None:
