@@ -15,7 +15,7 @@ from fuzzvm.compiled.isa.instruction import Instruction, UnsupportedInstructionE
 from fuzzvm.compiled.isa.slots import PC
 from fuzzvm.compiled.x86_64 import registers
 from fuzzvm.compiled.x86_64.decode import decode
-from fuzzvm.compiled.x86_64.registers import FLAGS, UNDEFINED
+from fuzzvm.compiled.x86_64.registers import FLAG_BITS, FLAGS, UNDEFINED
 from fuzzvm.compiled.x86_64.semantics import BUILDERS
 from harnesses.window import WINDOW_SIZE, AllPrivate, AllPrivateTracked, Report, Window
 from harnesses.x86_64.differential import compare
@@ -64,18 +64,18 @@ def test_one_instruction_taken_for_another_is_found(
     assert report.mismatches and all(form.startswith(f"{mnemonic} ") for form in report.mismatches)
 
 
-BLOCK = ("alu", "alu, immediate", "test", "shift", "imul", "cmov", "set", "extend", "bit, immediate", "not, neg")
+BLOCK = ("alu", "alu, immediate", "test", "inc, dec", "not, neg", "cmov", "set", "extend")
+"""Kinds that leave no flag undefined that a condition reads."""
 CODE = 0x1041_0000
 
 
 def straight_code(draw: random.Random) -> tuple[bytes, dict[int, Instruction]]:
-    """Return instructions on registers alone, of which many write flags that the next ones overwrite."""
+    """Return instructions on registers alone: many write flags, which some of the next read and others overwrite."""
     code, steps = b"", dict[int, Instruction]()
     while len(steps) < 16:
         drawn = KINDS[draw.choice(BLOCK)](draw)
         found = _steps(drawn, CODE + len(code))
-        if len(found) != 1 or found[0].request is not None or (steps and found[0].reads & frozenset(FLAGS)):
-            # flags are read by the first alone: before a later one they may be undefined
+        if len(found) != 1 or found[0].request is not None:
             continue
         first = found[0]
         steps[first.address] = first
@@ -91,13 +91,14 @@ def _steps(code: bytes, address: int) -> tuple[Instruction, ...]:
         return ()
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.always
+@pytest.mark.parametrize("seed", range(12))
 def test_a_block_does_what_its_instructions_do_in_unicorn(oracle: Oracle, seed: int) -> None:
     """Flags that the block leaves out are those that nothing reads."""
     draw = random.Random(seed)
     code, steps = straight_code(draw)
     x = [draw.getrandbits(64) for _ in range(registers.COUNT)]
-    for slot in FLAGS:
+    for slot in FLAG_BITS:
         x[slot] = draw.randrange(2)
     x[registers.GS_BASE], x[PC] = 0, CODE
     before = draw.randbytes(WINDOW_SIZE)
