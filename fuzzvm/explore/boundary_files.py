@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
-from fuzzvm.compiled.run.program import Boundary
+from fuzzvm.compiled.run.environment import Boundary
 from fuzzvm.explore.exhaustive.verdict import DisagreementError
 from fuzzvm.explore.images import ImageRun, verify_image
 from fuzzvm.explore.matrix import Bounds

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.entries import AskedCall, CpuCalls
-from fuzzvm.compiled.run.program import Boundary
+from fuzzvm.compiled.run.environment import Boundary
 from fuzzvm.compiled.run.task import CompiledTask, call
 from fuzzvm.explore.image_functions import OwnWords, function_call
 from fuzzvm.explore.image_geometry import PHYS, Geometry

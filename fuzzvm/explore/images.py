@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fuzzvm.compiled.image import Image
-from fuzzvm.compiled.run.program import Boundary
+from fuzzvm.compiled.run.environment import Boundary
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.explore.exhaustive import Verdict, verify
 from fuzzvm.explore.exhaustive.deadline import Deadline

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuzzvm.compiled.errors import KERNEL_WARNING, ImageError
+from fuzzvm.compiled.run.environment import Boundary, Caller
 from fuzzvm.compiled.run.primitives import (
     WORD,
     alloc_page,
@@ -21,7 +22,6 @@ from fuzzvm.compiled.run.primitives import (
     unlock,
     writable,
 )
-from fuzzvm.compiled.run.program import Boundary, Caller
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
     Address,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fuzzvm.compiled.errors import ImageError
+from fuzzvm.compiled.run.environment import Call
 from fuzzvm.compiled.run.links import ENTRY, table_of
 from fuzzvm.compiled.run.memory_map import MemoryMap
-from fuzzvm.compiled.run.program import Call
 from fuzzvm.machine.machine import Machine
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.isa.access import UPDATES
+from fuzzvm.compiled.run.environment import Caller, OwnLoad, OwnStore
 from fuzzvm.compiled.run.memory_map import PIECE, STRUCT_PAGE_SHIFT
 from fuzzvm.compiled.run.private import base_of
-from fuzzvm.compiled.run.program import Caller, OwnLoad, OwnStore
 from fuzzvm.compiled.run.translate import Becomes, Insert, Update, part, shift_of
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.ops import Address, Alloc, Free, Load, Order, Rmw, Steps, Store, address_of, object_of

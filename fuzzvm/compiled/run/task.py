@@ -17,13 +17,14 @@ from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.arch import Layout, running
 from fuzzvm.compiled.run.boundary import BOUNDARY, IGNORED
 from fuzzvm.compiled.run.entries import AskedCall, CpuCalls, Word, known
+from fuzzvm.compiled.run.environment import Boundary, Environment, Setup
 from fuzzvm.compiled.run.executable import Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
 from fuzzvm.compiled.run.links import ENTRY, PageTables
 from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OWN_MEMORY
 from fuzzvm.compiled.run.private import base_of
-from fuzzvm.compiled.run.program import Boundary, CompiledProgram, Environment, Setup
+from fuzzvm.compiled.run.program import CompiledProgram
 from fuzzvm.compiled.run.units import Units
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError, OutdatedProgramError, ProgramError
