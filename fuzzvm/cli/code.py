@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from fuzzvm.cli.common import F
 from fuzzvm.corpus.format import TestCase
@@ -26,6 +27,14 @@ def images_option(command: F) -> F:
     """Add --image, any number of times."""
     text = "Run the cases of this kernel image; may be given more than once. Without, they are not run."
     return click.option("--image", "folders", multiple=True, type=FOLDER, metavar="DIR", help=text)(command)
+
+
+def refuse_with_image(context: click.Context, allowed: Collection[str]) -> None:
+    """Raise UsageError for an option of the command line that is not among those for images."""
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in allowed and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
 
 
 def image_code(folder: Path) -> ImageCode:

@@ -6,25 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import FuzzCell
 from fuzzvm.explore.engines.strategy_loop import StrategyEngine
 from fuzzvm.scenario.scenario import Scenario
 
-_WITH_IMAGE = (
+WITH_IMAGE = (
     *("image", "scenario_names", "memory", "engine_names", "seconds", "runs", "seed", "corpus", "keep_going"),
     "as_json",
 )
-
-
-def refuse_with_image(context: click.Context) -> None:
-    """Raise UsageError for an option that is not for images."""
-    for option in context.command.params:
-        name = option.name or ""
-        if name not in _WITH_IMAGE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
 
 
 def image_cells(

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fuzzvm.cli.campaign import print_campaign, progress_line
+from fuzzvm.cli.code import refuse_with_image
 from fuzzvm.cli.common import (
     hook_seconds_option,
     json_option,
@@ -32,7 +33,7 @@ from fuzzvm.cli.common import (
 from fuzzvm.cli.executor import TLS_OPTIONS, Address, connected, executor_option
 from fuzzvm.cli.fuzz_results import print_results, results_to_data
 from fuzzvm.cli.happened import happened_option, print_happened_in_campaign, print_happened_in_runs
-from fuzzvm.cli.image_fuzz import image_cells, refuse_with_image
+from fuzzvm.cli.image_fuzz import WITH_IMAGE, image_cells
 from fuzzvm.cli.output import say
 from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
@@ -222,7 +223,7 @@ def fuzz(
         seconds = DEFAULT_SECONDS
     with bounded_by_seconds(seconds):
         if image is not None:
-            refuse_with_image(context)
+            refuse_with_image(context, WITH_IMAGE)
             cells = image_cells(image, given, memory, engine_names, by_name=bool(scenario_names))
         else:
             points = tuple(dict.fromkeys(without))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from fuzzvm.cli.code import refuse_with_image
 from fuzzvm.cli.common import (
     hook_seconds_option,
     json_option,
@@ -156,7 +156,7 @@ def verify(
     of_process = replace(limits, max_memory=None if max_memory is None else max_memory << 20)
     inside.let_hooks_take(hook_seconds)
     if image is not None:
-        _refuse_with_image(context)
+        refuse_with_image(context, _WITH_IMAGE)
         # imported here: ELF, DWARF and disassembly are needed for nothing else
         from fuzzvm.cli.image_verify import verify_on_image
 
@@ -238,14 +238,6 @@ _WITH_IMAGE = (
     "save",
     "as_json",
 )
-
-
-def _refuse_with_image(context: click.Context) -> None:
-    """Raise UsageError for an option that is not for images."""
-    for option in context.command.params:
-        name = option.name or ""
-        if name not in _WITH_IMAGE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
 
 
 def _verify(
