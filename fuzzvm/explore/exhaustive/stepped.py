@@ -87,10 +87,8 @@ class SteppedShared:
         self._numbers: dict[tuple[int, int, int, int], int] = {}
         self._states: list[tuple[int, int, int, int]] = []
         """Memory, masks, objects, what the property remembers."""
-        self._memory_numbers: dict[tuple[int, ...], int] = {}
+        self._memory_numbers: dict[tuple[Hashable, ...], int] = {}
         self._memories: list[MemoryModel] = []
-        self._part_numbers: dict[Hashable, int] = {}
-        self._parts: dict[tuple[str, int], object] = {}
         self._masks_numbers: dict[Masks, int] = {}
         self._masks: list[Masks] = []
         self._heap_numbers: dict[Hashable, int] = {}
@@ -109,7 +107,7 @@ class SteppedShared:
         machine = task.booted()
         self.model = type(machine.memory)
         """The memory model."""
-        machine.memory.key_of = values.number
+        machine.memory.compared_by(values.number)
         self._stepping = Machine(machine.memory)
         # one machine for all steps: it and its observer know each other, and nobody collects cycles during a search
         self._observer = self._stepping.observer = task.property.observer(self._stepping)
@@ -378,15 +376,11 @@ class SteppedShared:
             known.clear()
 
     def _memory_number(self, memory: MemoryModel) -> int:
-        parts = self._part_numbers
-        key = tuple([parts.setdefault(part, len(parts)) for part in memory.state()])
-        number = self._memory_numbers.get(key)
+        parts = memory.parts()
+        number = self._memory_numbers.get(parts)
         if number is None:
-            number = self._memory_numbers[key] = len(self._memories)
+            number = self._memory_numbers[parts] = len(self._memories)
             self._memories.append(memory)
-            # memories differ in one part or two, and nobody steps these: what is equal takes room once
-            for name, part in zip(memory.parts, key, strict=False):
-                setattr(memory, name, self._parts.setdefault((name, part), getattr(memory, name)))
             memory.remark = memory.on_visible = None
         return number
 
