@@ -38,6 +38,7 @@ from fuzzvm.machine.ops import (
 from fuzzvm.machine.task import Task
 
 _ACCESSES = (Load, Await, Store, Rmw)
+_MAINTAINS = (Fence, Tlbi, InterruptAll)
 Masks = tuple[int, ...]
 """What each CPU is assumed to do from here on, as bits of `Assumed`."""
 
@@ -80,7 +81,7 @@ class SteppedShared:
 
     def __init__(self, task: Task, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
         self._hardware = task.property.hardware
-        """Whether observers hear of all that TLBs depend on: every operation but loads with nothing buffered."""
+        """Whether observers hear of all that TLBs depend on: barriers, invalidations, and stores when they are seen."""
         self._automata = automata
         self._values = values
         self._assumed = assumed
@@ -241,16 +242,17 @@ class SteppedShared:
         memory, _, heap, remembered = self._states[shared]
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
-        alone = type(op) in MEMORY_ALONE and not self._hardware
+        alone = type(op) in MEMORY_ALONE
         if isinstance(op, _ACCESSES):
             # a machine asks if the object lives, and tells the observer of writes to what it watches
             place = op.address >> OFFSET_BITS
             alone = isinstance(op, Load | Await) or place not in watched
-            if self._hardware:
-                alone = isinstance(op, Load | Await) and not self._memories[memory].unfinished(cpu).locations
             if place in allocator.dead:
                 write = isinstance(op, Store | Rmw)
                 return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
+        if self._hardware and alone:
+            # the observer hears of barriers, and of what an operation puts in place that was kept back before
+            alone = not isinstance(op, _MAINTAINS) and not self._memories[memory].unfinished(cpu).locations
         key = (memory, cpu, number)
         key_at = (memory, heap, remembered, cpu, number)
         known = self._performed.get(key) if alone else self._performed_at.get(key_at)
