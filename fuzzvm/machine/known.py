@@ -7,7 +7,7 @@ from typing import TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-MOST = 30_000
+MOST = 10_000
 """Results of a table. A search that goes on asks for what it met lately: where there are more, all are dropped."""
 
 

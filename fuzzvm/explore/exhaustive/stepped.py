@@ -267,7 +267,7 @@ class SteppedShared:
                 known = tuple(self._perform(perform, memory, heap, remembered, op))
                 self._performed_at[key_at] = known
         if alone:
-            return [way._replace(heap=heap, remembered=remembered) for way in known]
+            return [_Performed(way.choices, way.memory, heap, remembered, way.response) for way in known]
         return known
 
     def _perform_alone(self, memory: int, cpu: int, op: Operation) -> Iterator[_Performed]:

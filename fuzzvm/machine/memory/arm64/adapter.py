@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
+from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Needs, Unfinished
 from fuzzvm.machine.memory.arm64.local import Local, Pending
 from fuzzvm.machine.memory.arm64.normal_form import NormalForms
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
@@ -153,6 +153,8 @@ class Arm64(MemoryModel):
 
     def unfinished(self, cpu: int) -> Unfinished:
         local = self._locals[cpu]
+        if not (local.pending or local.loads or local.overtaken or local.views.invalidations):
+            return NOTHING
         locations = {entry.address for entry in local.pending}
         for at in local.views.invalidations:
             address = self._timeline.messages[at - 1].address

@@ -121,9 +121,11 @@ class NormalForms:
         outlines = []
         numbers = []
         values = None
+        fetched = False
         for local, need in zip(locals_, needs, strict=True):
             own = (self._wanted_at.get(id(need)) or self._wanted_by(need))[1]
             wanted.append(own)
+            fetched = fetched or bool(need.fetches)
             outlined = (shape, local, own)
             known = self._outlines.get(outlined)
             if known is None:
@@ -134,7 +136,7 @@ class NormalForms:
             numbers.append(known[1])
             if known[0].within is not None:
                 values = timeline
-        loaded_code = self._loaded_code(wanted)
+        loaded_code = self._loaded_code(wanted) if fetched else _NOTHING
         laid_out = (shape, values, loaded_code, *numbers)
         layout = self._layouts.get(laid_out)
         if layout is None:
@@ -165,8 +167,8 @@ class NormalForms:
     @staticmethod
     def _loaded_code(wanted: Sequence[_Wanted]) -> frozenset[Address]:
         """Return the code that any CPU may fetch and any may load."""
-        code = [own.needs.fetches for own in wanted if own.needs.fetches]
-        return _NOTHING.union(*code) & _NOTHING.union(*[own.needs.reads for own in wanted]) if code else _NOTHING
+        code = _NOTHING.union(*[own.needs.fetches for own in wanted])
+        return code & _NOTHING.union(*[own.needs.reads for own in wanted])
 
 
 def _moved(layout: Layout, cpu: int, local: Local, needs: Needs, freed: frozenset[int], oldest: Sequence[int]) -> Local:
