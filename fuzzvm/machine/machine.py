@@ -354,7 +354,7 @@ class Machine:
             self.observer.maintained(cpu, op)
 
     def _became_visible(self, address: Address, old: Value, new: Value) -> None:
-        if self.observer is not None:
+        if self.observer is not None and address >> OFFSET_BITS in self._watched:
             self.observer.became_visible(address, old, new)
 
     def _alloc(self, cpu: int, op: Alloc, choose: Choose) -> Address:

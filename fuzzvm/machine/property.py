@@ -31,7 +31,9 @@ class Observer(Protocol):
         """A program said something."""
 
     def became_visible(self, address: Address, old: Value, new: Value) -> None:
-        """Every CPU can see a store now. Where `report_hardware` was called, of memory that delays stores."""
+        """Every CPU can see a store to a watched object now. Where `report_hardware` was called, of memory that delays
+        stores.
+        """
 
     def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
         """A barrier, an invalidation or an interrupt was executed. Where `report_hardware` was called."""

@@ -15,10 +15,9 @@ from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64 import normal_form
+from fuzzvm.machine.memory.arm64 import outline
 from fuzzvm.machine.memory.arm64.adapter import Arm64
 from fuzzvm.machine.memory.arm64.comparisons import Places, Reach, carries_views
-from fuzzvm.machine.memory.arm64.normal_form import _Kept
 from fuzzvm.machine.ops import Barrier, Operation, Order
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -104,7 +103,7 @@ def stale_after_a_flag() -> list[list[Recipe]]:
 def test_it_is_noticed_if_a_store_is_forgotten_that_can_still_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = stale_after_a_flag()
     assert bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
-    monkeypatch.setattr(_Kept, "_bound", lambda self, cpu, address: 1 << 30)
+    monkeypatch.setattr(outline, "_bound", lambda view, address: 1 << 30)
     with pytest.raises(AssertionError):
         bisimilar(Space(small_task("arm64", lists)), Space(small_task("whole", lists), forget=False), MOST)
 
@@ -185,8 +184,8 @@ _compare_within = Places.compare_within
 TOO_FEW_COMPARISONS: list[tuple[list[list[Recipe]], object, str, object]] = [
     (LOADED_THROUGH_A_POINTER, Reach, "objects", lambda self, number: frozenset()),
     (LOADED_THROUGH_TWO_POINTERS, Reach, "objects", lambda self, number: frozenset({number})),
-    (BEHIND_A_BARRIER, normal_form, "carries_views", lambda needs, *, pending: False),
-    (THROUGH_AN_OWN_STORE, normal_form, "carries_views", carries_by_loads_and_barriers),
+    (BEHIND_A_BARRIER, outline, "carries_views", lambda needs, *, pending: False),
+    (THROUGH_AN_OWN_STORE, outline, "carries_views", carries_by_loads_and_barriers),
     (ACQUIRED, Places, "compare_within", compare_without_acquires),
     (RELEASED_BEFORE, Places, "compare_within", compare_no_views),
 ]
@@ -208,7 +207,7 @@ def test_stores_that_nobody_compares_have_no_order() -> None:
     counts = []
     for carries in (carries_views, lambda needs, *, pending: True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(normal_form, "carries_views", carries)
+            patch.setattr(outline, "carries_views", carries)
             space = Space(small_task("arm64", lists, stored=False))
             counts.append(space.settled(lambda space=space: search(space, Limits(), first_only=False)).states)  # type: ignore[misc]
     assert counts[0] < counts[1]

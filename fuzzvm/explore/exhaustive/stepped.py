@@ -38,6 +38,7 @@ from fuzzvm.machine.ops import (
 from fuzzvm.machine.task import Task
 
 _ACCESSES = (Load, Await, Store, Rmw)
+_MAINTAINS = (Fence, Tlbi, InterruptAll)
 Masks = tuple[int, ...]
 """What each CPU is assumed to do from here on, as bits of `Assumed`."""
 
@@ -80,17 +81,15 @@ class SteppedShared:
 
     def __init__(self, task: Task, automata: Sequence[Automaton], values: Values, assumed: Assumed) -> None:
         self._hardware = task.property.hardware
-        """Whether observers hear of all that TLBs depend on: every operation but loads with nothing buffered."""
+        """Whether observers hear of all that TLBs depend on: barriers, invalidations, and stores when they are seen."""
         self._automata = automata
         self._values = values
         self._assumed = assumed
         self._numbers: dict[tuple[int, int, int, int], int] = {}
         self._states: list[tuple[int, int, int, int]] = []
         """Memory, masks, objects, what the property remembers."""
-        self._memory_numbers: dict[tuple[int, ...], int] = {}
+        self._memory_numbers: dict[tuple[Hashable, ...], int] = {}
         self._memories: list[MemoryModel] = []
-        self._part_numbers: dict[Hashable, int] = {}
-        self._parts: dict[tuple[str, int], object] = {}
         self._masks_numbers: dict[Masks, int] = {}
         self._masks: list[Masks] = []
         self._heap_numbers: dict[Hashable, int] = {}
@@ -109,7 +108,7 @@ class SteppedShared:
         machine = task.booted()
         self.model = type(machine.memory)
         """The memory model."""
-        machine.memory.key_of = values.number
+        machine.memory.compared_by(values.number)
         self._stepping = Machine(machine.memory)
         # one machine for all steps: it and its observer know each other, and nobody collects cycles during a search
         self._observer = self._stepping.observer = task.property.observer(self._stepping)
@@ -243,16 +242,17 @@ class SteppedShared:
         memory, _, heap, remembered = self._states[shared]
         number = self._op_number(node, op)
         allocator, watched = self._heaps[heap]
-        alone = type(op) in MEMORY_ALONE and not self._hardware
+        alone = type(op) in MEMORY_ALONE
         if isinstance(op, _ACCESSES):
             # a machine asks if the object lives, and tells the observer of writes to what it watches
             place = op.address >> OFFSET_BITS
             alone = isinstance(op, Load | Await) or place not in watched
-            if self._hardware:
-                alone = isinstance(op, Load | Await) and not self._memories[memory].unfinished(cpu).locations
             if place in allocator.dead:
                 write = isinstance(op, Store | Rmw)
                 return (_Performed((), memory, heap, 0, 0, allocator.fault(op.address, write=write)),)
+        if self._hardware and alone:
+            # the observer hears of barriers, and of what an operation puts in place that was kept back before
+            alone = not isinstance(op, _MAINTAINS) and not self._memories[memory].unfinished(cpu).locations
         key = (memory, cpu, number)
         key_at = (memory, heap, remembered, cpu, number)
         known = self._performed.get(key) if alone else self._performed_at.get(key_at)
@@ -267,7 +267,7 @@ class SteppedShared:
                 known = tuple(self._perform(perform, memory, heap, remembered, op))
                 self._performed_at[key_at] = known
         if alone:
-            return [way._replace(heap=heap, remembered=remembered) for way in known]
+            return [_Performed(way.choices, way.memory, heap, remembered, way.response) for way in known]
         return known
 
     def _perform_alone(self, memory: int, cpu: int, op: Operation) -> Iterator[_Performed]:
@@ -378,15 +378,11 @@ class SteppedShared:
             known.clear()
 
     def _memory_number(self, memory: MemoryModel) -> int:
-        parts = self._part_numbers
-        key = tuple([parts.setdefault(part, len(parts)) for part in memory.state()])
-        number = self._memory_numbers.get(key)
+        parts = memory.parts()
+        number = self._memory_numbers.get(parts)
         if number is None:
-            number = self._memory_numbers[key] = len(self._memories)
+            number = self._memory_numbers[parts] = len(self._memories)
             self._memories.append(memory)
-            # memories differ in one part or two, and nobody steps these: what is equal takes room once
-            for name, part in zip(memory.parts, key, strict=False):
-                setattr(memory, name, self._parts.setdefault((name, part), getattr(memory, name)))
             memory.remark = memory.on_visible = None
         return number
 

@@ -103,9 +103,6 @@ class MemoryModel(ABC):
     points_to: Callable[[Value], int] = staticmethod(object_of_value)
     """Which object a loaded value points to, 0 if none, for models that know address dependencies."""
 
-    parts: ClassVar[tuple[str, ...]] = ()
-    """The attributes that the parts of `state()` stand for, in its order: in a search, equal ones are one."""
-
     key_of: Callable[[Value], Hashable] = staticmethod(_itself)
     """What stands for a value in `state()`: for searches, where values that are equal may still differ in type."""
     delays_stores: ClassVar[bool] = False
@@ -130,6 +127,17 @@ class MemoryModel(ABC):
         Exhaustive search needs it. Raises NotImplementedError where a model has none.
         """
         raise NotImplementedError(f"memory model {self.name} cannot be searched exhaustively")
+
+    def parts(self) -> tuple[Hashable, ...]:
+        """Return what stands for the parts of `state()` among the copies of one memory: equal parts, equal values.
+
+        A memory that has been asked keeps equal parts as one object, and is only copied from then on.
+        """
+        return self.state()
+
+    def compared_by(self, key_of: Callable[[Value], Hashable]) -> None:
+        """Be told that a search begins, in which `key_of` says what stands for a value in `state()`."""
+        self.key_of = key_of
 
     def normalise(self, needs: Sequence[Needs]) -> None:  # noqa: B027 - a model may remember nothing that can be forgotten
         """Take the normal form of states with the same future, given what each CPU may still do.

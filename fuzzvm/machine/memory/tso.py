@@ -14,7 +14,7 @@ interrupt of all CPUs drains every buffer and serialises every CPU.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
@@ -46,11 +46,16 @@ class TotalStoreOrder(MemoryModel):
     name = "tso"
     reducible = True
     delays_stores = True
-    parts = ("_cells", "_buffers", "_replaced")
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
         self._cells: dict[Address, Value] = {}
+        self._own = True
+        """Whether nobody else looks at the cells, so that they may change; others are copied first."""
+        self._known: int | None = None
+        """The number of the cells in `_numbered`, if they have one."""
+        self._numbered: dict[Hashable, tuple[int, dict[Address, Value]]] = {}
+        """The cells of all states of a search, equal ones once."""
         self._buffers: list[tuple[tuple[Address, Value], ...]] = [()] * cpus
         self._code: frozenset[Address] = frozenset()
         self._replaced: list[frozenset[tuple[Address, Value]]] = [frozenset()] * cpus
@@ -59,17 +64,37 @@ class TotalStoreOrder(MemoryModel):
     def copy(self) -> TotalStoreOrder:
         other = TotalStoreOrder(self.cpus)
         other.key_of = self.key_of
-        other._cells = dict(self._cells)
+        other._cells = self._cells
+        self._own = other._own = False
+        other._known = self._known
+        other._numbered = self._numbered
         other._buffers = list(self._buffers)
         other._code = self._code
         other._replaced = list(self._replaced)
         return other
 
     def state(self) -> tuple[Hashable, ...]:
+        return (self._cells_key(), *self._rest())
+
+    def parts(self) -> tuple[Hashable, ...]:
+        if self._known is None:
+            found = self._numbered.setdefault(self._cells_key(), (len(self._numbered), self._cells))
+            self._known, self._cells = found
+            self._own = False
+        return (self._known, *self._rest())
+
+    def compared_by(self, key_of: Callable[[Value], Hashable]) -> None:
+        super().compared_by(key_of)
+        self._numbered = {}
+        self._known = None
+
+    def _cells_key(self) -> Hashable:
         # a location that holds 0 again is as good as one never written
+        return frozenset([(address, self.key_of(value)) for address, value in self._cells.items() if value != 0])
+
+    def _rest(self) -> tuple[Hashable, ...]:
         key_of = self.key_of
         return (
-            frozenset([(address, key_of(value)) for address, value in self._cells.items() if value != 0]),
             tuple([tuple([(address, key_of(value)) for address, value in buffer]) for buffer in self._buffers]),
             tuple([frozenset([(address, key_of(value)) for address, value in gone]) for gone in self._replaced]),
         )
@@ -174,7 +199,11 @@ class TotalStoreOrder(MemoryModel):
         old = self._cells.get(address, 0)
         if address in self._code:
             self._replaced = [(replaced | {(address, old)}) - {(address, value)} for replaced in self._replaced]
+        if not self._own:
+            self._cells = dict(self._cells)
+            self._own = True
         self._cells[address] = value
+        self._known = None
         if self.on_visible is not None:
             self.on_visible(address, old, value)
 

@@ -26,10 +26,10 @@ What is left out, and in which direction it errs:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
-from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
-from fuzzvm.machine.memory.arm64.normal_form import normal_form
+from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Needs, Unfinished
+from fuzzvm.machine.memory.arm64.local import Local, Pending
+from fuzzvm.machine.memory.arm64.normal_form import NormalForms
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import ACQUIRES, ORDERS_LOADS, RELEASES, Views
 from fuzzvm.machine.ops import (
@@ -53,37 +53,6 @@ from fuzzvm.machine.ops import (
 )
 from fuzzvm.machine.remarks import BecameVisible, Buffered, Forwarded, StaleFetch, StaleRead
 
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A store, DC or IC that has been executed and has no place on the timeline yet.
-
-    `epoch` counts store barriers before it; `dependency` is the view of its address, `data` that of its value.
-    """
-
-    kind: int
-    address: Address
-    value: Value
-    order: Order
-    epoch: int
-    dependency: int
-    data: int = 0
-
-    def key(self, key_of: Callable[[Value], Hashable]) -> tuple[Hashable, ...]:
-        """Return a value that is equal for equal entries."""
-        return self.kind, self.address, key_of(self.value), self.order, self.epoch, self.dependency, self.data
-
-    def after(self, earlier: Pending) -> bool:
-        """Return whether this must follow a message of the same CPU that was executed before it."""
-        if self.kind == INVALIDATE or earlier.kind == INVALIDATE:
-            return False  # ordered by DSB only, and a DSB leaves nothing pending
-        if self.address == earlier.address:
-            return True  # coherence, and po-scl-ob between store and DC
-        if self.kind == CLEAN or earlier.kind == CLEAN:
-            return False
-        return self.order in RELEASES or self.epoch > earlier.epoch
-
-
 _ORDERED: dict[Barrier, frozenset[int]] = {
     Barrier.DMB_ISH: frozenset({STORE, CLEAN}),
     Barrier.DSB_ISH: frozenset({STORE, CLEAN, INVALIDATE}),
@@ -101,92 +70,57 @@ class Arm64(MemoryModel):
     stale_reads = True
     reducible = True
     delays_stores = True
-    parts = ("_timeline", "_views", "_pending", "_epochs", "_learned", "_loads", "_overtaken", "_tokens")
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
         self._timeline = Timeline({})
-        self._views = [Views() for _ in range(cpus)]
-        self._own = 0
-        """Bit n: the views of CPU n are looked at by this memory alone, and may change; others are copied first."""
-        self._pending: list[tuple[Pending, ...]] = [() for _ in range(cpus)]
-        self._epochs = [0] * cpus
-        self._learned: list[dict[int, int]] = [{} for _ in range(cpus)]
-        self._loads: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
-        """Objects that each CPU has loaded from since it last ordered its loads before what follows."""
-        self._overtaken: list[frozenset[int]] = [frozenset() for _ in range(cpus)]
-        """Those of them that a store of the CPU has followed, which nothing keeps from being seen first."""
-        self._tokens: list[dict[int, int]] = [{} for _ in range(cpus)]
-        """The views of the loads of each CPU that operations to come may depend on, by the names of these loads."""
+        self._locals = [Local(Views()) for _ in range(cpus)]
+        self._fresh = (1 << cpus) - 1
+        """Bit n: nobody else looks at the part of CPU n, so that it may change; others are copied first."""
+        self._known: Timeline | None = None
+        """The timeline, if `_forms` has it."""
+        self._forms = NormalForms()
 
     def copy(self) -> Arm64:
-        # without the views of a new one, which nobody would look at
         other = Arm64.__new__(Arm64)
         other.cpus = self.cpus
         other.points_to = self.points_to
         other.key_of = self.key_of
         other._timeline = self._timeline
-        other._views = list(self._views)
-        self._own = other._own = 0
-        other._pending = list(self._pending)
-        other._epochs = list(self._epochs)
-        other._learned = list(self._learned)
-        other._loads = list(self._loads)
-        other._overtaken = list(self._overtaken)
-        other._tokens = list(self._tokens)
+        fresh = other._fresh = self._fresh
+        other._locals = [local.copy() if fresh >> cpu & 1 else local for cpu, local in enumerate(self._locals)]
+        other._known = self._known
+        other._forms = self._forms
         return other
+
+    def compared_by(self, key_of: Callable[[Value], Hashable]) -> None:
+        super().compared_by(key_of)
+        self._forms = NormalForms()
+        self._known = None
+        self._fresh = (1 << self.cpus) - 1
+        self._locals = [local.copy() for local in self._locals]
 
     def state(self) -> tuple[Hashable, ...]:
         key_of = self.key_of
-        pending = self._pending
-        # views that have been asked for their key stay as they are
-        self._own = 0
-        return (
-            self._timeline.key(key_of),
-            tuple([views.frozen_key() for views in self._views]),
-            tuple([tuple([entry.key(key_of) for entry in entries]) for entries in pending]) if any(pending) else (),
-            tuple(self._epochs),
-            tuple([frozenset(learned.items()) for learned in self._learned]) if any(self._learned) else (),
-            tuple(self._loads),
-            tuple(self._overtaken),
-            tuple([frozenset(tokens.items()) for tokens in self._tokens]) if any(self._tokens) else (),
-        )
+        return (self._timeline.key(key_of), *[local.key(key_of) for local in self._locals])
+
+    def parts(self) -> tuple[Hashable, ...]:
+        forms, key_of = self._forms, self.key_of
+        if self._timeline is not self._known:
+            self._timeline = self._known = forms.timeline(self._timeline, key_of)
+        if self._fresh:
+            for cpu, local in enumerate(self._locals):
+                if self._fresh >> cpu & 1:
+                    self._locals[cpu] = forms.local(local, key_of)
+            self._fresh = 0
+        return (self._timeline, *self._locals)
 
     def normalise(self, needs: Sequence[Needs]) -> None:
-        pending = [bool(entries) for entries in self._pending]
-        normal = normal_form(self._timeline, self._views, needs, self._learned, pending, self.points_to)
-        self._timeline = normal.timeline
-        self._views = normal.views
-        self._own = 0
-        for cpu, points in enumerate(normal.points):
-            if self._learned[cpu]:
-                rounded = {number: points.round_towards(number, view) for number, view in self._learned[cpu].items()}
-                self._learned[cpu] = {number: view for number, view in rounded.items() if view}
-            if self._tokens[cpu]:
-                tokens = {token: points.round(view) for token, view in self._tokens[cpu].items()}
-                self._tokens[cpu] = {token: view for token, view in tokens.items() if view}
-            if self._pending[cpu]:
-                # epochs of what is pending count from the one that a store would have now
-                epochs = sorted({entry.epoch for entry in self._pending[cpu]} | {self._epochs[cpu]})
-                self._pending[cpu] = tuple(
-                    replace(
-                        entry,
-                        epoch=epochs.index(entry.epoch),
-                        dependency=points.round(entry.dependency),
-                        data=points.round(entry.data),
-                    )
-                    for entry in self._pending[cpu]
-                )
-                self._epochs[cpu] = len(epochs) - 1
-            else:
-                self._epochs[cpu] = 0
-            if not needs[cpu].overtakes:
-                self._loads[cpu] = frozenset()
-            if self._loads[cpu] or self._overtaken[cpu]:
-                # only a free by another CPU asks for them
-                freed = frozenset().union(*(other.frees for number, other in enumerate(needs) if number != cpu))
-                self._loads[cpu] &= freed
-                self._overtaken[cpu] &= freed
+        self.parts()
+        self._timeline, self._locals = self._forms.normal(
+            self._timeline, self._locals, needs, self.points_to, self.key_of
+        )
+        self._known = self._timeline
 
     def contents(self) -> Mapping[Address, Value]:
         return self._timeline.contents()  # type: ignore[return-value]
@@ -205,24 +139,28 @@ class Arm64(MemoryModel):
         own = self._forwarded(cpu, op.address)
         if own is not None:
             return (own.value,)
-        floor = self._views[cpu].load_floor(op.address, self._address_view(cpu, op.address, op.depends), order)
-        sources = self._views[cpu].sources(self._timeline, op.address, floor)
+        views = self._locals[cpu].views
+        floor = views.load_floor(op.address, self._address_view(cpu, op.address, op.depends), order)
+        sources = views.sources(self._timeline, op.address, floor)
         return tuple(self._timeline.value(op.address, source) for source in sources)
 
     def buffered(self, cpu: int) -> Sequence[tuple[Address, Value]]:
-        return [(entry.address, entry.value) for entry in self._pending[cpu] if entry.kind == STORE]
+        return [(entry.address, entry.value) for entry in self._locals[cpu].pending if entry.kind == STORE]
 
     def in_flight(self, address: Address) -> tuple[int, ...]:
         number = object_of(address)
-        return tuple(cpu for cpu, objects in enumerate(self._overtaken) if number in objects)
+        return tuple(cpu for cpu, local in enumerate(self._locals) if number in local.overtaken)
 
     def unfinished(self, cpu: int) -> Unfinished:
-        locations = {entry.address for entry in self._pending[cpu]}
-        for at in self._views[cpu].invalidations:
+        local = self._locals[cpu]
+        if not (local.pending or local.loads or local.overtaken or local.views.invalidations):
+            return NOTHING
+        locations = {entry.address for entry in local.pending}
+        for at in local.views.invalidations:
             address = self._timeline.messages[at - 1].address
             assert isinstance(address, int)
             locations.add(address)
-        return Unfinished(frozenset(locations), self._loads[cpu] | self._overtaken[cpu])
+        return Unfinished(frozenset(locations), local.loads | local.overtaken)
 
     @classmethod
     def settles(cls, op: Operation, earlier: Operation) -> bool:
@@ -259,7 +197,7 @@ class Arm64(MemoryModel):
         self, cpu: int, op: Load | Await | Rmw, order: Order, choose: Choose, other_than: tuple[Value] | None = None
     ) -> Value:
         """Load a value that may be read; with `other_than`, one that is not that."""
-        views = self._own_views(cpu)
+        views = self._own(cpu).views
         address = op.address
         dependency = self._address_view(cpu, address, op.depends)
         own = self._forwarded(cpu, address)
@@ -283,14 +221,14 @@ class Arm64(MemoryModel):
         loaded = views.loaded(address, source, floor, dependency, order)
         self._learn(cpu, value, loaded.view, op.depends)
         if order not in ACQUIRES:
-            self._loads[cpu] |= {object_of(address)}
+            self._own(cpu).loads |= {object_of(address)}
         return value
 
     def store(self, cpu: int, op: Store, choose: Choose) -> None:
         self._overtake(cpu, op.order)
         dependency = self._address_view(cpu, op.address, op.depends)
         data = self._view_of(cpu, op.depends.data) if op.depends is not None else dependency
-        entry = Pending(STORE, op.address, op.value, op.order, self._epochs[cpu], dependency, data)
+        entry = Pending(STORE, op.address, op.value, op.order, self._locals[cpu].epoch, dependency, data)
         self._executed(cpu, op.depends)
         self._execute(cpu, entry, choose)
 
@@ -305,7 +243,7 @@ class Arm64(MemoryModel):
             way = choose(writes + len(others)) if writes + len(others) > 1 else 0
             if not writes or way:
                 return self._load(cpu, op, order, lambda ways: way - writes, op.expected)
-        views = self._own_views(cpu)
+        views = self._own(cpu).views
         if op.order in RELEASES:
             # bob: [M]; po; [L]. Cache maintenance is not M: a release does not wait for a DC or IC.
             self._put(cpu, frozenset({STORE}))
@@ -313,7 +251,7 @@ class Arm64(MemoryModel):
         else:
             self._put_address(cpu, address)
             # bob: [W]; po; [dmb.st]; po; [W], for the store half
-            epoch = self._epochs[cpu]
+            epoch = self._locals[cpu].epoch
             self._put_chosen(cpu, lambda entry: entry.kind == STORE and entry.epoch < epoch)
             if op.order is Order.ACQUIRE:
                 self._put_releases(cpu)
@@ -340,11 +278,11 @@ class Arm64(MemoryModel):
         return old
 
     def fence(self, cpu: int, op: Fence, choose: Choose) -> None:
-        views = self._own_views(cpu)
+        views = self._own(cpu).views
         self._executed(cpu, op.depends)
         kind = op.kind
         if kind is Barrier.DMB_ISHST:
-            self._epochs[cpu] += 1
+            self._own(cpu).epoch += 1
         elif kind in _ORDERED:
             # The barrier is executed once what it orders is in place; put there earlier, it was the agent's choice.
             self._put(cpu, _ORDERED[kind])
@@ -356,7 +294,7 @@ class Arm64(MemoryModel):
             views.completed(len(self._timeline))
 
     def fetch(self, cpu: int, op: Fetch, choose: Choose) -> Value:
-        views = self._own_views(cpu)
+        views = self._own(cpu).views
         self._executed(cpu, op.depends)
         ways = views.fetches(self._timeline, op.address)
         source, place = ways[choose(len(ways)) if len(ways) > 1 else 0]
@@ -376,19 +314,19 @@ class Arm64(MemoryModel):
             for other in (*[other for other in range(self.cpus) if other != cpu], cpu):
                 self._put_all(other)
                 self._order_loads(other)
-                self._own_views(other).interrupted(len(self._timeline))
+                self._own(other).views.interrupted(len(self._timeline))
         elif isinstance(op, CacheMaintenance):
             kind = CLEAN if op.operation is CacheOperation.DC_CVAU else INVALIDATE
-            self._execute(cpu, Pending(kind, op.address, 0, Order.PLAIN, self._epochs[cpu], 0), choose)
+            self._execute(cpu, Pending(kind, op.address, 0, Order.PLAIN, self._locals[cpu].epoch, 0), choose)
 
     # Agents: one a CPU, which puts what is pending on the timeline
 
     def agents(self) -> Sequence[int]:
-        return [self.cpus + cpu for cpu, pending in enumerate(self._pending) if pending]
+        return [self.cpus + cpu for cpu, local in enumerate(self._locals) if local.pending]
 
     def step(self, agent: int, choose: Choose) -> None:
         cpu = agent - self.cpus
-        pending = self._pending[cpu]
+        pending = self._locals[cpu].pending
         ready = [
             index for index, entry in enumerate(pending) if not any(entry.after(earlier) for earlier in pending[:index])
         ]
@@ -404,32 +342,28 @@ class Arm64(MemoryModel):
         for cpu in range(self.cpus):
             self._put_all(cpu)
         self._timeline = Timeline(self._timeline.contents())
-        self._views = [Views() for _ in range(self.cpus)]
-        self._own = 0
-        self._learned = [{} for _ in range(self.cpus)]
-        self._tokens = [{} for _ in range(self.cpus)]
-        for cpu in range(self.cpus):
-            self._order_loads(cpu)
+        self._locals = [Local(Views()) for _ in range(self.cpus)]
+        self._fresh = (1 << self.cpus) - 1
 
     # Inner parts
 
-    def _own_views(self, cpu: int) -> Views:
-        """Return the views of a CPU, to be changed."""
-        if not self._own >> cpu & 1:
-            self._views[cpu] = self._views[cpu].copy()
-            self._own |= 1 << cpu
-        return self._views[cpu]
+    def _own(self, cpu: int) -> Local:
+        """Return the part of a CPU, to be changed."""
+        if not self._fresh >> cpu & 1:
+            self._locals[cpu] = self._locals[cpu].copy()
+            self._fresh |= 1 << cpu
+        return self._locals[cpu]
 
     def _execute(self, cpu: int, entry: Pending, choose: Choose) -> None:
         """Put a message on the timeline at once, with all that must precede it, or keep it pending."""
-        self._pending[cpu] = (*self._pending[cpu], entry)
+        self._own(cpu).pending += (entry,)
         if choose(2) == 0:
             self._put_last(cpu)
         else:
             self.remark = Buffered()
 
     def _put_last(self, cpu: int) -> None:
-        pending = self._pending[cpu]
+        pending = self._locals[cpu].pending
         needed = {len(pending) - 1}
         for index in range(len(pending) - 2, -1, -1):
             if any(pending[later].after(pending[index]) for later in needed):
@@ -438,14 +372,15 @@ class Arm64(MemoryModel):
             self._take(cpu, index - done)
 
     def _take(self, cpu: int, index: int) -> None:
-        pending = self._pending[cpu]
+        local = self._own(cpu)
+        pending = local.pending
         entry = pending[index]
-        self._pending[cpu] = (*pending[:index], *pending[index + 1 :])
+        local.pending = (*pending[:index], *pending[index + 1 :])
         address = None if entry.kind == COMPLETE else entry.address
         old = self._timeline.latest(entry.address) if self.on_visible is not None else None
         self._timeline = self._timeline.extend(Message(entry.kind, cpu, address, entry.value))
         timestamp = len(self._timeline)
-        views = self._own_views(cpu)
+        views = local.views
         if entry.kind == STORE:
             views.stored(
                 entry.address, timestamp, entry.order, dependency=max(entry.dependency, entry.data),
@@ -473,39 +408,44 @@ class Arm64(MemoryModel):
         self._put_chosen(cpu, lambda entry: entry.order in RELEASES)
 
     def _put_chosen(self, cpu: int, chosen: Callable[[Pending], bool]) -> None:
-        while any(map(chosen, self._pending[cpu])):
-            pending = self._pending[cpu]
+        while any(map(chosen, self._locals[cpu].pending)):
+            local = self._own(cpu)
+            pending = local.pending
             last = next(index for index, entry in enumerate(pending) if chosen(entry))
-            self._pending[cpu] = pending[: last + 1]
+            local.pending = pending[: last + 1]
             self._put_last(cpu)
-            self._pending[cpu] = (*self._pending[cpu], *pending[last + 1 :])
+            local.pending += pending[last + 1 :]
 
     def _forwarded(self, cpu: int, address: Address) -> Pending | None:
         """Return this CPU's last pending store to a location, which its loads read from."""
-        for entry in reversed(self._pending[cpu]):
+        for entry in reversed(self._locals[cpu].pending):
             if entry.kind == STORE and entry.address == address:
                 return entry
         return None
 
     def _order_loads(self, cpu: int) -> None:
         """Order the CPU's loads so far before everything that follows."""
-        self._loads[cpu] = self._overtaken[cpu] = frozenset()
+        local = self._locals[cpu]
+        if local.loads or local.overtaken:
+            local = self._own(cpu)
+            local.loads = local.overtaken = frozenset()
 
     def _overtake(self, cpu: int, order: Order) -> None:
         """Execute a store of that order: a release follows the CPU's loads, any other may be seen before them."""
         if order in RELEASES:
             self._order_loads(cpu)
         else:
-            self._overtaken[cpu] |= self._loads[cpu]
+            local = self._own(cpu)
+            local.overtaken |= local.loads
 
     def _address_view(self, cpu: int, address: Address, depends: Dependencies | None) -> int:
         """Return the view of what an address depends on."""
         if depends is None:
-            return self._learned[cpu].get(object_of(address), 0)
+            return self._locals[cpu].learned.get(object_of(address), 0)
         return self._view_of(cpu, depends.address)
 
     def _view_of(self, cpu: int, loads: frozenset[int]) -> int:
-        tokens = self._tokens[cpu]
+        tokens = self._locals[cpu].tokens
         return max([tokens.get(token, 0) for token in loads], default=0)
 
     def _learn(self, cpu: int, value: Value, view: int, depends: Dependencies | None) -> None:
@@ -514,17 +454,18 @@ class Arm64(MemoryModel):
             self._executed(cpu, depends, view)
         elif number := self.points_to(value):
             # copies of this memory look at the old one
-            self._learned[cpu] = {**self._learned[cpu], number: view}
+            local = self._own(cpu)
+            local.learned = {**local.learned, number: view}
 
     def _executed(self, cpu: int, depends: Dependencies | None, view: int = 0) -> None:
         """Take note of the branches before an operation, and of what can be depended on after it."""
         if depends is None:
             return
         if branch := self._view_of(cpu, depends.control):
-            self._own_views(cpu).branched(branch)
-        tokens = self._tokens[cpu]
+            self._own(cpu).views.branched(branch)
+        tokens = self._locals[cpu].tokens
         if tokens or view:
             kept = {token: tokens[token] for token in depends.live if token in tokens and token != depends.token}
             if view and depends.token >= 0:
                 kept[depends.token] = view
-            self._tokens[cpu] = kept
+            self._own(cpu).tokens = kept

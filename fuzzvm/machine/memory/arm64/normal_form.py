@@ -35,271 +35,190 @@ and so past any floor, and pick views, which are for stores only.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import accumulate
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
+from fuzzvm.machine.known import Known
 from fuzzvm.machine.memory import Needs
-from fuzzvm.machine.memory.arm64.comparisons import Places, Pointers, Reach, carries_views, lies_in
-from fuzzvm.machine.memory.arm64.timeline import COMPLETE, STORE, Message, Timeline
-from fuzzvm.machine.memory.arm64.views import EMPTY, ORDERS_LOADS, ORDERS_STORES, LocationViews, Views
-from fuzzvm.machine.ops import Barrier
+from fuzzvm.machine.memory.arm64.layout import Layout, Points, layout_of
+from fuzzvm.machine.memory.arm64.local import Local
+from fuzzvm.machine.memory.arm64.outline import NOT, Outline, live_views, outline_of
+from fuzzvm.machine.memory.arm64.timeline import Timeline
+from fuzzvm.machine.memory.arm64.views import EMPTY, LocationViews, Views
+from fuzzvm.machine.ops import Address, Value
 
-_ORDERS_BOTH = ORDERS_LOADS & ORDERS_STORES
+KeyOf = Callable[[Value], Hashable]
 
-
-class Normal(NamedTuple):
-    """A timeline and the views of all CPUs in normal form, with each CPU's points by their old and new timestamps."""
-
-    timeline: Timeline
-    views: list[Views]
-    points: list[Points]
+_NOTHING: frozenset[int] = frozenset()
 
 
-class Points:
-    """The points that count for one CPU: `old` timestamps, ascending, and where they are in the normal form."""
+class _Wanted:
+    """What a CPU may still do. Equal needs have one object, which is compared by identity."""
 
-    __slots__ = ("_moved", "_new", "_timeline", "old", "reach")
+    __slots__ = ("needs",)
 
-    def __init__(self, old: list[int], reach: Reach | None = None) -> None:
-        self.old = old
-        self._new = [0]
-        self.reach = reach
-        """How far views are carried that come with pointers; None where they may be carried anywhere."""
-
-    def move(self, moved: Mapping[int, int], timeline: Timeline) -> None:
-        """Take note of the new timestamps of messages of a timeline."""
-        self._moved = moved
-        self._timeline = timeline
-        # the last of them where they have changed places: they do so only where no view lies between that is rounded so
-        self._new += accumulate((moved[at] for at in self.old), max)
-
-    def round(self, view: int) -> int:
-        """Return the new timestamp of the last point at or before a view, 0 if there is none."""
-        return self._new[bisect_right(self.old, view)] if view and self.old else 0
-
-    def round_towards(self, number: int, view: int) -> int:
-        """Return that of the last point that a view is compared with which comes with a pointer to an object."""
-        objects = None if self.reach is None else self.reach.objects(number)
-        if objects is None:
-            return self.round(view)
-        found = 0
-        for at in self.old[: bisect_right(self.old, view)]:
-            if lies_in(self._timeline.messages[at - 1].address, objects):
-                found = max(found, self._moved[at])
-        return found
-
-
-class _Kept:
-    """What is kept of a timeline while its normal form is made."""
-
-    def __init__(self, timeline: Timeline, views: Sequence[Views], needs: Sequence[Needs]) -> None:
-        self.timeline = timeline
-        self.views = views
+    def __init__(self, needs: Needs) -> None:
         self.needs = needs
-        self.points: set[int] = set()
-        self.of_cpu: list[set[int]] = [set() for _ in views]
-        self.bases: list[tuple[int, Hashable]] = []
-        """The oldest store kept of each location, by timestamp."""
-        self.bounds: list[tuple[int, Hashable, int]] = []
-        """(CPU, location, timestamp of the oldest store that the CPU may read) for all that is loaded."""
-        self.open: set[int] = {at for view in views for at in view.invalidations}
-        self.completed: dict[int, int] = {}
-        """Each IC kept that is complete, and when it was."""
-
-    def location(self, address: Hashable, stores: tuple[int, ...]) -> None:
-        """Decide what is kept of the stores to a location, and for whom they count."""
-        first = len(stores) - 1
-        bounds = []
-        for cpu, needs in enumerate(self.needs):
-            if address in needs.loads:
-                bound = self._bound(cpu, address)
-                oldest = bisect_right(stores, bound) - 1
-                bounds.append((cpu, bound, oldest))
-                first = min(first, oldest)
-        fetchers = [cpu for cpu, needs in enumerate(self.needs) if address in needs.fetches]
-        if fetchers:
-            oldest_fetched = min(self._oldest_fetched(cpu, address, stores) for cpu in fetchers)
-            # what is fetched and read as well is kept whole, as a base with a place is no way for fetches to go back to
-            first = -1 if any(address in needs.reads for needs in self.needs) else min(first, oldest_fetched)
-        base = stores[first] if first >= 0 else 0
-        later = stores[first + 1 :]
-        if base:
-            self.bases.append((base, address))
-        self.points.update(later)
-        for cpu, bound, oldest in bounds:
-            self.of_cpu[cpu].update(at for at in later if at > bound)
-            self.bounds.append((cpu, address, stores[oldest] if oldest >= 0 else 0))
-        if fetchers:
-            self._maintenance(address, fetchers, base, later)
-
-    def _bound(self, cpu: int, address: Hashable) -> int:
-        view = self.views[cpu]
-        cell = view.cells.get(address, EMPTY)
-        return max(view.read_floor, cell.own, cell.seen, cell.cleaned)
-
-    def _oldest_fetched(self, cpu: int, address: Hashable, stores: tuple[int, ...]) -> int:
-        """Return the index of the oldest store that a CPU may still fetch, -1 for the initial contents.
-
-        A store is out of reach once an IC that every fetch to come must follow came after a DC after a newer store.
-        """
-        view = self.views[cpu]
-        cleans = self.timeline.cleans(address)
-        for at, complete in reversed(self.timeline.invalidations(address)):
-            if at <= view.fetch_floor or complete <= view.fetched:
-                clean = bisect_right(cleans, at) - 1
-                newer = bisect_right(stores, cleans[clean]) - 1 if clean >= 0 else -1
-                if newer >= 0:
-                    return newer
-        return -1
-
-    def _maintenance(self, address: Hashable, fetchers: list[int], base: int, later: tuple[int, ...]) -> None:
-        """Decide what is kept of the cache maintenance of a site, given what is kept of its stores.
-
-        A DC counts only after a store that overwrote one kept. An IC that is complete counts as long as something
-        can be fetched from before it, or it may take a store out of reach.
-        """
-        points = set(later)
-        if later:
-            points.update(at for at in self.timeline.cleans(address) if at > later[0])
-        earliest = min(self.views[cpu].fetch_floor for cpu in fetchers)
-        for at, complete in self.timeline.invalidations(address):
-            if at > base and (later or at > earliest):
-                points.update((at, complete))
-                self.completed[at] = complete
-        points.update(at for at in self.open if self.timeline.messages[at - 1].address == address)
-        self.points |= points
-        for cpu in fetchers:
-            self.of_cpu[cpu] |= points
 
 
-def normal_form(
-    timeline: Timeline,
-    views: Sequence[Views],
-    needs: Sequence[Needs],
-    learned: Sequence[dict[int, int]],
-    pending: Sequence[bool],
-    points_to: Callable[[Hashable], int],
-) -> Normal:
-    """Return the normal form of a timeline and the views on it, given what each CPU may still do.
+class NormalForms:
+    """The normal forms of the states of one search, and the parts that these are made of.
 
-    `learned` holds for each CPU the view of each pointer to an object, and `pending` says whether messages of it are
-    yet to come; `points_to` returns the object that a value points to, 0 if none.
+    Equal parts are one object here (`timeline`, `local`), so that they are compared by identity. A normal form is
+    made in steps, each of which is looked up by all that it reads:
+
+    1. an outline of each CPU, by the shape of the timeline, the CPU's part and its needs;
+    2. the layout of what is kept, by the shape, all outlines, and the code that is loaded as well;
+    3. the new part of each CPU, by the layout, the CPU's old part and its needs, and what others may free;
+    4. the new timeline, by the layout and the old one.
+
+    The shape of a timeline is all but its values: kind and location of each message, and which IC a DSB completes. What
+    values point to matters to the layout where a CPU carries views no further than with pointers (`Outline.within`):
+    there it is looked up by the timeline as well. Steps read nothing else, but for `points_to` and `key_of`, which stay
+    the same during a search. Of a CPU on its own there are few parts, so that most steps are known.
     """
-    if not timeline.messages:
-        return Normal(timeline, [Views() for _ in views], [Points([]) for _ in views])
-    kept = _Kept(timeline, views, needs)
-    for address, stores in timeline.locations():
-        kept.location(address, stores)
-    pointers: Pointers | None = None
-    points = []
-    for cpu, own in enumerate(kept.of_cpu):
-        reach = None
-        if own and not carries_views(needs[cpu], pending=pending[cpu]):
-            pointers = pointers or Pointers(timeline, points_to)
-            reach = Reach(pointers, needs[cpu].ordering)
-        points.append(Points(sorted(own), reach))
-    new_timeline, moved = _renumbered(kept, points, learned)
-    for cpu_points in points:
-        cpu_points.move(moved, timeline)
-    seen: list[dict[Hashable, int]] = [{} for _ in views]
-    for cpu, address, oldest in kept.bounds:
-        seen[cpu][address] = oldest
-    new_views = [_views(view, points[cpu], moved, seen[cpu], needs[cpu], timeline) for cpu, view in enumerate(views)]
-    return Normal(new_timeline, new_views, points)
+
+    def __init__(self) -> None:
+        self._timelines: dict[Hashable, Timeline] = {}
+        self._shapes: dict[Hashable, Timeline] = {}
+        self._locals: dict[Hashable, Local] = {}
+        self._wanted: dict[Needs, _Wanted] = {}
+        self._wanted_at: Known[int, tuple[Needs, _Wanted]] = Known()
+        """By the identity of needs, which are kept so that no others take their place."""
+        self._outlines: Known[tuple[Timeline, Local, _Wanted], tuple[Outline, int]] = Known()
+        self._outline_numbers: dict[Outline, int] = {}
+        self._layouts: Known[tuple[Hashable, ...], Layout] = Known()
+        self._moved: Known[tuple[Layout, int, Local, _Wanted, frozenset[int]], Local] = Known()
+        self._applied: Known[tuple[Layout, Timeline], Timeline] = Known()
+
+    def timeline(self, timeline: Timeline, key_of: KeyOf) -> Timeline:
+        """Return the one timeline that is equal to this."""
+        one = self._timelines.setdefault(timeline.key(key_of), timeline)
+        if one is timeline:
+            shape_key = timeline.shape_key()
+            one.shape = self._shapes.get(shape_key) or self._shapes.setdefault(shape_key, timeline.copy())
+        return one
+
+    def local(self, local: Local, key_of: KeyOf) -> Local:
+        """Return the one part of a CPU that is equal to this, which does not change any more."""
+        return self._locals.setdefault(local.key(key_of), local)
+
+    def normal(
+        self,
+        timeline: Timeline,
+        locals_: Sequence[Local],
+        needs: Sequence[Needs],
+        points_to: Callable[[Hashable], int],
+        key_of: KeyOf,
+    ) -> tuple[Timeline, list[Local]]:
+        """Return the normal form of a timeline and the parts of all CPUs, given what each CPU may still do.
+
+        `points_to` returns the object that a value points to, 0 if none.
+        """
+        shape = timeline.shape
+        assert shape is not None
+        wanted = []
+        outlines = []
+        numbers = []
+        values = None
+        fetched = False
+        for local, need in zip(locals_, needs, strict=True):
+            own = (self._wanted_at.get(id(need)) or self._wanted_by(need))[1]
+            wanted.append(own)
+            fetched = fetched or bool(need.fetches)
+            outlined = (shape, local, own)
+            known = self._outlines.get(outlined)
+            if known is None:
+                outline = outline_of(shape, local, need)
+                number = self._outline_numbers.setdefault(outline, len(self._outline_numbers))
+                known = self._outlines.keep(outlined, (outline, number))
+            outlines.append(known[0])
+            numbers.append(known[1])
+            if known[0].within is not None:
+                values = timeline
+        loaded_code = self._loaded_code(wanted) if fetched else _NOTHING
+        laid_out = (shape, values, loaded_code, *numbers)
+        layout = self._layouts.get(laid_out)
+        if layout is None:
+            layout = self._layouts.keep(laid_out, layout_of(timeline, outlines, loaded_code, points_to))
+        parts = []
+        for cpu, (local, own) in enumerate(zip(locals_, wanted, strict=True)):
+            freed = _NOTHING
+            if local.loads or local.overtaken:
+                freed = freed.union(*[other.needs.frees for number, other in enumerate(wanted) if number != cpu])
+            moved = (layout, cpu, local, own, freed)
+            made = self._moved.get(moved)
+            if made is None:
+                made = self.local(_moved(layout, cpu, local, own.needs, freed, outlines[cpu].oldest), key_of)
+                self._moved.keep(moved, made)
+            parts.append(made)
+        applied = (layout, timeline)
+        new_timeline = self._applied.get(applied)
+        if new_timeline is None:
+            new_timeline = self._applied.keep(applied, self.timeline(layout.applied(timeline), key_of))
+        return new_timeline, parts
+
+    def _wanted_by(self, needs: Needs) -> tuple[Needs, _Wanted]:
+        wanted = self._wanted.get(needs)
+        if wanted is None:
+            wanted = self._wanted[needs] = _Wanted(needs)
+        return self._wanted_at.keep(id(needs), (needs, wanted))
+
+    @staticmethod
+    def _loaded_code(wanted: Sequence[_Wanted]) -> frozenset[Address]:
+        """Return the code that any CPU may fetch and any may load."""
+        code = _NOTHING.union(*[own.needs.fetches for own in wanted])
+        return code & _NOTHING.union(*[own.needs.reads for own in wanted])
 
 
-def _places(kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, int]]) -> Places:
-    """Return the places of what is kept, and which must stay before which."""
-    messages = kept.timeline.messages
-    places = Places(kept.timeline, {*kept.points, *kept.open, *(base for base, _ in kept.bases)})
-    stores = [(at, *messages[at - 1][2:]) for at in places.kept if messages[at - 1].kind == STORE]
-    oldest = {(cpu, address): at for cpu, address, at in kept.bounds}
-    for cpu, (own, needs, view) in enumerate(zip(points, kept.needs, kept.views, strict=True)):
-        if not own.old:
-            continue
-        # what a CPU forwards from its own store has no view of the store's place
-        readable = [
-            (at, address, value)
-            for at, address, value in stores
-            if address in needs.reads
-            and at >= oldest.get((cpu, address), 0)
-            and view.cells.get(address, EMPTY).own != at
-        ]
-        if own.reach is None:
-            places.compare_all(own.old, [at for at, _, _ in readable])
-            continue
-        cells = [cell for address, cell in view.cells.items() if address in needs.reads]
-        live = {at for cell in cells for at in (cell.cleaned, cell.dependency, cell.chain, cell.exclusive)}
-        live.update(at for _, at in _live(view, needs))
-        places.compare_within(own.old, own.reach, readable, live, learned[cpu])
-    return places
+def _moved(layout: Layout, cpu: int, local: Local, needs: Needs, freed: frozenset[int], oldest: Sequence[int]) -> Local:
+    points = layout.points[cpu]
+    made = Local(_views(layout, points, local.views, needs, oldest))
+    if points.old:
+        learned = {number: points.round_towards(number, view) for number, view in local.learned.items()}
+        made.learned = {number: view for number, view in learned.items() if view}
+        tokens = {token: points.round(view) for token, view in local.tokens.items()}
+        made.tokens = {token: view for token, view in tokens.items() if view}
+    if local.pending:
+        # epochs of what is pending count from the one that a store would have now
+        epochs = sorted({entry.epoch for entry in local.pending} | {local.epoch})
+        made.pending = tuple(
+            [
+                replace(
+                    entry,
+                    epoch=epochs.index(entry.epoch),
+                    dependency=points.round(entry.dependency),
+                    data=points.round(entry.data),
+                )
+                for entry in local.pending
+            ]
+        )
+        made.epoch = len(epochs) - 1
+    # only a free by another CPU asks for them
+    if needs.overtakes:
+        made.loads = local.loads & freed
+    made.overtaken = local.overtaken & freed
+    return made
 
 
-def _renumbered(
-    kept: _Kept, points: Sequence[Points], learned: Sequence[dict[int, int]]
-) -> tuple[Timeline, dict[int, int]]:
-    """Return the timeline of what is kept, and the new timestamp of each message on it; 0 is initial contents."""
-    timeline = kept.timeline
-    messages = timeline.messages
-    initial = {address: value for address, value in timeline.initial.items() if value != 0}
-    places = _places(kept, points, learned)
-    first: dict[int, int] = {}
-    for base, address in kept.bases:
-        if places.follows_any(base):
-            initial.pop(address, None)
-            continue
-        first[base] = 0
-        if (value := messages[base - 1].value) != 0:
-            initial[address] = value
-        else:
-            initial.pop(address, None)
-    order = [at for at in places.canonical_order() if at not in first]
-    moved = {old: number for number, old in enumerate(order, 1)} | first
-    found = []
-    for old in order:
-        kind, _, address, value = messages[old - 1]
-        if kind == COMPLETE:
-            assert isinstance(value, tuple)
-            value = tuple(moved[at] for at in value if kept.completed.get(at) == old)
-        found.append(Message(kind, 0, address, value))
-    if initial == timeline.initial and tuple(found) == messages:
-        return timeline, moved
-    return Timeline.of(initial, found), moved
-
-
-def _live(view: Views, needs: Needs) -> list[tuple[str, int]]:
-    """Return names and places of what later operations read of a CPU's views, but for what it has of locations."""
-    barriers = needs.barriers
-    live = [("read_floor", view.read_floor), ("released", view.released)]
-    if barriers & ORDERS_LOADS:
-        live.append(("loads", view.loads))
-    if barriers & ORDERS_STORES:
-        live.append(("stores", view.stores))
-    if barriers & _ORDERS_BOTH:
-        live += [("quiet", view.quiet), ("cleans", view.cleans)]
-    if Barrier.ISB in barriers:
-        live += [("synchronised", view.synchronised), ("control", view.control), ("address", view.address)]
-    if needs.fetches:
-        live += [("fetch_floor", view.fetch_floor), ("fetched", view.fetched)]
-    return live
-
-
-def _views(
-    view: Views, points: Points, moved: dict[int, int], seen: dict[Hashable, int], needs: Needs, timeline: Timeline
-) -> Views:
+def _views(layout: Layout, points: Points, view: Views, needs: Needs, oldest: Sequence[int]) -> Views:
     new = Views()
+    moved, shape = layout.moved, layout.shape
     new.invalidations = tuple(sorted(moved[at] for at in view.invalidations))
     rounded = points.round
+    seen = {
+        address: stores[index] if index >= 0 else 0
+        for (address, stores), index in zip(shape.locations(), oldest, strict=True)
+        if index > NOT
+    }
     if points.old:
-        for name, at in _live(view, needs):
+        for name, at in live_views(view, needs):
             if at:
                 setattr(new, name, rounded(at))
         for address, cell in view.cells.items():
             if address not in needs.reads:
                 continue
-            stores = timeline.stores(address)
+            stores = shape.stores(address)
             readable = seen.get(address, stores[-1] if stores else 0)
             made = LocationViews(
                 own=moved.get(cell.own, 0) if cell.own == readable else 0,
@@ -310,8 +229,8 @@ def _views(
             )
             if made != EMPTY:
                 new.cells[address] = made
-    for address, oldest in seen.items():
-        at = moved.get(oldest, 0)
+    for address, first in seen.items():
+        at = moved.get(first, 0)
         if at:
             new.cells[address] = new.cells.get(address, EMPTY)._replace(seen=at)
     return new

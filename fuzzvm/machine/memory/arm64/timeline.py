@@ -10,7 +10,7 @@ A message's timestamp is its position, counted from 1; timestamp 0 stands for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 STORE = 0
@@ -34,14 +34,16 @@ class Message(NamedTuple):
 class Timeline:
     """A list of messages over initial contents (0 where none are given). Immutable."""
 
-    __slots__ = ("_key", "_maintenance", "_stores", "initial", "messages")
+    __slots__ = ("_locations", "_maintenance", "_stores", "initial", "messages", "shape")
 
     def __init__(self, initial: Mapping[Hashable, Hashable]) -> None:
         self.initial = initial
         self.messages: tuple[Message, ...] = ()
         self._stores: dict[Hashable, tuple[int, ...]] = {}
         self._maintenance: tuple[tuple[int, Message], ...] = ()
-        self._key: tuple[Callable[[Hashable], Hashable], Hashable] | None = None
+        self.shape: Timeline | None = None
+        """The one that stands for all timelines which differ from it in values alone, where a search has told it."""
+        self._locations: tuple[tuple[Hashable, tuple[int, ...]], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -67,22 +69,24 @@ class Timeline:
         other.messages = self.messages
         other._stores = self._stores
         other._maintenance = self._maintenance
-        other._key = None
+        other._locations = None
+        other.shape = None
         return other
 
     def key(self, key_of: Callable[[Hashable], Hashable]) -> Hashable:
-        """Return a value that is equal for equal timelines, with `key_of(value)` for values.
+        """Return a value that is equal for equal timelines, with `key_of(value)` for values."""
+        messages = [
+            (kind, address, key_of(value) if kind == STORE else value) for kind, _, address, value in self.messages
+        ]
+        # a location that holds 0 is as good as one never written
+        initial = frozenset([(address, key_of(value)) for address, value in self.initial.items() if value != 0])
+        return initial, tuple(messages)
 
-        Worked out once: what boot leaves behind is the first timeline of every search, and each has keys of its own.
-        """
-        if self._key is None or self._key[0] is not key_of:
-            messages = [
-                (kind, address, key_of(value) if kind == STORE else value) for kind, _, address, value in self.messages
-            ]
-            # a location that holds 0 is as good as one never written
-            initial = frozenset([(address, key_of(value)) for address, value in self.initial.items() if value != 0])
-            self._key = (key_of, (initial, tuple(messages)))
-        return self._key[1]
+    def shape_key(self) -> Hashable:
+        """Return a value that is equal for timelines which differ in values alone."""
+        return tuple(
+            [(kind, address, value if kind == COMPLETE else None) for kind, _, address, value in self.messages]
+        )
 
     def extend(self, message: Message) -> Timeline:
         """Return the timeline with one message more."""
@@ -100,12 +104,12 @@ class Timeline:
         """Return the timestamps of the stores to a location, ascending; the initial contents are not among them."""
         return self._stores.get(address, ())
 
-    def locations(self) -> Iterator[tuple[Hashable, tuple[int, ...]]]:
-        """Yield each location that messages name, with the timestamps of its stores, ascending."""
-        yield from self._stores.items()
-        if self._maintenance:
-            maintained = {message.address for _, message in self._maintenance if message.address is not None}
-            yield from ((address, ()) for address in maintained if address not in self._stores)
+    def locations(self) -> tuple[tuple[Hashable, tuple[int, ...]], ...]:
+        """Return each location that messages name, with the timestamps of its stores, ascending."""
+        if self._locations is None:
+            maintained = {message.address: () for _, message in self._maintenance if message.address is not None}
+            self._locations = tuple({**maintained, **self._stores}.items())
+        return self._locations
 
     def value(self, address: Hashable, timestamp: int) -> Hashable:
         """Return what a location held right after its store at `timestamp` (0: initially)."""

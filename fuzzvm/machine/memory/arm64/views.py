@@ -222,7 +222,10 @@ class Views:
             self.loads_pick = max(self.loads_pick, total)
         if dependency_pick > self.address:
             self.address = dependency_pick
-        self.cells[address] = cell._replace(seen=max(cell.seen, at), seen_pick=max(cell.seen_pick, total))
+        self.cells[address] = LocationViews(
+            cell.own, max(cell.seen, at), max(cell.seen_pick, total),
+            cell.cleaned, cell.dependency, cell.chain, cell.chain_pick, cell.exclusive,
+        )  # fmt: skip
         if order in ACQUIRES and not quiet:  # bob: [A | Q]; po; [M]
             self.read_floor = max(self.read_floor, at)
             self.read_floor_pick = max(self.read_floor_pick, total)
