@@ -68,6 +68,8 @@ def mutex_unlock(c: Caller) -> Steps[None]:
 
 WRITER = 1 << 0
 WAITERS = 1 << 1
+WRITER_WAITS = 1 << 3
+"""A bit of the count for which the kernel has no use: one of those who wait is a writer."""
 READER = 1 << 8
 _READERS = ((1 << 55) - 1) << 8
 
@@ -98,6 +100,21 @@ class _Without:
 
 
 @dataclass(frozen=True, slots=True)
+class _MayRead:
+    """No writer has the semaphore, and nobody reads it while a writer waits.
+
+    A reader that comes queues behind a writer that waits for readers. It may be ahead of one where the semaphore is
+    free: who asks for it then steals it (rwsem_down_read_slowpath).
+    """
+
+    def __call__(self, count: int) -> bool:
+        return not count & WRITER and not (count & _READERS and count & WRITER_WAITS)
+
+    def blocked_by(self, count: int) -> tuple[int, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Plus:
     amount: int
 
@@ -113,38 +130,44 @@ def _semaphore(c: Caller, sem: int) -> tuple[Address, Address, int]:
     return writable(c, sem + members["count"], WORD).address, writable(c, sem + members[queue], WORD).address, wait_lock
 
 
-def _wait(c: Caller, adjust: int, take: _Counted, until: _Without) -> Steps[int]:
-    """Queue, wait until the semaphore can be taken, and take it. Any who waits may be the next.
+def _wait(c: Caller, adjust: int, take: _Counted, until: _Without | _MayRead, writers: int) -> Steps[int]:
+    """Queue, wait until the semaphore can be taken, and take it; `writers` is 1 for one, 0 for a reader.
 
-    The number of those who wait is kept where the list of them begins, which nobody else looks at.
+    The numbers of those who wait, and of writers among them, are kept where the list of them begins, which nobody else
+    looks at.
     """
     sem = c[0]
     count, queue, wait_lock = _semaphore(c, sem)
+    waiter = 1 + writers * _A_WRITER
     yield from lock(c, wait_lock)
-    yield Rmw(queue, _Plus(1))
-    yield Rmw(count, _Counted(adjust, set=WAITERS))
+    yield Rmw(queue, _Plus(waiter))
+    yield Rmw(count, _Counted(adjust, set=WAITERS | writers * WRITER_WAITS))
     yield from unlock(c, wait_lock)
     yield Rmw(count, take, Order.ACQUIRE, until)
     yield from lock(c, wait_lock)
-    waiting = yield Rmw(queue, _Plus(-1))
-    if waiting == 1:
-        yield Rmw(count, _Counted(0, clear=WAITERS))
+    waiting = yield Rmw(queue, _Plus(-waiter))
+    left = waiting - waiter
+    done = (0 if left else WAITERS) | (WRITER_WAITS if writers and left < _A_WRITER else 0)
+    if done:
+        yield Rmw(count, _Counted(0, clear=done))
     yield from unlock(c, wait_lock)
     return sem
 
 
+_A_WRITER = 1 << 16
+"""What a writer adds to the number of those who wait, beside 1."""
 _QUEUES = ("wait_list", "first_waiter")
 """Where a semaphore says who waits: the first until Linux 7.1."""
 
 
 def rwsem_down_write_slowpath(c: Caller) -> Steps[int]:
     """Wait for a semaphore, to write."""
-    return (yield from _wait(c, 0, _Counted(WRITER), _Without(WRITER | _READERS)))
+    return (yield from _wait(c, 0, _Counted(WRITER), _Without(WRITER | _READERS), writers=1))
 
 
 def rwsem_down_read_slowpath(c: Caller) -> Steps[int]:
     """Wait for a semaphore, to read; the fast path has counted this reader already."""
-    return (yield from _wait(c, -READER, _Counted(READER), _Without(WRITER)))
+    return (yield from _wait(c, -READER, _Counted(READER), _MayRead(), writers=0))
 
 
 # Memory

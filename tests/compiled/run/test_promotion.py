@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fuzzvm.compiled.image import Image, load
@@ -54,3 +56,33 @@ def test_an_exclusive_store_fails_where_a_value_has_come_back(without_atomics: I
     """Under arm64 the lock's word may be read as it was before a promotion has taken and released it."""
     found = verdict_of(without_atomics, "pmd-promotion", memory)
     assert (found.verdict, found.complete) == ("safe", True)
+
+
+DOWN_READ = """\
+struct rw_semaphore *rwsem_down_read_slowpath(struct rw_semaphore *sem);
+
+void down_read(struct rw_semaphore *sem)
+{
+	s64 count = READ_ONCE(sem->count.counter), seen;
+
+	while ((seen = cmpxchg_acquire(&sem->count.counter, count, count + READER)) != count)
+		count = seen;
+	if (unlikely(count & (WRITER | WAITERS)))
+		rwsem_down_read_slowpath(sem);
+}
+
+bool down_read_trylock("""
+AGAIN = """\
+	{ void down_read(struct rw_semaphore *sem); down_read(&init_mm.mmap_lock); up_read(&init_mm.mmap_lock); }
+	if (pmd_free_pte_page(pmd, addr))"""
+
+
+def test_a_second_read_lock_queues_behind_a_writer_that_waits(tmp_path: Path) -> None:
+    """As where arm64's static key met the trylock of 2026: the reader waits for the writer, who waits for it."""
+    edits = {
+        "kernel/locking/rwsem.c": ("bool down_read_trylock(", DOWN_READ),
+        "mm/vmalloc.c": ("\tif (pmd_free_pte_page(pmd, addr))", AGAIN),
+    }
+    found = verdict_of(load(small.build_image(tmp_path, edits)), "pmd-promotion", "sc")
+    assert found.failure is not None
+    assert found.failure.error in ("deadlock", "no-progress")
