@@ -11,9 +11,10 @@ from fuzzvm.files.shell import word
 from fuzzvm.kernel.counters import Counters
 from fuzzvm.kernel.errors import LOCK_ORDER
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.machine.errors import Failure, OutdatedProgramError, ScheduleError
+from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.execution import MAX_STEPS, Execution, Replay, execute
 from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.task import Task, settled
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
@@ -95,17 +96,16 @@ def run(
     task = Target(code, case.scenario, case.memory, case.without).task()
     if case.expect.error == LOCK_ORDER and isinstance(task, System):
         task.lock_order.watched = None
-    while True:
+
+    def followed(task: Task) -> tuple[Machine, Execution, Replay]:
         following = chooser or Replay(case.schedule)
-        try:
-            machine = task.machine(tracing=tracing)
-            # all accesses are steps where the code is an image's
-            execution = execute(machine, following, max(MAX_STEPS, len(case.schedule) + 1))
-        except OutdatedProgramError:
-            task = task.again()
-            continue
-        following.finish()
-        return machine, execution
+        machine = task.machine(tracing=tracing)
+        # all accesses are steps where the code is an image's
+        return machine, execute(machine, following, max(MAX_STEPS, len(case.schedule) + 1)), following
+
+    machine, execution, following = settled(task, followed)[1]
+    following.finish()
+    return machine, execution
 
 
 def replay(case: TestCase, code: Code | None = None, *, counting: bool = False) -> ReplayResult:

@@ -20,8 +20,8 @@ from fuzzvm.explore.exhaustive.space import Space
 from fuzzvm.explore.image_calls import image_task, why_not
 from fuzzvm.explore.matrix import Bounds, memories
 from fuzzvm.kernel.cover_points import PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
-from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.ops import Await, Free, Load, Operation, Rmw, object_of
+from fuzzvm.machine.task import settled
 from fuzzvm.scenario.calls import CallFunction
 from fuzzvm.scenario.purpose import purpose
 from fuzzvm.scenario.scenario import Scenario, race
@@ -69,23 +69,20 @@ def verify_image(
     limit = bounds.limits.max_seconds
     task = image_task(image, scenario, memory, boundary)
     task = task.learned(until=None if limit is None else time.monotonic() + limit)
-    met: list[frozenset[str]] = []
 
-    def explored(space: Space) -> None:
-        met.append(_met(task, scenario, space))
+    def verified(task: CompiledTask) -> tuple[Verdict, frozenset[str]]:
+        met: list[frozenset[str]] = []
+        verdict = verify(
+            task,
+            deadline.left(),
+            preemptions=bounds.preemptions,
+            reduce=bounds.reduce,
+            explored=lambda space: met.append(_met(task, scenario, space)),
+        )
+        return verdict, met[0] if met else frozenset()
 
-    while True:
-        met.clear()
-        try:
-            verdict = verify(
-                task, deadline.left(), preemptions=bounds.preemptions, reduce=bounds.reduce, explored=explored
-            )
-        except OutdatedProgramError:
-            task = task.again()
-        else:
-            break
+    task, (verdict, happened) = settled(task, verified)
     ran = task.has_run()
-    happened = met[0] if met else frozenset[str]()
     wanted = purpose(scenario.anonymous()) | _of_functions(scenario)
     missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()
     verdict = replace(verdict, met=happened, missing=missing, seconds=deadline.seconds)

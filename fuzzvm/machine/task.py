@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self, TypeVar
 
+from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.program import Program
 from fuzzvm.machine.property import Property
@@ -62,10 +64,26 @@ class Task:
         """Return what it is for CPU `i` to become CPU `names[i]`."""
         return Renaming(names)
 
-    def again(self) -> Task:
+    def again(self) -> Self:
         """Return the task to begin again with where one of its programs was outdated (`OutdatedProgramError`)."""
         return self
 
     def unchanged(self) -> AbstractContextManager[None]:
         """Return a context that raises UnkeyableError at its end if what all runs share has changed in it."""
         return nullcontext()
+
+
+T = TypeVar("T", bound=Task)
+R = TypeVar("R")
+
+
+def settled(task: T, work: Callable[[T], R]) -> tuple[T, R]:
+    """Return what comes of some work with a task, and the task that it was done with.
+
+    The work is done again from its beginning as often as one of the task's programs turns out to be outdated.
+    """
+    while True:
+        try:
+            return task, work(task)
+        except OutdatedProgramError:
+            task = task.again()

@@ -23,6 +23,7 @@ from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.ops import Load, Store
 from fuzzvm.machine.remarks import BecameVisible, Remark
 from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.machine.task import settled
 
 MOST_LEFT_OUT = 1_000_000
 """Accesses between two steps of the smaller run: more than any run has."""
@@ -93,16 +94,9 @@ def every_access(few: CompiledTask, schedule: Schedule) -> Schedule:
 
     Raises ConversionError where there is none that ends the same way.
     """
-    every = few.every_access()
-    again = False
-    while True:
-        try:
-            found = _expanded(_Run(few), schedule, _Run(every))
-            break
-        except OutdatedProgramError:
-            every = every.again()
-            again = True
-    if again:
+    begun = few.every_access()
+    every, found = settled(begun, lambda every: _expanded(_Run(few), schedule, _Run(every)))
+    if every is not begun:
         # who replays it begins with nothing known
         end = _end(_replayed(few.every_access(), found))
         if end != _end(_replayed(every, found)):
@@ -111,17 +105,16 @@ def every_access(few: CompiledTask, schedule: Schedule) -> Schedule:
 
 
 def _replayed(every: CompiledTask, schedule: Schedule) -> _Run:
-    while True:
-        try:
-            run = _Run(every)
-            for agent, *values in schedule:
-                run.step(agent, values)
-        except OutdatedProgramError:
-            every = every.again()
-        except ScheduleError as error:
-            raise ConversionError(f"the schedule cannot be kept: {error}") from error
-        else:
-            return run
+    def followed(every: CompiledTask) -> _Run:
+        run = _Run(every)
+        for agent, *values in schedule:
+            run.step(agent, values)
+        return run
+
+    try:
+        return settled(every, followed)[1]
+    except ScheduleError as error:
+        raise ConversionError(f"the schedule cannot be kept: {error}") from error
 
 
 def fewer_steps(every: CompiledTask, schedule: Schedule, few: CompiledTask) -> tuple[CompiledTask, Schedule]:

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import islice, permutations
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
@@ -111,7 +111,7 @@ class CompiledTask(Task):
             self.environment.knowledge.watch(count.address)
         return PageTables(memory, roots, {"init_mm.mmap_lock": count}, memory.boot_objects)
 
-    def again(self) -> CompiledTask:
+    def again(self) -> Self:
         other = copy(self)
         knowledge = self.environment.knowledge
         if knowledge is not None:

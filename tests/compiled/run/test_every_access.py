@@ -12,9 +12,9 @@ from fuzzvm.compiled.run.every_access import every_access, fewer_steps
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.explore.strategies.pct import Pct
 from fuzzvm.explore.strategies.random_walk import RandomWalk
-from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.execution import Execution, InTurn, Replay, execute
 from fuzzvm.machine.schedule import Schedule, context_switches
+from fuzzvm.machine.task import settled
 from tests.compiled import small
 from tests.compiled.run import random_code
 from tests.compiled.run.test_knowledge import task_of
@@ -25,25 +25,23 @@ RUNS = 6
 
 def ran(task: CompiledTask, number: int) -> tuple[CompiledTask, Execution]:
     """Return a run by chance, and the task in which it is one."""
-    while True:
+
+    def run(task: CompiledTask) -> Execution:
         strategy = (Pct, RandomWalk)[number % 2](Random(number))
         strategy.begin(0, task.cpus)
-        try:
-            return task, execute(task.machine(), strategy)
-        except OutdatedProgramError:
-            task = task.again()
+        return execute(task.machine(), strategy)
+
+    return settled(task, run)
 
 
 def followed(task: CompiledTask, schedule: Schedule) -> tuple[CompiledTask, Execution]:
-    while True:
+    def run(task: CompiledTask) -> tuple[Execution, Replay]:
         chooser = Replay(schedule)
-        try:
-            execution = execute(task.machine(), chooser)
-        except OutdatedProgramError:
-            task = task.again()
-        else:
-            chooser.finish()
-            return task, execution
+        return execute(task.machine(), chooser), chooser
+
+    task, (execution, chooser) = settled(task, run)
+    chooser.finish()
+    return task, execution
 
 
 def end(execution: Execution) -> tuple[str, str] | None:

@@ -11,9 +11,9 @@ from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.exhaustive.search import search
 from fuzzvm.explore.exhaustive.space import SHARED_MASK, Space
-from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.property import Property
+from fuzzvm.machine.task import settled
 from tests.compiled.run.conftest import PAIRS
 
 MOST = 20_000
@@ -34,11 +34,7 @@ def task_of(image: Image, pair: int, memory: str, *, assume: bool) -> CompiledTa
 
 def outcomes(task: CompiledTask) -> Outcomes:
     """Return what the CPUs may leave behind, and whether the page may be used after it was freed."""
-    while True:
-        try:
-            return _outcomes(task)
-        except OutdatedProgramError:
-            task = task.again()
+    return settled(task, _outcomes)[1]
 
 
 def _outcomes(task: CompiledTask) -> Outcomes:

@@ -14,7 +14,7 @@ import pytest
 from fuzzvm.compiled.image import load
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.image_calls import image_task
-from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.machine.task import settled
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
@@ -52,11 +52,7 @@ def chosen() -> list[Mutant]:
 
 def verdict_of(folder: Path, mutant: Mutant, memory: str) -> Verdict:
     task = image_task(load(folder), mutant.scenario, memory).learned()
-    while True:
-        try:
-            return verify(task, Limits(max_states=5_000))
-        except OutdatedProgramError:
-            task = task.again()
+    return settled(task, lambda task: verify(task, Limits(max_states=5_000)))[1]
 
 
 @pytest.mark.product

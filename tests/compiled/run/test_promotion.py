@@ -9,18 +9,14 @@ import pytest
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.image_calls import image_task
-from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.machine.task import settled
 from fuzzvm.scenario import shipped
 from tests.compiled import small
 
 
 def verdict_of(image: Image, scenario: str, memory: str) -> Verdict:
     task = image_task(image, shipped.get(scenario), memory).learned()
-    while True:
-        try:
-            return verify(task, Limits(max_states=200_000))
-        except OutdatedProgramError:
-            task = task.again()
+    return settled(task, lambda task: verify(task, Limits(max_states=200_000)))[1]
 
 
 @pytest.mark.parametrize("memory", ["sc", "tso", "arm64"])

@@ -10,7 +10,8 @@ from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
 from fuzzvm.explore.exhaustive import Limits, Verdict, verify
 from fuzzvm.explore.images import verify_image
 from fuzzvm.explore.matrix import Bounds
-from fuzzvm.machine.errors import OutdatedProgramError, ProgramError
+from fuzzvm.machine.errors import ProgramError
+from fuzzvm.machine.task import settled
 from fuzzvm.scenario import shipped
 from tests.compiled import small
 
@@ -20,11 +21,7 @@ BOUNDS = Bounds(Limits(max_states=200_000))
 
 def verdict_of_calls(image: Image, memory: str, *cpus: CpuCalls) -> Verdict:
     task = CompiledTask(image, memory, CpuCalls(()), cpus).learned()
-    while True:
-        try:
-            return verify(task, Limits(max_states=100_000))
-        except OutdatedProgramError:
-            task = task.again()
+    return settled(task, lambda task: verify(task, Limits(max_states=100_000)))[1]
 
 
 @pytest.mark.parametrize(
