@@ -22,19 +22,17 @@ from fuzzvm.compiled.run.primitives import (
     unlock,
     writable,
 )
+from fuzzvm.kernel.patching import patch_text
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import (
     Address,
     Barrier,
-    CacheMaintenance,
-    CacheOperation,
     Fence,
     InterruptAll,
     Load,
     Order,
     Rmw,
     Steps,
-    Store,
     Tlbi,
 )
 
@@ -222,17 +220,6 @@ def set_swapper_pgd(c: Caller) -> Steps[None]:
 # Static keys (kernel/jump_label.c, arch/arm64/kernel/jump_label.c): who counts is the image's code
 
 
-def _patch_text(site: Address, patched: int) -> Steps[None]:
-    """Replace an instruction, as aarch64_insn_patch_text_nosync() does (arch/arm64/kernel/patching.c)."""
-    yield Store(site, patched, Order.PLAIN, "patch-store")
-    # caches_clean_inval_pou()
-    yield CacheMaintenance(CacheOperation.DC_CVAU, site, "patch-dc")
-    yield Fence(Barrier.DSB_ISH, "patch-dsb-1")
-    yield CacheMaintenance(CacheOperation.IC_IVAU, site, "patch-ic")
-    yield Fence(Barrier.DSB_ISH, "patch-dsb-2")
-    yield Fence(Barrier.ISB, "patch-isb")
-
-
 def jump_label_update(c: Caller) -> Steps[None]:
     """Patch every site of a key, in the order of their addresses, and make all CPUs see it."""
     image, memory, key = c.environment.executable.image, c.environment.memory, c[0]
@@ -246,7 +233,7 @@ def jump_label_update(c: Caller) -> Steps[None]:
         # jump_label_type(): while the first user patches, the count is -1
         branches = (count != memory.initial(enabled)) != sites[index].branch
         patched = branches != c.environment.executable.branches_at_boot(sites[index].code)
-        yield from _patch_text(memory.site(sites[index].code), int(patched))
+        yield from patch_text(memory.site(sites[index].code), int(patched))
         index += 1
     # kick_all_cpus_sync()
     yield InterruptAll("patch-ipi")

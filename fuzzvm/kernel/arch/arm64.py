@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.interrupts import csd_lock_wait
+from fuzzvm.kernel.patching import patch_text
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
     PROT_EXEC,
@@ -28,8 +29,6 @@ from fuzzvm.kernel.pgtable import (
 from fuzzvm.machine.ops import (
     Address,
     Barrier,
-    CacheMaintenance,
-    CacheOperation,
     Fence,
     InterruptAll,
     Load,
@@ -238,19 +237,9 @@ class Arm64(Architecture):
     def arch_jump_label_transform(self, k: Kernel, sites: tuple[Address, ...], instruction: int) -> Steps[None]:
         index = 0
         while index < len(sites):
-            yield from self.patch_text(k, sites[index], instruction)
+            yield from patch_text(sites[index], instruction)
             index += 1
         yield from self.patch_text_sync(k)
-
-    def patch_text(self, k: Kernel, site: Address, instruction: int) -> Steps[None]:
-        """Replace the instruction at a code location (arch_jump_label_transform_queue)."""
-        # aarch64_insn_patch_text_nosync: write, then caches_clean_inval_pou
-        yield Store(site, instruction, Order.PLAIN, "patch-store")
-        yield CacheMaintenance(CacheOperation.DC_CVAU, site, "patch-dc")
-        yield Fence(Barrier.DSB_ISH, "patch-dsb-1")
-        yield CacheMaintenance(CacheOperation.IC_IVAU, site, "patch-ic")
-        yield Fence(Barrier.DSB_ISH, "patch-dsb-2")
-        yield Fence(Barrier.ISB, "patch-isb")
 
     def patch_text_sync(self, k: Kernel) -> Steps[None]:
         """Make every CPU see the text patched so far (arch_jump_label_transform_apply)."""
