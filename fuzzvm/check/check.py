@@ -21,13 +21,11 @@ from fuzzvm.compiled.manifest import Manifest
 from fuzzvm.compiled.object_code import CodeChanges, code_changes
 from fuzzvm.explore.exhaustive import Limits
 from fuzzvm.explore.images import ImageRun, runnable, verify_image
-from fuzzvm.explore.matrix import Bounds
+from fuzzvm.explore.matrix import Bounds, memories
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
 
-MEMORIES = {"arm64": ("sc", "arm64"), "x86_64": ("sc", "tso")}
-"""By architecture: its own memory model and the strongest."""
 _OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
 """Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""
 _TEXT = (".rst", ".txt", ".md", ".yaml", ".dts", ".dtsi", "MAINTAINERS", "CREDITS")
@@ -225,12 +223,18 @@ def _read(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
+def _memories(scenario: Scenario) -> tuple[str, str]:
+    """Return the strongest memory model, and that of the scenario's architecture."""
+    by_strength = memories(scenario)
+    return by_strength[0], by_strength[-1]
+
+
 def _verify(
     images: tuple[Image, Image], scenarios: Sequence[Scenario], seconds: float, progress: Progress
 ) -> tuple[Comparison, ...]:
     """Return every pair, the patched code first: that is what was asked for."""
     end = time.monotonic() + seconds
-    todo = [(scenario, memory) for scenario in scenarios for memory in MEMORIES[scenario.arch]]
+    todo = [(scenario, memory) for scenario in scenarios for memory in _memories(scenario)]
     found: dict[tuple[str, str, int], ImageRun] = {}
     for which in (1, 0):
         for number, (scenario, memory) in enumerate(todo):

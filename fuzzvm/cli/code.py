@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -12,7 +13,11 @@ from fuzzvm.cli.common import F
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import code_of
 from fuzzvm.mitigations import registry
+from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.target import Code, ImageCode
+
+if TYPE_CHECKING:
+    from fuzzvm.compiled.image import Image
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -44,6 +49,22 @@ def image_code(folder: Path) -> ImageCode:
     from fuzzvm.explore.image_code import ImageCode as OfImage
 
     return OfImage(load(folder))
+
+
+def runnable_scenarios(
+    image: Image, given: Sequence[Scenario], *, by_name: bool
+) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
+    """Return the scenarios that an image can run, and the others with the reason of each.
+
+    Raises UsageError where there are others and the user has named them.
+    """
+    from fuzzvm.explore.images import runnable
+
+    can, cannot = runnable(image, list(given))
+    if by_name and cannot:
+        scenario, why = cannot[0]
+        raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
+    return can, cannot
 
 
 def given_code(case: TestCase, mitigation: str | None, folder: Path | None) -> Code:

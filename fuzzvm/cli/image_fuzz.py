@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.cli.code import image_code, runnable_scenarios
 from fuzzvm.explore import engines
 from fuzzvm.explore.campaign import FuzzCell
 from fuzzvm.explore.engines.strategy_loop import StrategyEngine
@@ -27,9 +28,7 @@ def image_cells(
     ImageError.
     """
     # imported here: ELF, DWARF and disassembly are needed for nothing else
-    from fuzzvm.cli.code import image_code
     from fuzzvm.explore.image_code import ImageCode
-    from fuzzvm.explore.images import runnable
 
     chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
     for engine in chosen:
@@ -37,8 +36,5 @@ def image_cells(
             raise click.UsageError(f"engine {engine.name} is not there for images")
     code = image_code(folder)
     assert isinstance(code, ImageCode)
-    can, cannot = runnable(code.image, list(given))
-    if by_name and cannot:
-        scenario, why = cannot[0]
-        raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
+    can, _ = runnable_scenarios(code.image, given, by_name=by_name)
     return [FuzzCell(f"image {code.digest[:12]}", code, engine, tuple(can), memory) for engine in chosen]

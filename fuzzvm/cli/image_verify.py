@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
+from fuzzvm.cli.code import runnable_scenarios
 from fuzzvm.cli.common import print_json, progress_console, shell_path
 from fuzzvm.cli.image_story import title
 from fuzzvm.cli.output import print_table, say, say_text
@@ -19,7 +18,7 @@ from fuzzvm.corpus.command import image_command
 from fuzzvm.explore.boundary_files import Stated, verify_stated
 from fuzzvm.explore.boundary_files import load as load_boundary
 from fuzzvm.explore.image_code import ImageCode
-from fuzzvm.explore.images import ImageRun, cells, runnable
+from fuzzvm.explore.images import ImageRun, cells
 from fuzzvm.explore.matrix import Bounds
 from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
 from fuzzvm.machine.schedule import context_switches
@@ -46,10 +45,7 @@ def verify_on_image(
     """
     image = load(folder)
     stated = None if boundary is None else load_boundary(boundary, image)
-    can, cannot = runnable(image, list(scenarios))
-    if chosen and cannot:
-        scenario, why = cannot[0]
-        raise click.UsageError(f"--image: scenario {scenario.name}: {why}")
+    can, cannot = runnable_scenarios(image, scenarios, by_name=chosen)
     runs: list[ImageRun] = []
     saved: dict[int, Path | ConversionError] = {}
     """By the run."""

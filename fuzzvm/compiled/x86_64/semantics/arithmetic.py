@@ -41,31 +41,31 @@ Unary = Callable[[Expression, int], tuple[Expression, Flags]]
 
 
 def _add(left: Expression, right: Expression, size: int) -> tuple[Expression, Flags]:
-    return _sum(left, right, apply("{0} + {1}", left, right), size)
+    return _counted(left, right, apply("{0} + {1}", left, right), size, sum_flags)
 
 
 def _adc(left: Expression, right: Expression, size: int) -> tuple[Expression, Flags]:
-    return _sum(left, right, apply("{0} + {1} + {2}", left, right, flag(CF)), size)
-
-
-def _sum(left: Expression, right: Expression, total: Expression, size: int) -> tuple[Expression, Flags]:
-    total = named("total", total)
-    result = named("result", apply(f"{{0}} & {mask(size):#x}", total))
-    return result, sum_flags(left, right, total, result, size)
+    return _counted(left, right, apply("{0} + {1} + {2}", left, right, flag(CF)), size, sum_flags)
 
 
 def _sub(left: Expression, right: Expression, size: int) -> tuple[Expression, Flags]:
-    return _difference(left, right, apply("{0} - {1}", left, right), size)
+    return _counted(left, right, apply("{0} - {1}", left, right), size, difference_flags)
 
 
 def _sbb(left: Expression, right: Expression, size: int) -> tuple[Expression, Flags]:
-    return _difference(left, right, apply("{0} - {1} - {2}", left, right, flag(CF)), size)
+    return _counted(left, right, apply("{0} - {1} - {2}", left, right, flag(CF)), size, difference_flags)
 
 
-def _difference(left: Expression, right: Expression, total: Expression, size: int) -> tuple[Expression, Flags]:
+def _counted(
+    left: Expression,
+    right: Expression,
+    total: Expression,
+    size: int,
+    flags: Callable[[Expression, Expression, Expression, Expression, int], Flags],
+) -> tuple[Expression, Flags]:
     total = named("total", total)
     result = named("result", apply(f"{{0}} & {mask(size):#x}", total))
-    return result, difference_flags(left, right, total, result, size)
+    return result, flags(left, right, total, result, size)
 
 
 def _logic(left: Expression, right: Expression, size: int, *, operator: str) -> tuple[Expression, Flags]:
