@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.running import fuzzvm
 from tests.clock import FOREVER, PATIENCE, wait_until
 from tests.explore.campaigns import patient
 from tests.explore.campaigns.killing import alive, children, workers
@@ -29,17 +30,6 @@ class Mine(Mitigation):
     count = 0
     def before_free(self, k, level, token):
 """
-
-
-def fuzzvm(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fuzzvm", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=PATIENCE,
-        env=os.environ | environment,
-    )
 
 
 def answer(*arguments: str, cwd: Path, status: int = 0) -> dict[str, Any]:
