@@ -17,11 +17,11 @@ from typing import Any
 
 from fuzzvm.certificate.check import check
 from fuzzvm.certificate.file import read
-from fuzzvm.explore.certify import CertifyError, certify
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive.limits import Limits, StoppedError
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
+from fuzzvm.verify.certify import CertifyError, certify
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 
 
 def measured(mitigation: str, scenario: str, memory: str, seconds: float) -> dict[str, Any]:

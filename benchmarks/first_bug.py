@@ -15,9 +15,9 @@ import sys
 import time
 
 from fuzzvm.bench import first_bug, planted
-from fuzzvm.explore import engines
-from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.mitigations import registry
+from fuzzvm.runs import engines
+from fuzzvm.runs.engines import Budget, FuzzSearch
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 

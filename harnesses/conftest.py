@@ -10,7 +10,7 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
-# the minimiser of fuzzvm.explore shrinks a failing run better: it knows what a context switch is
+# the minimiser of fuzzvm.runs shrinks a failing run better: it knows what a context switch is
 COMMON = settings(
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -35,15 +35,15 @@ from hypothesis.stateful import (
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.corpus.replay import replay
 from fuzzvm.corpus.store import save
-from fuzzvm.explore.generate import plans
-from fuzzvm.explore.minimise import minimise
-from fuzzvm.explore.orders import FollowOrders, Orders
-from fuzzvm.explore.plan import Plan
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Level, pxd_pfn, pxd_pgprot
 from fuzzvm.machine.schedule import MAX_STEPS
 from fuzzvm.mitigations import registry
+from fuzzvm.runs.minimise.minimiser import minimise
+from fuzzvm.runs.plans.generate import plans
+from fuzzvm.runs.plans.orders import FollowOrders, Orders
+from fuzzvm.runs.plans.plan import Plan
 from fuzzvm.scenario.calls import (
     PROTS,
     Call,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.campaigns.cluster.running import Running
     from tests.cli.forked import Commands
-    from tests.explore.cluster.running import Running
 
 FULL = "--full"
 ONE_IN = 10
@@ -45,18 +45,18 @@ SAMPLED = (
     "cli/test_verify.py",
     "cli/test_workload.py",
     "dump/test_reader.py",
-    "explore/campaigns/test_damaged.py",
-    "explore/cluster/test_calls.py",
-    "explore/cluster/test_connection.py",
-    "explore/determinism/test_schemes.py",
-    "explore/test_automaton.py",
-    "explore/test_engines.py",
-    "explore/test_exhaustive.py",
-    "explore/test_normal_form.py",
-    "explore/test_packed.py",
-    "explore/test_reductions.py",
-    "explore/test_weak_reductions.py",
-    "explore/test_worth.py",
+    "campaigns/test_damaged.py",
+    "campaigns/cluster/test_calls.py",
+    "campaigns/cluster/test_connection.py",
+    "verify/determinism/test_schemes.py",
+    "exhaustive/test_automaton.py",
+    "runs/test_engines.py",
+    "exhaustive/test_exhaustive.py",
+    "exhaustive/test_normal_form.py",
+    "exhaustive/test_packed.py",
+    "exhaustive/test_reductions.py",
+    "exhaustive/test_weak_reductions.py",
+    "exhaustive/test_worth.py",
     "pytest_plugin/test_corpus_files.py",
     "pytest_plugin/test_runs.py",
     "report/html/test_check_page.py",
@@ -67,7 +67,21 @@ SAMPLED = (
 """Files that take two thirds of the time: most of their tests start processes or explore whole state spaces."""
 FUNCTIONS_IN = 5
 """Of the test functions of such a file, the part that is run without --full; those that are marked `always` are."""
-FOLDERS = ("bench", "compiled", "dump", "explore", "export", "litmus", "realkernel", "report", "workload")
+FOLDERS = (
+    "bench",
+    "campaigns",
+    "compare",
+    "compiled",
+    "dump",
+    "exhaustive",
+    "export",
+    "litmus",
+    "realkernel",
+    "report",
+    "runs",
+    "verify",
+    "workload",
+)
 """Folders whose other files come next in time; half of the functions of each are run without --full."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -155,7 +169,7 @@ def commands() -> Iterator[Commands]:
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     if find_spec("distributed") is None:
         pytest.skip("dask.distributed is not installed (pip install distributed)")
-    from tests.explore.cluster.running import Running
+    from tests.campaigns.cluster.running import Running
 
     running = Running(tmp_path_factory.mktemp("cluster"))
     yield running

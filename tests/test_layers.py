@@ -105,4 +105,4 @@ def test_the_check_sees_every_way_to_name_one(source: str) -> None:
 def test_generic_code_may_import_the_interface() -> None:
     assert names_an_architecture("from fuzzvm.kernel import arch\nfrom fuzzvm.kernel.arch import DumpRow") == []
     names = {path.relative_to(ROOT).as_posix() for path in GENERIC}
-    assert {"kernel/vmap.py", "kernel/vmalloc.py", "scenario/calls.py", "explore/automaton/keys.py"} <= names
+    assert {"kernel/vmap.py", "kernel/vmalloc.py", "scenario/calls.py", "exhaustive/automaton/keys.py"} <= names

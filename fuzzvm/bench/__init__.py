@@ -6,5 +6,5 @@
     timing         interleaved repeats, medians
     plots          SVG, where matplotlib is installed
 
-Layer: above `explore`, below `cli`. Tests: tests/bench/.
+Layer: above the searches, below `cli`. Tests: tests/bench/.
 """

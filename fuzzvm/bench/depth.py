@@ -19,10 +19,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.shared import Finding
-from fuzzvm.explore.exhaustive.shortest import shortest_run
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive import Limits
+from fuzzvm.exhaustive.shared import Finding
+from fuzzvm.exhaustive.shortest import shortest_run
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.scenario.system import System
 

@@ -20,10 +20,10 @@ from fuzzvm.bench import planted
 from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
 from fuzzvm.bench.records import Records
 from fuzzvm.bench.result import Note, Result, WantedRatio
-from fuzzvm.explore import engines
-from fuzzvm.explore.engines import Budget, FuzzSearch
-from fuzzvm.explore.processes import call_all, cores
 from fuzzvm.mitigations import registry
+from fuzzvm.processes.calls import call_all, cores
+from fuzzvm.runs import engines
+from fuzzvm.runs.engines import Budget, FuzzSearch
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System

@@ -13,10 +13,10 @@ import sys
 import time
 
 from fuzzvm.bench.flat_model import FlatTask
-from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.exhaustive.memory_use import resident
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive import Limits, verify
+from fuzzvm.exhaustive.memory_use import resident
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import Space
 
 
 def main() -> None:

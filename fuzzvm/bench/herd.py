@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzzvm.bench.result import Note, Result
 from fuzzvm.bench.timing import median_ratio
-from fuzzvm.explore.interpreter import environment, python
+from fuzzvm.supervision.interpreter import environment, python
 
 NAME = "herd"
 SUMMARY = "litmus tests under herd7 and under fuzzvm litmus"

@@ -22,7 +22,12 @@ DECIDING = (
     "kernel/**/*.py",
     "mitigations/**/*.py",
     "scenario/**/*.py",
-    "explore/**/*.py",
+    "exhaustive/**/*.py",
+    "images/**/*.py",
+    "processes/**/*.py",
+    "runs/**/*.py",
+    "verify/**/*.py",
+    "campaigns/**/*.py",
     "bench/planted.py",
     "bench/flat_model.py",
 )

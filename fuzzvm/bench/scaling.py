@@ -14,11 +14,11 @@ import time
 from collections.abc import Sequence
 
 from fuzzvm.bench.result import Note, Result, WantedRatio
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import Space
-from fuzzvm.explore.scale import KINDS
+from fuzzvm.exhaustive import Limits
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.mitigations import registry
+from fuzzvm.scenario.scale import KINDS
 from fuzzvm.scenario.system import System
 
 NAME = "scaling"

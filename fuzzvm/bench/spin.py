@@ -19,7 +19,7 @@ from typing import Any
 from fuzzvm.bench.flat_model import SCHEMES
 from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.bench.timing import interleaved
-from fuzzvm.explore.interpreter import environment, python
+from fuzzvm.supervision.interpreter import environment, python
 
 NAME = "spin"
 SUMMARY = "the flat model under Spin: whole time, search alone, bytes a state"

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result
 from fuzzvm.bench.timing import median_ratio
-from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import execute
+from fuzzvm.runs.strategies.random_walk import RandomWalk
 
 NAME = "hypothesis"
 SUMMARY = "the flat model under a plain RuleBasedStateMachine: schedules a second"

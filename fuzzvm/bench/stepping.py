@@ -13,12 +13,12 @@ from random import Random
 from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.bench.timing import median_ratio
-from fuzzvm.explore.strategies import Strategy
-from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import Chooser, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.task import Task
 from fuzzvm.mitigations import registry
+from fuzzvm.runs.strategies import Strategy
+from fuzzvm.runs.strategies.random_walk import RandomWalk
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.result import Note, Result, WantedRatio
-from fuzzvm.explore.exhaustive import verify
-from fuzzvm.explore.strategies.random_walk import RandomWalk
+from fuzzvm.exhaustive import verify
 from fuzzvm.machine.execution import execute
+from fuzzvm.runs.strategies.random_walk import RandomWalk
 
 NAME = "frontrun"
 SUMMARY = "the flat model as two threads under frontrun: DPOR and random"

@@ -19,12 +19,12 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.manifest import Manifest
 from fuzzvm.compiled.object_code import CodeChanges, code_changes
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.images import ImageRun, runnable, verify_image
-from fuzzvm.explore.matrix import Bounds, memories
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kbuild.errors import KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.images import ImageRun, runnable, verify_image
+from fuzzvm.verify.matrix import Bounds, memories
 
 _OURS = ("mm/", "include/", "kernel/", "lib/", "arch/arm64/", "arch/x86/")
 """Where page-table code may be: what is changed there and compiled into no image is not called unchanged."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from fuzzvm.check.answers import FIXED, STATUS
 from fuzzvm.check.check import Answer, Comparison
-from fuzzvm.explore.images import ImageRun
-from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
 from fuzzvm.report.check_words import FORMAT
 from fuzzvm.report.compiled_story import story_of, to_data
+from fuzzvm.verify.images import ImageRun
+from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
 
 
 def answer_to_data(answer: Answer, tree: Path, command: str) -> dict[str, Any]:

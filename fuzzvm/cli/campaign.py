@@ -10,13 +10,13 @@ from datetime import timedelta
 from rich.live import Live
 from rich.text import Text
 
+from fuzzvm.campaigns.run import State
+from fuzzvm.campaigns.status import MitigationStatus, Status
 from fuzzvm.cli.common import progress_console, shell_path
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import read
-from fuzzvm.explore.campaigns.run import State
-from fuzzvm.explore.campaigns.status import MitigationStatus, Status
 from fuzzvm.machine.schedule import context_switches
 
 

@@ -46,7 +46,7 @@ def image_code(folder: Path) -> ImageCode:
     """Return the code of the image in a folder. Raises ImageError."""
     # imported here: ELF, DWARF and disassembly are needed for nothing else
     from fuzzvm.compiled.image import load
-    from fuzzvm.explore.image_code import ImageCode as OfImage
+    from fuzzvm.images.code import ImageCode as OfImage
 
     return OfImage(load(folder))
 
@@ -58,7 +58,7 @@ def runnable_scenarios(
 
     Raises UsageError where there are others and the user has named them.
     """
-    from fuzzvm.explore.images import runnable
+    from fuzzvm.verify.images import runnable
 
     can, cannot = runnable(image, list(given))
     if by_name and cannot:

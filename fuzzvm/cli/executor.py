@@ -14,8 +14,8 @@ import click
 from fuzzvm.cli.common import F, progress_console
 
 if TYPE_CHECKING:
-    from fuzzvm.explore.cluster.connection import Cluster
-    from fuzzvm.explore.cluster.tls import Certificates
+    from fuzzvm.campaigns.cluster.connection import Cluster
+    from fuzzvm.campaigns.cluster.tls import Certificates
 
 SCHEMES = ("dask://", "tls://")
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
@@ -44,7 +44,7 @@ def _address(context: click.Context, option: click.Parameter, given: str | None)
     if given is None:
         return None
     # imported here, as below: most commands need no cluster
-    from fuzzvm.explore.cluster.tls import Certificates
+    from fuzzvm.campaigns.cluster.tls import Certificates
 
     certificates = Certificates(*(files[name] for name in TLS_OPTIONS)) if files else None
     return Address(given if scheme == "tls" else address, certificates)
@@ -88,7 +88,7 @@ def executor_option(command: F) -> F:
 @contextlib.contextmanager
 def connected(executor: Address) -> Iterator[Cluster]:
     """Connect to a cluster for the time of the block; says on a terminal that it waits. Raises ClusterError."""
-    from fuzzvm.explore.cluster.connection import connect
+    from fuzzvm.campaigns.cluster.connection import connect
 
     def waiting() -> None:
         progress_console().print(f"waiting for workers at {executor.address}", highlight=False, markup=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fuzzvm.campaigns.plain import FuzzCell, FuzzCellResult
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus.command import command, image_command
-from fuzzvm.explore.campaign import FuzzCell, FuzzCellResult
 from fuzzvm.machine.schedule import context_switches
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from fuzzvm.campaigns.plain import FuzzCellResult
+from fuzzvm.campaigns.status import Status
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.explore.campaign import FuzzCellResult
-from fuzzvm.explore.campaigns.status import Status
-from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.kernel.cover_points import POINTS
+from fuzzvm.verify.matrix import VerifiedCell
 
 happened_option = click.option(
     "--happened", is_flag=True, help="Show what happened in the schedules: promotions, tables freed, walks, ..."

@@ -9,9 +9,9 @@ import click
 
 from fuzzvm.cli.common import print_json, progress_console, scenarios
 from fuzzvm.cli.output import print_table, say
+from fuzzvm.compare.compare import OWN, Call, Comparison, Found, compare, why_left_out
+from fuzzvm.compare.operations import Visible
 from fuzzvm.compiled.image import Image, load
-from fuzzvm.explore.compare.compare import OWN, Call, Comparison, Found, compare, why_left_out
-from fuzzvm.explore.compare.operations import Visible
 from fuzzvm.scenario.scenario import Scenario
 
 BEYOND = (

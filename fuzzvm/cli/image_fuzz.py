@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.campaigns.plain import FuzzCell
 from fuzzvm.cli.code import image_code, runnable_scenarios
-from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import FuzzCell
-from fuzzvm.explore.engines.strategy_loop import StrategyEngine
+from fuzzvm.runs import engines
+from fuzzvm.runs.engines.strategy_loop import StrategyEngine
 from fuzzvm.scenario.scenario import Scenario
 
 WITH_IMAGE = (
@@ -28,7 +28,7 @@ def image_cells(
     ImageError.
     """
     # imported here: ELF, DWARF and disassembly are needed for nothing else
-    from fuzzvm.explore.image_code import ImageCode
+    from fuzzvm.images.code import ImageCode
 
     chosen = [engines.get(name) for name in dict.fromkeys(engine_names)]
     for engine in chosen:

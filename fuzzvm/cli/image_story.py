@@ -9,7 +9,7 @@ from fuzzvm.cli.output import say, say_text
 from fuzzvm.compiled.image import Image
 from fuzzvm.corpus.command import image_command
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.explore.image_code import ImageCode
+from fuzzvm.images.code import ImageCode
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.report.compiled_story import render, story_of
 from fuzzvm.scenario.target import Code

@@ -15,15 +15,15 @@ from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import image_command
-from fuzzvm.explore.boundary_files import Stated, verify_stated
-from fuzzvm.explore.boundary_files import load as load_boundary
-from fuzzvm.explore.image_code import ImageCode
-from fuzzvm.explore.images import ImageRun, cells
-from fuzzvm.explore.matrix import Bounds
-from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
+from fuzzvm.images.code import ImageCode
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.report.compiled_story import render, story_of
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.boundary_files import Stated, verify_stated
+from fuzzvm.verify.boundary_files import load as load_boundary
+from fuzzvm.verify.images import ImageRun, cells
+from fuzzvm.verify.matrix import Bounds
+from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
 
 
 def verify_on_image(

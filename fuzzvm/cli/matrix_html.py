@@ -9,11 +9,11 @@ from urllib.parse import quote
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.store import to_text
-from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.files.writing import check_file, own_folder, write
 from fuzzvm.mitigations import registry
 from fuzzvm.report.html.matrix_page import MatrixCell, matrix_page
 from fuzzvm.report.html.story_page import story_page
+from fuzzvm.verify.matrix import VerifiedCell
 
 
 def write_matrix(runs: Sequence[tuple[VerifiedCell, TestCase | None]], path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.cli.output import plain, say
-from fuzzvm.explore.matrix import VerifiedCell
+from fuzzvm.verify.matrix import VerifiedCell
 
 if TYPE_CHECKING:
     from rich.table import Table

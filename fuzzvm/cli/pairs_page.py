@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fuzzvm.cli.verdicts import in_words
-from fuzzvm.explore.matrix import VerifiedCell
 from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
+from fuzzvm.verify.matrix import VerifiedCell
 
 
 class PairCell(NamedTuple):

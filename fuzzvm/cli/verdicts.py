@@ -1,10 +1,10 @@
-"""A verdict as every command says it in words; as JSON: explore/verdict_data.py."""
+"""A verdict as every command says it in words; as JSON: verify/verdict_data.py."""
 
 from __future__ import annotations
 
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import say
-from fuzzvm.explore.exhaustive import Verdict
+from fuzzvm.exhaustive import Verdict
 
 
 def in_words(verdict: Verdict) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from fuzzvm.cli.executor import Address, connected
-from fuzzvm.explore.exhaustive.limits import limit_process
-from fuzzvm.explore.exhaustive.memory_use import available_memory, resident
-from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, verify_all
-from fuzzvm.explore.processes import cores
+from fuzzvm.exhaustive.limits import limit_process
+from fuzzvm.exhaustive.memory_use import available_memory, resident
+from fuzzvm.processes.calls import cores
 from fuzzvm.supervision import inside
+from fuzzvm.verify.matrix import Bounds, Cell, VerifiedCell, verify_all
 
 LEAST = 64 << 20
 """Bytes that a process should be able to have, half of which it has at once."""
@@ -51,8 +51,8 @@ class Where:
 
     def _there(self, cells: Sequence[Cell], bounds: Bounds) -> Running:
         # imported here: few need a cluster
-        from fuzzvm.explore.cluster.calls import RemoteCaller
-        from fuzzvm.explore.cluster.session import Session
+        from fuzzvm.campaigns.cluster.calls import RemoteCaller
+        from fuzzvm.campaigns.cluster.session import Session
 
         assert self.executor is not None
         names = list(dict.fromkeys(cell.mitigation for cell in cells))

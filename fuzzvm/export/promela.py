@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.explore.automaton import Node
-from fuzzvm.explore.exhaustive.flat import Cells, FlatShared
-from fuzzvm.explore.exhaustive.shared import Finding, stuck
-from fuzzvm.explore.exhaustive.space import SHARED_MASK, Space
+from fuzzvm.exhaustive.automaton import Node
+from fuzzvm.exhaustive.flat import Cells, FlatShared
+from fuzzvm.exhaustive.shared import Finding, stuck
+from fuzzvm.exhaustive.space import SHARED_MASK, Space
 from fuzzvm.export.errors import ExportError
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import DOUBLE_FREE, REUSED_OBJECT, USE_AFTER_FREE_READ, USE_AFTER_FREE_WRITE

@@ -11,15 +11,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from fuzzvm.campaigns import plain as campaign
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore import campaign, engines
-from fuzzvm.explore.determinism.verified import check
-from fuzzvm.explore.engines import Budget
-from fuzzvm.explore.exhaustive import Limits, Verdict
-from fuzzvm.explore.exhaustive.limits import bounded_by
-from fuzzvm.explore.judged import judged
-from fuzzvm.explore.lock_order import verify_with_lock_order
+from fuzzvm.exhaustive import Limits, Verdict
+from fuzzvm.exhaustive.limits import bounded_by
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ProgramError, StoppedError
@@ -28,6 +24,8 @@ from fuzzvm.mitigations import registry
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import render
+from fuzzvm.runs import engines
+from fuzzvm.runs.engines import Budget
 from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -35,6 +33,9 @@ from fuzzvm.scenario.system import System, default_memory
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.call import call
 from fuzzvm.supervision.errors import UserCodeError
+from fuzzvm.verify.determinism.verified import check
+from fuzzvm.verify.judged import judged
+from fuzzvm.verify.lock_order import verify_with_lock_order
 
 T = TypeVar("T")
 

@@ -1,5 +1,5 @@
 """What people read: the story of a run, as text.
 
-Layer: beside `explore`, above `corpus`.
+Layer: beside `campaigns`, above `corpus`.
 Tests: tests/report/.
 """

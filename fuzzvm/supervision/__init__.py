@@ -7,6 +7,7 @@
     outside      the owner's part: what is wrong with such a process, and what it died of
     supervisor   runs a command in a process of its own; forwards signals, and says how it ended
     call         calls a function in a process of its own, for the pytest plugin
+    interpreter  how a further Python is started, one that imports nothing of the current folder
 
 Why it is cut so: docs/decisions/0018-user-code.md.
 Layer: the lowest. It knows nothing of machines, and nothing but the standard library is imported here: the supervisor

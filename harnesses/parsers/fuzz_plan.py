@@ -7,12 +7,12 @@ from functools import cache
 
 from frame import fuzz, instrumented
 
-with instrumented(__name__, "fuzzvm.explore.guided.codec", "fuzzvm.explore.orders", "fuzzvm.machine.schedule"):
-    from fuzzvm.explore.guided import codec
-    from fuzzvm.explore.orders import FollowOrders, Orders
+with instrumented(__name__, "fuzzvm.runs.guided.codec", "fuzzvm.runs.plans.orders", "fuzzvm.machine.schedule"):
     from fuzzvm.machine.execution import Replay, execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
     from fuzzvm.mitigations import registry
+    from fuzzvm.runs.guided import codec
+    from fuzzvm.runs.plans.orders import FollowOrders, Orders
     from fuzzvm.scenario import shipped
     from fuzzvm.scenario.system import System
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from frame import fuzz, instrumented
 
 with instrumented(__name__, "tomllib", "fuzzvm.scenario"):
-    from fuzzvm.explore.plan import FollowPlan, Plan
     from fuzzvm.machine import memory as memory_models
     from fuzzvm.machine.execution import execute
     from fuzzvm.mitigations import registry
+    from fuzzvm.runs.plans.plan import FollowPlan, Plan
     from fuzzvm.scenario import own
     from fuzzvm.scenario.errors import ScenarioError
     from fuzzvm.scenario.scenario import Scenario

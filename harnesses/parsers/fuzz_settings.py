@@ -8,9 +8,9 @@ from pathlib import Path
 
 from frame import fuzz, instrumented
 
-with instrumented(__name__, "fuzzvm.explore.campaigns.settings", "fuzzvm.scenario"):
-    from fuzzvm.explore.campaigns.errors import CampaignError
-    from fuzzvm.explore.campaigns.settings import Settings, digest_of_data, parse
+with instrumented(__name__, "fuzzvm.campaigns.settings", "fuzzvm.scenario"):
+    from fuzzvm.campaigns.errors import CampaignError
+    from fuzzvm.campaigns.settings import Settings, digest_of_data, parse
 
 HERE = Path("campaign", "settings.json")
 

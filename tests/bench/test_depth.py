@@ -11,11 +11,11 @@ from fuzzvm.bench import planted
 from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
 from fuzzvm.bench.flat_model import FlatTask
 from fuzzvm.bench.planted import Planted, mitigation_of
-from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.mitigations import registry
+from fuzzvm.runs.strategies.random_walk import RandomWalk
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 

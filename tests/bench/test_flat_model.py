@@ -11,9 +11,9 @@ from fuzzvm.bench import spin, threads
 from fuzzvm.bench.flat_model import SCHEMES, FlatTask
 from fuzzvm.bench.spin import run_spin
 from fuzzvm.bench.threads import run_frontrun
-from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive import Limits, verify
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.mitigations import registry
 
 needs_spin = pytest.mark.skipif(bool(spin.missing()), reason=f"Spin: {spin.missing()}")

@@ -21,9 +21,9 @@ from fuzzvm.bench.planted import (
     draw,
     mitigation_of,
 )
-from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive import Limits, verify
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.system import System
 

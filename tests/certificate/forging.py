@@ -13,13 +13,13 @@ from typing import Any
 
 from fuzzvm.certificate.check import check
 from fuzzvm.certificate.file import read
-from fuzzvm.explore import certify
-from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive.limits import Limits
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
 from fuzzvm.scenario.digest import task_digest
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify import certify
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 
 MAGIC = b"fuzzvm certificate 1\n"
 

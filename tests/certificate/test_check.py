@@ -11,17 +11,17 @@ import pytest
 
 from fuzzvm.certificate.errors import RejectedError
 from fuzzvm.certificate.file import UnreadableError
-from fuzzvm.explore import certify
-from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.exhaustive.space import Space
-from fuzzvm.explore.exhaustive.verdict import Verdict
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive.limits import Limits
+from fuzzvm.exhaustive.space import Space
+from fuzzvm.exhaustive.verdict import Verdict
 from fuzzvm.kernel.contexts import LockOrder
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify import certify
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 from tests.certificate.forging import Parts, certificate, checked, forged, packed
 
 REFUSED = (RejectedError, UnreadableError, ScenarioError, registry.MitigationError, ProgramError)

@@ -12,11 +12,11 @@ import pytest
 
 import fuzzvm.certificate
 from fuzzvm.certificate.program import run
-from fuzzvm.explore import certify
-from fuzzvm.explore.exhaustive.limits import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive.limits import Limits
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import own
+from fuzzvm.verify import certify
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 from tests.certificate.forging import MAGIC, Parts, certificate, forged
 from tests.clock import PATIENCE
 
@@ -41,7 +41,7 @@ def test_it_is_a_small_program() -> None:
 def test_it_loads_no_search() -> None:
     code = (
         "import sys, fuzzvm.certificate.program; "
-        "assert not any(name.startswith(('fuzzvm.explore', 'fuzzvm.cli')) for name in sys.modules)"
+        "assert not any(name.startswith(('fuzzvm.exhaustive', 'fuzzvm.verify', 'fuzzvm.cli')) for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 

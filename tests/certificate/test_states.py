@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from fuzzvm.certificate.errors import RejectedError
 from fuzzvm.certificate.file import Safe, TaskNamed
 from fuzzvm.certificate.states import StateCheck
-from fuzzvm.explore.certify import CertifyError, Listed, list_states
-from fuzzvm.explore.exhaustive.deadline import Deadline
-from fuzzvm.explore.exhaustive.limits import Limits, StoppedError
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive.deadline import Deadline
+from fuzzvm.exhaustive.limits import Limits, StoppedError
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.machine.task import Task
 from fuzzvm.scenario import shipped
-from tests.explore.looping_programs import PROGRAMS, Line, LoopingTask
-from tests.explore.small_programs import PATCHES, RECIPES, Recipe, programs, small_task
+from fuzzvm.verify.certify import CertifyError, Listed, list_states
+from tests.exhaustive.looping_programs import PROGRAMS, Line, LoopingTask
+from tests.exhaustive.small_programs import PATCHES, RECIPES, Recipe, programs, small_task
 
 MEMORIES = st.sampled_from(["sc", "tso", "arm64"])
 FEW = Limits(max_states=400)

@@ -7,11 +7,11 @@ import pytest
 from fuzzvm.check.looked_at import NOT_RUN, RAN, SAME_CODE, Look, Pair, look
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.object_code import CodeChanges, code_changes
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.images import verify_image
-from fuzzvm.explore.matrix import Bounds
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kbuild.changed_functions import ChangedFunction, changed_functions
 from fuzzvm.scenario import shipped
+from fuzzvm.verify.images import verify_image
+from fuzzvm.verify.matrix import Bounds
 from tests.compiled import small
 
 NOTHING = frozenset[int]()

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.campaigns import patient
+from tests.campaigns.killing import alive, children, workers
 from tests.cli.running import fuzzvm
 from tests.clock import FOREVER, PATIENCE, wait_until
-from tests.explore.campaigns import patient
-from tests.explore.campaigns.killing import alive, children, workers
 from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")

@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from fuzzvm.cli.main import cli
+from tests.campaigns import patient
+from tests.campaigns.cluster.running import Running
+from tests.campaigns.killing import ROOT, ask, promises
 from tests.clock import FOREVER, PATIENCE, wait_until
-from tests.explore.campaigns import patient
-from tests.explore.campaigns.killing import ROOT, ask, promises
-from tests.explore.cluster.running import Running
 from tests.support import heed_sigint
 
 SMALL = ("-s", "pmd-promotion", "--memory", "sc")

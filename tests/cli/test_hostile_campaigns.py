@@ -13,8 +13,8 @@ import pytest
 
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
+from tests.campaigns.hostile import edit, edit_settings, leave_unsettled, rollback_journal
 from tests.cli.forked import Commands, Ended
-from tests.explore.campaigns.hostile import edit, edit_settings, leave_unsettled, rollback_journal
 
 SMALL = ("-s", "pmd-promotion", "-s", "two-walkers", "--memory", "sc")
 EVIL = """

@@ -22,8 +22,8 @@ import pytest
 from fuzzvm.compiled.image import load
 from fuzzvm.kbuild import source
 from fuzzvm.kbuild.arch import ARM64
+from tests.campaigns.killing import children
 from tests.compiled import small
-from tests.explore.campaigns.killing import children
 
 pytestmark = small.needs_compiler
 NO_LOCK = """\

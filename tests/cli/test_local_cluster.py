@@ -12,9 +12,9 @@ pytest.importorskip("distributed", reason="dask.distributed is not installed (pi
 
 import distributed
 
+from tests.campaigns.killing import alive, children
 from tests.cli.test_cluster import answer, start, verdicts
 from tests.clock import wait_until
-from tests.explore.campaigns.killing import alive, children
 
 
 def test_a_worker_that_is_started_again_by_its_nanny_changes_nothing(tmp_path: Path) -> None:

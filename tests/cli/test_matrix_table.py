@@ -18,10 +18,10 @@ from fuzzvm.cli.matrix_table import (
     short_seconds,
     summary,
 )
-from fuzzvm.explore.exhaustive import Verdict
-from fuzzvm.explore.matrix import Cell, VerifiedCell
+from fuzzvm.exhaustive import Verdict
 from fuzzvm.machine.errors import Failure
 from fuzzvm.scenario import shipped
+from fuzzvm.verify.matrix import Cell, VerifiedCell
 
 FAILURE = Failure("use-after-free-read", "", 1, ("ptdump_pte_entry",), 3)
 SAFE = Verdict(None, None, True, "", 8390, 9000, 0.156)

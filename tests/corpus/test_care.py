@@ -15,10 +15,10 @@ from fuzzvm.corpus import care, store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
-from fuzzvm.explore.case_features import features
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.schedule import parse_schedule
 from fuzzvm.mitigations import registry
+from fuzzvm.runs.case_features import features
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 from tests.support import Seeded

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.corpus.format import TestCase, read
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive import Limits
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 
 HISTORY = Path(__file__).resolve().parents[2] / "corpus" / "history"
 AFTER = {

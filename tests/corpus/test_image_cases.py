@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fuzzvm.campaigns.plain import seed_runs
 from fuzzvm.corpus import care, store
 from fuzzvm.corpus.replay import code_of, given_for, mitigation_of
-from fuzzvm.explore.campaign import seed_runs
 from fuzzvm.machine.task import Task
 from fuzzvm.mitigations import registry
 from fuzzvm.mitigations.registry import MitigationError

@@ -65,7 +65,7 @@ def test_where_memory_is_weak_the_page_says_what_differs(tmp_path: Path, memory:
     assert len(weak) == 3
     same = [name for number, name in enumerate(hops(), 1) if number <= 15 or number >= 22]
     assert [name for name in (*weak, *same) if name not in entered] == []
-    assert "fuzzvm/explore/exhaustive/stages.py:_main_search" not in entered
+    assert "fuzzvm/exhaustive/stages.py:_main_search" not in entered
 
 
 def test_the_picture_has_every_number() -> None:

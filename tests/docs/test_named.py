@@ -37,7 +37,7 @@ def test_what_is_not_there_is_found(text: str, wrong: str) -> None:
 
 
 def test_classes_functions_and_constants_are_found() -> None:
-    text = "`fuzzvm/machine/task.py:Task.booted` `fuzzvm/explore/matrix.py:STRENGTH` `fuzzvm/cli/`"
+    text = "`fuzzvm/machine/task.py:Task.booted` `fuzzvm/verify/matrix.py:STRENGTH` `fuzzvm/cli/`"
     assert [wrong_with(path, name) for path, name in named(text)] == ["", "", ""]
 
 

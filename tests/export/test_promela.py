@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.corpus.format import Expectation, TestCase, read
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.export.errors import ExportError
 from fuzzvm.export.promela import explore, promela
 from fuzzvm.mitigations import registry

@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.lock_order import with_lock_order
-from fuzzvm.explore.matrix import Bounds, Cell, memories, verify_cell
+from fuzzvm.exhaustive import Limits, verify
 from fuzzvm.kernel.errors import LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.functions import Functions
 from fuzzvm.kernel.hooks import Mitigation
@@ -25,6 +23,8 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.verify.lock_order import with_lock_order
+from fuzzvm.verify.matrix import Bounds, Cell, memories, verify_cell
 
 PROMOTION = shipped.get("pmd-promotion")
 COLLAPSE = scenarios()["pair-x86_64-collapse-pmd-ptdump"]

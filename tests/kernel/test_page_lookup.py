@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel.page_lookup import vmalloc_to_page
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
 from fuzzvm.kernel.vmap import vmap_range
@@ -16,6 +15,7 @@ from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.pairs import ALL, FREERS, WALKERS, pairs, scenarios
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 from tests.support import boot
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits, verify
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import Space
+from fuzzvm.exhaustive import Limits, verify
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import Space
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.arch.arm64 import Arm64
 from fuzzvm.kernel.errors import HARDWARE_WALK_OF_FREED_TABLE, STALE_TRANSLATION, TLB_CONFLICT

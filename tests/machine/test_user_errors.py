@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from fuzzvm.explore.automaton import Automaton, Values
-from fuzzvm.explore.automaton.automaton import ENDLESS_IN_HOOK, ENDLESS_RESPONSES
+from fuzzvm.exhaustive.automaton import Automaton, Values
+from fuzzvm.exhaustive.automaton.automaton import ENDLESS_IN_HOOK, ENDLESS_RESPONSES
 from fuzzvm.machine.errors import ModelError, ProgramError, StoppedError, UnkeyableError
 from fuzzvm.machine.execution import MAX_STEPS, execute
 from fuzzvm.machine.generators import GeneratorProgram

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fuzzvm.explore.automaton import Automaton, Values
+from fuzzvm.exhaustive.automaton import Automaton, Values
 from fuzzvm.machine.errors import ProgramError, UnkeyableError
 from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.machine import Machine
@@ -31,7 +31,7 @@ from fuzzvm.machine.ops import (
     Tlbi,
 )
 from fuzzvm.machine.wellformed import MAX_LOCATIONS, wrong_with
-from tests.explore.small_programs import Add, IsPositive
+from tests.exhaustive.small_programs import Add, IsPositive
 
 GOOD = [
     Load(0),

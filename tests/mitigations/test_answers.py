@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.execution import execute

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,
@@ -30,6 +29,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, SetMemoryRo, Vmap, Vunmap
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 
 NEWEST = "linux-7.3"
 KERNEL = "fuzzvm.kernel"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel.errors import BAD_TABLE_POINTER
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import Chooser, execute

@@ -7,8 +7,7 @@ from functools import reduce
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, memories, verify_cell
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kbuild.modelled import modelled
 from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
@@ -17,6 +16,7 @@ from fuzzvm.mitigations.errors import MitigationError
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.matrix import Bounds, Cell, memories, verify_cell
 
 NEWEST = "linux-7.3"
 CELLS = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.explore.interpreter import environment, python
+from fuzzvm.supervision.interpreter import environment, python
 
 SCHEME = "from fuzzvm.mitigations.none import NoMitigation\nclass Mine(NoMitigation):\n    name = {name!r}\n"
 ASK = """

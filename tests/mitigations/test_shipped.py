@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel.errors import LEAKED_TABLE
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel

@@ -17,8 +17,8 @@ import pytest
 from fuzzvm.realkernel.arch import X86_64
 from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.qemu import Qemu, _without_stamp
+from tests.campaigns.killing import alive
 from tests.clock import PATIENCE, wait_until
-from tests.explore.campaigns.killing import alive
 from tests.realkernel import fake_qemu
 from tests.support import heed_sigint
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.plan import FollowPlan, Plan
 from fuzzvm.machine.execution import execute
 from fuzzvm.machine.schedule import parse_schedule
 from fuzzvm.mitigations import registry
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import render
+from fuzzvm.runs.plans.plan import FollowPlan, Plan
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Boot, Kernel

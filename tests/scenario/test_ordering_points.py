@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits, verify
+from fuzzvm.exhaustive import Limits, verify
 from fuzzvm.kernel import counters
 from fuzzvm.kernel.errors import BROKEN_INSTRUCTION
 from fuzzvm.kernel.hooks import Mitigation

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from fuzzvm.explore.generate import scenarios
 from fuzzvm.kernel.cover_points import (
     BRANCH_NOT_TAKEN,
     BRANCH_TAKEN,
@@ -20,6 +19,7 @@ from fuzzvm.kernel.cover_points import (
 )
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
+from fuzzvm.runs.plans.generate import scenarios
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import Call, Vmap, parse_call
 from fuzzvm.scenario.purpose import missing, possible, purpose

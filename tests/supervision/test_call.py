@@ -27,8 +27,8 @@ from fuzzvm.supervision import inside, user_code
 from fuzzvm.supervision.call import call
 from fuzzvm.supervision.channel import resident_of
 from fuzzvm.supervision.errors import UserCodeError
+from tests.campaigns.killing import alive
 from tests.clock import wait_until
-from tests.explore.campaigns.killing import alive
 from tests.support import Follow, start_machine
 
 

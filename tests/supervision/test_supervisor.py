@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns.killing import ROOT, alive, children
 from tests.clock import PATIENCE, wait_until
-from tests.explore.campaigns.killing import ROOT, alive, children
 from tests.support import heed_sigint
 
 PROGRAM = """

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fuzzvm.campaigns.recover import recover as recover_journal
 from fuzzvm.cli.common import json_option, print_json, progress_console, shell_path
 from fuzzvm.cli.output import say
-from fuzzvm.explore.campaigns.recover import recover as recover_journal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -20,15 +20,16 @@ from fuzzvm.cli.common import (
     without_option,
 )
 from fuzzvm.cli.output import say
-from fuzzvm.explore.certify import CertifyError
-from fuzzvm.explore.certify import certify as certificate_of
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.limits import bounded_by
-from fuzzvm.explore.matrix import Bounds, Cell, check_runs, searchable, verify_cell
+from fuzzvm.exhaustive import Limits
+from fuzzvm.exhaustive.limits import bounded_by
 from fuzzvm.files.writing import write
 from fuzzvm.machine.errors import StoppedError
+from fuzzvm.machine.memory import searchable
 from fuzzvm.scenario.system import default_memory
 from fuzzvm.supervision import inside
+from fuzzvm.verify.certify import CertifyError
+from fuzzvm.verify.certify import certify as certificate_of
+from fuzzvm.verify.matrix import Bounds, Cell, check_runs, verify_cell
 
 
 @click.command()

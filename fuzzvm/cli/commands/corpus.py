@@ -90,7 +90,7 @@ def minimise(folder: Path, dry_run: bool, own: tuple[str, ...], as_json: bool) -
     go as it expects, is kept.
     """
     # imported here: coverage belongs to the search, which the other commands do without
-    from fuzzvm.explore.case_features import features
+    from fuzzvm.runs.case_features import features
 
     mitigations = own_mitigations(own)
 

@@ -14,6 +14,13 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fuzzvm.campaigns import sitting
+from fuzzvm.campaigns import status as statuses
+from fuzzvm.campaigns.plain import INSISTS, FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
+from fuzzvm.campaigns.run import State, TaskExecutor
+from fuzzvm.campaigns.settings import EVEN, PAYS, SPLITS, Settings
+from fuzzvm.campaigns.sitting import new_folder, targets
+from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask
 from fuzzvm.cli.campaign import print_campaign, progress_line
 from fuzzvm.cli.code import refuse_with_image
 from fuzzvm.cli.common import (
@@ -37,16 +44,9 @@ from fuzzvm.cli.image_fuzz import WITH_IMAGE, image_cells
 from fuzzvm.cli.output import say
 from fuzzvm.cli.sparkline import Growth
 from fuzzvm.corpus import store
-from fuzzvm.explore import engines
-from fuzzvm.explore.campaign import INSISTS, FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
-from fuzzvm.explore.campaigns import sitting
-from fuzzvm.explore.campaigns import status as statuses
-from fuzzvm.explore.campaigns.run import State, TaskExecutor
-from fuzzvm.explore.campaigns.settings import EVEN, PAYS, SPLITS, Settings
-from fuzzvm.explore.campaigns.sitting import new_folder, targets
-from fuzzvm.explore.campaigns.tasks import CampaignResult, CampaignTask
-from fuzzvm.explore.engines import Budget, FuzzSearch
 from fuzzvm.files.printable import printable
+from fuzzvm.runs import engines
+from fuzzvm.runs.engines import Budget, FuzzSearch
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.inside import HOOK_SECONDS
@@ -275,8 +275,8 @@ def _executing(
         yield sitting.local, None
         return
     # imported here: few need a cluster
-    from fuzzvm.explore.cluster.executor import RemoteExecutor, perform_there
-    from fuzzvm.explore.cluster.session import Session
+    from fuzzvm.campaigns.cluster.executor import RemoteExecutor, perform_there
+    from fuzzvm.campaigns.cluster.session import Session
 
     _refuse_atheris(engine_names)
     with connected(address) as cluster:

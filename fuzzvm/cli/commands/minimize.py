@@ -13,9 +13,9 @@ from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus import store
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
-from fuzzvm.explore.minimise import DEFAULT_BUDGET, NotFailingError, minimise
 from fuzzvm.files.writing import write
 from fuzzvm.machine.schedule import context_switches, format_schedule
+from fuzzvm.runs.minimise.minimiser import DEFAULT_BUDGET, NotFailingError, minimise
 
 
 @click.command()

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fuzzvm.campaigns.necessity import Answer, NecessityQuestion, answer_all, questions
+from fuzzvm.campaigns.plain import bounded_by_seconds
 from fuzzvm.cli.common import (
     hook_seconds_option,
     json_option,
@@ -21,13 +23,11 @@ from fuzzvm.cli.common import (
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
-from fuzzvm.explore.campaign import bounded_by_seconds
-from fuzzvm.explore.engines import Budget
-from fuzzvm.explore.necessity import Answer, NecessityQuestion, answer_all, questions
-from fuzzvm.explore.processes import cores
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry
+from fuzzvm.processes.calls import cores
+from fuzzvm.runs.engines import Budget
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.supervision import inside

@@ -13,14 +13,14 @@ from fuzzvm.cli.common import json_option, known_releases, print_json, progress_
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.cli.pairs_page import PairCell, grid, page
 from fuzzvm.cli.where import Where
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, memories
-from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
+from fuzzvm.exhaustive import Limits
 from fuzzvm.files.writing import check_file, write
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import pairs as all_pairs
 from fuzzvm.scenario.pairs import Pair
+from fuzzvm.verify.matrix import Bounds, Cell, VerifiedCell, memories
+from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
 
 
 @click.command()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from fuzzvm.campaigns import status as statuses
 from fuzzvm.cli.campaign import print_campaign, print_progress
 from fuzzvm.cli.common import json_option, print_json
 from fuzzvm.cli.output import say
-from fuzzvm.explore.campaigns import status as statuses
 
 
 @click.command()

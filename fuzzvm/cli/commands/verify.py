@@ -31,15 +31,16 @@ from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.exhaustive import FailingRun, Limits
-from fuzzvm.explore.exhaustive.limits import bounded_by
-from fuzzvm.explore.matrix import Bounds, Cell, VerifiedCell, cells, check_runs, searchable
-from fuzzvm.explore.verdict_data import failure_to_data, search_to_data
+from fuzzvm.exhaustive import FailingRun, Limits
+from fuzzvm.exhaustive.limits import bounded_by
 from fuzzvm.files.writing import check_file
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import StoppedError
+from fuzzvm.machine.memory import searchable
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.supervision import inside
+from fuzzvm.verify.matrix import Bounds, Cell, VerifiedCell, cells, check_runs
+from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
 
 
 @click.command()

@@ -242,3 +242,8 @@ def get(name: str) -> type[MemoryModel]:
         raise KeyError(name)
     model: type[MemoryModel] = importlib.import_module(f"{__name__}.{name}").MODEL
     return model
+
+
+def searchable(name: str) -> bool:
+    """Return whether a memory model says what its state is, which exhaustive search needs."""
+    return get(name).state is not MemoryModel.state

@@ -10,11 +10,11 @@ from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.run.every_access import every_access, fewer_steps
 from fuzzvm.compiled.run.task import CompiledTask
-from fuzzvm.explore.strategies.pct import Pct
-from fuzzvm.explore.strategies.random_walk import RandomWalk
 from fuzzvm.machine.execution import Execution, InTurn, Replay, execute
 from fuzzvm.machine.schedule import Schedule, context_switches
 from fuzzvm.machine.task import settled
+from fuzzvm.runs.strategies.pct import Pct
+from fuzzvm.runs.strategies.random_walk import RandomWalk
 from tests.compiled import small
 from tests.compiled.run import random_code
 from tests.compiled.run.test_knowledge import task_of

@@ -8,9 +8,9 @@ import pytest
 
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.exhaustive.search import search
-from fuzzvm.explore.exhaustive.space import SHARED_MASK, Space
+from fuzzvm.exhaustive import Limits
+from fuzzvm.exhaustive.search import search
+from fuzzvm.exhaustive.space import SHARED_MASK, Space
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.property import Property
 from fuzzvm.machine.task import settled

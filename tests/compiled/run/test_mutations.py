@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.compiled.image import load
-from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.image_calls import image_task
+from fuzzvm.exhaustive import Limits, Verdict, verify
+from fuzzvm.images.calls import image_task
 from fuzzvm.machine.task import settled
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.compiled.image import Image, load
-from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.image_calls import image_task
+from fuzzvm.exhaustive import Limits, Verdict, verify
+from fuzzvm.images.calls import image_task
 from fuzzvm.machine.task import settled
 from fuzzvm.scenario import shipped
 from tests.compiled import small

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.compiled.image import load
-from fuzzvm.explore.exhaustive import Limits, Verdict
-from fuzzvm.explore.images import verify_image
-from fuzzvm.explore.matrix import Bounds
+from fuzzvm.exhaustive import Limits, Verdict
 from fuzzvm.scenario import shipped
+from fuzzvm.verify.images import verify_image
+from fuzzvm.verify.matrix import Bounds
 from tests.compiled import small
 
 pytestmark = small.needs_compiler

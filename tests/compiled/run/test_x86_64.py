@@ -7,12 +7,12 @@ import pytest
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.run.program import CompiledProgram
 from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
-from fuzzvm.explore.exhaustive import Limits, Verdict, verify
-from fuzzvm.explore.images import verify_image
-from fuzzvm.explore.matrix import Bounds
+from fuzzvm.exhaustive import Limits, Verdict, verify
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.task import settled
 from fuzzvm.scenario import shipped
+from fuzzvm.verify.images import verify_image
+from fuzzvm.verify.matrix import Bounds
 from tests.compiled import small
 
 pytestmark = small.needs_x86_64

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.explore.exhaustive import verify
+from fuzzvm.exhaustive import verify
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.machine.execution import execute

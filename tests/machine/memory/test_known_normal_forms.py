@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.exhaustive.stepped import every_way
+from fuzzvm.exhaustive.stepped import every_way
 from fuzzvm.machine.known import Known
 from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.memory.arm64.adapter import Arm64
@@ -17,7 +17,7 @@ from fuzzvm.machine.memory.arm64.local import Local
 from fuzzvm.machine.memory.arm64.normal_form import NormalForms
 from fuzzvm.machine.memory.arm64.timeline import Timeline
 from fuzzvm.machine.ops import Await, Barrier, Fence, Free, InterruptAll, Load, Rmw, Store
-from tests.explore.small_programs import Put
+from tests.exhaustive.small_programs import Put
 from tests.machine.memory.test_normal_form_stepwise import (
     ADDRESSES,
     PATCHER,

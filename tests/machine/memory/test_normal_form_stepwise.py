@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzzvm.explore.exhaustive.stepped import every_way
+from fuzzvm.exhaustive.stepped import every_way
 from fuzzvm.machine.memory import Choose, Needs
 from fuzzvm.machine.memory.arm64.adapter import Arm64
 from fuzzvm.machine.memory.arm64.comparisons import Reach
@@ -35,7 +35,7 @@ from fuzzvm.machine.ops import (
     address_of,
     object_of,
 )
-from tests.explore.small_programs import IsPositive, Put
+from tests.exhaustive.small_programs import IsPositive, Put
 
 OBJECTS, LOCATIONS = 3, 2
 ADDRESSES = [address_of(number, offset) for number in range(1, OBJECTS + 1) for offset in range(LOCATIONS)]

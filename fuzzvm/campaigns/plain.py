@@ -1,0 +1,366 @@
+"""A campaign: searches cells (a mitigation under an engine), minimises what they find and saves it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fuzzvm.corpus import store
+from fuzzvm.corpus.format import Expectation, TestCase, read
+from fuzzvm.corpus.replay import replay
+from fuzzvm.exhaustive.verdict import DisagreementError
+from fuzzvm.kernel.hooks import Verdict
+from fuzzvm.machine.errors import StoppedError
+from fuzzvm.runs.engines import Budget, Engine, Found, FuzzSearch
+from fuzzvm.runs.happened import SystemHappened
+from fuzzvm.runs.minimise.minimiser import DEFAULT_BUDGET, Minimised, minimise
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System, default_memory
+from fuzzvm.scenario.target import Code
+from fuzzvm.supervision import inside
+from fuzzvm.supervision.folder import same_folder
+from fuzzvm.verify.determinism.elsewhere import replay_differs
+from fuzzvm.verify.determinism.sources import is_users
+
+MINIMISER_SHARE = 0.5
+"""Of the seconds for a cell, the part that its minimiser has on top, where it began late."""
+MINIMISER_GRACE = 0.5
+"""Seconds that the minimiser has at the end of all time, or after Ctrl-C: of the two until all is over."""
+
+
+class NotReproducibleError(Exception):
+    """A failing run did not fail again: something in fuzzvm or in the mitigation depends on more than the schedule."""
+
+
+@dataclass(frozen=True)
+class FuzzCell:
+    """What one search is about. `mitigation` is a mitigation, or an image that takes its place.
+
+    `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
+    a mitigation claims nothing without one.
+    """
+
+    mitigation_name: str
+    mitigation: Code
+    engine: Engine
+    scenarios: tuple[Scenario, ...]
+    memory: str | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> Verdict | None:
+        """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
+        if self.without or not isinstance(self.mitigation, type):
+            return None
+        scheme = self.mitigation
+        claims = [scenario.expected(scheme) for scenario in self.scenarios]
+        if "bug" in claims:
+            return "bug"
+        return None if None in claims else "safe"
+
+    def systems(self) -> list[System]:
+        """Return the systems of a mitigation to search. Raises ScenarioError."""
+        scheme = self.mitigation
+        assert isinstance(scheme, type)
+        return [
+            System(scenario, scheme, self.memory or default_memory(scenario), self.mitigation_name, self.without)
+            for scenario in self.scenarios
+        ]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A minimal failing test case, the name of the scenario that it was found in, and where it was saved.
+
+    `unchecked` says why no second process was asked whether a scheme of the user's fails there as well, '' if one was.
+    """
+
+    minimised: Minimised
+    scenario: str
+    message: str
+    path: Path | None
+    new: bool
+    claimed_safe: bool
+    unchecked: str = ""
+
+    @property
+    def how(self) -> str:
+        """How sure it is, in the words of the reports."""
+        return f"{self.minimised.how}, {self.unchecked}" if self.unchecked else self.minimised.how
+
+
+@dataclass
+class FuzzCellResult:
+    """What came of a cell."""
+
+    cell: FuzzCell
+    search: FuzzSearch
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+    minimising_seconds: float = 0.0
+    happened: list[tuple[str, SystemHappened]] = field(default_factory=list)
+    """What happened in the runs of each scenario, by its name."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user ended it before its budget was used up."""
+        return self.search.interrupted
+
+    @property
+    def verdict(self) -> str:
+        """`bug` where one was found; `safe` means that none was found within the budget, no more.
+
+        `vacuous` is where none was found, and something that a scenario is for has happened in no run of it.
+        """
+        if self.findings:
+            return "bug"
+        return "vacuous" if any(one.vacuous for _, one in self.happened) else "safe"
+
+    @property
+    def runs_to_first_bug(self) -> int | None:
+        """Which run failed first, counted from 1."""
+        return self.search.found[0].run if self.search.found else None
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the verdict is the claimed one, and no scenario claimed safe has failed; None without a claim."""
+        if any(finding.claimed_safe for finding in self.findings):
+            return False
+        return None if self.cell.expected is None else self.verdict == self.cell.expected
+
+
+def run_cell(
+    cell: FuzzCell,
+    budget: Budget,
+    seed: int,
+    corpus: Path | None,
+    *,
+    keep_going: bool = False,
+    end: float | None = None,
+    on_search: Callable[[FuzzSearch], None] = lambda search: None,
+    on_minimise: Callable[[str], None] = lambda name: None,
+) -> FuzzCellResult:
+    """Search a cell, minimise and save its findings, and return what came of it.
+
+    `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this cell; findings are
+    saved as the minimiser has got them until then. So they are after Ctrl-C or SIGTERM, which end the search; a second
+    one raises KeyboardInterrupt at once. Raises ScenarioError, ProgramError for a broken mitigation, CorpusError where
+    the corpus cannot be read or written.
+    """
+    if not isinstance(cell.mitigation, type):
+        # imported here: ELF and disassembly are needed for nothing else
+        from fuzzvm.campaigns.image_fuzz import run_image_cell
+
+        return run_image_cell(
+            cell,
+            budget,
+            seed,
+            corpus,
+            keep_going=keep_going,
+            end=end,
+            on_search=on_search,
+            on_minimise=on_minimise,
+        )
+    began = time.monotonic()
+    seeds = seed_runs(corpus)
+    search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
+    result = FuzzCellResult(cell, search)
+    with signals_end(search):
+        systems: list[System] = []
+        with bounded_search(budget.seconds):
+            systems = cell.systems()
+            cell.engine.search(systems, seed, search)
+        result.seconds = search.seconds
+        result.happened = [(system.scenario.name, search.happened.of(system)) for system in systems]
+        searched = time.monotonic()
+        until = minimiser_end(budget, began, end)
+        if search.interrupted:
+            until = min(until or math.inf, searched + MINIMISER_GRACE)
+        for found in search.found:
+            result.findings.append(settle(cell, found, seed, corpus, on_minimise, until=until))
+        result.minimising_seconds = time.monotonic() - searched
+    return result
+
+
+@contextlib.contextmanager
+def bounded_search(seconds: float | None) -> Iterator[None]:
+    """Let a search in the body end after so many seconds, in the middle of a run if need be."""
+    with contextlib.suppress(StoppedError), same_folder(), bounded_by_seconds(seconds):
+        yield
+
+
+def bounded_by_seconds(seconds: float | None) -> contextlib.AbstractContextManager[None]:
+    """Bound the body by the time for a search: it raises StoppedError."""
+    return inside.bounded(StoppedError, name="the time for the search is over", seconds=seconds)
+
+
+def minimiser_end(budget: Budget, began: float, end: float | None) -> float | None:
+    """Return until when findings of a cell are minimised, that was begun then: None for as long as it takes."""
+    if budget.seconds is None:
+        return None
+    until = max(began + budget.seconds, time.monotonic() + MINIMISER_SHARE * budget.seconds)
+    return until if end is None else min(until, end + MINIMISER_GRACE)
+
+
+@contextlib.contextmanager
+def signals_end(search: FuzzSearch) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, or soon, and the second at once.
+
+    An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
+    """
+
+    def end(number: int, frame: object) -> None:
+        if search.interrupted:
+            raise KeyboardInterrupt
+        search.interrupted = True
+        inside.hurry(MINIMISER_GRACE)
+
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread may set handlers; elsewhere whoever owns it decides what a signal does
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...], ...]]]:
+    """Return the runs that a search may begin with: those of a corpus, and of a folder `seeds` beside it."""
+    if corpus is None:
+        return []
+    folders = [folder for folder in (corpus, corpus.parent / "seeds") if any(folder.rglob(f"*{store.SUFFIX}"))]
+    cases = [read(path) for path in store.find(folders)]
+    return [(case.scenario, case.schedule) for case in cases if case.image is None]
+
+
+def settle(
+    cell: FuzzCell,
+    found: Found,
+    seed: int,
+    corpus: Path | None,
+    on_minimise: Callable[[str], None] = lambda name: None,
+    *,
+    steps: int = DEFAULT_BUDGET,
+    max_states: int | None = None,
+    until: float | None = None,
+) -> Finding:
+    """Return what was found, minimised, and saved where there is a corpus.
+
+    `steps`, `max_states` and `until`, by the monotonic clock, bound the minimiser. Raises as `run_cell` does.
+    """
+    system, execution, scheme = found.system, found.execution, cell.mitigation
+    assert isinstance(system, System)
+    assert isinstance(scheme, type)
+    scenario = system.scenario
+    case = TestCase(
+        scenario,
+        cell.mitigation_name,
+        system.memory,
+        execution.schedule,
+        Expectation.of(execution),
+        without=cell.without,
+    )
+    if not replay(case, scheme).as_expected:
+        raise NotReproducibleError(
+            f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
+            f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
+        )
+    unchecked = ""
+    if is_users(scheme):
+        try:
+            differs = replay_differs(case, scheme, until)
+        except StoppedError as bound:
+            differs, unchecked = "", str(bound)
+        if differs:
+            raise NotReproducibleError(
+                f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} fails, and {differs}: "
+                f"{cell.mitigation_name} depends on more than the schedule"
+            )
+    try:
+        minimised = minimise(case, scheme, budget=steps, max_states=max_states, until=until, progress=on_minimise)
+    except DisagreementError as error:
+        if not is_users(scheme):
+            raise
+        raise NotReproducibleError(f"{cell.mitigation_name} depends on more than the schedule: {error}") from error
+    origin = (
+        f"found by {cell.engine.name}, seed {seed}, run {found.run}"
+        + (f", in scenario {scenario.name}" if scenario.name else "")
+        + f"; {minimised.how}"
+        + (f", {unchecked}" if unchecked else "")
+    )
+    minimised = minimised.with_origin(origin)
+    message = execution.failure.message if execution.failure is not None else ""
+    claimed_safe = not cell.without and scenario.expected(scheme) == "safe"
+    if corpus is None:
+        return Finding(minimised, scenario.name, message, None, False, claimed_safe, unchecked)
+    path, new = store.save(minimised.case, corpus)
+    return Finding(minimised, scenario.name, message, path, new, claimed_safe, unchecked)
+
+
+INSISTS = 5
+"""Times the whole budget that a search may take for a bug that is claimed, where the claim is to be confirmed."""
+
+
+class SharedBudget:
+    """A budget that a number of cells share, first come first served.
+
+    Half of it is for the cells in which a bug is claimed, as long as there are others: such a cell ends when it has
+    found one, and must not miss it for want of time. What a cell leaves unused goes to those after it, so those with
+    claims of bugs should come first.
+
+    With `insists`, a cell in which a bug is claimed gets `INSISTS` times the whole time, whatever the others have used:
+    whether the claim is confirmed must not depend on how busy the machine is. To the others it counts as its
+    fair share at most.
+    """
+
+    def __init__(self, budget: Budget, cells: Sequence[FuzzCell], *, insists: bool = False) -> None:
+        self._insists = None if budget.seconds is None or not insists else INSISTS * budget.seconds
+        self._seconds = budget.seconds
+        self._runs = budget.runs
+        self._bugs = sum(cell.expected == "bug" for cell in cells)
+        self._others = len(cells) - self._bugs
+
+    def share(self, cell: FuzzCell) -> Budget:
+        """Return what the next cell may use."""
+        fair = self._fair(cell)
+        return fair if self._insists is None or cell.expected != "bug" else Budget(self._insists, fair.runs)
+
+    def more(self, budget: Budget, result: FuzzCellResult) -> Budget | None:
+        """Return what a cell may use once more that had too little time for a single run; None where it had enough.
+
+        With `insists` only: on a busy machine it may take longer to start an engine than a fair share is.
+        """
+        if self._insists is None or budget.seconds is None or budget.seconds >= self._insists:
+            return None
+        if result.search.runs or result.findings or result.interrupted:
+            return None
+        return Budget(min(self._insists, max(1.0, 4 * budget.seconds)), budget.runs)
+
+    def spend(self, cell: FuzzCell, seconds: float, runs: int) -> None:
+        """Take what a cell has used from what is left for the others."""
+        if self._insists is not None and cell.expected == "bug":
+            seconds = min(seconds, self._fair(cell).seconds or 0.0)
+        if cell.expected == "bug":
+            self._bugs -= 1
+        else:
+            self._others -= 1
+        if self._seconds is not None:
+            self._seconds -= seconds
+        if self._runs is not None:
+            self._runs -= runs
+
+    def _fair(self, cell: FuzzCell) -> Budget:
+        kind, rest = (self._bugs, self._others) if cell.expected == "bug" else (self._others, self._bugs)
+        parts = kind * (2 if rest else 1)
+        seconds = None if self._seconds is None else max(0.0, self._seconds) / parts
+        runs = None if self._runs is None else max(1, self._runs // parts)
+        return Budget(seconds, runs)

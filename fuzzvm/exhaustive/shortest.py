@@ -1,0 +1,241 @@
+"""The shortest run that goes wrong: fewest context switches, then fewest steps, and proof that none is shorter.
+
+A shortest-path search (Dijkstra 1959) over pairs of state and last agent, ordered by (switches, steps). Steps cost
+(0, 1) and (1, 1) only, so a list for each number of switches, and in it one for each number of steps, takes the place
+of a priority queue. Nothing is reduced here: a reduction keeps errors, and not the number of their context switches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzzvm.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.exhaustive.shared import Finding
+from fuzzvm.exhaustive.space import Space, StateBoundError, Way
+from fuzzvm.machine.schedule import Schedule
+
+AGENT_BITS = 6
+_AGENT_MASK = (1 << AGENT_BITS) - 1
+_NOBODY = _AGENT_MASK
+"""The last agent before the first step."""
+
+
+@dataclass(frozen=True)
+class ShortestRun:
+    """What the search found: the schedule (None if no run goes wrong so), and whether nothing was cut.
+
+    With a schedule, `complete` says that it is proven minimal. `states` counts pairs of state and last agent.
+    """
+
+    schedule: Schedule | None
+    finding: Finding | None
+    complete: bool
+    states: int
+    transitions: int
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which findings count: all, or those with this error and function."""
+
+    error: str | None = None
+    function: str | None = None
+
+    def __contains__(self, finding: Finding) -> bool:
+        return self.error in (None, finding.error) and self.function in (None, finding.function)
+
+
+ANY = Wanted()
+
+
+Cost = tuple[int, int]
+"""Context switches and steps, in the order in which runs are compared."""
+Ending = tuple[int, int | None, Way | None]
+"""How a run ends: a pair, and the step after it that goes wrong, if it is a step that does."""
+
+
+class ShortestSearch:
+    """Settles pairs of state and last agent in the order of their cost; `_parents` holds each one's predecessor.
+
+    It ends when no run can be shorter than the best one that it has found.
+    """
+
+    def __init__(self, space: Space, wanted: Wanted, limits: Limits, *, preemptions: bool) -> None:
+        self._space = space
+        self._wanted = wanted
+        self._watch = Watch(limits)
+        self._preemptions = preemptions
+        self._parents: dict[int, int] = {}
+        self.transitions = 0
+        self.best: Cost | None = None
+        self.reached: Cost = (0, 0)
+        """All pairs of a lower cost are settled."""
+        self._last: Ending = (0, None, None)
+        """How the best run ends."""
+
+    @property
+    def states(self) -> int:
+        """Number of pairs settled."""
+        return len(self._parents)
+
+    def run(self, most: int | None) -> bool:
+        """Search the runs with up to `most` switches; return whether that left any out."""
+        assert isinstance(self._space.start, int)
+        start = self._space.start << AGENT_BITS | _NOBODY
+        level: dict[int, list[tuple[int, int]]] = {0: [(start, start)]}
+        switches = 0
+        while level:
+            if most is not None and switches > most:
+                return True
+            following: dict[int, list[tuple[int, int]]] = {}
+            steps = 0
+            while level:
+                # a step costs one, so the next list is nearly always the next number
+                while steps not in level:
+                    steps += 1
+                self.reached = (switches, steps)
+                if self.best is not None and self.reached >= self.best:
+                    return False
+                self._settle(level.pop(steps), switches, steps, level, following)
+            level = following
+            switches += 1
+        return False
+
+    def _settle(
+        self,
+        pairs: list[tuple[int, int]],
+        switches: int,
+        steps: int,
+        level: dict[int, list[tuple[int, int]]],
+        following_level: dict[int, list[tuple[int, int]]],
+    ) -> None:
+        parents = self._parents
+        space = self._space
+        lanes = [(lane.cpu, lane.mask, lane.table, lane.compute) for lane in space.lanes]
+        near: list[tuple[int, int]] = []
+        far: list[tuple[int, int]] = []
+        transitions = 0
+        look = self._watch.next_look
+        for pair, parent in pairs:
+            if pair in parents:
+                continue
+            parents[pair] = parent
+            if len(parents) >= look:
+                self._watch.look(len(parents))
+                look = self._watch.next_look
+            state = pair >> AGENT_BITS
+            last = pair & _AGENT_MASK
+            free = last == _NOBODY or (self._preemptions and not self._can_step(state, last))
+            before = transitions
+            for cpu, mask, table, compute in lanes:
+                key = state & mask
+                entry = table.get(key)
+                if entry is None:
+                    entry = compute(key)
+                if isinstance(entry, int):
+                    if entry:
+                        transitions += 1
+                        target = (state + entry) << AGENT_BITS | cpu
+                        if target not in parents:
+                            (near if free or cpu == last else far).append((target, pair))
+                    continue
+                transitions += len(entry)
+                self._branch(pair, cpu, entry, switches + (not free and cpu != last), steps, near, far, last, free)
+            if space.has_agents:
+                for agent, ways in space.agent_steps(state).items():
+                    transitions += len(ways)
+                    cost = switches + (not free and agent != last)
+                    self._branch(pair, agent, ways, cost, steps, near, far, last, free)
+            if transitions == before:
+                finding = space.ended(state)
+                if finding is not None and finding in self._wanted:
+                    self._found(finding, (switches, steps), (pair, None, None))
+        if near:
+            level.setdefault(steps + 1, []).extend(near)
+        if far:
+            following_level.setdefault(steps + 1, []).extend(far)
+        self.transitions += transitions
+
+    def _branch(
+        self,
+        pair: int,
+        agent: int,
+        ways: tuple[Way, ...],
+        switches: int,
+        steps: int,
+        near: list[tuple[int, int]],
+        far: list[tuple[int, int]],
+        last: int,
+        free: bool,
+    ) -> None:
+        """Take a step that has several ways, or goes wrong."""
+        for way in ways:
+            if way.finding is not None:
+                if way.finding in self._wanted:
+                    self._found(way.finding, (switches, steps + 1), (pair, agent, way))
+                continue
+            target = ((pair >> AGENT_BITS) + way.delta) << AGENT_BITS | agent
+            if target not in self._parents:
+                (near if free or agent == last else far).append((target, pair))
+
+    def _found(self, finding: Finding, cost: Cost, ending: Ending) -> None:
+        if self.best is None or cost < self.best:
+            self.best = cost
+            self._last = ending
+
+    def _can_step(self, state: int, agent: int) -> bool:
+        return any(who == agent for who, _ in self._space.steps(state))
+
+    def result(self) -> tuple[Schedule, Finding]:
+        """Return the best run, and what goes wrong in it."""
+        pair, _, way = self._last
+        finding = way.finding if way is not None else self._space.ended(pair >> AGENT_BITS)
+        assert finding is not None
+        return self.schedule(self._last), finding
+
+    def schedule(self, ending: Ending) -> Schedule:
+        """Return the run that was settled first of those that end so."""
+        pair, agent, way = ending
+        steps = [] if agent is None or way is None else [(agent, *way.choices)]
+        while self._parents[pair] != pair:
+            parent = self._parents[pair]
+            steps.append(self._step_between(parent, pair))
+            pair = parent
+        return tuple(reversed(steps))
+
+    def _step_between(self, parent: int, pair: int) -> tuple[int, ...]:
+        state, target, agent = parent >> AGENT_BITS, pair >> AGENT_BITS, pair & _AGENT_MASK
+        for who, way in self._space.steps(state):
+            if who == agent and way.finding is None and state + way.delta == target:
+                return (agent, *way.choices)
+        raise AssertionError("a settled pair has a step from its parent")
+
+
+def shortest_run(
+    space: Space,
+    limits: Limits,
+    *,
+    wanted: Wanted = ANY,
+    most_switches: int | None = None,
+    preemptions: bool = False,
+) -> ShortestRun:
+    """Return the run that goes wrong as wanted with fewest context switches, then fewest steps.
+
+    `most_switches` bounds the switches. With `preemptions` only those switches count, in bound and order, at which the
+    last agent could have gone on (Musuvathi and Qadeer, PLDI 2007, section 2).
+    """
+    if isinstance(space.start, Finding):
+        hit = space.start in wanted
+        return ShortestRun(() if hit else None, space.start if hit else None, True, 1, 0)
+    run = ShortestSearch(space, wanted, limits, preemptions=preemptions)
+    stopped = ""
+    try:
+        if run.run(most_switches):
+            stopped = f"--{'preemptions' if preemptions else 'switches'} {most_switches} reached"
+    except (StoppedError, StateBoundError) as bound:
+        stopped = str(bound)
+    if run.best is None:
+        return ShortestRun(None, None, not stopped, run.states, run.transitions, stopped)
+    schedule, finding = run.result()
+    return ShortestRun(schedule, finding, not stopped, run.states, run.transitions, stopped)

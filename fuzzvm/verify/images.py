@@ -1,0 +1,130 @@
+"""Verdicts on the compiled functions of a kernel image: a scenario's calls, made of the image's own code.
+
+What is asked is in `compiled.run.links`: nobody uses what has been freed, no table is freed while an entry leads to it,
+none is lost, no lock is held at the end, and no BUG() or WARN() is reached. The oracles of the kernel model that follow
+mappings, W+X and TLBs are not asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from fuzzvm.compiled.image import Image
+from fuzzvm.compiled.run.environment import Boundary
+from fuzzvm.compiled.run.task import CompiledTask
+from fuzzvm.exhaustive import Verdict, verify
+from fuzzvm.exhaustive.deadline import Deadline
+from fuzzvm.exhaustive.space import Space
+from fuzzvm.images.calls import image_task, why_not
+from fuzzvm.kernel.cover_points import PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
+from fuzzvm.machine.ops import Await, Free, Load, Operation, Rmw, object_of
+from fuzzvm.machine.task import settled
+from fuzzvm.scenario.calls import CallFunction
+from fuzzvm.scenario.purpose import purpose
+from fuzzvm.scenario.scenario import Scenario, race
+from fuzzvm.verify.matrix import Bounds, memories
+
+FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
+"""Cover points that are read off compiled code; the others of a scenario's purpose are not asked for."""
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """A scenario of an image under a memory model: its verdict, and the task in which its schedule is one.
+
+    `ran` are the addresses of the instructions that its CPUs ran in some schedule that was explored.
+    """
+
+    scenario: Scenario
+    memory: str
+    verdict: Verdict
+    task: CompiledTask
+    ran: frozenset[int] = frozenset()
+
+
+def runnable(image: Image, scenarios: list[Scenario]) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
+    """Return the scenarios that an image can run, and the others with the reason of each."""
+    reasons = [(scenario, why_not(image, scenario)) for scenario in scenarios]
+    return [one for one, why in reasons if not why], [(one, why) for one, why in reasons if why]
+
+
+def cells(scenarios: list[Scenario], memory: str | None) -> Iterator[tuple[Scenario, str]]:
+    """Yield each scenario with a memory model: that one, or that of its architecture and all stronger ones."""
+    for scenario in scenarios:
+        for name in memories(scenario) if memory is None else [memory]:
+            yield scenario, name
+
+
+def verify_image(
+    image: Image, scenario: Scenario, memory: str, bounds: Bounds, boundary: Mapping[str, Boundary] | None = None
+) -> ImageRun:
+    """Explore every schedule of a scenario whose calls are made of an image's functions.
+
+    `boundary` are functions that the user states. Raises what `image_task` and `verify` raise; ProgramError names what
+    the image needs and is not supported.
+    """
+    deadline = Deadline(bounds.limits)
+    limit = bounds.limits.max_seconds
+    task = image_task(image, scenario, memory, boundary)
+    task = task.learned(until=None if limit is None else time.monotonic() + limit)
+
+    def verified(task: CompiledTask) -> tuple[Verdict, frozenset[str]]:
+        met: list[frozenset[str]] = []
+        verdict = verify(
+            task,
+            deadline.left(),
+            preemptions=bounds.preemptions,
+            reduce=bounds.reduce,
+            explored=lambda space: met.append(_met(task, scenario, space)),
+        )
+        return verdict, met[0] if met else frozenset()
+
+    task, (verdict, happened) = settled(task, verified)
+    ran = task.has_run()
+    wanted = purpose(scenario.anonymous()) | _of_functions(scenario)
+    missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()
+    verdict = replace(verdict, met=happened, missing=missing, seconds=deadline.seconds)
+    return ImageRun(scenario, memory, verdict, task, ran)
+
+
+def _of_functions(scenario: Scenario) -> frozenset[str]:
+    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees."""
+    functions = scenario.cpus_with(lambda call: isinstance(call, CallFunction))
+    promotions = scenario.cpus_with(lambda call: call.may_promote(scenario.geometry()))
+    return frozenset(FOLLOWED) if race(functions, promotions) else frozenset()
+
+
+def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:
+    """Return which of the points that are followed happen in some schedule that was explored."""
+    freed: set[int] = set()
+    freed_by_vmap: set[int] = set()
+    walked: set[int] = set()
+    for cpu, automaton in enumerate(space.automata):
+        calls = scenario.cpus[cpu]
+        promotes = any(call.may_promote(scenario.geometry()) for call in calls)
+        walks = any(call.walks or isinstance(call, CallFunction) for call in calls)
+        for node in automaton.nodes:
+            if not node.edges:
+                continue
+            match node.op:
+                case Free(address):
+                    freed.add(object_of(address))
+                    if promotes:
+                        freed_by_vmap.add(object_of(address))
+                case Load() | Rmw() | Await() as op if walks:
+                    walked.add(_object(op))
+    boot = task.environment.memory.boot_objects
+    tables = {number for number in freed if number >= boot}
+    met = {TABLE_FREED} if tables else set[str]()
+    if tables & freed_by_vmap:
+        met.add(PROMOTION)
+    if tables & walked:
+        met.add(WALKED_TABLE_FREED)
+    return frozenset(met)
+
+
+def _object(op: Operation) -> int:
+    assert isinstance(op, Load | Rmw | Await)
+    return object_of(op.address)

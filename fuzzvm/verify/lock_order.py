@@ -1,0 +1,46 @@
+"""The order of locks, over all schedules: a search that has found nothing may have seen orders that close a cycle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fuzzvm.exhaustive import Limits, Verdict, verify
+from fuzzvm.scenario.system import System
+from fuzzvm.verify.determinism.verified import OnExplored
+
+
+def verify_with_lock_order(
+    system: System,
+    limits: Limits,
+    *,
+    preemptions: int | None = None,
+    reduce: bool = True,
+    explored: OnExplored,
+) -> Verdict:
+    """Return what `verify` says of a system, `safe` only if no run takes its locks in orders that close a cycle."""
+    verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
+    return with_lock_order(system, verdict, limits)
+
+
+def with_lock_order(system: System, verdict: Verdict, limits: Limits) -> Verdict:
+    """Return a verdict that is `safe` only if no run takes its locks in orders that close a cycle.
+
+    The orders that programs take locks in cost the search that found the verdict nothing. Where those of all runs
+    together close a cycle, a second search within `limits` remembers which of them a run has taken: the verdict is
+    lock-order, with a schedule of its own, where one run takes all of them. Where no run does, the first verdict
+    stands; where that was not seen to the end, it is not complete.
+    """
+    order = system.lock_order
+    if verdict.verdict != "safe":
+        return verdict
+    order.watched = order.in_cycles()
+    if not order.watched:
+        return verdict
+    try:
+        # no reduction knows what the oracles remember of orders
+        found = verify(system, limits, reduce=False)
+    finally:
+        order.watched = frozenset()
+    if found.verdict == "bug":
+        return found
+    return verdict if found.complete else replace(verdict, complete=False, stopped=found.stopped)
