@@ -214,7 +214,9 @@ def main() -> int:
     for room in ROOMS:
         if failed := noticed(room, ROOMS[room][0], seconds, full=False):
             raise SystemExit(f"{room}: {failed}, without a mutant")
-        for name, number, word in drawn(room, asked.each, asked.seed):
+    # a mutant of each room in turn, so that a run that is cut off says something of all
+    for together in zip(*(drawn(room, asked.each, asked.seed) for room in ROOMS), strict=True):
+        for room, (name, number, word) in zip(ROOMS, together, strict=True):
             if (name, number, word) not in known:
                 done.append(one := tried(room, name, number, word, seconds))
                 with asked.out.open("a", encoding="utf-8") as out:
