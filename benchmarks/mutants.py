@@ -30,16 +30,14 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "machine": ("fuzzvm/machine",),
     "kernel": ("fuzzvm/kernel",),
-    "explore": ("fuzzvm/explore/automaton", "fuzzvm/explore/exhaustive", "fuzzvm/explore/strategies"),
+    "search": ("fuzzvm/exhaustive", "fuzzvm/runs/strategies"),
 }
 BESIDE = {
-    "machine": ("tests/machine", "tests/litmus", "tests/kernel", "tests/mitigations", "tests/explore"),
-    "kernel": ("tests/kernel", "tests/scenario", "tests/mitigations", "tests/explore", "tests/corpus"),
-    "explore": ("tests/explore", "tests/machine", "tests/mitigations", "tests/corpus"),
+    "machine": ("tests/machine", "tests/litmus", "tests/kernel", "tests/mitigations", "tests/exhaustive"),
+    "kernel": ("tests/kernel", "tests/scenario", "tests/mitigations", "tests/exhaustive", "tests/corpus"),
+    "search": ("tests/exhaustive", "tests/runs", "tests/machine", "tests/mitigations", "tests/corpus"),
 }
 """The tests that are run for a mutant of a room, after those that are named like its module."""
-LEFT_OUT = ("tests/explore/campaigns", "tests/explore/cluster", "tests/explore/compare")
-"""They start processes and take long, and are about other code."""
 TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -170,7 +168,7 @@ def noticed(room: str, name: str, seconds: tuple[int, int], *, full: bool) -> st
     one_test, all_tests = seconds
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no"]
     command += ["-o", f"faulthandler_timeout={one_test}", "-o", "faulthandler_exit_on_timeout=true"]
-    command += [f"--ignore={folder}" for folder in LEFT_OUT] + (["--full"] if full else []) + tests_of(room, name)
+    command += [*(["--full"] if full else []), *tests_of(room, name)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     try:
         done = subprocess.run(

@@ -23,8 +23,7 @@ from typing import Any
 import click
 
 from fuzzvm.corpus.format import Expectation, TestCase
-from fuzzvm.explore.exhaustive import verify
-from fuzzvm.explore.matrix import Cell, cells
+from fuzzvm.exhaustive import verify
 from fuzzvm.export.errors import ExportError
 from fuzzvm.export.promela import promela
 from fuzzvm.machine.errors import (
@@ -37,6 +36,7 @@ from fuzzvm.machine.errors import (
 )
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
+from fuzzvm.verify.matrix import Cell, cells
 
 MAX_STATES = 30_000
 DEPTH = 1_000_000

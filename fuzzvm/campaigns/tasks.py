@@ -20,9 +20,9 @@ from fuzzvm.campaigns import check
 from fuzzvm.campaigns.guilty import GuiltyPair, guilty_pair
 from fuzzvm.campaigns.plain import bounded_search
 from fuzzvm.corpus.format import TestCase
+from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ProgramError, ScheduleError
 from fuzzvm.machine.execution import Execution
-from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry
 from fuzzvm.runs import engines
 from fuzzvm.runs.coverage import InterleavingCoverage, Pair

@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 from fuzzvm.certificate.keys import Keys
+from fuzzvm.machine.blame import not_an_operation, program_error
 from fuzzvm.machine.errors import ModelError, ProgramError
-from fuzzvm.machine.machine import not_an_operation, program_error
 from fuzzvm.machine.ops import Annotation, Operation, Value
 from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, LocalState, Place, Program, endless
 from fuzzvm.machine.program import Keys as ProgramKeys

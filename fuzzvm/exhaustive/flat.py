@@ -13,7 +13,6 @@ from fuzzvm.exhaustive.automaton import Automaton, Edge, Node, Values
 from fuzzvm.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import blockers_of
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
     Address,
@@ -32,6 +31,7 @@ from fuzzvm.machine.ops import (
     succeeds,
 )
 from fuzzvm.machine.renaming import Renaming
+from fuzzvm.machine.stuck import blockers_of
 from fuzzvm.machine.task import Task
 
 Cells = tuple[int, ...]

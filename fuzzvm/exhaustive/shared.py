@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 from fuzzvm.exhaustive.automaton import Edge, Node
 from fuzzvm.machine.errors import Failure, ModelError
-from fuzzvm.machine.machine import stuck_error
 from fuzzvm.machine.ops import Address
+from fuzzvm.machine.stuck import stuck_error
 
 
 class Finding(NamedTuple):

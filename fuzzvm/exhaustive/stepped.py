@@ -17,7 +17,7 @@ from fuzzvm.exhaustive.needs import Assumed
 from fuzzvm.exhaustive.shared import Finding, Outcome, finding_of
 from fuzzvm.machine.allocator import Allocator
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import MEMORY_ALONE, Machine, blockers_of
+from fuzzvm.machine.machine import MEMORY_ALONE, Machine
 from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Unfinished
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
@@ -35,6 +35,7 @@ from fuzzvm.machine.ops import (
     Store,
     Tlbi,
 )
+from fuzzvm.machine.stuck import blockers_of
 from fuzzvm.machine.task import Task
 
 _ACCESSES = (Load, Await, Store, Rmw)

@@ -22,9 +22,9 @@ from typing import Any
 from fuzzvm.kernel.errors import SLEEP_IN_ATOMIC
 from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.pgtable import TableLabel
+from fuzzvm.machine.blame import executing_error
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.machine import executing_error
 from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Operation, Rmw, Steps, Value
 from fuzzvm.machine.program import Keys, LocalState
 from fuzzvm.machine.rewrite import Rewrite

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fuzzvm.machine.blame import executing_error, program_error
 from fuzzvm.machine.errors import Failure, ModelError, ScheduleError
-from fuzzvm.machine.machine import EXECUTE, Machine, executing_error, program_error
+from fuzzvm.machine.machine import EXECUTE, Machine
 from fuzzvm.machine.memory import Choose
 from fuzzvm.machine.ops import OFFSET_BITS, Address, Await, Fetch, Load, Rmw, Store, Value
 from fuzzvm.machine.schedule import Schedule, Step

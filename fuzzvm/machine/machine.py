@@ -6,26 +6,23 @@ further way to go on is asked of the caller. The same answers give the same run,
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Hashable, Sequence
-from operator import index
-from types import GeneratorType
 from typing import Any, TypeVar
 
 from fuzzvm.machine.allocator import Allocation, Allocator
+from fuzzvm.machine.blame import bad_operation, executing_error, not_an_operation, program_error
 from fuzzvm.machine.errors import (
-    DEADLOCK,
     NO_PROGRESS,
     USE_AFTER_FREE_READ,
     USE_AFTER_FREE_WRITE,
     Failure,
     ModelError,
     ProgramError,
-    StoppedError,
 )
 from fuzzvm.machine.generators import as_program
 from fuzzvm.machine.memory import Choose, MemoryModel
 from fuzzvm.machine.ops import (
+    MAY_WAIT,
     OFFSET_BITS,
     Address,
     Alloc,
@@ -48,13 +45,13 @@ from fuzzvm.machine.ops import (
 )
 from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Program, endless
 from fuzzvm.machine.property import Observer
+from fuzzvm.machine.stuck import blockers_of, stuck_error
 from fuzzvm.machine.trace import TraceStep
 from fuzzvm.machine.wellformed import wrong_with
-from fuzzvm.supervision import stopping, user_code
+from fuzzvm.supervision import stopping
 
 T = TypeVar("T")
 
-_MAY_WAIT = (Await, Rmw)
 ENDLESS_PROBES = 64
 """Steps for which a hook is followed that has not come to an end."""
 NO_LOCATION = "there is no such location"
@@ -279,7 +276,7 @@ class Machine:
 
     def blocked(self, cpu: int, op: Operation | None) -> bool:
         """Return whether an operation of a CPU waits for what does not hold now."""
-        if isinstance(op, _MAY_WAIT) and op.when is not None:
+        if isinstance(op, MAY_WAIT) and op.when is not None:
             return not op.when(self.memory.visible(cpu, op.address))
         return False
 
@@ -535,108 +532,3 @@ EXECUTE: dict[type, Callable[[Machine, int, Any, Choose], Any]] = {
 
 MEMORY_ALONE = frozenset({Fence, Fetch, CacheMaintenance, Tlbi, InterruptAll})
 """Operations that memory executes by itself, with nothing for objects and observers to do."""
-
-
-def stuck_error(edges: dict[int, tuple[int, ...]], stacks: dict[int, tuple[str, ...]]) -> tuple[ModelError, int]:
-    """Return what is wrong where no CPU can step, and the CPU to name; `edges` says whom each one waits for."""
-    cycle = find_cycle(edges)
-    if cycle:
-        following = [*cycle[1:], cycle[0]]
-        waits = zip(cycle, following, strict=True)
-        where = ", ".join(f"CPU {cpu} in {stacks[cpu][0]} waits for CPU {other}" for cpu, other in waits)
-        return ModelError(DEADLOCK, where), cycle[0]
-    cpu = min(edges)
-    return ModelError(NO_PROGRESS, f"CPU {cpu} waits in {stacks[cpu][0]} and nobody is left to end the wait"), cpu
-
-
-def find_cycle(edges: dict[int, tuple[int, ...]]) -> list[int]:
-    """Return the nodes of one cycle of a graph, in order, or nothing; the same one for the same graph."""
-
-    def visit(path: list[int]) -> list[int]:
-        for following in edges.get(path[-1], ()):
-            if following in path:
-                return path[path.index(following) :]
-            if cycle := visit([*path, following]):
-                return cycle
-        return []
-
-    for start in sorted(edges):
-        if cycle := visit([start]):
-            return cycle
-    return []
-
-
-def program_error(error: BaseException) -> BaseException:
-    """Return what to raise in the place of what a program, or what sets one up, has raised: a ProgramError.
-
-    It names the innermost line of the user's code: a mitigation's, where one is involved. What stands for Ctrl-C or a
-    bound, or is a ProgramError already, is returned as it is.
-    """
-    if user_code.is_interrupt(error) or isinstance(error, ProgramError) or is_bound(error):
-        return error
-    place = user_code.place_in(error)
-    if place is None:
-        if isinstance(error, MemoryError):
-            # a search knows what to do about it
-            return error
-        frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-        place = frame.f_code.co_filename, line, ""
-    return ProgramError(user_code.said_by(error), *place[:2])
-
-
-def is_bound(error: BaseException) -> bool:
-    """Return whether an exception stands for a bound that was reached; user code may raise one, too."""
-    return isinstance(error, StoppedError) and not user_code.raised_by_user(error)
-
-
-def blamed(error: BaseException) -> BaseException:
-    """Return a ProgramError in the place of what came through code of the user, and any other exception as it is.
-
-    For what user code can raise where it is not run as a program: a class attribute, a comparison.
-    """
-    of_fuzzvm = type(error).__module__.startswith("fuzzvm.")
-    if is_bound(error) or (of_fuzzvm and not isinstance(error, StoppedError)):
-        return error
-    return error if user_code.place_in(error) is None else program_error(error)
-
-
-def executing_error(program: Program, op: Operation | None, error: BaseException) -> BaseException:
-    """Return what to raise in the place of what came of executing an operation, at which a program stands.
-
-    The functions that it carries are the user's: an update, a condition. One that is built in, or takes another number
-    of arguments, fails in no line of the user's: the hook's line that yielded it is named. What else is raised is not
-    of the program.
-    """
-    if not isinstance(op, _MAY_WAIT):
-        return error
-    if user_code.place_in(error) is not None:
-        return program_error(error)
-    of_fuzzvm = type(error).__module__.startswith("fuzzvm.")
-    if of_fuzzvm or isinstance(error, MemoryError) or user_code.is_interrupt(error):
-        return error
-    hook = program.hook()
-    return error if hook is None else ProgramError(user_code.said_by(error), hook.place.filename, hook.place.line)
-
-
-def blockers_of(op: Await | Rmw, value: Value) -> tuple[int, ...]:
-    """Return the CPUs that an operation waits for, given the value of its location.
-
-    Raises what its condition raises, and TypeError where that returns anything but numbers.
-    """
-    return () if op.when is None else tuple([index(cpu) for cpu in op.when.blocked_by(value)])
-
-
-def not_an_operation(program: Program, op: object) -> ProgramError:
-    """Return what to raise where a program yielded something else; it names the innermost function's place."""
-    _, filename, line = program.place()
-    if isinstance(op, GeneratorType):
-        return ProgramError(
-            f"yielded {op.gi_code.co_name}(), which is a generator: `yield from` runs it", filename, line
-        )
-    return ProgramError(f"yielded {user_code.shown(op)}, which is no operation", filename, line)
-
-
-def bad_operation(program: Program, op: object, wrong: str) -> ProgramError:
-    """Return what to raise where a program yielded an operation that cannot be executed; as `not_an_operation`."""
-    _, filename, line = program.place()
-    return ProgramError(f"yielded {user_code.shown(op)}: {wrong}", filename, line)

@@ -257,3 +257,6 @@ def succeeds(op: Rmw, old: Value) -> bool:
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Operation | Annotation, Any, T]
 """A function of a CPU's program: yields operations, gets their responses, returns a T."""
+
+MAY_WAIT = (Await, Rmw)
+"""Operations that may carry a condition, and wait until it holds."""

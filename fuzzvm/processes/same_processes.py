@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fuzzvm.machine.machine import blamed
+from fuzzvm.machine.blame import blamed
 from fuzzvm.processes.interrupts import interrupts_deferred
 from fuzzvm.processes.worker_process import WorkerProcess
 from fuzzvm.supervision.channel import LOOK_SECONDS, resident_of

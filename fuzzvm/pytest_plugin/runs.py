@@ -18,8 +18,8 @@ from fuzzvm.exhaustive import Limits, Verdict
 from fuzzvm.exhaustive.limits import bounded_by
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ProgramError, StoppedError
-from fuzzvm.machine.machine import blamed
 from fuzzvm.mitigations import registry
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.report.story import tell

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.kernel.locking.lock import held_by
-from fuzzvm.machine.machine import Machine, find_cycle
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Await, Rmw
+from fuzzvm.machine.stuck import find_cycle
 from fuzzvm.machine.trace import TraceStep
 
 

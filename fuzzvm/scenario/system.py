@@ -17,8 +17,9 @@ from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.page_table_property import PageTableProperty
 from fuzzvm.kernel.pgtable import table_pointed_to
 from fuzzvm.machine import memory as memory_models
+from fuzzvm.machine.blame import program_error
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.machine import Machine, program_error
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Steps
 from fuzzvm.machine.program import Program
 from fuzzvm.machine.task import Task

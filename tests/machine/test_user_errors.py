@@ -10,10 +10,11 @@ import pytest
 
 from fuzzvm.exhaustive.automaton import Automaton, Values
 from fuzzvm.exhaustive.automaton.automaton import ENDLESS_IN_HOOK, ENDLESS_RESPONSES
+from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ModelError, ProgramError, StoppedError, UnkeyableError
 from fuzzvm.machine.execution import MAX_STEPS, execute
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.machine import Machine, blamed
+from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.memory.sc import SequentialConsistency
 from fuzzvm.machine.ops import Annotation, Load, Rmw, Steps
 from fuzzvm.machine.program import MAX_ANNOTATIONS, Hook

@@ -19,9 +19,9 @@ import pytest
 
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import read
+from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ProgramError, StoppedError
 from fuzzvm.machine.execution import execute
-from fuzzvm.machine.machine import blamed
 from fuzzvm.machine.ops import Load, Steps
 from fuzzvm.supervision import inside, user_code
 from fuzzvm.supervision.call import call

@@ -75,7 +75,7 @@ import sys; sys.path.insert(0, {str(tmp_path)!r})
 from fuzzvm.supervision import inside
 import mine
 from fuzzvm.machine.errors import Failure
-from fuzzvm.machine.machine import find_cycle
+from fuzzvm.machine.stuck import find_cycle
 
 class Edges(dict):
     def get(self, *_): mine.hook()

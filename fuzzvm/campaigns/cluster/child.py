@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from fuzzvm.campaigns.cluster.outcomes import Outcome, Raised, Refused, Returned
 from fuzzvm.campaigns.cluster.session import Session
 from fuzzvm.exhaustive.limits import limit_process
-from fuzzvm.machine.machine import blamed
+from fuzzvm.machine.blame import blamed
 from fuzzvm.mitigations import registry, sent_files
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.channel import Channel

@@ -24,9 +24,9 @@ from fuzzvm.compiled.run.links import table_of
 from fuzzvm.compiled.run.private import CpuMemory
 from fuzzvm.compiled.run.translate import Exclusive, inserted, operation_of, part, shift_of
 from fuzzvm.compiled.run.units import Unit
+from fuzzvm.machine.blame import bad_operation, not_an_operation
 from fuzzvm.machine.errors import NO_PROGRESS, ModelError, OutdatedProgramError, ProgramError
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.machine import bad_operation, not_an_operation
 from fuzzvm.machine.ops import (
     OFFSET_BITS,
     Address,

@@ -11,8 +11,8 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from fuzzvm.exhaustive.automaton.keys import Values
+from fuzzvm.machine.blame import bad_operation, executing_error, not_an_operation, program_error
 from fuzzvm.machine.errors import ModelError, ProgramError, UnkeyableError, UnkeyableValueError
-from fuzzvm.machine.machine import bad_operation, executing_error, not_an_operation, program_error
 from fuzzvm.machine.ops import Annotation, Operation
 from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Program, endless
 from fuzzvm.machine.wellformed import wrong_with

@@ -39,8 +39,8 @@ def main() -> None:
     try:
         _fuzz(json.loads(sys.stdin.readline()), messages)
     except BaseException as raised:  # noqa: BLE001 - user code may raise anything, also where it is loaded
+        from fuzzvm.machine.blame import blamed
         from fuzzvm.machine.errors import ProgramError
-        from fuzzvm.machine.machine import blamed
 
         error = blamed(raised)
         if isinstance(error, ProgramError):

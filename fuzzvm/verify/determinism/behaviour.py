@@ -14,7 +14,7 @@ from typing import Any
 from fuzzvm.kernel.arch import Architecture
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.machine.machine import is_bound
+from fuzzvm.machine.blame import is_bound
 from fuzzvm.machine.ops import Annotation, Await, Operation, Rmw
 from fuzzvm.supervision import user_code
 from fuzzvm.verify.determinism.text import text_of

@@ -12,10 +12,10 @@ from typing import Any
 
 import fuzzvm
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.blame import is_bound
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.execution import InTurn, execute
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.machine import is_bound
 from fuzzvm.machine.ops import Annotation, Operation
 from fuzzvm.mitigations.stacked import HOOKS, overrides
 from fuzzvm.scenario.system import System
