@@ -21,7 +21,7 @@ from fuzzvm.bench.depth import depth_bounds, median_runs, walk_chance
 from fuzzvm.bench.records import Records
 from fuzzvm.bench.result import Note, Result, WantedRatio
 from fuzzvm.mitigations import registry
-from fuzzvm.processes.calls import call_all, cores
+from fuzzvm.processes.parallel import call_all, cores
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget, FuzzSearch
 from fuzzvm.scenario import shipped

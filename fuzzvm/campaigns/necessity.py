@@ -15,7 +15,7 @@ from fuzzvm.campaigns.plain import Finding, FuzzCell, bounded_search, minimiser_
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
-from fuzzvm.processes.calls import call_all
+from fuzzvm.processes.parallel import call_all
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget, Found, FuzzSearch
 from fuzzvm.scenario import ordering_points

@@ -51,7 +51,7 @@ from fuzzvm.files.reading import read_text
 from fuzzvm.files.writing import write
 from fuzzvm.machine.schedule import format_schedule
 from fuzzvm.mitigations import registry
-from fuzzvm.processes.calls import cores
+from fuzzvm.processes.parallel import cores
 from fuzzvm.verify.matrix import Cell
 
 FOUND = "found before the journal was rebuilt"

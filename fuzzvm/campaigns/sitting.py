@@ -19,7 +19,7 @@ from fuzzvm.campaigns.run import Campaign, State, TaskExecutor, first_signal_end
 from fuzzvm.campaigns.settings import Settings, Written
 from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask, perform
 from fuzzvm.files.shell import word
-from fuzzvm.processes.calls import cores
+from fuzzvm.processes.parallel import cores
 from fuzzvm.scenario.system import default_memory
 from fuzzvm.verify.matrix import Cell
 

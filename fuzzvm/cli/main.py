@@ -1,7 +1,7 @@
 """The `fuzzvm` command: finds its commands, and turns what is wrong into one line and an exit status.
 
-0: no bug, or all as expected. 1: a bug, or not as expected. 2: usage, bad input, or a failure of user code or of
-fuzzvm. 130: ended by Ctrl-C.
+0: no bug, or all as expected; a bug that a scheme is documented to have is expected. 1: any other bug, or none where
+one is expected. 2: usage, bad input, or a failure of user code or of fuzzvm. 130: ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fuzzvm.supervision import inside, user_code
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 no bug or all as expected, 1 a bug or not as expected, 2 usage or bad input.",
+    epilog="Exit status: 0 no bug or all as documented, 1 a bug or not as documented, 2 usage or bad input.",
 )
 @click.version_option(fuzzvm.__version__, prog_name="fuzzvm")
 def cli() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fuzzvm.cli.executor import Address, connected
 from fuzzvm.exhaustive.limits import limit_process
 from fuzzvm.exhaustive.memory_use import available_memory, resident
-from fuzzvm.processes.calls import cores
+from fuzzvm.processes.parallel import cores
 from fuzzvm.supervision import inside
 from fuzzvm.verify.matrix import Bounds, Cell, VerifiedCell, verify_all
 
@@ -47,6 +47,7 @@ class Where:
             jobs = max(1, min(jobs, left // LEAST))
             share = left // jobs
         bounds = replace(bounds, limits=replace(bounds.limits, max_memory=share, pooled_memory=total))
+        # a command always runs under a supervisor, so that even one cell is verified in a process of its own
         return verify_all(cells, bounds, jobs)
 
     def _there(self, cells: Sequence[Cell], bounds: Bounds) -> Running:

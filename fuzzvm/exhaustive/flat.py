@@ -123,6 +123,7 @@ class FlatShared:
                     value = self._values[old]
                     new = self._values.number(op.update(value)) if succeeds(op, value) else old
                 cells = self._written(cells, address, new)
+                # number 0 is what a run begins with, which no write changes: see Property.initial
                 if (remembered or self._hardware) and object_of(address) in watched:
                     remembered = self._wrote(cpu, cells, heap, remembered, address, old, new)
                 if kind is Store:

@@ -114,7 +114,9 @@ class Property:
     """What must hold of the runs of one task. This one asks nothing: what fails is what machine and programs refuse."""
 
     initial: Hashable = ()
-    """What is remembered when a run begins."""
+    """What is remembered when a run begins. While nothing else is, a write must change nothing of it and be no error,
+    unless `hardware` is watched: the search under sequential consistency does not report it then.
+    """
     hardware: bool = False
     """Whether it depends on what TLBs and walk caches may hold, and so on barriers and invalidations."""
 

@@ -1,6 +1,6 @@
 """Calls in several processes of this machine, each of them watched.
 
-    calls            the way in: `call_all` makes calls that do not depend on each other
+    parallel         the way in: `call_all` makes calls that do not depend on each other
     same_processes   processes that stay for the calls after them
     worker_process   one such process
     interrupts       Ctrl-C while processes are started

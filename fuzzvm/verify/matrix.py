@@ -19,7 +19,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.execution import Execution
 from fuzzvm.mitigations import registry
-from fuzzvm.processes.calls import Caller, call_all
+from fuzzvm.processes.parallel import Caller, call_all
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from fuzzvm.verify.determinism.asked import Driving

@@ -1,4 +1,4 @@
-"""`processes.calls.call_all` on a cluster."""
+"""`processes.parallel.call_all` on a cluster."""
 
 from __future__ import annotations
 

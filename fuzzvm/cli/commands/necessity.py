@@ -26,7 +26,7 @@ from fuzzvm.corpus.command import command
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.mitigations import registry
-from fuzzvm.processes.calls import cores
+from fuzzvm.processes.parallel import cores
 from fuzzvm.runs.engines import Budget
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.scenario import Scenario

@@ -1,4 +1,7 @@
-"""Sequential consistency (Lamport 1979): one memory, each operation takes effect at once and everywhere."""
+"""Sequential consistency (Lamport 1979): one memory, each operation takes effect at once and everywhere.
+
+Machines run on this. The exhaustive search does the same on numbers of values: `fuzzvm/exhaustive/flat.py`.
+"""
 
 from __future__ import annotations
 
