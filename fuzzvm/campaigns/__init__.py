@@ -8,6 +8,7 @@
     split       which task is next
     journal     what is kept on disk, with rows, commits, folder, settings, own_code, integrity
     recover     goes on from a damaged folder, with replays, salvage, guilty
+    signals     what Ctrl-C does to a search
     sitting     begins a campaign, or goes on with one; status reads one from outside
 
 Nothing is lost when a worker of a campaign that lasts is killed. Why it is cut so: docs/decisions/0011-campaigns.md.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fuzzvm.campaigns.signals import first_signal_ends
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import replay
@@ -208,29 +207,9 @@ def minimiser_end(budget: Budget, began: float, end: float | None) -> float | No
     return until if end is None else min(until, end + MINIMISER_GRACE)
 
 
-@contextlib.contextmanager
-def signals_end(search: FuzzSearch) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the search where it stands between two runs, or soon, and the second at once.
-
-    An exception in the middle of whatever runs would not do: libraries swallow it in their own callbacks.
-    """
-
-    def end(number: int, frame: object) -> None:
-        if search.interrupted:
-            raise KeyboardInterrupt
-        search.interrupted = True
-        inside.hurry(MINIMISER_GRACE)
-
-    if threading.current_thread() is not threading.main_thread():
-        # only the main thread may set handlers; elsewhere whoever owns it decides what a signal does
-        yield
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def signals_end(search: FuzzSearch) -> contextlib.AbstractContextManager[None]:
+    """Let the first signal end a search between two runs, or soon in the middle of one."""
+    return first_signal_ends(search, first=lambda: inside.hurry(MINIMISER_GRACE))
 
 
 def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...], ...]]]:

@@ -8,8 +8,6 @@ finding that was reported and is gone.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -408,32 +406,3 @@ class Campaign:
                 self._sampled = now
                 self._journal.sample(self.state.runs, self.state.pairs, self.state.findings)
             self._journal.commit()
-
-
-def first_signal_ends(state: State, kill: Callable[[], object]) -> Callable[[], None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP set `state.interrupted`, and the second end the process at once.
-
-    `kill` ends its workers. Returns a function that puts things back as they were. Outside the main thread, nothing
-    happens: whoever owns that decides.
-    """
-
-    def end(number: int, frame: object) -> None:
-        if state.interrupted:
-            kill()
-            raise KeyboardInterrupt
-        state.interrupted = True
-
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    before = {
-        number: signal.signal(number, end)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # nohup and the like have said that it is not to end
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-    }
-
-    def undo() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    return undo

@@ -15,8 +15,9 @@ from fuzzvm.campaigns.folder import Folder, full_disk
 from fuzzvm.campaigns.journal import SETTLED, Journal
 from fuzzvm.campaigns.local import LocalExecutor
 from fuzzvm.campaigns.plain import FuzzCell
-from fuzzvm.campaigns.run import Campaign, State, TaskExecutor, first_signal_ends
+from fuzzvm.campaigns.run import Campaign, State, TaskExecutor
 from fuzzvm.campaigns.settings import Settings, Written
+from fuzzvm.campaigns.signals import first_signal_ends
 from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask, perform
 from fuzzvm.files.shell import word
 from fuzzvm.processes.parallel import cores
@@ -131,11 +132,8 @@ def _sit(
             folder.sweep(row.file for row in journal.failing(SETTLED))
             executor = start(settings)
         campaign = Campaign(folder, settings, journal, executor)
-        undo = first_signal_ends(campaign.state, lambda: executor.close(0))
-        try:
+        with first_signal_ends(campaign.state, second=lambda: executor.close(0)):
             campaign.run(on_progress)
-        finally:
-            undo()
     finally:
         with full_disk(folder):
             journal.close()
