@@ -537,7 +537,7 @@ OF_HARDWARE = {HARDWARE_WALK_OF_FREED_TABLE, TLB_CONFLICT, STALE_TRANSLATION}
 """The errors that are found where TLBs are watched: tests/kernel/test_tlb.py has a case of each."""
 
 OF_CONTEXT = {SLEEP_IN_ATOMIC, LOCK_ORDER, IRQ_UNSAFE_LOCK}
-"""The errors that programs find of themselves: tests/kernel/test_contexts.py and test_interrupted.py have their cases."""
+"""The errors that programs find of themselves: test_contexts.py and test_interrupted.py have a case of each."""
 
 
 def test_every_error_has_a_case() -> None:
