@@ -2,24 +2,31 @@
 
 (kernel/sched/core.c: __might_resched; kernel/locking/lockdep.c; Linux 7.3.)
 
-Under a spinlock, in an RCU reader and with interrupts off nothing may be called that may sleep: mutexes, semaphores,
-grace periods, and allocations, all of which are GFP_KERNEL here. That is an error of the run at the step that would
-sleep, whether or not it does, as with CONFIG_DEBUG_ATOMIC_SLEEP.
+Under a spinlock, in an RCU reader, in the handler of an interrupt, and with interrupts or softirqs off nothing may be
+called that may sleep: mutexes, semaphores, grace periods, and allocations that may reclaim. That is an error of the run
+at the step that would sleep, whether or not it does, as with CONFIG_DEBUG_ATOMIC_SLEEP.
 
 Locks are taken in some order. Where a run takes B while it holds A, and later A while it holds B, there is a schedule
 in which two CPUs wait for each other, or only other locks prevent it. As in lockdep that is an error though nobody
 waits, locks that are only tried for begin no wait, and readers count as writers: a reader queues behind a writer that
-waits. The orders are those of one run, so that its schedule shows all of them.
+waits. The orders are those of one run, so that its schedule shows all of them. What an interrupt's handler takes is not
+taken under the locks of what it interrupts; for that there is `fuzzvm.kernel.irq_safety`.
+
+Reclaim counts as a lock, as lockdep's `__fs_reclaim_map` does (mm/page_alloc.c): an allocation that may reclaim takes
+it, and a shrinker runs while it is held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
-from fuzzvm.kernel.errors import SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.gfp import GFP_KERNEL, DirectReclaim, Gfp
+from fuzzvm.kernel.interrupts import LocalBh
+from fuzzvm.kernel.irq_safety import Conflict, Context, Used, conflict
 from fuzzvm.kernel.locking.lock import lock_action
 from fuzzvm.kernel.pgtable import TableLabel
 from fuzzvm.machine.blame import executing_error
@@ -28,6 +35,8 @@ from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Operation, Rmw, Steps, Value
 from fuzzvm.machine.program import Keys, LocalState
 from fuzzvm.machine.rewrite import Rewrite
+
+BH_DISABLED = "local_bh_disable()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +47,40 @@ class Taken(Annotation):
     taken: Address
 
 
-class LockOrder:
-    """The orders in which the locks of one kernel are taken, over all runs so far; `name` says what one is called.
+Fact: TypeAlias = Taken | Used
+"""What is remembered of how locks are taken."""
 
-    `watched` are the orders that the oracles are told of: most of them are part of no cycle, and a search need not
-    remember them. None is all.
+
+class LockOrder:
+    """How the locks of one kernel are taken, over all runs so far; `name` says what one is called.
+
+    `watched` is what the oracles are told of: most of it is part of no error, and a search need not remember it. None
+    is all. `contexts` are the kinds of interrupts that there are, `irqs_off` the words of CPUs that have them off, and
+    `fs_reclaim` is the word that stands for reclaim, None where there is no shrinker.
     """
 
-    def __init__(self, name: Callable[[Address], str]) -> None:
+    def __init__(
+        self,
+        name: Callable[[Address], str],
+        *,
+        contexts: Collection[Context] = (),
+        irqs_off: Collection[Address] = (),
+        fs_reclaim: Address | None = None,
+    ) -> None:
         self.name = name
-        self.seen: set[Taken] = set()
-        self.watched: frozenset[Taken] | None = frozenset()
+        self.contexts = tuple(contexts)
+        self.irqs_off = frozenset(irqs_off)
+        self.fs_reclaim = fs_reclaim
+        self.seen: set[Fact] = set()
+        self.watched: frozenset[Fact] | None = frozenset()
+
+    def to_watch(self) -> frozenset[Fact]:
+        """Return what the errors rest on that all runs together make; nothing where they make none."""
+        return self.in_cycles() | (frozenset(self.seen) if irq_conflict(self.seen) else frozenset())
 
     def in_cycles(self) -> frozenset[Taken]:
         """Return those of the orders seen without which there is no cycle: all that are part of one, and few others."""
-        left = set(self.seen)
+        left = {fact for fact in self.seen if isinstance(fact, Taken)}
         # what nothing leads to, or leads nowhere, closes no cycle
         while True:
             held, taken = {order.held for order in left}, {order.taken for order in left}
@@ -62,16 +90,27 @@ class LockOrder:
             left = inner
 
 
+def irq_conflict(facts: Iterable[Fact]) -> Conflict | None:
+    """Return the use of a lock in an interrupt, and of one with that interrupt enabled, that do not go together."""
+    uses = [fact for fact in facts if isinstance(fact, Used)]
+    return conflict(uses, _after(fact for fact in facts if isinstance(fact, Taken))) if uses else None
+
+
 def cycle(orders: Iterable[Taken]) -> tuple[Taken, ...]:
     """Return the orders of a shortest cycle among some, beginning with the lowest address; none where there is none."""
-    after: dict[Address, list[Address]] = {}
-    for order in orders:
-        after.setdefault(order.held, []).append(order.taken)
+    after = _after(orders)
     ways = [way for lock in sorted(after) if (way := _shortest_way(after, lock))]
     if not ways:
         return ()
     shortest = min(ways, key=len)
     return tuple(Taken(held, taken) for held, taken in pairwise(shortest))
+
+
+def _after(orders: Iterable[Taken]) -> dict[Address, list[Address]]:
+    after: dict[Address, list[Address]] = {}
+    for order in orders:
+        after.setdefault(order.held, []).append(order.taken)
+    return after
 
 
 def _shortest_way(after: Mapping[Address, list[Address]], lock: Address) -> tuple[Address, ...]:
@@ -94,24 +133,41 @@ def _shortest_way(after: Mapping[Address, list[Address]], lock: Address) -> tupl
 class KernelProgram(GeneratorProgram):
     """A generator of the kernel's that knows which locks its CPU holds, and why it may not sleep.
 
-    Both follow from its own operations and their responses. Raises ModelError sleep-in-atomic, and tells the oracles
-    the orders of locks that `order` watches.
+    Both follow from its own operations and their responses. `context` is what it runs in. Raises ModelError
+    sleep-in-atomic, and tells the oracles what `order` watches.
     """
 
-    __slots__ = ("_atomic", "_held", "_inner", "_op", "_order", "_queued")
+    __slots__ = ("_atomic", "_inner", "_locks", "_op", "_order", "_queued", "context")
 
-    def __init__(self, make: Callable[[], Steps[object]], rewrite: Rewrite | None, order: LockOrder) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Steps[object]],
+        rewrite: Rewrite | None,
+        order: LockOrder,
+        context: Context = Context.PROCESS,
+    ) -> None:
         super().__init__(make, rewrite)
         self._inner = self.send
         self.send = self._send_watched
         self._order = order
+        self.context = context
         self._op: Rmw | Await | None = None
         self._queued: list[Operation | Annotation] = []
-        self._held: tuple[Address, ...] = ()
-        self._atomic: tuple[Address, ...] = ()
+        self._locks: tuple[Address, ...] = ()
+        self._atomic: tuple[Address | str, ...] = () if context is Context.PROCESS else (f"in {context.value}",)
 
     def fresh(self) -> KernelProgram:
-        return KernelProgram(self._make, self._rewrite, self._order)
+        return KernelProgram(self._make, self._rewrite, self._order, self.context)
+
+    @property
+    def softirqs_off(self) -> bool:
+        """Whether it has softirqs disabled."""
+        return BH_DISABLED in self._atomic
+
+    @property
+    def irqs_off(self) -> bool:
+        """Whether it has interrupts disabled, softirqs with them."""
+        return any(reason in self._order.irqs_off for reason in self._atomic)
 
     def _send_watched(self, response: Value) -> Operation | Annotation:
         if self._queued:
@@ -124,35 +180,98 @@ class KernelProgram(GeneratorProgram):
                 self._after(done, response)
             except BaseException as error:
                 raise executing_error(self, done, error) from error
-        op = self._inner(response)
+        try:
+            op = self._inner(response)
+        except StopIteration:
+            if BH_DISABLED in self._atomic:
+                raise ModelError(LOCK_NOT_RELEASED, f"softirqs are still off: {BH_DISABLED}") from None
+            raise
+        facts: list[Fact] = []
         kind = type(op)
         if kind is Rmw or kind is Await:
             self._op = op  # type: ignore[assignment]
             try:
-                orders = self._before(op)  # type: ignore[arg-type]
+                facts = self._before(op)  # type: ignore[arg-type]
             except ModelError:
                 raise
             except BaseException as error:
                 # what an operation carries is the user's, and an exception of it must not end the program in silence
                 raise executing_error(self, op, error) from error  # type: ignore[arg-type]
-            if orders:
-                self._queued = [*orders[1:], op]
-                return orders[0]
-        elif kind is Alloc and self._atomic and isinstance(op.label, TableLabel):  # type: ignore[union-attr]
-            raise self._sleeps("an allocation (GFP_KERNEL) may sleep", None)
+        elif kind is Alloc and isinstance(op.label, TableLabel):  # type: ignore[union-attr]
+            flags = op.flags  # type: ignore[union-attr]
+            facts = self._allocates(flags if isinstance(flags, Gfp) else GFP_KERNEL)
+        elif kind is LocalBh:
+            disabled = op.disabled  # type: ignore[union-attr]
+            self._atomic = (*self._atomic, BH_DISABLED) if disabled else _without(self._atomic, BH_DISABLED)
+        elif kind is DirectReclaim:
+            facts = self._reclaims(op)  # type: ignore[arg-type]
+        if facts:
+            self._queued = [*facts[1:], op]
+            return facts[0]
         return op
 
-    def _before(self, op: Rmw | Await) -> list[Taken]:
-        """Check what a CPU is about to do to a lock; return the orders that the oracles are to be told of."""
+    def _before(self, op: Rmw | Await) -> list[Fact]:
+        """Check what a CPU is about to do to a lock; return what the oracles are to be told."""
         about: Any = op.update if type(op) is Rmw else op.when
         may_sleep = getattr(about, "may_sleep", False) or getattr(op.when, "may_sleep", False)
         if may_sleep and self._atomic:
             raise self._sleeps(f"{self._order.name(op.address)} may be waited for", op.address)
-        if not self._held or not getattr(about, "waits", False):
+        waits = getattr(about, "waits", False)
+        facts: list[Fact] = []
+        if self._order.contexts:
+            facts += self._uses(op.address, about, waits=waits)
+        if waits and self._locks:
+            facts += [Taken(lock, op.address) for lock in self._locks]
+        return self._to_tell(facts)
+
+    def _to_tell(self, facts: list[Fact]) -> list[Fact]:
+        if not facts:
+            return facts
+        self._order.seen.update(facts)
+        watched = self._order.watched
+        return facts if watched is None else [fact for fact in facts if fact in watched]
+
+    def _uses(self, lock: Address, about: Any, *, waits: bool) -> list[Fact]:
+        """Return how a lock is used that is about to be taken; nothing where it is not about that."""
+        answer, unhindered = getattr(about, "action", None), getattr(about, "unhindered", None)
+        action = answer(unhindered()) if answer is not None and unhindered is not None else None
+        if action is None or action.release:
             return []
-        orders = [Taken(held, op.address) for held in self._held]
-        self._order.seen.update(orders)
-        return [order for order in orders if self._order.watched is None or order in self._order.watched]
+        inside = [context for context in self._order.contexts if waits and context is self.context]
+        outside = [context for context in self._order.contexts if self._may_interrupt(context)]
+        return [
+            *(Used(lock, context, True, action.write) for context in inside),
+            *(Used(lock, context, False, action.write) for context in outside),
+        ]
+
+    def _may_interrupt(self, context: Context) -> bool:
+        """Return whether an interrupt of that kind may come here, as far as this code has a say in it."""
+        if context is Context.NMI:
+            return self.context is not Context.NMI
+        if self.context in (Context.NMI, Context.HARDIRQ) or self.irqs_off:
+            return False
+        return context is Context.HARDIRQ or (self.context is Context.PROCESS and not self.softirqs_off)
+
+    def _allocates(self, gfp: Gfp) -> list[Fact]:
+        if not gfp.direct_reclaim:
+            return []
+        if self._atomic:
+            raise self._sleeps(f"an allocation ({gfp.name}) may sleep", None)
+        reclaim = self._order.fs_reclaim
+        if reclaim is None or not gfp.fs or reclaim in self._locks:
+            return []
+        return self._to_tell([Taken(lock, reclaim) for lock in self._locks])
+
+    def _reclaims(self, reclaim: DirectReclaim) -> list[Fact]:
+        if reclaim.ends:
+            self._locks = (
+                self._locks if self._order.fs_reclaim is None else _without(self._locks, self._order.fs_reclaim)
+            )
+            return []
+        facts = self._allocates(reclaim.gfp)
+        if self._order.fs_reclaim is not None and reclaim.gfp.fs:
+            self._locks = (*self._locks, self._order.fs_reclaim)
+        return facts
 
     def _after(self, op: Rmw | Await, response: Value) -> None:
         """Remember what a CPU has done to a lock."""
@@ -165,10 +284,10 @@ class KernelProgram(GeneratorProgram):
         action = lock_action(op, response)
         if action is None or action.queued or action.failed or action.downgrade:
             return
-        self._held = _without(self._held, op.address) if action.release else (*self._held, op.address)
+        self._locks = _without(self._locks, op.address) if action.release else (*self._locks, op.address)
 
     def _sleeps(self, what: str, address: Address | None) -> ModelError:
-        where = ", ".join(self._order.name(lock) for lock in self._atomic)
+        where = ", ".join(self._order.name(why) if isinstance(why, int) else why for why in self._atomic)
         return ModelError(SLEEP_IN_ATOMIC, f"{what} in atomic context: {where}", address=address)
 
     def stack_of(self, error: Exception) -> tuple[str, ...]:
@@ -177,13 +296,16 @@ class KernelProgram(GeneratorProgram):
 
     def local_state(self, keys: Keys) -> LocalState:
         state = super().local_state(keys)
-        if not self._held and not self._atomic:
+        if not self._locks and not self._atomic:
             return state
         # most often they follow from where the program stands; code that takes a lock on one way alone is the exception
-        return LocalState(state.location, (state.key, self._held, self._atomic))
+        return LocalState(state.location, (state.key, self._locks, self._atomic))
 
 
-def _without(locks: tuple[Address, ...], lock: Address) -> tuple[Address, ...]:
+T = TypeVar("T")
+
+
+def _without(locks: tuple[T, ...], lock: T) -> tuple[T, ...]:
     """Return locks without the last one that is this one; as they are where it is none of them."""
     for place in range(len(locks) - 1, -1, -1):
         if locks[place] == lock:

@@ -28,7 +28,7 @@ def preallocate_vmalloc_pages(k: Kernel) -> Steps[None]:
     addr = k.geometry.base
     while addr < k.geometry.end:
         p4dp = yield from p4d_alloc(k, pgd_offset_k(k, addr), addr)
-        if k.geometry.folded(Level.P4D):
+        if p4dp is not None and k.geometry.folded(Level.P4D):
             # only with four levels: with five the P4D tables are what is shared
             yield from pud_alloc(k, p4dp, addr)
         addr += k.geometry.size(Level.PGD)

@@ -21,6 +21,7 @@ BROKEN_INSTRUCTION = "broken-instruction"
 BAD_TABLE_POINTER = "bad-table-pointer"
 SLEEP_IN_ATOMIC = "sleep-in-atomic"
 LOCK_ORDER = "lock-order"
+IRQ_UNSAFE_LOCK = "irq-unsafe-lock"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -40,8 +41,9 @@ DESCRIPTIONS: dict[str, str] = {
     BAD_TABLE_POINTER: "an entry that is none or a block was read through as if it pointed to a table",
     BROKEN_INSTRUCTION: "a CPU executed half an instruction, or a breakpoint that nobody handles, at a patched site",
     MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
-    SLEEP_IN_ATOMIC: "what may sleep was called under a spinlock, in an RCU reader or with interrupts off",
+    SLEEP_IN_ATOMIC: "what may sleep was called under a spinlock, in an RCU reader, an interrupt, or with them off",
     LOCK_ORDER: "locks were taken in orders that close a cycle, though nobody waits for ever in this run",
+    IRQ_UNSAFE_LOCK: "a lock that an interrupt's handler waits for is held where that interrupt may come",
     PARTIAL_UNMAP: "part of a contiguous block was unmapped (WARN_ON() in vunmap_pte_range)",
     HARDWARE_WALK_OF_FREED_TABLE: "a page table was freed while a walk cache may still lead hardware to it",
     TLB_CONFLICT: "a TLB may hold two translations for one address that the architecture does not allow together",

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fuzzvm.kernel.arch import Architecture
+from fuzzvm.kernel.gfp import Memory, Shrinker
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.interrupts import Interrupt
+from fuzzvm.kernel.irq_safety import Context
 from fuzzvm.kernel.jump_label import StaticKey
 from fuzzvm.kernel.locking import rcu
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock
@@ -66,10 +69,18 @@ class Kernel(Constant):
     """For each CPU the word that says whether it has interrupts off; none where no CPU ever has."""
     invlpgb: bool = False
     """Whether x86_64's TLB flushes are broadcast (X86_FEATURE_INVLPGB)."""
+    interrupts: tuple[Interrupt, ...] = ()
+    """The interrupts that CPUs take. What raises each is a CPU more, numbered after those of `threads`."""
+    memory: Memory | None = None
+    """How memory runs short, where a scenario has it do so: one more CPU, the last, has it do that."""
+    fs_reclaim: Address | None = None
+    """The word that stands for reclaim among the locks, where there are shrinkers."""
     cpu: int = 0
     role: Role = FREE
     """What the code that is given this takes an mm's lock for, unless it says so itself."""
-    _in_roles: dict[Role, Kernel] = field(default_factory=dict, init=False, repr=False)
+    reclaims: bool = False
+    """Whether the code that is given this runs in reclaim (PF_MEMALLOC)."""
+    _in_roles: dict[Role | str, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, cpu: int) -> Kernel:
         """Return the kernel as that CPU sees it."""
@@ -85,6 +96,21 @@ class Kernel(Constant):
             view = self._in_roles[role] = copy.copy(self)
             object.__setattr__(view, "role", role)
         return view
+
+    def in_reclaim(self) -> Kernel:
+        """Return the kernel for code that reclaim calls; for the same CPU always the same object."""
+        view = self._in_roles.get("reclaim")
+        if view is None:
+            view = self._in_roles["reclaim"] = self.on(self.cpu)
+            object.__setattr__(view, "role", FREE)
+            object.__setattr__(view, "reclaims", True)
+        return view
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What the CPUs are called that are not the scenario's, in the order of their numbers."""
+        raised = (f"source of {one.context.value} on CPU {one.cpu}" for one in self.interrupts)
+        return (*(thread.name for thread in self.threads), *raised, *(("memory",) if self.memory else ()))
 
     def lock_name(self, address: Address) -> str:
         """Return what the lock of that word is called; the address in hexadecimal where it is the word of none."""
@@ -107,6 +133,7 @@ class Boot:
         self.words: list[Address] = []
         """Words made for their own sake: nobody knows what is in them."""
         self.threads: list[KernelThread] = []
+        self.irqs_off: tuple[Address, ...] = ()
         self._rcu: Rcu | None = None
         self._rcu_callbacks: WorkQueue | None = None
         self._system_wq: WorkQueue | None = None
@@ -157,6 +184,11 @@ class Boot:
         """The kernel's RCU where somebody has asked for it, else None."""
         return self._rcu
 
+    def interrupts(self) -> None:
+        """Have a word for each CPU that says whether it has interrupts off: who disables them asks for that first."""
+        if not self.irqs_off:
+            self.irqs_off = tuple(self.lock_word(f"interrupts of CPU {cpu}", "on") for cpu in range(self.nr_cpus))
+
     def rcu(self) -> Rcu:
         """Return the kernel's RCU."""
         if self._rcu is None:
@@ -202,11 +234,15 @@ def boot_kernel(
     invlpgb: bool = False,
     lookups: bool = False,
     irqs_off: bool = False,
+    interrupts: Sequence[tuple[int, Context]] = (),
+    shrinkers: tuple[Shrinker, ...] = (),
+    allocations_fail: bool = False,
 ) -> Kernel:
     """Return a kernel whose page tables are an empty root, on a machine that has not started.
 
     `nr_cpus` CPUs make calls. `other_mms` are further mms, whose roots are as empty and lead nowhere yet. `lookups`
-    says that a call looks up pages of areas, `irqs_off` that one disables interrupts.
+    says that a call looks up pages of areas, `irqs_off` that one disables interrupts. `interrupts` are those that CPUs
+    take, each with what it is; memory runs short where there are shrinkers, or allocations may fail.
     """
     boot = Boot(machine, nr_cpus)
     init_mm = _mm(boot, geometry, "init_mm")
@@ -217,7 +253,14 @@ def boot_kernel(
     vmap_area_root = boot.word("vmap_area_root")
     arch_data = arch.attach(boot)
     busy_lock = boot.lock("vmap_node.busy.lock") if lookups else None
-    irqs = tuple(boot.lock_word(f"interrupts of CPU {cpu}", "on") for cpu in range(nr_cpus)) if irqs_off else ()
+    if irqs_off or any(context is not Context.SOFTIRQ for _, context in interrupts):
+        boot.interrupts()
+    raised = tuple(
+        Interrupt(cpu, context, boot.lock_word(f"{context.value} of CPU {cpu}", "not raised"))
+        for cpu, context in interrupts
+    )
+    short = shrinkers or allocations_fail
+    memory = Memory(boot.lock_word("memory", "enough"), shrinkers, allocations_fail) if short else None
     return Kernel(
         arch=arch.configured(geometry),
         geometry=geometry,
@@ -233,7 +276,10 @@ def boot_kernel(
         walk_rereads=walk_rereads,
         busy_lock=busy_lock,
         rcu=boot.asked_for_rcu,
-        irqs_off=irqs,
+        irqs_off=boot.irqs_off,
+        interrupts=raised,
+        memory=memory,
+        fs_reclaim=boot.lock_word("fs_reclaim") if shrinkers else None,
         invlpgb=invlpgb,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),

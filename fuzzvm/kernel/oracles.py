@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from fuzzvm.kernel.contexts import Taken, cycle
+from fuzzvm.kernel.contexts import Fact, Taken, cycle, irq_conflict
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     INVENTED_MAPPING,
+    IRQ_UNSAFE_LOCK,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
     LOCK_ORDER,
@@ -23,6 +24,7 @@ from fuzzvm.kernel.errors import (
     WALK_WITHOUT_LOCK,
     WX_MISSED,
 )
+from fuzzvm.kernel.irq_safety import Used
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.locking.lock import left
 from fuzzvm.kernel.locking.rwsem import rwsem_state
@@ -58,8 +60,8 @@ class Remembered(NamedTuple):
     walks: tuple[tuple[int, WalkRecord], ...] = ()
     gone: frozenset[Mapping] = frozenset()
     tlb: TlbState | None = None
-    orders: frozenset[Taken] = frozenset()
-    """The orders of locks that were watched for and have come about."""
+    orders: frozenset[Fact] = frozenset()
+    """The orders and uses of locks that were watched for and have come about."""
 
     def renamed(self, names: Sequence[int]) -> Remembered:
         """Return it after CPU `i` has become CPU `names[i]`."""
@@ -91,7 +93,7 @@ class Oracles:
         if kernel.tlb and rules is not None:
             self._tlb = TlbOracle(kernel, rules, memory.cpus, lambda: self._machine.memory)
             machine.report_hardware()
-        self._orders: frozenset[Taken] = frozenset()
+        self._orders: frozenset[Fact] = frozenset()
         self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
 
     @property
@@ -177,14 +179,8 @@ class Oracles:
                 if state.writer != cpu and cpu not in state.readers:
                     message = f"CPU {cpu} walks page tables without {lock.name} held"
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
-            case Taken():
-                self._orders |= {annotation}
-                closed = cycle(self._orders)
-                if closed:
-                    name = self._kernel.lock_name
-                    ways = [f"{name(one.taken)} under {name(one.held)}" for one in closed]
-                    message = f"this run takes {', and '.join(ways)}"
-                    raise ModelError(LOCK_ORDER, message, address=annotation.taken)
+            case Taken() | Used():
+                self._check_locks(annotation)
             case WalkBegins():
                 # taken away already, and this walk may still come before that is seen
                 leaving = frozenset(self._leaving())
@@ -203,6 +199,26 @@ class Oracles:
                     first = min(missed)
                     message = f"W+X mapping at {first.addr:#x} was there all along and was not reported"
                     raise ModelError(WX_MISSED, message)
+
+    def _check_locks(self, fact: Fact) -> None:
+        """Remember how a lock is about to be taken, and check that it goes with how locks were taken so far."""
+        self._orders |= {fact}
+        name = self._kernel.lock_name
+        closed = cycle(one for one in self._orders if isinstance(one, Taken)) if isinstance(fact, Taken) else ()
+        if isinstance(fact, Taken) and closed:
+            ways = [f"{name(one.taken)} under {name(one.held)}" for one in closed]
+            message = f"this run takes {', and '.join(ways)}"
+            raise ModelError(LOCK_ORDER, message, address=fact.taken)
+        found = irq_conflict(self._orders)
+        if found is not None:
+            context = found.inside.context.value
+            way = " while it holds ".join(map(name, reversed(found.way)))
+            under = f", and some CPU takes {way}" if len(found.way) > 1 else ""
+            message = (
+                f"this run takes {name(found.inside.lock)} in {context}, "
+                f"and {name(found.outside.lock)} where {context} may interrupt it{under}"
+            )
+            raise ModelError(IRQ_UNSAFE_LOCK, message, address=found.outside.lock)
 
     def finished(self) -> None:
         """Check that every table is linked, every lock free and every key off."""

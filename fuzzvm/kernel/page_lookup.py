@@ -94,11 +94,11 @@ def perf_get_page_size(k: Kernel, addr: int) -> Steps[int]:
     With interrupts off and no lock, each entry read once: a table is free for good only after an IPI to all CPUs, where
     its TLB flush sends one. The task is a kernel thread, so that the mm is init_mm.
     """
-    yield from local_irq_save(k)
+    flags = yield from local_irq_save(k)
     yield from _reader_begins(k)
     size = yield from perf_get_pgtable_size(k, addr)
     yield from _reader_ends(k)
-    yield from local_irq_restore(k)
+    yield from local_irq_restore(k, flags)
     return int(size)
 
 

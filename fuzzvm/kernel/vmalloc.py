@@ -128,24 +128,34 @@ def vmalloc_node_range(k: Kernel, size: int, prot: int, shift: int, real_align: 
     As __vmalloc_node_range(): size and alignment are rounded up to 1 << shift, and where that fails it is tried again
     with single pages. `real_align` is the alignment asked for, in bytes.
     """
-    page_size = k.geometry.size(Level.PTE)
-    align = max(real_align, 1 << shift)
-    rounded = -(-size // (1 << shift)) << shift
-    addr = yield from alloc_vmap_area(k, rounded, align)
-    if addr is None and shift > k.geometry.page_shift:
+    while True:
+        rounded = -(-size // (1 << shift)) << shift
+        addr = yield from alloc_vmap_area(k, rounded, max(real_align, 1 << shift))
+        if addr is not None:
+            mapped = yield from vmap_area(k, addr, rounded, prot, shift)
+            if mapped:
+                return int(addr)
+        if shift == k.geometry.page_shift:
+            return None
         shift = k.geometry.page_shift
-        rounded = -(-size // page_size) * page_size
-        addr = yield from alloc_vmap_area(k, rounded, max(real_align, page_size))
-    if addr is None:
-        return None
+
+
+def vmap_area(k: Kernel, addr: int, size: int, prot: int, shift: int) -> Steps[bool]:
+    """Map an area; return whether that was possible. Where it was not, the area is freed (__vmalloc_area_node).
+
+    In 7.3 a work item frees it (defer_vm_area_cleanup); here it is freed at once, as in 6.12.
+    """
     # vmap_pages_range_noflush(): single pages in one walk, anything larger in a walk for each
-    step = rounded if shift == k.geometry.page_shift else 1 << shift
+    step = size if shift == k.geometry.page_shift else 1 << shift
     mapped = 0
-    while mapped < rounded:
+    while mapped < size:
         start = addr + mapped
-        yield from vmap_range(k, start, start + step, start - k.geometry.base, prot, shift)
+        err = yield from vmap_range(k, start, start + step, start - k.geometry.base, prot, shift)
+        if err:
+            yield from vfree(k, addr)
+            return False
         mapped += step
-    return int(addr)
+    return True
 
 
 def vmalloc(k: Kernel, size: int, prot: int) -> Steps[int | None]:

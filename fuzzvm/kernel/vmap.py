@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.errors import MAP_OVER_MAPPING, PARTIAL_UNMAP
+from fuzzvm.kernel.gfp import NO_MEMORY, pagetable_alloc
 from fuzzvm.kernel.hooks import answer
 from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import PROMOTION
@@ -24,10 +25,12 @@ from fuzzvm.kernel.pgtable import (
     pxd_pgtable,
 )
 from fuzzvm.machine.errors import ModelError
-from fuzzvm.machine.ops import Address, Alloc, Annotation, Barrier, Fence, Free, Load, Steps, Store
+from fuzzvm.machine.ops import Address, Annotation, Barrier, Fence, Free, Load, Steps, Store
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
+
+ENOMEM = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,18 @@ class PromotionEnds(Annotation):
 # Tables on the way down
 
 
-def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Address]:
+def pxd_alloc(k: Kernel, parent: Address, level: Level, addr: int) -> Steps[Address | None]:
     """Return the address of addr's entry in the table of that level, which `parent` points to or is made to.
 
-    As in __pmd_alloc(): the new table is installed under page_table_lock, unless another CPU was first.
+    As in __pmd_alloc(): the new table is installed under page_table_lock, unless another CPU was first. None where
+    there is no memory for it.
     """
     entry = yield Load(parent)
     if pxd_none(entry):
-        table = yield Alloc(k.geometry.ptrs[level], TableLabel(level, k.geometry.table_start(level, addr)))
+        label = TableLabel(level, k.geometry.table_start(level, addr))
+        table = yield from pagetable_alloc(k, k.geometry.ptrs[level], label)
+        if table == NO_MEMORY:
+            return None
         yield from spin_lock(k.cpu, k.page_table_lock)
         entry = yield Load(parent)
         if pxd_none(entry):
@@ -72,28 +79,28 @@ def pgd_offset_k(k: Kernel, addr: int) -> Address:
     return k.init_mm.pgd + k.geometry.index(Level.PGD, addr)
 
 
-def p4d_alloc(k: Kernel, pgdp: Address, addr: int) -> Steps[Address]:
+def p4d_alloc(k: Kernel, pgdp: Address, addr: int) -> Steps[Address | None]:
     """Return the address of addr's P4D entry; the PGD entry itself where P4D is folded."""
     if k.geometry.folded(Level.P4D):
         return pgdp
     return (yield from pxd_alloc(k, pgdp, Level.P4D, addr))
 
 
-def pud_alloc(k: Kernel, p4dp: Address, addr: int) -> Steps[Address]:
+def pud_alloc(k: Kernel, p4dp: Address, addr: int) -> Steps[Address | None]:
     """Return the address of addr's PUD entry; the P4D entry itself where PUD is folded."""
     if k.geometry.folded(Level.PUD):
         return p4dp
     return (yield from pxd_alloc(k, p4dp, Level.PUD, addr))
 
 
-def pmd_alloc(k: Kernel, pudp: Address, addr: int) -> Steps[Address]:
+def pmd_alloc(k: Kernel, pudp: Address, addr: int) -> Steps[Address | None]:
     """Return the address of addr's PMD entry; the PUD entry itself where PMD is folded."""
     if k.geometry.folded(Level.PMD):
         return pudp
     return (yield from pxd_alloc(k, pudp, Level.PMD, addr))
 
 
-def pte_alloc_kernel(k: Kernel, pmdp: Address, addr: int) -> Steps[Address]:
+def pte_alloc_kernel(k: Kernel, pmdp: Address, addr: int) -> Steps[Address | None]:
     """Return the address of addr's PTE."""
     return (yield from pxd_alloc(k, pmdp, Level.PTE, addr))
 
@@ -103,14 +110,16 @@ def pte_alloc_kernel(k: Kernel, pmdp: Address, addr: int) -> Steps[Address]:
 
 def vmap_pte_range(
     k: Kernel, pmdp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
-) -> Steps[None]:
-    """Map a range with PTEs, in contiguous blocks where the architecture has them and they fit.
+) -> Steps[int]:
+    """Map a range with PTEs, in contiguous blocks where the architecture has them and they fit; return 0 or -ENOMEM.
 
     Raises ModelError map-over-mapping where a page, or the first one of a block, is mapped already.
     """
     page_size = k.geometry.size(Level.PTE)
     pfn = phys_addr >> k.geometry.page_shift
     ptep = yield from pte_alloc_kernel(k, pmdp, addr)
+    if ptep is None:
+        return -ENOMEM
     # arch_enter_lazy_mmu_mode()
     lazy = k.lazy_mmu
     while addr != end:
@@ -130,6 +139,7 @@ def vmap_pte_range(
         addr += size
     if lazy:
         yield from k.arch.arch_leave_lazy_mmu_mode(k)
+    return 0
 
 
 def _block_fits(k: Kernel, level: Level, addr: int, end: int, phys_addr: int, max_page_shift: int) -> bool:
@@ -177,17 +187,22 @@ def vmap_try_huge_pmd(
 
 def vmap_pmd_range(
     k: Kernel, pudp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
-) -> Steps[None]:
-    """Map a range that one PUD entry covers."""
+) -> Steps[int]:
+    """Map a range that one PUD entry covers; return 0 or -ENOMEM."""
     pmdp = yield from pmd_alloc(k, pudp, addr)
+    if pmdp is None:
+        return -ENOMEM
     while addr != end:
         following = k.geometry.addr_end(Level.PMD, addr, end)
         huge = yield from vmap_try_huge_pmd(k, pmdp, addr, following, phys_addr, prot, max_page_shift)
         if not huge:
-            yield from vmap_pte_range(k, pmdp, addr, following, phys_addr, prot, max_page_shift)
+            err = yield from vmap_pte_range(k, pmdp, addr, following, phys_addr, prot, max_page_shift)
+            if err:
+                return int(err)
         pmdp += 1
         phys_addr += following - addr
         addr = following
+    return 0
 
 
 def vmap_try_huge_pud(
@@ -219,17 +234,22 @@ def vmap_try_huge_pud(
 
 def vmap_pud_range(
     k: Kernel, p4dp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
-) -> Steps[None]:
-    """Map a range that one P4D entry covers."""
+) -> Steps[int]:
+    """Map a range that one P4D entry covers; return 0 or -ENOMEM."""
     pudp = yield from pud_alloc(k, p4dp, addr)
+    if pudp is None:
+        return -ENOMEM
     while addr != end:
         following = k.geometry.addr_end(Level.PUD, addr, end)
         huge = yield from vmap_try_huge_pud(k, pudp, addr, following, phys_addr, prot, max_page_shift)
         if not huge:
-            yield from vmap_pmd_range(k, pudp, addr, following, phys_addr, prot, max_page_shift)
+            err = yield from vmap_pmd_range(k, pudp, addr, following, phys_addr, prot, max_page_shift)
+            if err:
+                return int(err)
         pudp += 1
         phys_addr += following - addr
         addr = following
+    return 0
 
 
 def vmap_try_huge_p4d(
@@ -261,31 +281,41 @@ def vmap_try_huge_p4d(
 
 def vmap_p4d_range(
     k: Kernel, pgdp: Address, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int
-) -> Steps[None]:
-    """Map a range that one PGD entry covers."""
+) -> Steps[int]:
+    """Map a range that one PGD entry covers; return 0 or -ENOMEM."""
     p4dp = yield from p4d_alloc(k, pgdp, addr)
+    if p4dp is None:
+        return -ENOMEM
     while addr != end:
         following = k.geometry.addr_end(Level.P4D, addr, end)
         huge = yield from vmap_try_huge_p4d(k, p4dp, addr, following, phys_addr, prot, max_page_shift)
         if not huge:
-            yield from vmap_pud_range(k, p4dp, addr, following, phys_addr, prot, max_page_shift)
+            err = yield from vmap_pud_range(k, p4dp, addr, following, phys_addr, prot, max_page_shift)
+            if err:
+                return int(err)
         p4dp += 1
         phys_addr += following - addr
         addr = following
+    return 0
 
 
-def vmap_range(k: Kernel, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int) -> Steps[None]:
+def vmap_range(k: Kernel, addr: int, end: int, phys_addr: int, prot: int, max_page_shift: int) -> Steps[int]:
     """Map [addr, end) to physical memory, with entries that map up to 1 << max_page_shift bytes each.
+
+    Return 0, or -ENOMEM where a table could not be allocated: what was mapped by then stays, and the caller unmaps it.
 
     Raises ModelError map-over-mapping where part of the range is mapped already.
     """
     pgdp = pgd_offset_k(k, addr)
     while addr != end:
         following = k.geometry.addr_end(Level.PGD, addr, end)
-        yield from vmap_p4d_range(k, pgdp, addr, following, phys_addr, prot, max_page_shift)
+        err = yield from vmap_p4d_range(k, pgdp, addr, following, phys_addr, prot, max_page_shift)
+        if err:
+            return int(err)
         pgdp += 1
         phys_addr += following - addr
         addr = following
+    return 0
 
 
 # Unmapping

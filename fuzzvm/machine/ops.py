@@ -217,12 +217,14 @@ class InterruptAll:
 class Alloc:
     """Allocate an object of `size` locations, all zero; the response is the address of its first location.
 
-    `label` says what the object is, for reports and oracles. Frames are handed out again, last freed first.
+    `label` says what the object is, for reports and oracles. Frames are handed out again, last freed first. `flags` is
+    what the program asks of its allocator, in the program's own terms; the machine does not look at it.
     """
 
     size: int
     label: Hashable
     point: str = field(default="", repr=False, compare=False)
+    flags: Hashable = field(default=None, repr=False, compare=False)
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TypeVar
 
 import fuzzvm.mitigations
+import fuzzvm.mitigations.history
 import fuzzvm.mitigations.releases
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations.errors import MitigationError, short
@@ -53,6 +54,11 @@ def _shipped() -> dict[str, type[Mitigation]]:
 @functools.cache
 def _releases() -> dict[str, type[Release]]:
     return _named_in(fuzzvm.mitigations.releases, Release)
+
+
+@functools.cache
+def _history() -> dict[str, type[Mitigation]]:
+    return _named_in(fuzzvm.mitigations.history, Mitigation)
 
 
 def _named_in(package: ModuleType, kind: type[M]) -> dict[str, type[M]]:
@@ -102,7 +108,7 @@ def available() -> dict[str, type[Mitigation]]:
 def get(spec: str) -> type[Mitigation]:
     """Return the scheme of that name, of `path/to/file.py:Class`, or of several of these stacked with `+` between.
 
-    A name is that of a mitigation or of a release.
+    A name is that of a mitigation, of a release, or of a scheme of `fuzzvm.mitigations.history`.
 
     A name or a file that has a plus sign in it is taken whole where it exists. Raises MitigationError.
     """
@@ -133,7 +139,7 @@ def split(spec: str) -> list[str]:
     pieces = spec.split("+")
     if len(pieces) > MAX_STACKED:
         raise MitigationError(f"{short(spec)}: more than {MAX_STACKED} schemes with + between")
-    known = available() | releases()
+    known = available() | releases() | _history()
 
     # remembered: where a last part does not exist, the ways to read the first ones are many
     @functools.cache
@@ -172,7 +178,7 @@ def _named(name: str) -> type[Mitigation]:
     # to ask what is installed takes ten times as long, and what ships has its name in any case
     known = shipped() | releases()
     if name not in known:
-        known = available() | releases()
+        known = _history() if name in _history() else available() | releases()
     if name not in known and name.endswith(".py"):
         raise MitigationError(f"{short(name)}: which class of it? {short(name)}:Class")
     if name not in known:

@@ -58,10 +58,10 @@ class Describer:
         self._machine = machine
         self._old_values = old_values or {}
         kernel = machine.observer.kernel if isinstance(machine.observer, Oracles) else None
-        threads = () if kernel is None else kernel.threads
+        beside = () if kernel is None else kernel.beside
         self._opaque = frozenset() if kernel is None else frozenset(kernel.opaque_words)
-        scenario = [f"CPU {cpu}" for cpu in range(machine.memory.cpus - len(threads))]
-        self.cpu_names = (*scenario, *[thread.name for thread in threads])
+        scenario = [f"CPU {cpu}" for cpu in range(machine.memory.cpus - len(beside))]
+        self.cpu_names = (*scenario, *beside)
 
     def cpu(self, cpu: int) -> str:
         """Return what a CPU is called."""

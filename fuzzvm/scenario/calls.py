@@ -13,6 +13,8 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 from fuzzvm.kernel import efi
+from fuzzvm.kernel.gfp import Gfp
+from fuzzvm.kernel.interrupts import idle
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.page_lookup import aligned_vread_iter, perf_get_page_size, poke_vmalloc_pages
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Geometry, Level
@@ -130,7 +132,11 @@ class Vmap(Call):
         addr, end = _range(k, self.page, self.nr_pages)
         phys_page = self.page if self.phys_page < 0 else self.phys_page
         phys_addr = phys_page << k.geometry.page_shift
-        yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], _shift(k.geometry, self.max_page_shift))
+        shift = _shift(k.geometry, self.max_page_shift)
+        err = yield from vmap_range(k, addr, end, phys_addr, PROTS[self.prot], shift)
+        if err:
+            # vmap() and generic_ioremap_prot() unmap what was mapped, and return NULL
+            yield from vunmap_range(k, addr, end)
         return areas
 
     def may_promote(self, geometry: Geometry) -> bool:
@@ -430,12 +436,35 @@ CALLS: dict[str, type[Call]] = {
 }
 
 
+@dataclass(frozen=True)
+class Made:
+    """Calls that nobody's program makes by itself: an interrupt's handler, or a shrinker. `areas` are those of boot."""
+
+    calls: tuple[Call, ...]
+    areas: Areas = ()
+
+    def run(self, k: Kernel) -> Steps[None]:
+        """Make them, one after the other."""
+        areas = self.areas
+        index = 0
+        while index < len(self.calls):
+            areas = yield from self.calls[index].run(k, areas)
+            index += 1
+
+    def scan_objects(self, k: Kernel, gfp: Gfp) -> Steps[None]:
+        """Make them: a shrinker of a driver's, which does not look at the flags of the allocation."""
+        yield from self.run(k)
+
+
 def run_calls(k: Kernel, calls: Sequence[Call], areas: Areas) -> Steps[Areas]:
     """Make calls one after the other, then let go of the kernel's threads: the program of a CPU."""
     index = 0
     while index < len(calls):
         areas = yield from calls[index].run(k, areas)
         index += 1
+    mine = tuple(interrupt for interrupt in k.interrupts if interrupt.cpu == k.cpu)
+    if mine:
+        yield from idle(mine)
     if k.threads:
         yield from queue_no_more(k)
     return areas

@@ -59,7 +59,7 @@ def possible(system: System) -> frozenset[str]:
     """Return the cover points that the calls of a system's scenario can meet at all: those that it is for, and more."""
     scenario = system.scenario
     geometry = scenario.geometry()
-    calls = [call for calls in scenario.cpus for call in calls]
+    calls = scenario.calls
     collapses = architectures.get(scenario.arch).collapses
     promotes = any(call.may_promote(geometry) for call in calls)
     collapse = collapses and system.mitigation.functions.collapses and any(call.collapses for call in calls)

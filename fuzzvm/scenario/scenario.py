@@ -8,15 +8,19 @@ from typing import Any
 
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
+from fuzzvm.kernel.irq_safety import Context
 from fuzzvm.kernel.pgtable import Geometry
 from fuzzvm.scenario.calls import Call, CallFunction, CatPageTables, parse_call
 from fuzzvm.scenario.errors import ScenarioError
 
 MAX_CPUS = 8
 MAX_CALLS = 64
+MAX_INTERRUPTS = 4
 BYTES_PER_ENTRY = 8
 MAX_BOOT_PAGES = 1 << 14
 """Pages that all calls together may name: a small file must not be able to ask for an endless run."""
+_INTERRUPTS = {"softirqs": Context.SOFTIRQ, "hardirqs": Context.HARDIRQ, "nmis": Context.NMI}
+"""The keys that hold what interrupts do, and the contexts that they do it in."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Scenario:
     side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
     a walk reads an upper entry as often as the kernel's does, not once. `invlpgb` has x86_64 flush TLBs by
     broadcast, which interrupts nobody.
+
+    `softirqs`, `hardirqs` and `nmis` hold for each CPU the calls of an interrupt that it takes once, at any time that
+    nothing holds it back; those of CPUs at the end may be left out. With `shrinkers` or `allocations_fail` memory runs
+    short for a while: an allocation reclaims then, for which these calls are made, or fails.
     """
 
     arch: str
@@ -47,9 +55,39 @@ class Scenario:
     tlb: bool = False
     walk_rereads: bool = False
     invlpgb: bool = False
+    softirqs: tuple[tuple[Call, ...], ...] = ()
+    hardirqs: tuple[tuple[Call, ...], ...] = ()
+    nmis: tuple[tuple[Call, ...], ...] = ()
+    shrinkers: tuple[Call, ...] = ()
+    allocations_fail: bool = False
 
     def __post_init__(self) -> None:
         self._check()
+
+    @property
+    def interrupts(self) -> tuple[tuple[int, Context, tuple[Call, ...]], ...]:
+        """The interrupts that CPUs take: the CPU, what kind it is, and the calls of its handler."""
+        return tuple(
+            (cpu, context, calls)
+            for key, context in _INTERRUPTS.items()
+            for cpu, calls in enumerate(getattr(self, key))
+            if calls
+        )
+
+    @property
+    def beyond_calls(self) -> str:
+        """The key that has more happen than that CPUs make their calls, '' where none has."""
+        keys = (*_INTERRUPTS, "shrinkers", "allocations_fail")
+        return next((key for key in keys if getattr(self, key)), "")
+
+    def calls_of(self, cpu: int) -> tuple[Call, ...]:
+        """Return the calls that are made on a CPU, by its program and by its interrupts."""
+        return (*self.cpus[cpu], *(call for where, _, calls in self.interrupts if where == cpu for call in calls))
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """All calls but those at boot: of CPUs, of interrupts, of shrinkers."""
+        return (*(call for cpu in range(len(self.cpus)) for call in self.calls_of(cpu)), *self.shrinkers)
 
     @property
     def walkers(self) -> int:
@@ -72,8 +110,11 @@ class Scenario:
 
         With no walker, or no other CPU that maps, there is nobody to race with. Where a scenario has several kinds of
         race, a bug in one is a bug, and it is safe only where the mitigation claims that for each. Of a change of
-        protection beside a collapse only releases claim anything.
+        protection beside a collapse only releases claim anything. Nothing is claimed where interrupts come or memory
+        runs short.
         """
+        if self.beyond_calls:
+            return None
         mitigation = mitigation.on(self.arch)
         claims = [*self._claims(mitigation), *self._further_claims(mitigation)]
         if "bug" in claims:
@@ -99,7 +140,7 @@ class Scenario:
         """Return what it claims for the races of other kinds."""
         claims: list[Verdict | None] = []
         walk = self.cpus_with(lambda call: call.walks)
-        other_mm = any(call.walks_other_mm for calls in self.cpus for call in calls)
+        other_mm = any(call.walks_other_mm for call in self.calls)
         if other_mm and race(walk, self.cpus_with(lambda call: call.maps)):
             claims.append(mitigation.other_mm)
         looks_up = self.cpus_with(lambda call: call.looks_up)
@@ -112,9 +153,10 @@ class Scenario:
                 claims.append(mitigation.collapse)
             if race(self.cpus_with(lambda call: call.changes_attr), collapse):
                 claims.append(mitigation.attributes)
-            for cpu, calls in enumerate(self.cpus):
+            for cpu in range(len(self.cpus)):
+                looks = [call for call in self.calls_of(cpu) if call.looks_up]
                 if collapse - {cpu}:
-                    claims += [mitigation.lookups.get(self._lookup(call)) for call in calls if call.looks_up]
+                    claims += [mitigation.lookups.get(self._lookup(call)) for call in looks]
         return claims
 
     def _lookup(self, call: Call) -> str:
@@ -122,18 +164,18 @@ class Scenario:
 
     def cpus_with(self, has_part: Callable[[Call], bool]) -> set[int]:
         """Return the CPUs that make a call of that kind."""
-        return {cpu for cpu, calls in enumerate(self.cpus) if any(has_part(call) for call in calls)}
+        return {cpu for cpu in range(len(self.cpus)) if any(has_part(call) for call in self.calls_of(cpu))}
 
     @property
     def other_mms(self) -> tuple[str, ...]:
         """The mms beside init_mm that its calls walk, in the order of their names."""
-        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        calls = (*self.setup, *self.calls)
         return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     @property
     def of_functions(self) -> tuple[CallFunction, ...]:
         """The calls of kernel functions by name, at boot and of CPUs."""
-        calls = (*self.setup, *(call for calls in self.cpus for call in calls))
+        calls = (*self.setup, *self.calls)
         return tuple(call for call in calls if isinstance(call, CallFunction))
 
     def _check(self) -> None:
@@ -157,6 +199,8 @@ class Scenario:
             raise ScenarioError(f"{self.arch} has no INVLPGB", "invlpgb")
         if self.invlpgb and self.tlb:
             raise ScenarioError("what TLBs may hold is not followed where INVLPGB flushes them", "invlpgb")
+        if self.tlb and self.beyond_calls:
+            raise ScenarioError(f"what TLBs may hold is not followed with {self.beyond_calls}", "tlb")
         if self.cont_ptes > 1 and not arch.has_contiguous_blocks:
             raise ScenarioError(f"{self.arch} has no contiguous blocks", "cont_ptes")
         # a block of a whole table would be as large as the block of the level above, and max_page_shift could not tell
@@ -171,7 +215,14 @@ class Scenario:
         geometry = self.geometry()
         pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
-        for key, calls in (("setup", self.setup), *(("cpus", calls) for calls in self.cpus)):
+        for key in _INTERRUPTS:
+            if len(getattr(self, key)) > len(self.cpus):
+                raise ScenarioError(f"{key} has calls for more than the {len(self.cpus)} CPUs that there are", key)
+        if len(self.interrupts) > MAX_INTERRUPTS:
+            raise ScenarioError(f"at most {MAX_INTERRUPTS} interrupts are possible, not {len(self.interrupts)}", "cpus")
+        made = [("setup", self.setup), *(("cpus", calls) for calls in self.cpus), ("shrinkers", self.shrinkers)]
+        made += [(f"{context.value}s", calls) for _, context, calls in self.interrupts]
+        for key, calls in made:
             if len(calls) > MAX_CALLS:
                 raise ScenarioError(f"at most {MAX_CALLS} calls a CPU are possible, not {len(calls)}", key)
             for call in calls:
@@ -198,8 +249,15 @@ class Scenario:
             data["walk_rereads"] = True
         if self.invlpgb:
             data["invlpgb"] = True
+        if self.allocations_fail:
+            data["allocations_fail"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
+        for key in _INTERRUPTS:
+            if getattr(self, key):
+                data[key] = [[str(call) for call in calls] for calls in getattr(self, key)]
+        if self.shrinkers:
+            data["shrinkers"] = [str(call) for call in self.shrinkers]
         return data
 
     @classmethod
@@ -207,9 +265,10 @@ class Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
         types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool, "invlpgb": bool}
-        optional = {"name", "summary", "setup", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb"}
+        types |= {"allocations_fail": bool}
+        optional = {"name", "summary", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb", "allocations_fail"}
         for key in data:
-            if key not in (*types, "setup", "cpus"):
+            if key not in (*types, "setup", "cpus", "shrinkers", *_INTERRUPTS):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)
         for key, expected in types.items():
             if key not in data:
@@ -223,14 +282,21 @@ class Scenario:
                 raise ScenarioError(f"{key} has a character that cannot be printed", key)
         if "cpus" not in data:
             raise ScenarioError("a scenario needs 'cpus'")
-        cpus = data["cpus"]
-        if not isinstance(cpus, list) or not all(isinstance(calls, list) for calls in cpus):
-            raise ScenarioError("cpus must be a list of lists of calls", "cpus")
         return cls(
             **{key: data[key] for key in types if key in data},
             setup=_parse_calls(data.get("setup", []), "setup"),
-            cpus=tuple(_parse_calls(calls, "cpus", f"CPU {cpu}, ") for cpu, calls in enumerate(cpus)),
+            cpus=_calls_by_cpu(data["cpus"], "cpus", "CPU"),
+            softirqs=_calls_by_cpu(data.get("softirqs", []), "softirqs", "softirq of CPU"),
+            hardirqs=_calls_by_cpu(data.get("hardirqs", []), "hardirqs", "hardirq of CPU"),
+            nmis=_calls_by_cpu(data.get("nmis", []), "nmis", "NMI of CPU"),
+            shrinkers=_parse_calls(data.get("shrinkers", []), "shrinkers"),
         )
+
+
+def _calls_by_cpu(cpus: object, key: str, whose: str) -> tuple[tuple[Call, ...], ...]:
+    if not isinstance(cpus, list) or not all(isinstance(calls, list) for calls in cpus):
+        raise ScenarioError(f"{key} must be a list of lists of calls", key)
+    return tuple(_parse_calls(calls, key, f"{whose} {cpu}, ") for cpu, calls in enumerate(cpus))
 
 
 def last_page(call: Call) -> int:

@@ -11,7 +11,10 @@ from typing import Any
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.contexts import KernelProgram, LockOrder
 from fuzzvm.kernel.efi import efi_enter_virtual_mode
+from fuzzvm.kernel.gfp import memory_runs_short
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.interrupted import InterruptedProgram
+from fuzzvm.kernel.interrupts import handle, raise_interrupt
 from fuzzvm.kernel.kernel import Kernel, boot_kernel
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.page_table_property import PageTableProperty
@@ -25,7 +28,7 @@ from fuzzvm.machine.program import Program
 from fuzzvm.machine.task import Task
 from fuzzvm.mitigations.unchanged import unchanged
 from fuzzvm.scenario import ordering_points
-from fuzzvm.scenario.calls import Areas, run_calls
+from fuzzvm.scenario.calls import Areas, Made, run_calls
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 
@@ -72,17 +75,22 @@ class System(Task):
         scheme = ordering_points.strip_hooks(mitigation, points)
         model = memory_models.get(memory)
         # memory must know how many CPUs there are, and only a kernel that has booted does
-        threads = len(_boot(scenario, scheme, Machine(model(1))).threads)
-        shared = model(len(scenario.cpus) + threads)
+        beside = len(_boot(scenario, scheme, Machine(model(1))).beside)
+        shared = model(len(scenario.cpus) + beside)
         shared.points_to = table_pointed_to
         machine = Machine(shared)
         machine.careful = True
         kernel = _boot(scenario, scheme, machine)
-        self.lock_order = LockOrder(kernel.lock_name)
+        self.lock_order = LockOrder(
+            kernel.lock_name,
+            contexts=dict.fromkeys(interrupt.context for interrupt in kernel.interrupts),
+            irqs_off=kernel.irqs_off,
+            fs_reclaim=kernel.fs_reclaim,
+        )
         oracles = Oracles(machine, kernel)
         machine.observer = oracles
         # CPU 0 goes on to its own calls afterwards, so it does not let go of the threads
-        at_boot = replace(kernel, threads=())
+        at_boot = replace(kernel, threads=(), interrupts=(), memory=None)
         try:
             for mm in kernel.mms[1:]:
                 machine.boot(self._program(partial(efi_enter_virtual_mode, at_boot, mm)))
@@ -94,14 +102,14 @@ class System(Task):
         self.kernel = kernel
         self.views = [kernel.on(cpu) for cpu in range(len(scenario.cpus))]
         calls = [
-            self._program(partial(run_calls, k, its_calls, self.areas))
+            self._interrupted(k, partial(run_calls, k, its_calls, self.areas))
             for k, its_calls in zip(self.views, scenario.cpus, strict=True)
         ]
         prop = PageTableProperty(kernel, machine.allocator, oracles.remembered)
         # nobody knows whether words of the mitigation's own hold names of CPUs; a word for each CPU is such a name
-        alike = () if kernel.opaque_words or kernel.irqs_off else _alike(scenario)
+        alike = () if kernel.opaque_words or kernel.irqs_off or kernel.interrupts else _alike(scenario)
         self._runs = 0
-        super().__init__(machine, [*calls, *self.threads()], prop, alike)
+        super().__init__(machine, [*calls, *self.threads(), *self._devices()], prop, alike)
 
     def booted(self, *, tracing: bool = False) -> Machine:
         machine = super().booted(tracing=tracing)
@@ -115,6 +123,22 @@ class System(Task):
             self._program(partial(thread.function, self.kernel.on(cpu), thread.queue))
             for cpu, thread in enumerate(self.kernel.threads, len(self.scenario.cpus))
         ]
+
+    def _devices(self) -> list[Program]:
+        """Return the programs of what raises interrupts, and of what has memory run short."""
+        found = [self._program(partial(raise_interrupt, interrupt)) for interrupt in self.kernel.interrupts]
+        memory = self.kernel.memory
+        return found if memory is None else [*found, self._program(partial(memory_runs_short, memory.word))]
+
+    def _interrupted(self, k: Kernel, make: Callable[[], Steps[Any]]) -> Program:
+        """Return the program of a CPU of the scenario, with its interrupts."""
+        made = zip(k.interrupts, self.scenario.interrupts, strict=True)
+        handlers = [
+            (interrupt, partial(handle, k, interrupt.context, Made(calls, self.areas)))
+            for interrupt, (_, _, calls) in made
+            if interrupt.cpu == k.cpu
+        ]
+        return InterruptedProgram(make, self.rewrite, self.lock_order, handlers) if handlers else self._program(make)
 
     def unchanged(self) -> AbstractContextManager[None]:
         return unchanged(self.kernel.mitigation)
@@ -144,8 +168,11 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             tlb=scenario.tlb,
             walk_rereads=scenario.walk_rereads,
             invlpgb=scenario.invlpgb,
-            lookups=any(call.looks_up for calls in scenario.cpus for call in calls),
-            irqs_off=any(call.disables_irqs for calls in scenario.cpus for call in calls),
+            lookups=any(call.looks_up for call in scenario.calls),
+            irqs_off=any(call.disables_irqs for call in scenario.calls),
+            interrupts=[(cpu, context) for cpu, context, _ in scenario.interrupts],
+            shrinkers=(Made(scenario.shrinkers),) if scenario.shrinkers else (),
+            allocations_fail=scenario.allocations_fail,
         )
     except BaseException as error:
         raise program_error(error) from error

@@ -1,4 +1,7 @@
-"""The order of locks, over all schedules: a search that has found nothing may have seen orders that close a cycle."""
+"""How locks are taken, over all schedules: a search that has found nothing may have seen orders that close a cycle.
+
+Or a lock that an interrupt's handler waits for, and that is held where the interrupt may come.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,23 @@ def verify_with_lock_order(
     reduce: bool = True,
     explored: OnExplored,
 ) -> Verdict:
-    """Return what `verify` says of a system, `safe` only if no run takes its locks in orders that close a cycle."""
+    """Return what `verify` says of a system, `safe` only if no run takes its locks as it must not."""
     verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
     return with_lock_order(system, verdict, limits)
 
 
 def with_lock_order(system: System, verdict: Verdict, limits: Limits) -> Verdict:
-    """Return a verdict that is `safe` only if no run takes its locks in orders that close a cycle.
+    """Return a verdict that is `safe` only if no run takes its locks in orders that close a cycle, or unsafely.
 
-    The orders that programs take locks in cost the search that found the verdict nothing. Where those of all runs
-    together close a cycle, a second search within `limits` remembers which of them a run has taken: the verdict is
-    lock-order, with a schedule of its own, where one run takes all of them. Where no run does, the first verdict
+    How programs take locks costs the search that found the verdict nothing. Where what all runs do together is an
+    error, a second search within `limits` remembers what of it a run has done: the verdict is lock-order or
+    irq-unsafe-lock, with a schedule of its own, where one run does all of it. Where no run does, the first verdict
     stands; where that was not seen to the end, it is not complete.
     """
     order = system.lock_order
     if verdict.verdict != "safe":
         return verdict
-    order.watched = order.in_cycles()
+    order.watched = order.to_watch()
     if not order.watched:
         return verdict
     try:

@@ -19,6 +19,7 @@ AFTER = {
     ("vmap-trylock", "x86-other-mm"): "vmap-trylock+ptdump-locks-init-mm",
     ("vmap-trylock+static-key", "pmd-promotion"): "vmap-trylock",
     ("static-key-enable", "two-walkers"): "static-key",
+    ("collapse-free-lock+collapse-cpa-lock", "pair-x86_64-collapse-pmd-ptdump"): "linux-7.3",
 }
 """The kernel of the day after, by that of the day before and the scenario."""
 OPEN = {

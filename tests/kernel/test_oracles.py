@@ -18,6 +18,7 @@ from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,
     INVENTED_MAPPING,
+    IRQ_UNSAFE_LOCK,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
     LOCK_ORDER,
@@ -535,8 +536,8 @@ def test_an_error_is_found_and_its_twin_is_clean(case: Case) -> None:
 OF_HARDWARE = {HARDWARE_WALK_OF_FREED_TABLE, TLB_CONFLICT, STALE_TRANSLATION}
 """The errors that are found where TLBs are watched: tests/kernel/test_tlb.py has a case of each."""
 
-OF_CONTEXT = {SLEEP_IN_ATOMIC, LOCK_ORDER}
-"""The errors that programs find of themselves: tests/kernel/test_contexts.py has a case of each."""
+OF_CONTEXT = {SLEEP_IN_ATOMIC, LOCK_ORDER, IRQ_UNSAFE_LOCK}
+"""The errors that programs find of themselves: test_contexts.py and test_interrupted.py have a case of each."""
 
 
 def test_every_error_has_a_case() -> None:

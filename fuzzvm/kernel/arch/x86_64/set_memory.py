@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.arch.x86_64.tlbflush import flush_tlb_all, flush_tlb_kernel_range
+from fuzzvm.kernel.gfp import NO_MEMORY, pagetable_alloc
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE
 from fuzzvm.kernel.pgtable import (
@@ -34,7 +35,8 @@ from fuzzvm.kernel.pgtable import (
 )
 from fuzzvm.kernel.set_memory import EFAULT
 from fuzzvm.kernel.vmalloc import vm_unmap_aliases
-from fuzzvm.machine.ops import Address, Alloc, Free, Load, Steps, Store
+from fuzzvm.kernel.vmap import ENOMEM
+from fuzzvm.machine.ops import Address, Free, Load, Steps, Store
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Boot, Kernel
@@ -145,7 +147,9 @@ def change_page_attr(k: Kernel, locks: CpaLocks, address: int, numpages: int, ch
         done = yield from should_split_large_page(k, locks, place, address, numpages, change)
         if done.numpages:
             return done
-        yield from split_large_page(k, locks, place, address)
+        err = yield from split_large_page(k, locks, place, address)
+        if err:
+            return Done(err, 0, False)
 
 
 def should_split_large_page(
@@ -176,18 +180,22 @@ def _try_preserve_large_page(k: Kernel, place: Place, address: int, numpages: in
     return Done(0, within, True)
 
 
-def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> Steps[None]:
-    """Put a table in the place of a block, with cpa_lock dropped while its page is allocated."""
+def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> Steps[int]:
+    """Put a table in the place of a block, with cpa_lock dropped while its page is allocated; return 0 or -ENOMEM."""
     below = k.geometry.below(place.level)
     start = address & ~(k.geometry.size(place.level) - 1)
     yield from spin_unlock(k.cpu, locks.cpa_lock)
     yield from k.mitigation.before_split_alloc(k.in_role(ATTRIBUTES))
-    base = yield Alloc(k.geometry.ptrs[below], TableLabel(below, start))
+    # alloc_pages(GFP_KERNEL) in 6.12, pte_alloc_one_kernel() in 7.3
+    base = yield from pagetable_alloc(k, k.geometry.ptrs[below], TableLabel(below, start))
     yield from k.mitigation.after_split_alloc(k.in_role(ATTRIBUTES))
     yield from spin_lock(k.cpu, locks.cpa_lock)
+    if base == NO_MEMORY:
+        return -ENOMEM
     split = yield from __split_large_page(k, locks, place, address, base)
     if not split:
         yield Free(base)
+    return 0
 
 
 def __split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int, base: Address) -> Steps[bool]:

@@ -1,0 +1,302 @@
+"""Interrupts on a CPU: when they come, what may be done in them, and the locks that they share with the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fuzzvm.explore.exhaustive import Limits
+from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.interrupts import (
+    local_bh_disable,
+    local_bh_enable,
+    local_irq_restore,
+    local_irq_save,
+    spin_lock_bh,
+    spin_lock_irqsave,
+    spin_unlock_bh,
+    spin_unlock_irqrestore,
+)
+from fuzzvm.kernel.irq_safety import Context, Used, conflict
+from fuzzvm.kernel.kernel import Boot, Kernel
+from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from fuzzvm.kernel.pgtable import Level
+from fuzzvm.machine.errors import DEADLOCK, USE_AFTER_FREE_READ, ProgramError
+from fuzzvm.machine.execution import Replay, execute
+from fuzzvm.machine.ops import Steps
+from fuzzvm.mitigations import registry
+from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import System
+from tests.support import Seeded
+
+BLOCKS = ["vmap(page=0, nr_pages=4, max_page_shift='pte')", "vunmap(page=0, nr_pages=4)"]
+PROMOTE = ["vmap(page=0, nr_pages=2, max_page_shift='pmd')", "vmap(page=2, nr_pages=2, max_page_shift='pmd')"]
+
+
+def scenario(cpus: list[list[str]], arch: str = "arm64", setup: list[str] = BLOCKS, **more: Any) -> Scenario:
+    data = {"arch": arch, "page_size": "4K", "levels": 4, "fanout": 2, "setup": setup, "cpus": cpus}
+    return Scenario.from_data(data | more)
+
+
+def errors(scheme: type[Mitigation], found: Scenario, memory: str = "sc") -> str:
+    """Return the error of a scheme, '' where it is safe."""
+    verdict = verify_cell(Cell(scheme.name, found, memory), Bounds(Limits()), scheme).verdict
+    assert verdict.complete
+    return verdict.failure.error if verdict.failure else ""
+
+
+def in_an_interrupt(kind: str, own: int = 1) -> Scenario:
+    """Return a promotion on CPU 0, and another one in an interrupt of that CPU or of one that does nothing else."""
+    return scenario([[PROMOTE[0]], []], **{kind: [[PROMOTE[1]]] if own == 0 else [[], [PROMOTE[1]]]})
+
+
+class Locks(Mitigation):
+    """Has locks of its own, and takes them between the clear of an entry and its flush."""
+
+    name = "locks"
+    a: ExclusiveLock
+    b: ExclusiveLock
+
+    def attach(self, boot: Boot) -> None:
+        boot.interrupts()
+        self.a, self.b = boot.lock("A"), boot.lock("B")
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        yield from self.inside(k)
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from ()
+
+
+class Plain(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.a)
+        yield from spin_unlock(k.cpu, self.a)
+
+
+class Mutex(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.a)
+        yield from mutex_unlock(k.cpu, self.a)
+
+
+class Bh(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock_bh(k, self.a)
+        yield from spin_unlock_bh(k, self.a)
+
+
+class Irqsave(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        flags = yield from spin_lock_irqsave(k, self.a)
+        yield from spin_unlock_irqrestore(k, self.a, flags)
+
+
+class UnsafeUnderSafe(Locks):
+    """The interrupt of CPU 1 takes A. CPU 0 takes it with softirqs off, and B inside; B alone it takes with them on."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock_bh(k, self.a)
+        if k.cpu == 0:
+            yield from spin_lock(k.cpu, self.b)
+            yield from spin_unlock(k.cpu, self.b)
+        yield from spin_unlock_bh(k, self.a)
+        if k.cpu == 0:
+            yield from self.alone(k)
+
+    def alone(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.b)
+        yield from spin_unlock(k.cpu, self.b)
+
+
+class SafeUnderSafe(UnsafeUnderSafe):
+    def alone(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock_bh(k, self.b)
+        yield from spin_unlock_bh(k, self.b)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "error"),
+    [
+        ("softirqs", Plain, IRQ_UNSAFE_LOCK),
+        ("softirqs", Bh, ""),
+        ("softirqs", Irqsave, ""),
+        ("softirqs", Mutex, SLEEP_IN_ATOMIC),
+        ("softirqs", UnsafeUnderSafe, IRQ_UNSAFE_LOCK),
+        ("softirqs", SafeUnderSafe, ""),
+        ("hardirqs", Plain, IRQ_UNSAFE_LOCK),
+        ("hardirqs", Bh, IRQ_UNSAFE_LOCK),
+        ("hardirqs", Irqsave, ""),
+        ("hardirqs", Mutex, SLEEP_IN_ATOMIC),
+        ("nmis", Irqsave, IRQ_UNSAFE_LOCK),
+        ("nmis", Locks, ""),
+    ],
+)
+def test_a_lock_that_an_interrupt_takes_is_taken_with_it_off(kind: str, scheme: type[Mitigation], error: str) -> None:
+    assert errors(scheme, in_an_interrupt(kind)) == error
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "error", "memory"),
+    [
+        ("softirqs", Plain, DEADLOCK, "sc"),
+        ("softirqs", Bh, "", "sc"),
+        ("softirqs", Bh, "", "arm64"),
+        ("hardirqs", Bh, DEADLOCK, "sc"),
+        ("hardirqs", Irqsave, "", "sc"),
+        ("nmis", Irqsave, DEADLOCK, "sc"),
+    ],
+)
+def test_an_interrupt_waits_for_ever_for_what_it_has_interrupted(
+    kind: str, scheme: type[Mitigation], error: str, memory: str
+) -> None:
+    assert errors(scheme, in_an_interrupt(kind, own=0), memory) == error
+
+
+def test_two_uses_that_do_not_go_together_replay() -> None:
+    run = verify_cell(Cell("plain", in_an_interrupt("softirqs"), "sc"), Bounds(Limits()), Plain)
+    system = System(in_an_interrupt("softirqs"), Plain, "sc")
+    system.lock_order.watched = None
+    assert run.verdict.failure is not None
+    assert run.verdict.schedule is not None
+    execution = execute(system.machine(), Replay(run.verdict.schedule))
+    assert execution.failure is not None
+    assert execution.failure.error == IRQ_UNSAFE_LOCK
+    assert "takes A in softirq, and A where softirq may interrupt it" in execution.failure.message
+
+
+def test_readers_are_no_conflict_and_a_way_may_be_long() -> None:
+    inside = Used(1, Context.SOFTIRQ, True, write=False)
+    assert conflict([inside, Used(1, Context.SOFTIRQ, False, write=False)], {}) is None
+    assert conflict([inside, Used(1, Context.HARDIRQ, False, write=True)], {}) is None
+    found = conflict([inside, Used(3, Context.SOFTIRQ, False, write=True)], {1: [2], 2: [3]})
+    assert found is not None
+    assert found.way == (1, 2, 3)
+    assert conflict([inside, Used(3, Context.SOFTIRQ, False, write=True)], {3: [2], 2: [1]}) is None
+
+
+class HeldBack(Locks):
+    """CPU 0 has something off for a while."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        if k.cpu == 0:
+            yield from self.off(k)
+
+    def off(self, k: Kernel) -> Steps[None]:
+        yield from ()
+
+
+class BhOff(HeldBack):
+    name = "bh-off"
+
+    def off(self, k: Kernel) -> Steps[None]:
+        yield from local_bh_disable(k)
+        yield from local_bh_disable(k)
+        yield from local_bh_enable(k)
+        yield from spin_lock(k.cpu, self.b)
+        yield from spin_unlock(k.cpu, self.b)
+        yield from local_bh_enable(k)
+
+
+class IrqsOff(HeldBack):
+    name = "irqs-off"
+
+    def off(self, k: Kernel) -> Steps[None]:
+        outer = yield from local_irq_save(k)
+        inner = yield from local_irq_save(k)
+        yield from local_irq_restore(k, inner)
+        yield from spin_lock(k.cpu, self.b)
+        yield from spin_unlock(k.cpu, self.b)
+        yield from local_irq_restore(k, outer)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kind", "comes"),
+    [
+        (BhOff, "softirqs", False),
+        (BhOff, "hardirqs", True),
+        (IrqsOff, "softirqs", False),
+        (IrqsOff, "hardirqs", False),
+        (IrqsOff, "nmis", True),
+    ],
+)
+def test_what_is_off_holds_an_interrupt_back(scheme: type[HeldBack], kind: str, comes: bool) -> None:
+    """CPU 0 stands at the unlock of B in `off`, whatever is off there; its interrupt's handler is `handle`."""
+    system = System(scenario([[PROMOTE[0]]], **{kind: [["vunmap(page=2, nr_pages=1)"]]}), scheme, "sc")
+    machine = system.machine(tracing=True)
+    while machine.stack(0)[:2] != ("spin_unlock", "off"):
+        machine.step(0, lambda ways: 0)
+    # what raises the interrupt
+    machine.step(1, lambda ways: 0)
+    while machine.enabled():
+        machine.step(0, lambda ways: 0)
+    assert machine.failure is None
+    stacks = [step.stack for step in machine.trace or () if step.cpu == 0]
+    handled = [number for number, stack in enumerate(stacks) if "handle" in stack]
+    unlocked = [number for number, stack in enumerate(stacks) if stack[:2] == ("spin_unlock", "off")]
+    assert handled
+    assert (handled[0] < unlocked[-1]) is comes
+
+
+class NeverOn(HeldBack):
+    name = "never-on"
+
+    def off(self, k: Kernel) -> Steps[None]:
+        yield from local_bh_disable(k)
+
+
+def test_softirqs_are_enabled_again() -> None:
+    assert errors(NeverOn, scenario([[PROMOTE[0]]])) == LOCK_NOT_RELEASED
+
+
+class NotAsked(Mitigation):
+    name = "not-asked"
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        yield from local_irq_save(k)
+
+
+def test_who_disables_interrupts_asks_for_the_words_first() -> None:
+    with pytest.raises(ProgramError, match=r"boot\.interrupts"):
+        execute(System(scenario([[PROMOTE[0]]]), NotAsked, "sc").machine(), Seeded(0))
+
+
+COLLAPSE = ["vmap(page=0, nr_pages=2, max_page_shift='pte')"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "error"),
+    [
+        ("softirqs", {}, USE_AFTER_FREE_READ),
+        ("hardirqs", {}, ""),
+        ("nmis", {}, ""),
+        ("nmis", {"invlpgb": True}, USE_AFTER_FREE_READ),
+    ],
+)
+def test_a_flush_by_ipi_waits_for_the_handler_of_a_hardirq(kind: str, more: dict[str, bool], error: str) -> None:
+    """The walk takes no lock. With interrupts off it is safe from a collapse whose flush is an IPI."""
+    cpus = [["set_memory_rox(page=0, nr_pages=2)"], []]
+    found = scenario(cpus, "x86_64", COLLAPSE, **{kind: [[], ["text_poke(page=1)"]]}, **more)
+    assert errors(registry.get("none"), found) == error
+
+
+@pytest.mark.parametrize(("scheme", "error"), [("none", USE_AFTER_FREE_READ), ("rcu-free", "")])
+def test_a_grace_period_waits_for_a_softirq(scheme: str, error: str) -> None:
+    cpus = [["set_memory_rox(page=0, nr_pages=2)"], []]
+    found = scenario(cpus, "x86_64", COLLAPSE, softirqs=[[], ["text_poke(page=1)"]])
+    assert errors(registry.get(scheme), found) == error
+
+
+def test_text_is_round_tripped_and_what_is_wrong_with_it_is_said() -> None:
+    found = in_an_interrupt("hardirqs")
+    assert Scenario.from_data(found.to_data()) == found
+    with pytest.raises(ScenarioError, match="softirqs has calls for more than the 1 CPUs"):
+        scenario([[PROMOTE[0]]], softirqs=[[], [PROMOTE[1]]])
+    with pytest.raises(ScenarioError, match="what TLBs may hold is not followed with nmis"):
+        scenario([[PROMOTE[0]]], nmis=[[PROMOTE[1]]], tlb=True)
+    with pytest.raises(ScenarioError, match="NMI of CPU 0, call 1: no call 'x'"):
+        scenario([[PROMOTE[0]]], nmis=[["x()"]])
