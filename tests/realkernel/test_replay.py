@@ -30,17 +30,17 @@ PGD = ROOT + 8 * ((PLAN.window.start >> PLAN.window.shift(Level.PGD)) & 511)
 
 
 def walk(
-    promotion: list[Do], *, arch: Arch = X86_64, dump: list[Do] | None = None, idle_steps: int = 0
+    promotion: list[Do], *, arch: Arch = X86_64, dump: list[Do] | None = None, idle_steps: int = 0, counts: int = 0
 ) -> tuple[Outcome, Simulated]:
     """Replay on a guest with this promotion; the dump is there twice, for the rehearsal."""
     once = simulated.dump(PGD) if dump is None else dump
     guest = Simulated(arch, [promotion, [*once, *once]], simulated.words(PLAN), arch.stops_before, idle_steps)
-    kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", True, "", 0.0)
+    kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", (), (), (), "", 0.0)
     # the properties of a kernel's architecture come from a table; a variant of one is not in it
     console = Console(guest, kernel)
     facts = {"facts": arch, "levels": 4, "page_shift": 12, "shadow_offset": lambda self: simulated.SHADOW_OFFSET}
     console.kernel = type("Kernel", (), facts)()  # type: ignore[assignment]
-    run = replay._Run(PLAN, console, simulated.GATE, math.inf)  # type: ignore[arg-type]
+    run = replay._Run(PLAN, console, (simulated.GATE, counts), math.inf)  # type: ignore[arg-type]
     return run.walk(), guest
 
 
@@ -92,6 +92,15 @@ def test_a_write_that_the_model_does_not_make_has_diverged() -> None:
     outcome, _ = walk(program)
     assert (outcome.result, outcome.step) == (Result.DIVERGED, 7)
     assert "CPU 0 writes the pmd entry of page 0 in vmap_range_noflush" in outcome.message and outcome.backtrace
+
+
+def test_a_parked_cpu_is_not_preempted() -> None:
+    """Each CPU's count is raised by one while it is parked, and as it was while it runs."""
+    outcome, guest = walk(simulated.promotion(PGD), counts=simulated.COUNTS)
+    assert outcome.result is Result.REPRODUCED
+    assert guest.preempted == [] and guest.counted
+    # the reader runs at the end, the other one is parked
+    assert guest.counts == {0: simulated.COUNT + 1, 1: simulated.COUNT}
 
 
 def replaced(program: list[Do], what: str, *instead: Do) -> list[Do]:
