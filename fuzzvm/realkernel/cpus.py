@@ -16,7 +16,7 @@ from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.gdb import Gdb, GdbError
 from fuzzvm.realkernel.symbols import Symbols
 
-_SETTLE_SECONDS = 10.0
+_SETTLE_SECONDS = 60.0
 _MOMENT = 0.02
 _FRAMES = 24
 _STEPS = 64

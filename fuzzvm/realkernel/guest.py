@@ -7,25 +7,33 @@ from types import TracebackType
 
 from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.errors import RealKernelError
-from fuzzvm.realkernel.plan import RESERVED_BYTES
 from fuzzvm.realkernel.qemu import MEMORY, Qemu
 
-BOOT_SECONDS = 60.0
-RESERVED = ("2G", f"reserve_mem={RESERVED_BYTES >> 20}M:1G:fuzzvm")
-"""Memory and option of a guest with memory at plan.PHYSICAL that nobody else uses: of two multiples of 1G, not 0."""
+BOOT_SECONDS = 180.0
+_RESERVING = ((512 << 20, "2G"), (1 << 30, "2560M"))
+"""Memory of a guest that sets up to so many bytes aside at the highest multiple of a gigabyte: that is plan.PHYSICAL.
+
+The last megabytes hold the initramfs.
+"""
 _KASAN = "BUG: KASAN:"
 
 
 class Guest:
-    """A guest, from power-on; a context that ends it. `calls` are the script's lines after the module is loaded."""
+    """A guest, from power-on; a context that ends it. `calls` are the script's lines after the module is loaded.
+
+    `reserved` is how many bytes of memory, at a multiple of a gigabyte, are set aside for the calls.
+    """
 
     def __init__(
-        self, kernel: BuiltKernel, calls: Iterable[str], cpus: int, *, reserves: bool = False, binary: str | None = None
+        self, kernel: BuiltKernel, calls: Iterable[str], cpus: int, *, reserved: int = 0, binary: str | None = None
     ) -> None:
         self.kernel = kernel
         self.symbols = kernel.symbols()
         script = "\n".join([self._insmod(), *calls]) + "\n"
-        memory, append = RESERVED if reserves else (MEMORY, "")
+        memory, append = MEMORY, ""
+        if reserved:
+            memory = next(size for most, size in _RESERVING if reserved <= most)
+            append = f"reserve_mem={reserved}:1G:fuzzvm"
         self.qemu = Qemu(
             kernel.facts, kernel.image, kernel.initramfs(script), cpus, memory=memory, append=append, binary=binary
         )

@@ -32,8 +32,8 @@ from fuzzvm.scenario.scenario import Scenario
 
 PHYSICAL = 0x4000_0000
 """Physical address that page 0 is mapped to: aligned to every block. Nobody accesses what is mapped."""
-RESERVED_BYTES = 8 << 20
-"""Memory at PHYSICAL that a guest sets aside where what is mapped is read (reserve_mem of Linux 6.12)."""
+MAX_RESERVED = 1 << 30
+"""The most memory at PHYSICAL that a guest sets aside for pages that are read: the only whole gigabyte that it has."""
 _SHIFTS = {"pte": Level.PTE, "contpte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
 """By max_page_shift, the level of the largest entry; that of a contiguous block is set as so many entries."""
 
@@ -175,18 +175,21 @@ def _check_calls(scenario: Scenario) -> None:
         if not isinstance(call, drivable):
             raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
     window = Window(scenario.geometry(), 0)
-    # what a change of attributes does to the linear map, where there is memory, is to be nobody else's
-    if reads_pages(scenario) and span(_calls(scenario), window) > RESERVED_BYTES:
-        raise NoCounterpartError(f"pages that are read must be within {RESERVED_BYTES >> 20} MB, which are set aside")
+    if reserved(scenario, window) > MAX_RESERVED:
+        raise NoCounterpartError("pages that are read must lie within one gigabyte, which the guest sets aside")
 
 
 def _calls(scenario: Scenario) -> tuple[Call, ...]:
     return (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
 
 
-def reads_pages(scenario: Scenario) -> bool:
-    """Return whether a call reads what is mapped, so that memory must be there."""
-    return any(isinstance(call, ReadKcore) for call in _calls(scenario))
+def reserved(scenario: Scenario, window: Window) -> int:
+    """Return the bytes of memory that are mapped where a call reads what is mapped, else 0.
+
+    They are to be nobody else's: a change of attributes changes the linear map of memory along.
+    """
+    calls = _calls(scenario)
+    return span(calls, window) if any(isinstance(call, ReadKcore) for call in calls) else 0
 
 
 def operations(call: Call, window: Window, slots: dict[str, int]) -> str:

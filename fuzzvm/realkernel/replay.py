@@ -42,13 +42,16 @@ def replay(
     plan = plans.make(case, kernel.window(), mitigation)
     began = time.monotonic()
     cpus = len(case.scenario.cpus)
-    reserves = plans.reads_pages(case.scenario)
-    with Guest(kernel, script(plan), max(2, cpus), reserves=reserves, binary=binary) as guest:
+    reserved = plans.reserved(case.scenario, plan.window)
+    told = script(plan)
+    with Guest(kernel, told, max(2, cpus), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
         run = _Run(plan, guest, gate, began + seconds)
         booted = time.monotonic() - began
         outcome = run.walk()
+        outcome.console = guest.qemu.lines()
+    outcome.script = told
     outcome.boot_seconds = booted
     outcome.seconds = time.monotonic() - began
     outcome.passed_over = plan.passed_over
@@ -60,7 +63,8 @@ def script(plan: Plan) -> list[str]:
     scenario = plan.case.scenario
     slots: dict[str, int] = {}
     everything = (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
-    lines = [f"boot reserved {plans.PHYSICAL:#x} {plans.RESERVED_BYTES:#x}"] if plans.reads_pages(scenario) else []
+    reserved = plans.reserved(scenario, plan.window)
+    lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
     lines += [f"boot area {plan.window.start:#x} {plans.span(everything, plan.window):#x}"]
     lines += [f"boot {plans.operations(call, plan.window, slots)}" for call in scenario.setup]
     for cpu, calls in enumerate(scenario.cpus):

@@ -80,23 +80,24 @@ def test_a_read_of_kcore_needs_memory_that_nobody_uses() -> None:
     of = case(X86_COLLAPSE)
     reader = (parse_call("read_kcore(page=0, nr_pages=2)"),)
     scenario = replace(of.scenario, cpus=(of.scenario.cpus[0], reader))
-    assert not plan.reads_pages(of.scenario) and plan.reads_pages(scenario)
     window = made(X86_COLLAPSE).window
+    assert (plan.reserved(of.scenario, window), plan.reserved(scenario, window)) == (0, 2 << 20)
     assert plan.operations(reader[0], window, {}) == f"kcore {window.start:#x} {window.start + 4096:#x}"
     assert replay.script(replace(made(X86_COLLAPSE), case=replace(of, scenario=scenario)))[:2] == [
-        "boot reserved 0x40000000 0x800000",
+        "boot reserved 0x40000000 0x200000",
         f"boot area {window.start:#x} 0x200000",
     ]
 
 
-def test_pages_that_are_read_are_few() -> None:
-    of = case(X86_COLLAPSE_PUD)
-    assert f"cpu 0 set_memory_rox {made(X86_COLLAPSE_PUD).window.start:#x} 0x40000" in replay.script(
-        made(X86_COLLAPSE_PUD)
+def test_pages_that_are_read_are_of_one_gigabyte() -> None:
+    found = made(X86_COLLAPSE_PUD)
+    scenario = replace(
+        found.case.scenario, cpus=(*found.case.scenario.cpus, (parse_call("read_kcore(page=0, nr_pages=1)"),))
     )
-    scenario = replace(of.scenario, cpus=(*of.scenario.cpus, (parse_call("read_kcore(page=0, nr_pages=1)"),)))
-    with pytest.raises(NoCounterpartError, match="8 MB"):
-        plan.make(replace(of, scenario=scenario), 0)
+    assert plan.reserved(scenario, found.window) == plan.MAX_RESERVED
+    beyond = replace(scenario, setup=(*scenario.setup, parse_call("vmap(page=4, nr_pages=1, max_page_shift='pte')")))
+    with pytest.raises(NoCounterpartError, match="one gigabyte"):
+        plan.make(replace(found.case, scenario=beyond), 0)
 
 
 def test_the_readers_own_mm_stands_for_another_one() -> None:

@@ -15,6 +15,7 @@ from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.mitigations import registry
 from fuzzvm.realkernel import build as builds
+from fuzzvm.realkernel import bundle as bundles
 from fuzzvm.realkernel import compare as comparing
 from fuzzvm.realkernel import fix, tools
 from fuzzvm.realkernel import replay as replaying
@@ -173,6 +174,13 @@ def build(
     type=click.Choice([result.value for result in Result]),
     help="The ending that exit status 0 stands for.",
 )
+@click.option(
+    "--save",
+    "bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what a maintainer needs into a new folder: configuration, guest in C, console, schedule, story, KTAP.",
+)
 @json_option
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 def replay(
@@ -182,6 +190,7 @@ def replay(
     times: int,
     seconds: float,
     expect: str,
+    bundle: Path | None,
     as_json: bool,
     as_ktap: bool,
 ) -> int:
@@ -192,9 +201,12 @@ def replay(
 
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
+    fuzzvm kernel replay FILE --kernel out --times 10 --save finding
     """
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
+    if bundle is not None:
+        bundles.check(bundle)
     case = read(file)
     refuse_image(case, "fuzzvm kernel replay")
     built = builds.load(folder)
@@ -205,8 +217,14 @@ def replay(
             outcomes.append(replaying.replay(case, built, seconds, given))
             if not as_json and not as_ktap and times > 1:
                 say(_line(outcomes[-1]))
-    reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
+    text = not as_json and not as_ktap
+    model = report_text(tell(case, mitigation_of(case, given))) if text or bundle is not None else ""
     wanted = Result(expect)
+    results = [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)]
+    if bundle is not None:
+        texts = {"story.txt": model, "results.ktap": ktap(file.name, results)}
+        bundles.save(bundle, file, built, _shown(outcomes, wanted), times, texts)
+    reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
     if as_json:
         print_json(
             {
@@ -218,15 +236,17 @@ def replay(
             }
         )
     elif as_ktap:
-        say_text(
-            ktap(file.name, [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)])
-        )
+        say_text(ktap(file.name, results))
     else:
-        model = report_text(tell(case, mitigation_of(case, given)))
-        _print_outcome(next((o for o in outcomes if o.result is not wanted), outcomes[-1]), model)
+        _print_outcome(_shown(outcomes, wanted), model)
         if times > 1:
             say("", f"{reproduced} of {times} reproduced")
     return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
+
+
+def _shown(outcomes: list[Outcome], wanted: Result) -> Outcome:
+    """Return the first replay that did not end as is wanted, else the last one."""
+    return next((outcome for outcome in outcomes if outcome.result is not wanted), outcomes[-1])
 
 
 def _result(number: int, outcome: Outcome, wanted: Result) -> KtapResult:
