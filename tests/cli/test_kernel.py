@@ -21,7 +21,7 @@ CORPUS = ROOT / "corpus" / "regressions"
 X86_PMD = CORPUS / "none-use-after-free-read-4f5a29210ff8.toml"
 ARM_PMD = CORPUS / "none-use-after-free-read-c77cd3c19dbc.toml"
 KERNELS = {name: os.environ.get(f"FUZZVM_KERNEL_{name.upper()}", "") for name in ("x86_64", "arm64", "x86_64_fixed")}
-"""Folders of `fuzzvm kernel build`; with --revert-fix for the first two."""
+"""Folders of `fuzzvm kernel build`; without promotion-lock for the first two."""
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
