@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from fuzzvm.kbuild.errors import KbuildError
 
@@ -25,11 +26,16 @@ def parse(text: str) -> dict[str, str]:
     return options
 
 
-def check_taken(made: str, asked: str) -> None:
-    """Raise KbuildError where the tree's Kconfig has turned off what the fragments ask for."""
+def check_taken(made: str, asked: str, optional: Collection[str] = ()) -> list[str]:
+    """Return which of the `optional` options that the fragments ask for the tree's Kconfig has turned off.
+
+    Raises KbuildError where it has turned off another one that they ask for.
+    """
     options = parse(made)
     wanted = {name: value for name, value in parse(asked).items() if value == "y"}
-    refused = [f"{name}={value}" for name, value in wanted.items() if options.get(name) != value]
+    off = [name for name, value in wanted.items() if options.get(name) != value]
+    refused = [f"{name}={wanted[name]}" for name in off if name not in optional]
     if refused:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise KbuildError(f"this tree does not take {', '.join(refused[:_SHOWN])}{more}")
+    return off

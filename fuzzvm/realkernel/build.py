@@ -18,9 +18,10 @@ from pathlib import Path
 from fuzzvm.files.errors import FileError
 from fuzzvm.files.reading import read_bytes, read_text
 from fuzzvm.files.writing import write
+from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild import source as sources
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
-from fuzzvm.kbuild.config import check_taken
+from fuzzvm.kbuild.config import check_taken, parse
 from fuzzvm.kbuild.run import run
 from fuzzvm.realkernel import cpio, fix, tools
 from fuzzvm.realkernel.arch import ARCHES, Arch
@@ -30,8 +31,20 @@ from fuzzvm.realkernel.symbols import Symbols
 MANIFEST = "kernel.json"
 FRAGMENT = "fragment.config"
 """What the kernel is configured by: the first file of a build, by which its folder is known."""
+OPTIONAL = "optional"
+"""The fragment of options that a tree may not have."""
+EDITED = "edited"
+"""The names of the source files that a build has edited, one a line."""
 BUILD_SECONDS = 3600.0
 _FILES = ("image", "System.map", "initramfs", "config")
+INSTRUMENTED = (
+    *("pagewalk", "ptdump", "dump_pagetables", "vmalloc", "memory"),
+    *("pgtable", "mmu", "set_memory", "pageattr"),
+)
+"""The objects whose accesses KASAN checks, which are those that read page tables; all others compile in half the time.
+
+What is free is known in any case: the page allocator says so to KASAN itself, in an object that is never checked.
+"""
 MAX_TEXT = 16 << 20
 """Bytes of a configuration or a manifest."""
 MAX_INITRAMFS = 256 << 20
@@ -45,7 +58,10 @@ class Options:
     arch: str
     page_size: str = "4K"
     levels: int = 0
-    revert_fix: bool = False
+    without: tuple[str, ...] = ()
+    """Names of fix.STEPS that are taken out of a copy of the source."""
+    patches: tuple[Path, ...] = ()
+    """Files of patches that are applied to the copy first."""
     fragment: Path | None = None
     jobs: int = 0
 
@@ -59,7 +75,10 @@ class BuiltKernel:
     page_size: str
     levels: int
     release: str
-    revert_fix: bool
+    without: tuple[str, ...]
+    patches: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Options of optional.config that this tree does not have."""
     key: str
     seconds: float
 
@@ -108,15 +127,18 @@ class BuiltKernel:
         """Return it as plain data, without its folder."""
         data = asdict(self)
         del data["folder"]
-        return data
+        # scripts may know it by the option of that name
+        return data | {"revert_fix": fix.PROMOTION in self.without}
 
 
 def load(folder: Path) -> BuiltKernel:
     """Return what a folder holds. Raises RealKernelError where `build` did not make it, or not to its end."""
     try:
         data = json.loads(read_text(folder / MANIFEST, MAX_TEXT))
-        kernel = BuiltKernel(folder=folder, **data)
-    except (FileError, ValueError, TypeError, RecursionError) as error:
+        lists = {name: tuple(data[name]) for name in ("without", "patches", "left_out")}
+        rest = {name: value for name, value in data.items() if name not in (*lists, "revert_fix")}
+        kernel = BuiltKernel(folder=folder, **lists, **rest)
+    except (FileError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` ({error})") from error
     if not isinstance(kernel.arch, str) or not isinstance(kernel.page_size, str):
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` (arch and page_size must be strings)")
@@ -173,9 +195,13 @@ def build(options: Options, out: Path) -> BuiltKernel:
     missing = tools.missing_packages(options.arch)
     if missing:
         raise RealKernelError(f"packages are missing: apt-get install {' '.join(missing)}")
+    edits = fix.edits(options.without, options.arch)
+    patches = [patch for path in options.patches for patch in patching.read(path)]
+    if patches:
+        patching.check_program()
     guest = guest_sources()
     config = _config(options, levels, guest)
-    key = _key(options, config, guest)
+    key = _key(options, patches, config, guest)
     # `source`, `module` and `tmp` in it are removed and made anew
     sources.check_apart(out, options.source)
     sources.take_folder(out, FRAGMENT, "fuzzvm kernel build")
@@ -187,7 +213,8 @@ def build(options: Options, out: Path) -> BuiltKernel:
     log = out / "build.log"
     log.unlink(missing_ok=True)
     tree = _tree(options, out, log)
-    release = _make_kernel(options, arch, tree, out, config, log)
+    _edit(tree, patches, edits, out / EDITED)
+    release, left_out = _make_kernel(options, arch, tree, out, config, guest, log)
     members = [
         cpio.directory("dev"),
         # the console is opened before any file system is mounted
@@ -197,7 +224,18 @@ def build(options: Options, out: Path) -> BuiltKernel:
     ]
     (out / "initramfs").write_bytes(cpio.archive(members))
     seconds = round(time.monotonic() - began, 1)
-    built = BuiltKernel(out, options.arch, options.page_size, levels, release, options.revert_fix, key, seconds)
+    built = BuiltKernel(
+        folder=out,
+        arch=options.arch,
+        page_size=options.page_size,
+        levels=levels,
+        release=release,
+        without=options.without,
+        patches=tuple(patch.name for patch in patches),
+        left_out=left_out,
+        key=key,
+        seconds=seconds,
+    )
     # what was unpacked or copied is made anew by the next build, and takes two gigabytes
     shutil.rmtree(out / "source", ignore_errors=True)
     write(out / MANIFEST, json.dumps(built.to_data(), indent=2) + "\n", own_name=True)
@@ -213,18 +251,26 @@ def _there(out: Path) -> BuiltKernel | None:
 
 
 def _config(options: Options, levels: int, guest: Path) -> str:
-    parts = [(guest / f"{name}.config").read_text(encoding="utf-8") for name in ("common", options.arch)]
+    parts = [(guest / f"{name}.config").read_text(encoding="utf-8") for name in (OPTIONAL, "common", options.arch)]
     parts.append("\n".join(ARCHES[options.arch].builds.geometry_options(options.page_size, levels)) + "\n")
     if options.fragment is not None:
         parts.append(_text(options.fragment))
     return "".join(parts)
 
 
-def _key(options: Options, config: str, guest: Path) -> str:
+def _optional(fragment: Path | None, guest: Path) -> list[str]:
+    """Return the options that a tree may turn off: those of optional.config that the user has not asked for."""
+    asked = {} if fragment is None else parse(_text(fragment))
+    return [name for name in parse((guest / f"{OPTIONAL}.config").read_text(encoding="utf-8")) if name not in asked]
+
+
+def _key(options: Options, patches: list[patching.Patch], config: str, guest: Path) -> str:
     """Return the digest of all that goes in; of a source archive its name, size and time."""
     stat = options.source.stat()
     source = f"{options.source.resolve()} {stat.st_size} {stat.st_mtime_ns}" if options.source.is_file() else "tree"
-    digest = hashlib.sha256(f"{source}\n{options.arch} {options.revert_fix}\n{config}".encode())
+    digest = hashlib.sha256(f"{source}\n{options.arch} {sorted(options.without)}\n{config}".encode())
+    for patch in patches:
+        digest.update(patch.text)
     for path in sorted(path for path in guest.rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
     digest.update(Path(fix.__file__).read_bytes())
@@ -232,7 +278,10 @@ def _key(options: Options, config: str, guest: Path) -> str:
 
 
 def _tree(options: Options, out: Path, log: Path) -> Path:
-    """Return the tree to build: the user's own, or one below `out` where it is unpacked or edited."""
+    """Return the tree to build, always in the same folder below `out`: make then builds only what differs.
+
+    Of a tree of the user's it has hard links, where both are in one file system.
+    """
     tree = out / "source"
     if options.source.is_dir():
         if not (options.source / "Kbuild").is_file():
@@ -241,9 +290,6 @@ def _tree(options: Options, out: Path, log: Path) -> Path:
             raise RealKernelError(
                 f"{options.source} has been built in; a build out of tree needs `make mrproper` there"
             )
-        if not options.revert_fix:
-            return options.source.resolve()
-        # files are replaced there, never written into, so that the user's tree stays as it is
         shutil.rmtree(tree, ignore_errors=True)
         shutil.copytree(options.source, tree, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns(".git"))
     else:
@@ -253,9 +299,28 @@ def _tree(options: Options, out: Path, log: Path) -> Path:
         run(["tar", "xf", archive, "-C", str(tree), "--strip-components=1"], log, BUILD_SECONDS)
         if not (tree / "Kbuild").is_file():
             raise RealKernelError(f"{options.source} is no archive of a kernel tree")
-    if options.revert_fix:
-        fix.apply(tree, fix.EDITS[options.arch])
     return tree.resolve()
+
+
+def _edit(tree: Path, patches: list[patching.Patch], edits: tuple[fix.Edit, ...], remembered: Path) -> None:
+    """Apply patches, then edits. Files are replaced, never written into, so that the user's tree stays as it is.
+
+    A file that an earlier build had edited and this one has not is older than its object: it is made new, so that make
+    builds it again. `remembered` holds the names of those files.
+    """
+    before = remembered.read_text(encoding="utf-8").splitlines() if remembered.is_file() else []
+    named = {name for patch in patches for name in patch.files} | {str(edit.path) for edit in edits}
+    for name in {*before, *named}:
+        path = tree / name
+        if path.is_file() and not path.is_symlink():
+            held, mode = path.read_bytes(), path.stat().st_mode
+            path.unlink()
+            path.write_bytes(held)
+            path.chmod(mode)
+    patching.apply(patches, tree)
+    fix.apply(tree, edits)
+    # those of before too: nobody knows whether the build that follows comes to its end
+    write(remembered, "".join(f"{name}\n" for name in sorted({*before, *named})), own_name=True)
 
 
 def _link(source: str, target: str) -> None:
@@ -269,21 +334,29 @@ def _link(source: str, target: str) -> None:
 def _make(options: Options, arch: Arch, tree: Path, out: Path) -> list[str]:
     jobs = options.jobs or os.cpu_count() or 1
     command = ["make", "-C", str(tree), f"O={(out / 'build').resolve()}", f"ARCH={arch.builds.kernel_name}"]
-    return [*command, f"-j{jobs}", f"CROSS_COMPILE={arch.builds.cross}"]
+    judged = [f"KASAN_SANITIZE_{name}.o=y" for name in INSTRUMENTED]
+    return [*command, f"-j{jobs}", f"CROSS_COMPILE={arch.builds.cross}", "KASAN_SANITIZE=n", *judged]
 
 
-def _make_kernel(options: Options, arch: Arch, tree: Path, out: Path, config: str, log: Path) -> str:
-    """Configure and build; put image and System.map where they belong, return the kernel's release."""
+def _make_kernel(
+    options: Options, arch: Arch, tree: Path, out: Path, config: str, guest: Path, log: Path
+) -> tuple[str, tuple[str, ...]]:
+    """Configure and build; put image and System.map where they belong.
+
+    Returns the kernel's release, and the options that do not matter and that the tree does not have.
+    """
     objects = out / "build"
     objects.mkdir(exist_ok=True)
     make = _make(options, arch, tree, out)
     run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], log, BUILD_SECONDS)
-    check_taken((objects / ".config").read_text(encoding="utf-8"), config)
+    optional = _optional(options.fragment, guest)
+    left_out = check_taken((objects / ".config").read_text(encoding="utf-8"), config, optional)
     run([*make, arch.image.rpartition("/")[2], "modules"], log, BUILD_SECONDS)
     shutil.copy2(objects / arch.image, out / "image")
     shutil.copy2(objects / "System.map", out / "System.map")
     shutil.copy2(objects / ".config", out / "config")
-    return (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
+    release = (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
+    return release, tuple(left_out)
 
 
 def _init(arch: str, guest: Path, out: Path, log: Path) -> bytes:

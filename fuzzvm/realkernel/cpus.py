@@ -3,6 +3,7 @@
 While one CPU is driven the others are parked: their program counter is moved to a loop of one instruction that the
 module holds, with interrupts on, so that they still answer IPIs (a TLB flush waits for that). To let a CPU go on, it is
 brought back to the loop, where its registers are those that it was parked with, and its program counter is put back.
+A kernel that may preempt what is in the kernel is kept from it by the count that preempt_disable() raises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.gdb import Gdb, GdbError
 from fuzzvm.realkernel.symbols import Symbols
 
-_SETTLE_SECONDS = 10.0
+_SETTLE_SECONDS = 60.0
 _MOMENT = 0.02
 _FRAMES = 24
 _STEPS = 64
@@ -24,11 +25,15 @@ _KERNEL = 0xFFFF_0000_0000_0000
 
 @dataclass
 class Cpus:
-    """The CPUs of a guest that stands. `gate` is where a worker arrives before each of its calls."""
+    """The CPUs of a guest that stands. `gate` is where a worker arrives before each of its calls.
+
+    `counts` is the module's array of where the preemption of each CPU is counted, 0 for a kernel without preemption.
+    """
 
     gdb: Gdb
     arch: Arch
     gate: int
+    counts: int = 0
     resume_at: dict[int, int] = field(default_factory=dict)
     """Of each parked CPU, where it goes on."""
 
@@ -52,6 +57,7 @@ class Cpus:
                 self.gdb.interrupt()
         for cpu in range(cpus):
             self.resume_at[cpu] = self.loop + self.arch.loop
+            self._preemption(cpu, 1)
 
     def park(self, cpu: int) -> None:
         """Park a CPU where it stands; a few instructions later where it has interrupts off."""
@@ -65,11 +71,13 @@ class Cpus:
                 raise RealKernelError(f"CPU {cpu} keeps interrupts off")
         self.resume_at[cpu] = self.pc(cpu)
         self.gdb.set_register(cpu, self.arch.pc, self.loop)
+        self._preemption(cpu, 1)
 
     def park_at_gate(self, cpu: int) -> None:
         """Park a CPU that has arrived at the gate; it goes on with its next call."""
         self.resume_at[cpu] = self.loop + self.arch.loop
         self.gdb.set_register(cpu, self.arch.pc, self.loop)
+        self._preemption(cpu, 1)
 
     def unpark(self, cpu: int) -> None:
         """Put a parked CPU back to where it was; nothing runs yet.
@@ -90,6 +98,17 @@ class Cpus:
                 if self.gdb.wait(_MOMENT) is None:
                     self.gdb.interrupt()
         self.gdb.set_register(cpu, self.arch.pc, self.resume_at.pop(cpu))
+        self._preemption(cpu, -1)
+
+    def _preemption(self, cpu: int, by: int) -> None:
+        """Raise or lower by one how often preemption is disabled for what a CPU runs (PREEMPT_MASK, a byte)."""
+        if not self.counts:
+            return
+        count = self._word(cpu, self.counts + 8 * cpu)
+        (held,) = self.gdb.memory(cpu, count, 1)
+        if not 0 <= held + by <= 0xFF:
+            raise RealKernelError(f"the preemption of CPU {cpu} is counted as {held}, and cannot be by {by} more")
+        self.gdb.set_memory(cpu, count, bytes([held + by]))
 
     def step_on(self, cpu: int) -> None:
         """Let a CPU execute the instruction that it stands at, one that does not jump to itself.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -91,13 +91,19 @@ class Watcher:
             if address is not None:
                 self.found[entry] = address
 
-    def watch(self, entries: Iterable[Entry], freed: Iterable[Entry] = ()) -> None:
-        """Watch these entries, and the tables below those for being freed, and no others; those that were found."""
+    def watch(
+        self, entries: Iterable[Entry], freed: Iterable[Entry] = (), read: Collection[Entry] | None = None
+    ) -> None:
+        """Watch these entries, and the tables below those for being freed, and no others; those that were found.
+
+        With `read`, reads of other entries are not watched, only writes.
+        """
         self._watched = {self.found[entry]: entry for entry in entries if entry in self.found}
         shadows = {entry: self._shadow(self.tables_below[entry]) for entry in freed if entry in self.tables_below}
         self._shadows = {shadow.stop - 8: entry for entry, shadow in shadows.items()}
         # shadow is read at each access to what it is of
-        wanted = {(address, kind) for address in self._watched for kind in Watch}
+        wanted = {(address, Watch.WRITE) for address in self._watched}
+        wanted |= {(address, Watch.READ) for address, entry in self._watched.items() if read is None or entry in read}
         wanted |= {(address, Watch.WRITE) for address in self._shadows}
         for address, kind in self._placed - wanted:
             self.gdb.clear_watch(address, kind)

@@ -104,6 +104,11 @@ class Gdb:
         parts = range(address, end, _READ_BYTES)
         return b"".join(_bytes(self._ask(b"m%x,%x" % (at, min(_READ_BYTES, end - at)))) for at in parts)
 
+    def set_memory(self, cpu: int, address: int, data: bytes) -> None:
+        """Write memory as a CPU sees it, a few bytes. Raises GdbError where nothing is mapped."""
+        self._select(cpu)
+        self._ok(b"M%x,%x:%s" % (address, len(data), data.hex().encode()))
+
     def physical(self, address: int) -> int:
         """Return eight bytes of physical memory as a number."""
         self._ok(b"Qqemu.PhyMemMode:1")

@@ -7,20 +7,36 @@ from types import TracebackType
 
 from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.errors import RealKernelError
-from fuzzvm.realkernel.qemu import Qemu
+from fuzzvm.realkernel.qemu import MEMORY, Qemu
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 180.0
+_RESERVING = ((512 << 20, "2G"), (1 << 30, "2560M"))
+"""Memory of a guest that sets up to so many bytes aside at the highest multiple of a gigabyte: that is plan.PHYSICAL.
+
+The last megabytes hold the initramfs.
+"""
 _KASAN = "BUG: KASAN:"
 
 
 class Guest:
-    """A guest, from power-on; a context that ends it. `calls` are the script's lines after the module is loaded."""
+    """A guest, from power-on; a context that ends it. `calls` are the script's lines after the module is loaded.
 
-    def __init__(self, kernel: BuiltKernel, calls: Iterable[str], cpus: int, *, binary: str | None = None) -> None:
+    `reserved` is how many bytes of memory, at a multiple of a gigabyte, are set aside for the calls.
+    """
+
+    def __init__(
+        self, kernel: BuiltKernel, calls: Iterable[str], cpus: int, *, reserved: int = 0, binary: str | None = None
+    ) -> None:
         self.kernel = kernel
         self.symbols = kernel.symbols()
         script = "\n".join([self._insmod(), *calls]) + "\n"
-        self.qemu = Qemu(kernel.facts, kernel.image, kernel.initramfs(script), cpus, binary=binary)
+        memory, append = MEMORY, ""
+        if reserved:
+            memory = next(size for most, size in _RESERVING if reserved <= most)
+            append = f"reserve_mem={reserved}:1G:fuzzvm"
+        self.qemu = Qemu(
+            kernel.facts, kernel.image, kernel.initramfs(script), cpus, memory=memory, append=append, binary=binary
+        )
 
     def __enter__(self) -> Guest:
         return self
@@ -36,6 +52,9 @@ class Guest:
             "vunmap_range_at": self.symbols.address("vunmap_range"),
             "get_vm_area_at": self.symbols.address("__get_vm_area_caller"),
         }
+        # arm64 has them in a form that the module's calls are not for
+        optional = ("set_memory_ro", "set_memory_rox") if self.kernel.arch == "x86_64" else ()
+        parameters |= {f"{name}_at": self.symbols.address(name) for name in optional if name in self.symbols}
         return "insmod " + " ".join(f"{name}={address:#x}" for name, address in parameters.items())
 
     def wait(self, said: str, seconds: float = BOOT_SECONDS) -> str:
@@ -48,9 +67,13 @@ class Guest:
             raise RealKernelError(f"the guest could not do what it was told: {line.removeprefix('fuzzvm: failed: ')}")
         return line
 
-    def gate(self) -> int:
-        """Return the address of the module's gate, once it is loaded."""
-        return int(self.wait("gate").split()[2], 16)
+    def gate(self) -> tuple[int, int]:
+        """Return the address of the module's gate, once it is loaded, and that of its array of preemption counts.
+
+        The second one is 0 for a kernel that does not preempt what is in the kernel.
+        """
+        gate, counts = self.wait("gate").split()[2:4]
+        return int(gate, 16), int(counts, 16)
 
     def alive(self) -> None:
         """Raise RealKernelError where QEMU has ended or the guest could not do what it was told."""

@@ -49,6 +49,10 @@ class Outcome:
     extra_reads: int = 0
     boot_seconds: float = 0.0
     seconds: float = 0.0
+    console: list[str] = field(default_factory=list)
+    """What the guest has printed. It is no part of the plain data."""
+    script: list[str] = field(default_factory=list)
+    """What the guest was told. Nor is this."""
 
     def to_data(self) -> dict[str, object]:
         """Return it as plain data."""

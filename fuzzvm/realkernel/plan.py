@@ -18,6 +18,9 @@ from fuzzvm.scenario.calls import (
     CatKernelPageTables,
     CatPageTables,
     CheckWxPages,
+    ReadKcore,
+    SetMemoryRo,
+    SetMemoryRox,
     Vfree,
     VmallocHuge,
     Vmap,
@@ -29,6 +32,8 @@ from fuzzvm.scenario.scenario import Scenario
 
 PHYSICAL = 0x4000_0000
 """Physical address that page 0 is mapped to: aligned to every block. Nobody accesses what is mapped."""
+MAX_RESERVED = 1 << 30
+"""The most memory at PHYSICAL that a guest sets aside for pages that are read: the only whole gigabyte that it has."""
 _SHIFTS = {"pte": Level.PTE, "contpte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
 """By max_page_shift, the level of the largest entry; that of a contiguous block is set as so many entries."""
 
@@ -162,11 +167,29 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
 
 
 def _check_calls(scenario: Scenario) -> None:
-    if scenario.other_mms:
-        raise NoCounterpartError("walks of other mms cannot be driven on a real kernel")
-    for call in (*scenario.setup, *(call for calls in scenario.cpus for call in calls)):
-        if not isinstance(call, Vmap | Vunmap | CatKernelPageTables | CatPageTables | CheckWxPages):
+    drivable = (Vmap, Vunmap, CatKernelPageTables, CatPageTables, CheckWxPages)
+    if scenario.arch == "x86_64":
+        # arm64's set_memory_*() want areas of vmalloc's own; and with no collapse nothing frees beside a look-up
+        drivable = (*drivable, SetMemoryRo, SetMemoryRox, ReadKcore)
+    for call in _calls(scenario):
+        if not isinstance(call, drivable):
             raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
+    window = Window(scenario.geometry(), 0)
+    if reserved(scenario, window) > MAX_RESERVED:
+        raise NoCounterpartError("pages that are read must lie within one gigabyte, which the guest sets aside")
+
+
+def _calls(scenario: Scenario) -> tuple[Call, ...]:
+    return (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
+
+
+def reserved(scenario: Scenario, window: Window) -> int:
+    """Return the bytes of memory that are mapped where a call reads what is mapped, else 0.
+
+    They are to be nobody else's: a change of attributes changes the linear map of memory along.
+    """
+    calls = _calls(scenario)
+    return span(calls, window) if any(isinstance(call, ReadKcore) for call in calls) else 0
 
 
 def operations(call: Call, window: Window, slots: dict[str, int]) -> str:
@@ -190,6 +213,15 @@ def operations(call: Call, window: Window, slots: dict[str, int]) -> str:
             return f"vfree {slots.setdefault(call.area, len(slots))}"
         case VmUnmapAliases():
             return call.name
+        case SetMemoryRo() | SetMemoryRox():
+            start, end = (window.address(page) for page in (call.page, call.page + call.nr_pages))
+            return f"{call.name} {start:#x} {end - start >> window.geometry.page_shift:#x}"
+        case ReadKcore():
+            pages = range(call.page, call.page + call.nr_pages)
+            return " ".join(["kcore", *(f"{window.address(page):#x}" for page in pages)])
+        case CatPageTables() if call.walks_other_mm:
+            # under Linux without EFI the reader's own mm stands for efi_mm: it shares the same tables, and has a lock
+            return "cat current_kernel"
         case CatKernelPageTables() | CatPageTables():
             return "cat"
         case CheckWxPages():

@@ -38,7 +38,17 @@ class Qemu:
     kernel then sends it SIGKILL.
     """
 
-    def __init__(self, arch: Arch, image: Path, initramfs: bytes, cpus: int, *, binary: str | None = None) -> None:
+    def __init__(
+        self,
+        arch: Arch,
+        image: Path,
+        initramfs: bytes,
+        cpus: int,
+        *,
+        memory: str = MEMORY,
+        append: str = "",
+        binary: str | None = None,
+    ) -> None:
         program = shutil.which(binary or arch.machine)
         if program is None:
             raise RealKernelError(f"{arch.machine} is not installed: apt-get install {PACKAGES[arch.machine]}")
@@ -48,7 +58,7 @@ class Qemu:
         self._gdb: Gdb | None = None
         listening, self._stub = _listen()
         try:
-            self._process = self._start(program, arch, image, initramfs, cpus, listening)
+            self._process = self._start(program, arch, image, initramfs, cpus, listening, memory, append)
         except BaseException:
             os.close(self._stub)
             raise
@@ -68,7 +78,14 @@ class Qemu:
 
     @staticmethod
     def _start(
-        program: str, arch: Arch, image: Path, initramfs: bytes, cpus: int, listening: socket.socket
+        program: str,
+        arch: Arch,
+        image: Path,
+        initramfs: bytes,
+        cpus: int,
+        listening: socket.socket,
+        memory: str,
+        append: str,
     ) -> subprocess.Popen[bytes]:
         with os.fdopen(os.memfd_create("initramfs"), "wb") as ramfs:
             ramfs.write(initramfs)
@@ -77,11 +94,11 @@ class Qemu:
             command = [
                 program,
                 *arch.qemu,
-                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", MEMORY),
+                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", memory),
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
                 *("-chardev", f"socket,id=gdb,fd={inherited[0]},server=on,wait=off", "-gdb", "chardev:gdb"),
                 *("-kernel", str(image), "-initrd", f"/proc/self/fd/{inherited[1]}"),
-                *("-append", f"console={arch.console} {arch.append} {_APPEND}"),
+                *("-append", f"console={arch.console} {arch.append} {_APPEND} {append}".strip()),
             ]
             return subprocess.Popen(
                 command,

@@ -21,6 +21,10 @@ from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
 
 CALL_SECONDS = 30.0
 """How long a CPU may run with none of what is expected of it happening."""
+MOST_CPUS = 4
+"""CONFIG_NR_CPUS. One CPU more than the scenario has is for everybody else, such as the thread that prints in 7.3."""
+_CALLERS = {"vmalloc_to_page": ("vread_iter",)}
+"""Functions of the kernel that those of a look-up, which are in the same file, may be inlined into."""
 
 
 def replay(
@@ -40,12 +44,16 @@ def replay(
     plan = plans.make(case, kernel.window(), mitigation)
     began = time.monotonic()
     cpus = len(case.scenario.cpus)
-    with Guest(kernel, script(plan), max(2, cpus), binary=binary) as guest:
+    reserved = plans.reserved(case.scenario, plan.window)
+    told = script(plan)
+    with Guest(kernel, told, min(cpus + 1, MOST_CPUS), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
         run = _Run(plan, guest, gate, began + seconds)
         booted = time.monotonic() - began
         outcome = run.walk()
+        outcome.console = guest.qemu.lines()
+    outcome.script = told
     outcome.boot_seconds = booted
     outcome.seconds = time.monotonic() - began
     outcome.passed_over = plan.passed_over
@@ -57,7 +65,9 @@ def script(plan: Plan) -> list[str]:
     scenario = plan.case.scenario
     slots: dict[str, int] = {}
     everything = (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
-    lines = [f"boot area {plan.window.start:#x} {plans.span(everything, plan.window):#x}"]
+    reserved = plans.reserved(scenario, plan.window)
+    lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
+    lines += [f"boot area {plan.window.start:#x} {plans.span(everything, plan.window):#x}"]
     lines += [f"boot {plans.operations(call, plan.window, slots)}" for call in scenario.setup]
     for cpu, calls in enumerate(scenario.cpus):
         twice = (*calls, *calls) if rehearsable(plan, cpu) else calls
@@ -67,7 +77,7 @@ def script(plan: Plan) -> list[str]:
 
 def rehearsable(plan: Plan, cpu: int) -> bool:
     """Return whether all calls of a CPU only read tables, and whether it has a part in the schedule."""
-    return all(call.walks for call in plan.case.scenario.cpus[cpu]) and bool(plan.accesses(cpu))
+    return all(call.walks or call.looks_up for call in plan.case.scenario.cpus[cpu]) and bool(plan.accesses(cpu))
 
 
 def _check_geometry(case: TestCase, kernel: BuiltKernel) -> None:
@@ -92,13 +102,13 @@ class _Progress:
 class _Run:
     """One walk of a plan along a guest that stands with all its processes parked."""
 
-    def __init__(self, plan: Plan, guest: Guest, gate: int, deadline: float) -> None:
+    def __init__(self, plan: Plan, guest: Guest, gate: tuple[int, int], deadline: float) -> None:
         self._plan = plan
         self._guest = guest
         self._symbols = guest.symbols
         gdb = guest.qemu.gdb()
         calls = plan.case.scenario.cpus
-        self.cpus = Cpus(gdb, guest.kernel.facts, gate)
+        self.cpus = Cpus(gdb, guest.kernel.facts, *gate)
         # from here on every CPU is in the kernel, and so is all memory that is looked at mapped for it
         self.cpus.settle(len(calls))
         tables = Tables(guest.kernel.facts, guest.symbols, gdb, guest.kernel.levels, guest.kernel.page_shift)
@@ -162,6 +172,8 @@ class _Run:
             elif seen.cpu == cpu:
                 self._verdict = self._access(progress, seen, end)
             done = progress.next == end and self._last_moment(cpu, progress)
+            if narrow and not done:
+                watch()
             return done or self._verdict is not None
 
         def stopped() -> bool:
@@ -175,7 +187,16 @@ class _Run:
                 "switch between, so that nobody can know where it is"
             )
         entries = [e.entry for e in progress.expected if isinstance(e, Access)]
-        self._watcher.watch(entries, [above for above in self._plan.freed() if above not in self._free])
+        # a change of attributes looks each of hundreds of pages up: only the read that is next is looked at
+        narrow = any(call.changes_attr for call in self._plan.case.scenario.cpus[cpu])
+
+        def watch() -> None:
+            following = progress.expected[progress.next] if progress.next < end else None
+            read = {following.entry} if isinstance(following, Access) and not following.write else set()
+            freed = [above for above in self._plan.freed() if above not in self._free]
+            self._watcher.watch(entries, freed, read if narrow else None)
+
+        watch()
         self._watcher.stop_at(self.cpus.gate, lambda on: self._arrived(on, cpu, progress))
         self._locks.start(cpu)
         self.cpus.unpark(cpu)
@@ -274,10 +295,12 @@ class _Run:
             instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"
             trace = self.cpus.backtrace(cpu, self._symbols)
             return Outcome(Result.DIVERGED, failing.step, f"instead of {failing}: {instead}", backtrace=trace)
-        # inlined functions have no symbol: the innermost of the model's that has one is where it is reported
-        function = next((name for name in failing.stack if name in self._symbols), "")
+        # inlined functions have no symbol, or not only: one of the model's that has one is where it is reported
+        functions = [name for name in (*failing.stack, *_CALLERS.get(failing.stack[0], ())) if name in self._symbols]
+        function = functions[0] if functions else ""
         address = f"addr {self._watcher.found.get(failing.entry, 0):016x}"
-        if f" in {function}+" not in report[0] or not any(address in line for line in report):
+        told = any(f" in {name}+" in report[0] for name in functions)
+        if not told or not any(address in line for line in report):
             message = f"instead of an access to {address} in {function}, KASAN reports {_headline(report)}"
             return Outcome(Result.DIVERGED, failing.step, message, report=report)
         progress.next += 1

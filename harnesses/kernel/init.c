@@ -10,10 +10,12 @@
  *	show NAME FROM TO      print the module's slots, and the lines of the dump that meet [FROM, TO) or a slot
  *	quit                   power off
  *
- * OPERATION is what the module understands, or: cat (read the dump), wx (read check_wx_pages). Everything that the
- * host waits for is a line that begins with "fuzzvm:". An operation that fails is such a line too.
+ * OPERATION is what the module understands, or: cat (read the dump), cat current_kernel (that of this process, x86_64),
+ * wx (read check_wx_pages), kcore ADDRESS... (read a word of each of these pages through /proc/kcore). Everything that
+ * the host waits for is a line that begins with "fuzzvm:". An operation that fails is such a line too.
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -75,6 +77,32 @@ static int drain(int fd)
 	return got;
 }
 
+/* the addresses of vmalloc space are at an offset that the file's program headers tell */
+static int read_kcore(const char *addresses)
+{
+	int fd = open("/proc/kcore", O_RDONLY), failed = 0, at;
+	unsigned long address, word;
+	Elf64_Phdr segments[32];
+	Elf64_Ehdr head;
+
+	if (fd < 0)
+		return -1;
+	if (read(fd, &head, sizeof head) != sizeof head || head.e_phnum > 32 ||
+	    pread(fd, segments, head.e_phnum * sizeof *segments, head.e_phoff) < 0)
+		failed = -1;
+	for (; !failed && sscanf(addresses, "%lx%n", &address, &at) == 1; addresses += at) {
+		failed = -1;
+		for (int i = 0; i < head.e_phnum && failed; i++)
+			if (segments[i].p_type == PT_LOAD && address - segments[i].p_vaddr < segments[i].p_memsz)
+				failed = pread(fd, &word, sizeof word,
+					       segments[i].p_offset + (address - segments[i].p_vaddr)) == sizeof word ?
+						 0 :
+						 -1;
+	}
+	close(fd);
+	return failed;
+}
+
 static void operate(const char *operation)
 {
 	int failed;
@@ -83,6 +111,10 @@ static void operate(const char *operation)
 		driver = open(DEBUG "fuzzvm", O_RDWR | O_CLOEXEC);
 	if (!strcmp(operation, "cat"))
 		failed = drain(open_dump()) < 0;
+	else if (!strcmp(operation, "cat current_kernel"))
+		failed = drain(open(DEBUG "page_tables/current_kernel", O_RDONLY)) < 0;
+	else if (!strncmp(operation, "kcore ", 6))
+		failed = read_kcore(operation + 6) < 0;
 	else if (!strcmp(operation, "wx"))
 		failed = drain(open(DEBUG "check_wx_pages", O_RDONLY)) < 0;
 	else
@@ -225,7 +257,8 @@ int main(void)
 
 	mkdir("/sys", 0755);
 	mkdir("/proc", 0755);
-	if (mount("sysfs", "/sys", "sysfs", 0, NULL) || mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL))
+	if (mount("sysfs", "/sys", "sysfs", 0, NULL) || mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL) ||
+	    mount("proc", "/proc", "proc", 0, NULL))
 		say("fuzzvm: failed: %s: %s\n", "mount", strerror(errno));
 	pin(0);
 	script = fopen("/script", "r");

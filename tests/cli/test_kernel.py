@@ -21,7 +21,7 @@ CORPUS = ROOT / "corpus" / "regressions"
 X86_PMD = CORPUS / "none-use-after-free-read-4f5a29210ff8.toml"
 ARM_PMD = CORPUS / "none-use-after-free-read-c77cd3c19dbc.toml"
 KERNELS = {name: os.environ.get(f"FUZZVM_KERNEL_{name.upper()}", "") for name in ("x86_64", "arm64", "x86_64_fixed")}
-"""Folders of `fuzzvm kernel build`; with --revert-fix for the first two."""
+"""Folders of `fuzzvm kernel build`; without promotion-lock for the first two."""
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -138,6 +138,39 @@ def test_a_real_dump_says_what_the_models_says(name: str) -> None:
     ran = run("compare", "--kernel", _kernel(name), "--json")
     data = json.loads(ran.stdout)
     assert (ran.returncode, data["different"], data["sequences"]) == (0, 0, 20)
+
+
+@pytest.mark.always
+def test_what_a_maintainer_needs_is_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fuzzvm.cli.commands.kernel import kernel
+    from fuzzvm.realkernel.outcome import Outcome, Result
+
+    kernel_folder = fake_qemu.install_kernel(tmp_path)
+    said = Outcome(Result.REPRODUCED, message="use-after-free", console=["Linux", "BUG: KASAN"], script=["start"])
+    monkeypatch.setattr("fuzzvm.realkernel.replay.replay", lambda *given: said)
+    arguments = ["replay", str(X86_PMD), "--kernel", str(kernel_folder), "--save", str(tmp_path / "new" / "finding")]
+    ran = CliRunner().invoke(kernel, arguments, standalone_mode=False)
+    assert ran.return_value == 0, ran.output
+    folder = tmp_path / "new" / "finding"
+    held = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert set(held) == {
+        *("README", "schedule.toml", "story.txt", "results.ktap", "console.log", "config"),
+        *("guest/script", "guest/init.c", "guest/module/Kbuild", "guest/module/fuzzvm_driver.c"),
+    }
+    assert held["schedule.toml"] == X86_PMD.read_text()
+    assert held["console.log"] == "Linux\nBUG: KASAN\n" and held["guest/script"] == "start\n"
+    assert "--arch x86_64 --page-size 4K --levels 4 --without-fix promotion-lock -o OUT" in held["README"]
+    assert "ptdump_pte_entry" in held["story.txt"] and "ok 1 replay 1" in held["results.ktap"]
+    assert [path.name for path in folder.parent.iterdir()] == ["finding"]
+
+
+@pytest.mark.always
+def test_no_folder_of_the_users_is_written_over(tmp_path: Path) -> None:
+    kernel = fake_qemu.install_kernel(tmp_path)
+    (tmp_path / "mine").mkdir()
+    ran = run("replay", X86_PMD, "--kernel", kernel, "--save", tmp_path / "mine", PATH="/nonexistent")
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert ran.stderr == f"fuzzvm: {tmp_path / 'mine'} is there already: name a new folder\n"
 
 
 def test_replays_as_ktap_pass_where_they_end_as_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,3 +25,10 @@ def test_an_option_that_the_tree_does_not_take_is_named() -> None:
 def test_of_many_that_are_not_taken_some_are_named() -> None:
     with pytest.raises(KbuildError, match=r"CONFIG_A0=y, .* and 4 more"):
         check_taken("", "".join(f"CONFIG_A{number}=y\n" for number in range(10)))
+
+
+def test_what_may_be_off_is_returned_and_the_rest_refused() -> None:
+    asked = "CONFIG_PREEMPT_NONE=y\nCONFIG_SMP=y\nCONFIG_KASAN=y\n"
+    assert check_taken("CONFIG_SMP=y\nCONFIG_KASAN=y\n", asked, ["CONFIG_PREEMPT_NONE"]) == ["CONFIG_PREEMPT_NONE"]
+    with pytest.raises(KbuildError, match=r"does not take CONFIG_KASAN=y$"):
+        check_taken("CONFIG_SMP=y\n", asked, ["CONFIG_PREEMPT_NONE"])

@@ -38,7 +38,7 @@ def install_kernel(folder: Path) -> Path:
     """Write a folder as `fuzzvm kernel build` makes one, with nothing in it that could boot."""
     (folder / "kernel.json").write_text(
         '{"arch": "x86_64", "page_size": "4K", "levels": 4, "release": "6.12.0", "revert_fix": true,'
-        ' "key": "0", "seconds": 1.0}'
+        ' "without": ["promotion-lock"], "patches": [], "left_out": [], "key": "0", "seconds": 1.0}'
     )
     (folder / "image").write_bytes(b"")
     (folder / "config").write_text("CONFIG_KASAN_SHADOW_OFFSET=0xdffffc0000000000\n")

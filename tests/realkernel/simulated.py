@@ -33,6 +33,10 @@ PUD, PMD, PTE = 0x5000, 0x6000, 0x7000
 LINEAR = 0xFFFF_8880_0000_0000
 SHADOW_OFFSET = 0xDFFF_FC00_0000_0000
 SHADOW = (LINEAR + PTE >> 3) + SHADOW_OFFSET
+COUNTS = 0xFFFF_FFFF_C000_0000
+"""The module's array of where each CPU's preemption is counted: further words behind it."""
+COUNT = 2
+"""What is counted while nobody is parked."""
 LAST = SHADOW + 512 - 8
 """The shadow of the PTE table, and its last word."""
 
@@ -73,10 +77,16 @@ class Simulated:
     shadow: bytearray = field(default_factory=lambda: bytearray(512))
     stale: bool = False
     report_lines: list[str] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+    """By CPU, how often preemption is disabled."""
+    preempted: list[int] = field(default_factory=list)
+    """CPUs that were at the loop without their count being raised, since it has been raised at all."""
+    counted: bool = False
 
     def __post_init__(self) -> None:
         self.at = dict.fromkeys(range(len(self.programs)), 0)
         self.order = list(self.at)
+        self.counts = dict.fromkeys(self.at, COUNT)
         # all have come to their first call
         self.pcs = dict.fromkeys(self.at, self.loop)
 
@@ -109,7 +119,16 @@ class Simulated:
     def memory(self, cpu: int, address: int, length: int) -> bytes:
         if SHADOW <= address < SHADOW + 512:
             return bytes(self.shadow[address - SHADOW : address - SHADOW + length])
+        if COUNTS <= address < COUNTS + 64:
+            return (address + 64).to_bytes(length, "little")
+        if COUNTS + 64 <= address < COUNTS + 128:
+            return self.counts[(address - COUNTS - 64) // 8].to_bytes(length, "little")
         return self.programs[cpu][self.at[cpu]].back.to_bytes(length, "little")
+
+    def set_memory(self, cpu: int, address: int, data: bytes) -> None:
+        assert cpu == (address - COUNTS - 64) // 8
+        self.counts[cpu] = int.from_bytes(data, "little")
+        self.counted = True
 
     def physical(self, address: int) -> int:
         return self.words.get(address, 0)
@@ -138,6 +157,8 @@ class Simulated:
             self._execute(cpu)
 
     def wait(self, seconds: float) -> Stop | None:
+        parked = [cpu for cpu in self.at if self.pcs[cpu] == self.loop and self.counted]
+        self.preempted += [cpu for cpu in parked if self.counts[cpu] != COUNT + 1]
         for _ in range(1000):
             for cpu in list(self.running):
                 # whoever stopped last comes last, so that none is kept from running

@@ -22,7 +22,7 @@ SHIFT = {"x86_64": -0x700_0000_0000, "arm64": -0x40_0000_0000}
 
 
 def kernel(arch: str, page_size: str = "4K") -> BuiltKernel:
-    return BuiltKernel(Path(), arch, page_size, ARCHES[arch].levels[page_size][0], "6.12.0", True, "", 0.0)
+    return BuiltKernel(Path(), arch, page_size, ARCHES[arch].levels[page_size][0], "6.12.0", (), (), (), "", 0.0)
 
 
 def moved(text: str, by: int) -> list[str]:
@@ -127,7 +127,7 @@ def test_larger_pages_have_sequences_too(page_size: str) -> None:
 
 
 def test_more_sequences_than_windows() -> None:
-    built = BuiltKernel(Path(), "arm64", "64K", 3, "6.12.0", True, "", 0.0)
+    built = BuiltKernel(Path(), "arm64", "64K", 3, "6.12.0", (), (), (), "", 0.0)
     geometries = [compare._scenario(built, (Vmap(0, 1, "pte"),)).geometry()] * 40
     with pytest.raises(RealKernelError, match="14 sequences fit"):
         compare._windows(built, geometries)

@@ -58,6 +58,8 @@ def test_registers_of_a_cpu(gdb: Gdb, stub: FakeStub) -> None:
 
 def test_memory_virtual_and_physical(gdb: Gdb, stub: FakeStub) -> None:
     assert gdb.memory(0, 0x1000, 8) == bytes.fromhex("8877665544332211")
+    gdb.set_memory(1, 0x2000, b"\x03")
+    assert stub.asked[-2:] == [b"Hg2", b"M2000,1:03"]
     stub.asked.clear()
     assert gdb.physical(0x1000) == 0x1122334455667788
     assert stub.asked == [b"Qqemu.PhyMemMode:1", b"m1000,8", b"Qqemu.PhyMemMode:0"]

@@ -18,6 +18,9 @@ from fuzzvm.scenario.calls import parse_call
 CORPUS = Path(__file__).resolve().parents[2] / "corpus" / "regressions"
 X86_PMD = "none-use-after-free-read-4f5a29210ff8"
 X86_PUD = "none-use-after-free-read-97403cd7bf16"
+X86_COLLAPSE = "none-use-after-free-read-0ec585fbf92f"
+X86_COLLAPSE_PUD = "none-use-after-free-read-247dd73a043d"
+X86_OTHER_MM = "none-use-after-free-read-f3732345e137"
 ARM_PMD = "none-use-after-free-read-c77cd3c19dbc"
 ARM_16K = "none-use-after-free-read-d49b329a252c"
 ARM_64K = "none-use-after-free-read-d3a29d868c0b"
@@ -65,6 +68,42 @@ def test_the_guest_is_told_the_scenario() -> None:
     ]
 
 
+def test_a_collapse_beside_a_dump() -> None:
+    found = made(X86_COLLAPSE)
+    start = found.window.start
+    assert f"cpu 0 set_memory_rox {start:#x} 0x200" in replay.script(found)
+    # the table of 512 pages that the two of the model stand for
+    assert isinstance(found.segments()[1][-1], TableFreed)
+
+
+def test_a_read_of_kcore_needs_memory_that_nobody_uses() -> None:
+    of = case(X86_COLLAPSE)
+    reader = (parse_call("read_kcore(page=0, nr_pages=2)"),)
+    scenario = replace(of.scenario, cpus=(of.scenario.cpus[0], reader))
+    window = made(X86_COLLAPSE).window
+    assert (plan.reserved(of.scenario, window), plan.reserved(scenario, window)) == (0, 2 << 20)
+    assert plan.operations(reader[0], window, {}) == f"kcore {window.start:#x} {window.start + 4096:#x}"
+    assert replay.script(replace(made(X86_COLLAPSE), case=replace(of, scenario=scenario)))[:2] == [
+        "boot reserved 0x40000000 0x200000",
+        f"boot area {window.start:#x} 0x200000",
+    ]
+
+
+def test_pages_that_are_read_are_of_one_gigabyte() -> None:
+    found = made(X86_COLLAPSE_PUD)
+    scenario = replace(
+        found.case.scenario, cpus=(*found.case.scenario.cpus, (parse_call("read_kcore(page=0, nr_pages=1)"),))
+    )
+    assert plan.reserved(scenario, found.window) == plan.MAX_RESERVED
+    beyond = replace(scenario, setup=(*scenario.setup, parse_call("vmap(page=4, nr_pages=1, max_page_shift='pte')")))
+    with pytest.raises(NoCounterpartError, match="one gigabyte"):
+        plan.make(replace(found.case, scenario=beyond), 0)
+
+
+def test_the_readers_own_mm_stands_for_another_one() -> None:
+    assert "cpu 1 cat current_kernel" in replay.script(made(X86_OTHER_MM))
+
+
 def test_what_needs_weak_memory_has_no_counterpart() -> None:
     with pytest.raises(NoCounterpartError, match="weaker"):
         made(ARM_WEAK)
@@ -77,9 +116,17 @@ def test_what_kasan_does_not_see_has_no_counterpart(pattern: str) -> None:
         made(path.stem)
 
 
-@pytest.mark.parametrize("call", ["vmalloc(area='a', nr_pages=2)", "set_memory_ro(page=0, nr_pages=1)"])
-def test_calls_that_cannot_be_driven(call: str) -> None:
-    of = case(X86_PMD)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        (X86_PMD, "vmalloc(area='a', nr_pages=2)"),
+        (X86_PMD, "text_poke(page=0)"),
+        (ARM_PMD, "set_memory_ro(page=0, nr_pages=1)"),
+        (ARM_PMD, "read_kcore(page=0, nr_pages=1)"),
+    ],
+)
+def test_calls_that_cannot_be_driven(name: str, call: str) -> None:
+    of = case(name)
     scenario = replace(of.scenario, cpus=(*of.scenario.cpus[:1], (parse_call(call), *of.scenario.cpus[1])))
     with pytest.raises(NoCounterpartError, match=call.partition("(")[0]):
         plan.make(replace(of, scenario=scenario), 0)
@@ -112,4 +159,4 @@ def test_every_minimal_schedule_of_none_has_a_plan_or_says_why() -> None:
             planned += bool(made(path.stem).segments())
         except NoCounterpartError as error:
             assert str(error)
-    assert planned >= 20
+    assert planned == 51

@@ -19,7 +19,8 @@ from fuzzvm.realkernel.errors import NoCounterpartError, RealKernelError
 from fuzzvm.realkernel.follow import Rehearsal
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.realkernel.places import Entry, Tables
-from fuzzvm.realkernel.plan import Access
+from fuzzvm.realkernel.plan import Access, Plan
+from fuzzvm.scenario.calls import parse_call
 from tests.clock import slow_clock
 from tests.realkernel import simulated
 from tests.realkernel.simulated import AT, LAST, LINEAR, PMD, ROOT, Console, Do, Simulated
@@ -30,17 +31,23 @@ PGD = ROOT + 8 * ((PLAN.window.start >> PLAN.window.shift(Level.PGD)) & 511)
 
 
 def walk(
-    promotion: list[Do], *, arch: Arch = X86_64, dump: list[Do] | None = None, idle_steps: int = 0
+    promotion: list[Do],
+    *,
+    arch: Arch = X86_64,
+    dump: list[Do] | None = None,
+    idle_steps: int = 0,
+    counts: int = 0,
+    plan: Plan = PLAN,
 ) -> tuple[Outcome, Simulated]:
     """Replay on a guest with this promotion; the dump is there twice, for the rehearsal."""
     once = simulated.dump(PGD) if dump is None else dump
     guest = Simulated(arch, [promotion, [*once, *once]], simulated.words(PLAN), arch.stops_before, idle_steps)
-    kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", True, "", 0.0)
+    kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", (), (), (), "", 0.0)
     # the properties of a kernel's architecture come from a table; a variant of one is not in it
     console = Console(guest, kernel)
     facts = {"facts": arch, "levels": 4, "page_shift": 12, "shadow_offset": lambda self: simulated.SHADOW_OFFSET}
     console.kernel = type("Kernel", (), facts)()  # type: ignore[assignment]
-    run = replay._Run(PLAN, console, simulated.GATE, math.inf)  # type: ignore[arg-type]
+    run = replay._Run(plan, console, (simulated.GATE, counts), math.inf)  # type: ignore[arg-type]
     return run.walk(), guest
 
 
@@ -92,6 +99,31 @@ def test_a_write_that_the_model_does_not_make_has_diverged() -> None:
     outcome, _ = walk(program)
     assert (outcome.result, outcome.step) == (Result.DIVERGED, 7)
     assert "CPU 0 writes the pmd entry of page 0 in vmap_range_noflush" in outcome.message and outcome.backtrace
+
+
+def test_of_who_changes_attributes_only_the_next_read_is_seen() -> None:
+    """It looks up each of hundreds of pages: a stop at each read would take minutes."""
+    program = simulated.promotion(PGD)
+    again = [Do(AT["vmap_range_noflush"] + 0x100 + 4 * n, "read", PGD) for n in range(5)]
+    outcome, _ = walk([*program[:3], *again, *program[3:]])
+    assert (outcome.result, outcome.extra_reads) == (Result.REPRODUCED, 7)
+    changes = parse_call("set_memory_rox(page=0, nr_pages=2)")
+    scenario = replace(CASE.scenario, cpus=((changes,), *CASE.scenario.cpus[1:]))
+    plan = replace(PLAN, case=replace(CASE, scenario=scenario))
+    outcome, _ = walk([*program[:3], *again, *program[3:]], plan=plan)
+    assert (outcome.result, outcome.extra_reads) == (Result.REPRODUCED, 2)
+    # a write is seen all the same
+    program.insert(1, Do(AT["vmap_range_noflush"] + 2, "write", LINEAR + PMD))
+    assert walk(program, plan=plan)[0].result is Result.DIVERGED
+
+
+def test_a_parked_cpu_is_not_preempted() -> None:
+    """Each CPU's count is raised by one while it is parked, and as it was while it runs."""
+    outcome, guest = walk(simulated.promotion(PGD), counts=simulated.COUNTS)
+    assert outcome.result is Result.REPRODUCED
+    assert guest.preempted == [] and guest.counted
+    # the reader runs at the end, the other one is parked
+    assert guest.counts == {0: simulated.COUNT + 1, 1: simulated.COUNT}
 
 
 def replaced(program: list[Do], what: str, *instead: Do) -> list[Do]:

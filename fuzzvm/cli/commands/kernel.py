@@ -15,10 +15,11 @@ from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.mitigations import registry
 from fuzzvm.realkernel import build as builds
+from fuzzvm.realkernel import bundle as bundles
 from fuzzvm.realkernel import compare as comparing
+from fuzzvm.realkernel import fix, tools
 from fuzzvm.realkernel import replay as replaying
 from fuzzvm.realkernel import stress as stressing
-from fuzzvm.realkernel import tools
 from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.report.ktap import Result as KtapResult
@@ -43,7 +44,7 @@ def kernel(ctx: click.Context) -> None:
 
     \b
     fuzzvm kernel packages
-    fuzzvm kernel build --tree linux --arch x86_64 --revert-fix -o out
+    fuzzvm kernel build --tree linux --arch x86_64 --without-fix promotion-lock -o out
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out
     fuzzvm kernel stress --kernel out --seconds 120
     fuzzvm kernel compare --kernel out
@@ -93,10 +94,21 @@ def packages(arch: tuple[str, ...], as_json: bool) -> int:
     "--levels", type=int, help="Levels of page tables. Default: 4 on x86_64, on arm64 3, 4 and 2 with 4K, 16K and 64K."
 )
 @click.option(
-    "--revert-fix",
-    is_flag=True,
-    help="Take out of a copy what keeps the race from happening: init_mm's trylock in vmap_try_huge_*, and arm64's "
-    "choice between huge vmalloc and CONFIG_PTDUMP_DEBUGFS.",
+    "--without-fix",
+    "without",
+    multiple=True,
+    metavar="NAME",
+    help=f"Take a lock out of a copy of the source; repeatable: {', '.join(fix.STEPS)}. The first takes arm64's choice "
+    "between huge vmalloc and CONFIG_PTDUMP_DEBUGFS out too.",
+)
+@click.option("--revert-fix", is_flag=True, help=f"The same as --without-fix {fix.PROMOTION}.")
+@click.option(
+    "--patch",
+    "patches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Apply a patch, a mail or a mailbox of patches to a copy of the source first; repeatable.",
 )
 @click.option("--config", "fragment", type=click.Path(path_type=Path), metavar="FILE", help="Further options.")
 @click.option(
@@ -111,7 +123,9 @@ def build(
     arch: str,
     page_size: str,
     levels: int | None,
+    without: tuple[str, ...],
     revert_fix: bool,
+    patches: tuple[Path, ...],
     fragment: Path | None,
     jobs: int | None,
     out: Path,
@@ -120,22 +134,28 @@ def build(
     """Configure and build a kernel, and the program and module that its guest runs.
 
     Nothing is installed; missing Debian packages are named. What was built before with the same source archive and
-    options is left as it is.
+    options is left as it is; with others, or from a tree, only what differs is compiled.
 
     \b
-    fuzzvm kernel build --tree /usr/src/linux-source-6.12.tar.xz --arch arm64 --revert-fix -o ~/.cache/fuzzvm/arm64
+    fuzzvm kernel build --tree /usr/src/linux-source-7.3.tar.xz --arch arm64 --without-fix promotion-lock -o out
     """
-    options = builds.Options(tree, arch, page_size, levels or 0, revert_fix, fragment, jobs or 0)
+    named = (*((fix.PROMOTION,) if revert_fix else ()), *without)
+    steps = tuple(dict.fromkeys(named))
+    options = builds.Options(tree, arch, page_size, levels or 0, steps, patches, fragment, jobs or 0)
     with progress_console().status(plain(f"building; the log is {out / 'build.log'}")):
         built = builds.build(options, out)
     if as_json:
         print_json(built.to_data())
     else:
-        without = ", without the fix" if built.revert_fix else ""
+        changed = "".join(
+            [f", without {step}" for step in built.without] + [f", with {patch}" for patch in built.patches]
+        )
         say(
-            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{without}; "
+            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{changed}; "
             f"built in {built.seconds:g} s"
         )
+        if built.left_out:
+            say(f"options that this tree does not take, and that do not matter: {', '.join(built.left_out)}")
     return 0
 
 
@@ -154,6 +174,13 @@ def build(
     type=click.Choice([result.value for result in Result]),
     help="The ending that exit status 0 stands for.",
 )
+@click.option(
+    "--save",
+    "bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what a maintainer needs into a new folder: configuration, guest in C, console, schedule, story, KTAP.",
+)
 @json_option
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 def replay(
@@ -163,6 +190,7 @@ def replay(
     times: int,
     seconds: float,
     expect: str,
+    bundle: Path | None,
     as_json: bool,
     as_ktap: bool,
 ) -> int:
@@ -173,9 +201,12 @@ def replay(
 
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
+    fuzzvm kernel replay FILE --kernel out --times 10 --save finding
     """
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
+    if bundle is not None:
+        bundles.check(bundle)
     case = read(file)
     refuse_image(case, "fuzzvm kernel replay")
     built = builds.load(folder)
@@ -186,8 +217,14 @@ def replay(
             outcomes.append(replaying.replay(case, built, seconds, given))
             if not as_json and not as_ktap and times > 1:
                 say(_line(outcomes[-1]))
-    reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
+    text = not as_json and not as_ktap
+    model = report_text(tell(case, mitigation_of(case, given))) if text or bundle is not None else ""
     wanted = Result(expect)
+    results = [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)]
+    if bundle is not None:
+        texts = {"story.txt": model, "results.ktap": ktap(file.name, results)}
+        bundles.save(bundle, file, built, _shown(outcomes, wanted), times, texts)
+    reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
     if as_json:
         print_json(
             {
@@ -199,15 +236,17 @@ def replay(
             }
         )
     elif as_ktap:
-        say_text(
-            ktap(file.name, [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)])
-        )
+        say_text(ktap(file.name, results))
     else:
-        model = report_text(tell(case, mitigation_of(case, given)))
-        _print_outcome(next((o for o in outcomes if o.result is not wanted), outcomes[-1]), model)
+        _print_outcome(_shown(outcomes, wanted), model)
         if times > 1:
             say("", f"{reproduced} of {times} reproduced")
     return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
+
+
+def _shown(outcomes: list[Outcome], wanted: Result) -> Outcome:
+    """Return the first replay that did not end as is wanted, else the last one."""
+    return next((outcome for outcome in outcomes if outcome.result is not wanted), outcomes[-1])
 
 
 def _result(number: int, outcome: Outcome, wanted: Result) -> KtapResult:

@@ -6,6 +6,9 @@
  *	release                          unmap and give back the area reserved last
  *	vmap ADDR BYTES PHYS CHUNK PROT  map it, CHUNK bytes a call: no entry is larger than that
  *	vunmap ADDR BYTES                unmap it, leave the tables
+ *	set_memory_ro ADDR PAGES         change what is mapped there (x86_64)
+ *	set_memory_rox ADDR PAGES        likewise, and let it be collapsed into blocks
+ *	reserved PHYS BYTES              fail if the memory set aside at boot is not that
  *	vmalloc SLOT BYTES               allocate, remember as SLOT
  *	vmalloc_huge SLOT BYTES          likewise, by blocks where possible
  *	vfree SLOT
@@ -23,20 +26,56 @@
 #include <linux/sched.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
 
 #define SLOTS 16
+#define CPUS 8
 
-static unsigned long vmap_page_range_at, vunmap_range_at, get_vm_area_at;
+static unsigned long vmap_page_range_at, vunmap_range_at, get_vm_area_at, set_memory_ro_at, set_memory_rox_at;
 module_param(vmap_page_range_at, ulong, 0);
 module_param(vunmap_range_at, ulong, 0);
 module_param(get_vm_area_at, ulong, 0);
+module_param(set_memory_ro_at, ulong, 0);
+module_param(set_memory_rox_at, ulong, 0);
 
 static struct vm_struct *reserved;
 static void *slots[SLOTS];
 static unsigned long sizes[SLOTS];
 
 void fuzzvm_gate(void);
+
+#ifdef CONFIG_PREEMPTION
+/* of each CPU, where it is counted how often preemption is disabled: the debugger adds to that of a parked one */
+static void *preempt_counts[CPUS];
+#define PREEMPT_COUNTS ((unsigned long)preempt_counts)
+
+static void *preempt_count_here(void)
+{
+#if defined(CONFIG_ARM64)
+	return &current_thread_info()->preempt.count;
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+	return &this_cpu_ptr(&pcpu_hot)->preempt_count;
+#else
+	return (void *)this_cpu_ptr(&__preempt_count);
+#endif
+}
+#else
+#define PREEMPT_COUNTS 0UL
+#endif
+
+/* the debugger finds this CPU there; only what is pinned to one CPU comes here */
+static void park(void)
+{
+#ifdef CONFIG_PREEMPTION
+	unsigned int cpu = get_cpu();
+
+	if (cpu < CPUS)
+		preempt_counts[cpu] = preempt_count_here();
+	put_cpu();
+#endif
+	fuzzvm_gate();
+}
 
 /*
  * A jump to itself, interrupts on: the debugger moves the program counter past it when the CPU is to go on. The nop
@@ -95,6 +134,22 @@ static int do_vmap(unsigned long addr, unsigned long bytes, unsigned long phys, 
 	return err;
 }
 
+static int do_set_memory(unsigned long at, unsigned long addr, int pages)
+{
+	return at ? ((int (*)(unsigned long, int))at)(addr, pages) : -EOPNOTSUPP;
+}
+
+static int do_reserved(unsigned long phys, unsigned long bytes)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+	phys_addr_t start, size;
+
+	if (reserve_mem_find_by_name("fuzzvm", &start, &size) && start == phys && size == bytes)
+		return 0;
+#endif
+	return -ENXIO;
+}
+
 static int do_vmalloc(const char *call, unsigned int slot, unsigned long bytes)
 {
 	void *p = strcmp(call, "vmalloc") ? vmalloc_huge(bytes, GFP_KERNEL) : vmalloc(bytes);
@@ -115,7 +170,7 @@ static int run(char *line)
 	if (sscanf(line, "%19s", call) != 1)
 		return -EINVAL;
 	if (!strcmp(call, "park")) {
-		fuzzvm_gate();
+		park();
 		return 0;
 	}
 	if (!strcmp(call, "vm_unmap_aliases")) {
@@ -137,6 +192,12 @@ static int run(char *line)
 		((void (*)(unsigned long, unsigned long))vunmap_range_at)(a, a + b);
 		return 0;
 	}
+	if (sscanf(line, "set_memory_rox %lx %lx", &a, &b) == 2)
+		return do_set_memory(set_memory_rox_at, a, b);
+	if (sscanf(line, "set_memory_ro %lx %lx", &a, &b) == 2)
+		return do_set_memory(set_memory_ro_at, a, b);
+	if (sscanf(line, "reserved %lx %lx", &a, &b) == 2)
+		return do_reserved(a, b);
 	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
 		vfree(slots[slot]);
 		slots[slot] = NULL;
@@ -183,7 +244,7 @@ static struct dentry *driver_file;
 static int __init fuzzvm_init(void)
 {
 	driver_file = debugfs_create_file("fuzzvm", 0600, NULL, NULL, &driver_operations);
-	pr_info("fuzzvm: gate %lx\n", (unsigned long)fuzzvm_gate);
+	pr_info("fuzzvm: gate %lx %lx\n", (unsigned long)fuzzvm_gate, PREEMPT_COUNTS);
 	return PTR_ERR_OR_ZERO(driver_file);
 }
 
