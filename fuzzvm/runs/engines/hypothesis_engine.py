@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 
 from fuzzvm.machine.errors import StoppedError
-from fuzzvm.machine.execution import execute
 from fuzzvm.runs.engines import FuzzSearch, rotation
 from fuzzvm.runs.plans.generate import PLAN
 from fuzzvm.runs.plans.orders import Bytes, FollowOrders, Orders
@@ -59,7 +58,7 @@ class HypothesisEngine:
                 chooser = FollowOrders(orders.draw(Bytes(data)), orders)
                 # for Hypothesis it would be a failing example
                 with contextlib.suppress(StoppedError):
-                    execution = execute(search.machine(system), search.watched(chooser))
+                    execution = search.execute(system, chooser)
                     chooser.end()
                     search.account(system, execution)
 

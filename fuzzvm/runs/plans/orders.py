@@ -176,13 +176,14 @@ class FollowOrders(FollowPlan):
 
     def __init__(self, plan: Plan, orders: Orders) -> None:
         super().__init__(plan, accesses=True)
-        self._known = orders
+        self.plan = plan
+        self.known = orders
         self._races = orders.races
-        self._paths = orders.begin()
+        self.paths = orders.begin()
         places = {number: place for place, number in orders.numbers.items()}
         wanted = ((places.get(number), list(order)) for number, order in plan.orders)
-        self._orders = {place: order for place, order in wanted if place in self._paths}
-        self._ranks = {place: rank for rank, place in enumerate(self._orders)}
+        self.orders = {place: order for place, order in wanted if place in self.paths}
+        self._ranks = {place: rank for rank, place in enumerate(self.orders)}
         self._draws = plan.draws
         self._drawn = 0
         self._priorities: dict[int, int] = {}
@@ -202,7 +203,7 @@ class FollowOrders(FollowPlan):
         if op is not None:
             if races.watching:
                 races.note(chosen, op)
-            if place in self._paths:
+            if place in self.paths:
                 self._accessed(place, chosen, enabled)
         if op is None or races.may_race(op):
             self._priorities.pop(chosen, None)
@@ -216,17 +217,17 @@ class FollowOrders(FollowPlan):
 
     def end(self) -> None:
         """Take what the run has shown into what is known of its target."""
-        self._known.end(self._paths.values())
+        self.known.end(self.paths.values())
 
     def _go_on(self, enabled: Sequence[int], machine: Machine) -> int:
-        if not self._orders and not self._draws:
+        if not self.orders and not self._draws:
             # a plan of bursts alone
             return super()._go_on(enabled, machine)
         self._agent = -1
         if len(enabled) == 1:
             return enabled[0]
         free = enabled
-        if self._orders:
+        if self.orders:
             waiting = self._waiting(enabled)
             if len(waiting) == len(enabled):
                 last = max(waiting.values(), key=self._ranks.__getitem__)
@@ -244,27 +245,27 @@ class FollowOrders(FollowPlan):
         waiting = {}
         for agent in enabled:
             place = self._stands[agent]
-            if place in self._orders and self._next(place, enabled) not in (agent, None):
+            if place in self.orders and self._next(place, enabled) not in (agent, None):
                 waiting[agent] = place
         return waiting
 
     def _next(self, place: Place, enabled: Sequence[int]) -> int | None:
         """Return the CPU that is to access a place next, of those that can step; None if nobody is."""
-        for cpu in self._orders[place]:
+        for cpu in self.orders[place]:
             if cpu in enabled:
                 return cpu
         return None
 
     def _accessed(self, place: Place, cpu: int, enabled: Sequence[int]) -> None:
         wanted = None
-        if (order := self._orders.get(place)) is not None:
+        if (order := self.orders.get(place)) is not None:
             wanted = self._next(place, enabled)
             if cpu in order:
                 order.remove(cpu)
             self._priorities.clear()
-        path = self._paths[place]
+        path = self.paths[place]
         if len(path) <= COUNTED:
-            self._known.go_on(path, cpu, wanted)
+            self.known.go_on(path, cpu, wanted)
 
     def _draw(self) -> int:
         if not self._draws:
