@@ -14,7 +14,8 @@ import numpy as np
 
 from fuzzvm.exhaustive.loop import set_all
 from fuzzvm.exhaustive.space import LOCAL_MASK, SHARED_MASK, ways_of
-from fuzzvm.runs.plans.orders import COUNTED, LONGEST, FollowOrders, Orders
+from fuzzvm.runs.plans.order_tree import COUNTED
+from fuzzvm.runs.plans.orders import FollowOrders
 from fuzzvm.runs.plans.races import Place, Races
 from fuzzvm.runs.strategies.pos import Pos
 from fuzzvm.runs.walks import loops
@@ -127,7 +128,14 @@ class CompiledWalks:
 
         def loop() -> int:
             why: int = loops.walk_pos(
-                self._table, self._facts, self._locals, self._now, self._path, self._ready, self._priorities, random.block
+                self._table,
+                self._facts,
+                self._locals,
+                self._now,
+                self._path,
+                self._ready,
+                self._priorities,
+                random.block,
             )
             random.used = int(self._now[loops.AT_DRAWN])
             if why == loops.ASKS_DRAWS:
@@ -146,16 +154,14 @@ class CompiledWalks:
         known, plan = chooser.known, chooser.plan
         self._tell(known.races, known.numbers)
         places = len(known.numbers) + 1
-        orders = np.zeros((places, LONGEST), np.int64)
+        orders = np.zeros((places, max(map(len, chooser.orders.values()), default=1)), np.int64)
         lengths = np.zeros(places, np.int64)
         ranks = np.full(places, -1, np.int64)
-        number_of = known.numbers
-        for rank, (place, order) in enumerate(chooser.orders.items()):
-            number = number_of[place]
+        for rank, (number, order) in enumerate(chooser.orders.items()):
             orders[number, : len(order)] = order
             lengths[number] = len(order)
             ranks[number] = rank
-        log = np.zeros((places * COUNTED, 3), np.int64)
+        log = np.zeros(places * COUNTED * 3, np.int64)
         logged = np.zeros(places, np.int64)
         draws = np.frombuffer(plan.draws, np.uint8)
         ordered = bool(chooser.orders)
@@ -181,11 +187,8 @@ class CompiledWalks:
             return why
 
         good = self._go(loop, known.races, steps)
-        paths = [chooser.paths.get(place) for place in known.numbers]
-        for number, cpu, wanted in log[: self._now[loops.AT_LOGGED]].tolist():
-            path = paths[number]
-            assert path is not None
-            known.go_on(path, cpu, None if wanted < 0 else wanted)
+        chooser.cpus = self._locals.size
+        chooser.log, chooser.logged = log, int(self._now[loops.AT_LOGGED])
         return good
 
     def _go(self, loop: Callable[[], int], races: Races, steps: list[Step]) -> bool:

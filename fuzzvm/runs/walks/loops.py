@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from fuzzvm.exhaustive.loop import compiled, place
+from fuzzvm.runs.plans.order_tree import COUNTED
 
 UNKNOWN: Final = -1
 FAILS: Final = -2
@@ -89,9 +90,7 @@ def step(table: Any, locals_: Any, now: Any, path: Any) -> int:
 
 
 @compiled
-def walk_pos(
-    table: Any, facts: Any, locals_: Any, now: Any, path: Any, ready: Any, priorities: Any, draws: Any
-) -> int:
+def walk_pos(table: Any, facts: Any, locals_: Any, now: Any, path: Any, ready: Any, priorities: Any, draws: Any) -> int:
     """Walk as `strategies.pos` chooses; a priority is -1 where it has to be drawn."""
     while True:
         if now[AT_AGENT] < 0:
@@ -159,8 +158,8 @@ def walk_orders(
 ) -> int:
     """Walk as `orders.FollowOrders` chooses where a plan has no bursts. `ranks` is -1 for a place without an order.
 
-    The first accesses to each known place are noted in `log`, for which it has as many rows as all places may have:
-    the place, the CPU, and the CPU that was wanted, -1 for any. `logged` counts those of each place.
+    The first accesses to each known place are noted in `log`, as `order_tree.take_in` takes them; `logged` counts those
+    of each place.
     """
     free = np.zeros(ready.size, np.bool_)
     while True:
@@ -211,11 +210,10 @@ def walk_orders(
                             lengths[at] -= 1
                             break
                     priorities[:] = -1
-                if logged[at] < log.shape[0] // logged.size:
+                if logged[at] < COUNTED:
                     logged[at] += 1
-                    log[now[AT_LOGGED], 0] = at
-                    log[now[AT_LOGGED], 1] = chosen
-                    log[now[AT_LOGGED], 2] = wanted
+                    entry = 3 * now[AT_LOGGED]
+                    log[entry], log[entry + 1], log[entry + 2] = at, chosen, wanted
                     now[AT_LOGGED] += 1
             if facts[chosen, locals_[chosen], FLAGS] & RACES:
                 priorities[chosen] = -1

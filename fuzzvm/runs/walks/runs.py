@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from fuzzvm.runs.plans import order_tree
 from fuzzvm.verify.determinism.sources import is_users
 from fuzzvm.exhaustive.search import has_compiled
 from fuzzvm.exhaustive.space import StateBoundError
@@ -18,6 +19,8 @@ from fuzzvm.machine.ops import Annotation, Operation, Value
 from fuzzvm.machine.schedule import Schedule, Step
 from fuzzvm.scenario.system import System
 
+COMPILED_AFTER = order_tree.COMPILED_AFTER
+"""Runs of a system after which compiled code goes on, where there is a loop for what chooses."""
 MOST_STEPS = 1_000_000
 """Steps that are kept of one system; past them all are forgotten, and worked out again as they are taken."""
 
@@ -47,10 +50,12 @@ class Runs:
         return Execution(tuple(steps), None) if good else self._on_a_machine(system, tuple(steps))
 
     def _walk(self, walker: Walker, chooser: Chooser, steps: list[Step]) -> bool:
-        if has_compiled():
-            from fuzzvm.runs.walks.compiled import CompiledWalks
-
+        walker.walks += 1
+        if walker.walks > COMPILED_AFTER and has_compiled():
             if walker.compiled is None:
+                # imported here: it takes as long as some hundred runs
+                from fuzzvm.runs.walks.compiled import CompiledWalks
+
                 walker.compiled = CompiledWalks(walker)
             good = walker.compiled.walk(chooser, steps)
             if good is not None:

@@ -50,6 +50,7 @@ class Walker:
         self._alone: list[Step] = [(cpu,) for cpu in range(len(self.space.lanes))]
         self._ends: dict[int, bool] = {}
         self.compiled: Any = None
+        self.walks = 0
         self._view = View(len(self.space.lanes))
 
     @property
@@ -66,7 +67,10 @@ class Walker:
         space, view = self.space, self._view
         if isinstance(space.start, Finding):
             return False
-        lanes = [(lane.mask, lane.table, lane.shift, lane.nodes, waits) for lane, waits in zip(space.lanes, self._waits, strict=True)]
+        lanes = [
+            (lane.mask, lane.table, lane.shift, lane.nodes, waits)
+            for lane, waits in zip(space.lanes, self._waits, strict=True)
+        ]
         alone = self._alone
         state: int = space.start
         nodes = view.nodes = list(self.shared.nodes)
