@@ -45,18 +45,26 @@ class Node:
 
     `op` is the operation that the program executes next, `stack` the functions that it is in, innermost first.
     `place` numbers the operation and where in the code it is: local states of one place differ in variables alone.
+    `site` is what `Program.site` gives there.
     `depth` counts the operations on the way that first led there.
     """
 
-    __slots__ = ("depth", "edges", "kept", "number", "op", "origin", "place", "stack")
+    __slots__ = ("depth", "edges", "kept", "number", "op", "origin", "place", "site", "stack")
 
     def __init__(
-        self, number: int, op: Operation | None, place: int, stack: tuple[str, ...], origin: tuple[Node, int] | None
+        self,
+        number: int,
+        op: Operation | None,
+        place: int,
+        stack: tuple[str, ...],
+        origin: tuple[Node, int] | None,
+        site: tuple[Hashable, int] = (None, 0),
     ) -> None:
         self.number = number
         self.place = place
         self.op = op
         self.stack = stack
+        self.site = site
         self.origin = origin
         self.depth: int = 0 if origin is None else origin[0].depth + 1
         self.kept: list[Program] = []
@@ -137,7 +145,7 @@ class Automaton:
             if wrong := wrong_with(op):
                 raise bad_operation(program, op, wrong)
             place = self._places.setdefault((key_of_op, local.location), len(self._places))
-            node = Node(len(self.nodes), op, place, program.stack(), origin)
+            node = Node(len(self.nodes), op, place, program.stack(), origin, program.site())
             self.nodes.append(node)
             self._numbers[key] = node
             # seldom, as it takes as long as all that led there

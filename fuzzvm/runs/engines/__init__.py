@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from fuzzvm.machine.execution import Chooser, Execution
-from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.machine.task import Task
 from fuzzvm.runs.coverage import Covering, InterleavingCoverage
 from fuzzvm.runs.happened import Happened
+from fuzzvm.runs.walks.runs import Runs
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 
@@ -70,6 +70,7 @@ class FuzzSearch:
     started: float = field(default_factory=time.monotonic)
     happened: Happened = field(default_factory=Happened)
     _kinds: set[tuple[int, str, str]] = field(default_factory=set)
+    _walks: Runs | None = None
 
     @property
     def seconds(self) -> float:
@@ -91,13 +92,12 @@ class FuzzSearch:
     def _covers(self) -> bool:
         return self.runs < COVERED_FIRST or self.runs % COVERED_EVERY == 0
 
-    def machine(self, system: System) -> Machine:
-        """Return a machine for the next run of a system; `account` is to be called after the run."""
-        return self.happened.machine(system)
-
-    def watched(self, chooser: Chooser) -> Chooser:
-        """Return what chooses in the next run: the chooser, with its coverage taken or not."""
-        return chooser if self.coverage is None or not self._covers else Covering(chooser, self.coverage)
+    def execute(self, system: System, chooser: Chooser) -> Execution:
+        """Return the next run of a system; `account` is to be called after it. Raises as `execution.execute` does."""
+        if self._walks is None:
+            self._walks = Runs(self.happened)
+        watched = chooser if self.coverage is None or not self._covers else Covering(chooser, self.coverage)
+        return self._walks.execute(system, watched)
 
     def account(self, system: System, execution: Execution) -> bool:
         """Count a run; return whether it failed in a way not seen before in that system."""

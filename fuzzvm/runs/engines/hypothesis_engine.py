@@ -1,25 +1,28 @@
-"""The engine `hypothesis`: plans drawn by Hypothesis, of bytes.
+"""The engine `hypothesis`: plans drawn by Hypothesis.
 
 Hypothesis is asked for batches of examples, each with a seed of its own, and for generation alone: the minimiser of
-this package shrinks better, since it knows what a context switch is. An example is what a plan is drawn from.
+this package shrinks better, since it knows what a context switch is. An example is what the plans of a few runs are
+drawn from, and not of one run alone: to make an example takes Hypothesis several times as long as a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from random import Random
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 
-from fuzzvm.machine.errors import StoppedError
-from fuzzvm.machine.execution import execute
 from fuzzvm.runs.engines import FuzzSearch, rotation
-from fuzzvm.runs.plans.generate import PLAN
-from fuzzvm.runs.plans.orders import Bytes, FollowOrders, Orders
+from fuzzvm.runs.plans.generate import PLANS
+from fuzzvm.runs.plans.orders import FollowOrders, Orders
+from fuzzvm.machine.errors import StoppedError
 from fuzzvm.scenario.system import System
 
 BATCH = 200
+RUNS = 8
+"""Runs whose plans are drawn from one example."""
 
 
 class _OverError(BaseException):
@@ -38,6 +41,17 @@ class HypothesisEngine:
     def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         turns = rotation(systems)
         known = {id(system): Orders() for system in systems}
+
+        def one_run(source: Random) -> None:
+            system = turns[search.runs % len(turns)]
+            orders = known[id(system)]
+            chooser = FollowOrders(orders.draw(source), orders)
+            # for Hypothesis it would be a failing example
+            with contextlib.suppress(StoppedError):
+                execution = search.execute(system, chooser)
+                chooser.end()
+                search.account(system, execution)
+
         batch = 0
         while not search.over:
 
@@ -50,18 +64,12 @@ class HypothesisEngine:
                 verbosity=Verbosity.quiet,
                 suppress_health_check=list(HealthCheck),
             )
-            @given(PLAN)
-            def one_batch(data: bytes) -> None:
-                if search.over:
-                    raise _OverError
-                system = turns[search.runs % len(turns)]
-                orders = known[id(system)]
-                chooser = FollowOrders(orders.draw(Bytes(data)), orders)
-                # for Hypothesis it would be a failing example
-                with contextlib.suppress(StoppedError):
-                    execution = execute(search.machine(system), search.watched(chooser))
-                    chooser.end()
-                    search.account(system, execution)
+            @given(PLANS)
+            def one_batch(source: Random) -> None:
+                for _ in range(RUNS):
+                    if search.over:
+                        raise _OverError
+                    one_run(source)
 
             with contextlib.suppress(_OverError):
                 one_batch()

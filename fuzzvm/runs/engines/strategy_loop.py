@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from fuzzvm.machine.execution import execute
 from fuzzvm.runs.engines import FuzzSearch, rotation
 from fuzzvm.runs.strategies import Strategy
 from fuzzvm.scenario.system import System
@@ -33,7 +32,7 @@ class StrategyEngine:
         while not search.over:
             system = turns[search.runs % len(turns)]
             strategy.begin(numbers[id(system)], system.cpus)
-            execution = execute(search.machine(system), search.watched(strategy))
+            execution = search.execute(system, strategy)
             strategy.end(execution)
             search.account(system, execution)
             if search.runs % PROGRESS_EVERY == 0:

@@ -55,7 +55,6 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     import atheris
 
     from fuzzvm.machine.errors import ProgramError, StoppedError
-    from fuzzvm.machine.execution import execute
     from fuzzvm.machine.schedule import format_schedule, parse_schedule
     from fuzzvm.mitigations import registry, sent_files
 
@@ -69,6 +68,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     from fuzzvm.runs.happened import Happened
     from fuzzvm.runs.plans.orders import FollowOrders, Orders
     from fuzzvm.runs.plans.plan import plan_in_accesses
+    from fuzzvm.runs.walks.runs import Runs
 
     importlib.import_module("fuzzvm.kernel.ptdump")
     importlib.import_module("fuzzvm.kernel.jump_label")
@@ -94,6 +94,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     coverage = InterleavingCoverage()
     counters = FeatureCounters(atheris)
     happened = Happened()
+    walks = Runs(happened)
     deadline = None if settings["seconds"] is None else time.monotonic() + settings["seconds"]
     runs = steps = 0
     reported = time.monotonic()
@@ -140,7 +141,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
         chooser = FollowOrders(plan, known[index])
         try:
-            execution = execute(happened.machine(system), Covering(chooser, coverage))
+            execution = walks.execute(system, Covering(chooser, coverage))
         except ProgramError as error:
             say(broken=[error.message, error.filename, error.line])
             end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import strategies as st
 
 from fuzzvm.kernel import arch as architectures
@@ -12,6 +14,10 @@ from fuzzvm.scenario.scenario import Scenario
 
 PLAN = st.binary(min_size=256, max_size=256)
 """What a plan is drawn from: one choice of Hypothesis, as each costs as much as many steps of a run."""
+
+
+PLANS = st.binary(min_size=16, max_size=16).map(Random)
+"""What the plans of several runs are drawn from, where none of them is to shrink."""
 
 
 def plans(orders: Orders) -> st.SearchStrategy[Plan]:

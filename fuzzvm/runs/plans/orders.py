@@ -13,24 +13,16 @@ a CPU is the likelier to come next the more orders go on with it that no run has
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import comb
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from fuzzvm.machine.machine import Machine
+from fuzzvm.runs.plans.order_tree import COUNTED, OrderTree
 from fuzzvm.runs.plans.plan import FollowPlan, Plan
 from fuzzvm.runs.plans.races import Place, Races
+from fuzzvm.machine.machine import Machine
 
 DRAWS = 64
 """Bytes of a plan that priorities are taken from; a run that needs more begins again with the first."""
-COUNTED = 16
-"""Accesses to a place whose order is counted."""
-LEAST = 1e-3
-"""Weight of a CPU with which every order goes on that is known."""
-LONGEST = 48
-"""Accesses to a place that a plan orders; those that follow are left to the priorities."""
-MOST_ORDERS = 100_000
-"""Beginnings of orders that are kept of one target; past them all are forgotten, and only evenness is lost."""
 _HIGH = 128
 """A byte below says that a step goes the way that it would under sequential consistency."""
 
@@ -61,19 +53,6 @@ class Bytes:
         return taken.ljust(n, b"\0")
 
 
-class _Order:
-    """The beginning of an order: what follows it, and how many orders that begin so have been seen."""
-
-    __slots__ = ("ended", "following", "missed", "seen")
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.seen = 0
-        self.missed: dict[int, int] = {}
-        """How often a CPU was to come next, and another one did."""
-        self.following: dict[int, _Order] = {}
-
-
 class Orders:
     """What the runs of one target have shown: which places are raced for, and in which orders they were accessed."""
 
@@ -81,8 +60,7 @@ class Orders:
         self.races = Races()
         self.numbers: dict[Place, int] = {}
         """The places by the order in which they became known, which a plan names them by."""
-        self._orders: dict[Place, _Order] = {}
-        self._kept = 0
+        self._tree = OrderTree()
 
     def draw(self, source: Source) -> Plan:
         """Return a plan that orders any number of places; every other one orders all."""
@@ -92,83 +70,29 @@ class Orders:
         if source.random() < 0.5:
             number = int(source.random() * (number + 1))
         ranked = [places.pop(int(source.random() * len(places))) for _ in range(number)]
-        orders = tuple((self.numbers[place], self.draw_order(place, source)) for place in ranked)
-        return Plan((), (), orders, draws)
+        numbers = [self.numbers[place] for place in ranked]
+        orders = self._tree.draw(numbers, [self.races.places[place] for place in ranked], source.random, ())
+        return Plan((), (), tuple(zip(numbers, orders, strict=True)), draws)
 
     def draw_order(self, place: Place, source: Source, begun: Sequence[int] = ()) -> tuple[int, ...]:
         """Return the order of the accesses to a place, as CPUs, that begins as `begun`."""
-        left = dict(self.races.places[place])
-        total = sum(left.values())
-        ways = _orders_of(left)
-        node = self._orders.get(place)
-        order: list[int] = []
-        while total > 0 and len(order) < LONGEST:
-            # each weighs as much as there are orders that go on with it and that no run has shown
-            weights = {}
-            for cpu, count in left.items():
-                if count > 0:
-                    unseen = ways * count / total
-                    if node is not None:
-                        following = node.following.get(cpu)
-                        unseen -= 0 if following is None else following.seen
-                        unseen /= (1 + node.missed.get(cpu, 0)) ** 2
-                    weights[cpu] = max(unseen, LEAST)
-            cpu = begun[len(order)] if len(order) < len(begun) else _drawn(weights, source)
-            ways = ways * left.get(cpu, 0) / total
-            left[cpu] = left.get(cpu, 0) - 1
-            total -= 1
-            node = None if node is None else node.following.get(cpu)
-            order.append(cpu)
-        return tuple(order)
+        counts = self.races.places[place]
+        known = [cpu for cpu in begun if cpu in counts]
+        return self._tree.draw([self.numbers[place]], [counts], source.random, known)[0]
 
-    def begin(self) -> dict[Place, list[_Order]]:
-        """Begin a run; return for each place the beginnings of its order: none so far but the empty one."""
+    def begin(self) -> list[int]:
+        """Begin a run; return the numbers of the places whose orders are counted in it."""
         self.races.begin()
-        if self._kept >= MOST_ORDERS:
-            self._orders.clear()
-            self._kept = 0
-        return {place: [self._orders.setdefault(place, _Order())] for place in self.races.places}
+        if self._tree.full:
+            self._tree.clear()
+        return [self.numbers[place] for place in self.races.places]
 
-    def go_on(self, path: list[_Order], cpu: int, wanted: int | None) -> None:
-        """Add to the beginnings of an order that `cpu` came next, where `wanted` was to."""
-        last = path[-1]
-        if wanted is not None and wanted != cpu:
-            last.missed[wanted] = last.missed.get(wanted, 0) + 1
-        if cpu not in last.following:
-            last.following[cpu] = _Order()
-            self._kept += 1
-        path.append(last.following[cpu])
-
-    def end(self, paths: Iterable[list[_Order]]) -> None:
-        """End a run that had these orders."""
-        for path in paths:
-            if not path[-1].ended:
-                path[-1].ended = True
-                for order in path:
-                    order.seen += 1
+    def end(self, places: Sequence[int], log: Any, size: int, cpus: int) -> None:
+        """End a run of so many CPUs with these places, and the accesses of it that `order_tree.take_in` says."""
+        self._tree.take(places, log, size, cpus)
         self.races.end()
         for place in self.races.places:
             self.numbers.setdefault(place, len(self.numbers))
-
-
-def _orders_of(counts: Mapping[int, int]) -> float:
-    """Return how many orders there are of so many accesses of each CPU."""
-    ways, total = 1.0, 0
-    for count in counts.values():
-        total += count
-        ways *= comb(total, count)
-    return ways
-
-
-def _drawn(weights: Mapping[int, float], source: Source) -> int:
-    """Return a CPU, by its weight."""
-    if len(weights) > 1:
-        left = source.random() * sum(weights.values())
-        for cpu, weight in weights.items():
-            if left < weight:
-                return cpu
-            left -= weight
-    return list(weights)[-1]
 
 
 class FollowOrders(FollowPlan):
@@ -176,34 +100,42 @@ class FollowOrders(FollowPlan):
 
     def __init__(self, plan: Plan, orders: Orders) -> None:
         super().__init__(plan, accesses=True)
-        self._known = orders
+        self.plan = plan
+        self.known = orders
         self._races = orders.races
-        self._paths = orders.begin()
-        places = {number: place for place, number in orders.numbers.items()}
-        wanted = ((places.get(number), list(order)) for number, order in plan.orders)
-        self._orders = {place: order for place, order in wanted if place in self._paths}
-        self._ranks = {place: rank for rank, place in enumerate(self._orders)}
+        self.places = orders.begin()
+        """The numbers of the places whose orders are counted."""
+        self.log: Any = []
+        self.logged = 0
+        """The first accesses to each of them, and how many there are: see `order_tree.take_in`."""
+        self.cpus = 0
+        """How many CPUs there are, as far as the run has shown."""
+        self._counted = dict.fromkeys(self.places, 0)
+        self.orders = {place: list(order) for place, order in plan.orders if place in self._counted}
+        self._ranks = {place: rank for rank, place in enumerate(self.orders)}
         self._draws = plan.draws
         self._drawn = 0
         self._priorities: dict[int, int] = {}
-        self._stands: dict[int, Place | None] = {}
-        """The places that CPUs stand before, of those that could step."""
+        self._stands: dict[int, int | None] = {}
+        """The numbers of the places that CPUs stand before, of those that could step; None where it is not known."""
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
         races = self._races
+        self.cpus = machine.memory.cpus
         # what a CPU stands before changes by its own steps alone
         stands = self._stands
         for agent in enabled:
             if agent not in stands:
-                stands[agent] = races.place(machine.pending(agent)) if agent < machine.memory.cpus else None
+                place = races.place(machine.pending(agent)) if agent < machine.memory.cpus else None
+                stands[agent] = None if place is None else self.known.numbers.get(place)
         chosen = super().agent(enabled, machine) if self._bursts or self._left else self._go_on(enabled, machine)
         op = machine.pending(chosen) if chosen < machine.memory.cpus else None
-        place = stands.pop(chosen)
+        at = stands.pop(chosen)
         if op is not None:
             if races.watching:
                 races.note(chosen, op)
-            if place in self._paths:
-                self._accessed(place, chosen, enabled)
+            if at in self._counted:
+                self._accessed(at, chosen, enabled)
         if op is None or races.may_race(op):
             self._priorities.pop(chosen, None)
         return chosen
@@ -216,17 +148,17 @@ class FollowOrders(FollowPlan):
 
     def end(self) -> None:
         """Take what the run has shown into what is known of its target."""
-        self._known.end(self._paths.values())
+        self.known.end(self.places, self.log, self.logged, self.cpus)
 
     def _go_on(self, enabled: Sequence[int], machine: Machine) -> int:
-        if not self._orders and not self._draws:
+        if not self.orders and not self._draws:
             # a plan of bursts alone
             return super()._go_on(enabled, machine)
         self._agent = -1
         if len(enabled) == 1:
             return enabled[0]
         free = enabled
-        if self._orders:
+        if self.orders:
             waiting = self._waiting(enabled)
             if len(waiting) == len(enabled):
                 last = max(waiting.values(), key=self._ranks.__getitem__)
@@ -239,32 +171,33 @@ class FollowOrders(FollowPlan):
                 priorities[agent] = self._draw()
         return max(free, key=priorities.__getitem__)
 
-    def _waiting(self, enabled: Sequence[int]) -> dict[int, Place]:
+    def _waiting(self, enabled: Sequence[int]) -> dict[int, int]:
         """Return the CPUs that stand before a place at which another one that can step comes first."""
         waiting = {}
         for agent in enabled:
             place = self._stands[agent]
-            if place in self._orders and self._next(place, enabled) not in (agent, None):
+            if place is not None and place in self.orders and self._next(place, enabled) not in (agent, None):
                 waiting[agent] = place
         return waiting
 
-    def _next(self, place: Place, enabled: Sequence[int]) -> int | None:
+    def _next(self, place: int, enabled: Sequence[int]) -> int | None:
         """Return the CPU that is to access a place next, of those that can step; None if nobody is."""
-        for cpu in self._orders[place]:
+        for cpu in self.orders[place]:
             if cpu in enabled:
                 return cpu
         return None
 
-    def _accessed(self, place: Place, cpu: int, enabled: Sequence[int]) -> None:
+    def _accessed(self, place: int, cpu: int, enabled: Sequence[int]) -> None:
         wanted = None
-        if (order := self._orders.get(place)) is not None:
+        if (order := self.orders.get(place)) is not None:
             wanted = self._next(place, enabled)
             if cpu in order:
                 order.remove(cpu)
             self._priorities.clear()
-        path = self._paths[place]
-        if len(path) <= COUNTED:
-            self._known.go_on(path, cpu, wanted)
+        if self._counted[place] < COUNTED:
+            self._counted[place] += 1
+            self.log += [place, cpu, -1 if wanted is None else wanted]
+            self.logged += 1
 
     def _draw(self) -> int:
         if not self._draws:

@@ -30,6 +30,8 @@ class Races:
         self._written: set[Place] = set()
         self._freed: frozenset[int] = frozenset()
         self._quiet: frozenset[int] = frozenset()
+        self.version = 0
+        """Counts how often what is known has changed."""
         self.watching = False
         """Whether the steps of the run at hand must be noted."""
         self.places: dict[Place, dict[int, int]] = {}
@@ -57,20 +59,22 @@ class Races:
             most = self._most[place]
             for cpu, count in by_cpu.items():
                 most[cpu] = max(most.get(cpu, 0), count)
-        self._freed = frozenset(number for kind, number in self._most if kind == _OBJECT)
+        freed = {number for kind, number in self._most if kind == _OBJECT}
         quiet = set()
         whole: dict[Place, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         for place, most in self._most.items():
             kind, address = place
-            if kind == _OBJECT or address >> OFFSET_BITS in self._freed:
+            if kind == _OBJECT or address >> OFFSET_BITS in freed:
                 for cpu, count in most.items():
                     whole[_OBJECT, address if kind == _OBJECT else address >> OFFSET_BITS][cpu] += count
             elif len(most) > 1 and place in self._written:
                 whole[place] = most
             else:
                 quiet.add(address)
-        self._quiet = frozenset(quiet)
+        known = self._quiet, self._freed, self.places
+        self._quiet, self._freed = frozenset(quiet), frozenset(freed)
         self.places = {place: dict(whole[place]) for place in sorted(whole) if len(whole[place]) > 1}
+        self.version += known != (self._quiet, self._freed, self.places)
 
     def may_race(self, op: Operation | None) -> bool:
         """Return whether an operation accesses a place that is raced for, for all that is known."""

@@ -35,8 +35,8 @@ class Pos(Strategy):
         self._targets: dict[int, Races] = {}
 
     def begin(self, target: int, cpus: int) -> None:
-        self._races = self._targets.setdefault(target, Races())
-        self._races.begin()
+        self.races = self._targets.setdefault(target, Races())
+        self.races.begin()
         self._priorities: dict[int, float] = {}
 
     def agent(self, enabled: Sequence[int], machine: Machine) -> int:
@@ -49,7 +49,7 @@ class Pos(Strategy):
         if op is None:
             del priorities[chosen]
             return chosen
-        races = self._races
+        races = self.races
         if races.watching:
             races.note(chosen, op)
         if races.may_race(op):
@@ -62,7 +62,7 @@ class Pos(Strategy):
         return chosen
 
     def end(self, execution: Execution) -> None:
-        self._races.end()
+        self.races.end()
 
 
 def _conflict(one: Operation | None, other: Operation | None) -> bool:
