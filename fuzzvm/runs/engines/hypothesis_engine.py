@@ -14,10 +14,10 @@ from random import Random
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 
+from fuzzvm.machine.errors import StoppedError
 from fuzzvm.runs.engines import FuzzSearch, rotation
 from fuzzvm.runs.plans.generate import PLANS
 from fuzzvm.runs.plans.orders import FollowOrders, Orders
-from fuzzvm.machine.errors import StoppedError
 from fuzzvm.scenario.system import System
 
 BATCH = 200

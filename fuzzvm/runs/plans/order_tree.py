@@ -38,8 +38,8 @@ def draw_into(
 ) -> None:
     """Put an order for each of some places into `order`, one after the other; `ends` has where each of them ends.
 
-    `left` has for each place and CPU how many accesses there are, and `roots` what the known beginnings hang below. Each
-    access takes one of the `numbers`, from 0 to 1. The first place has its first `begun` accesses in `order`.
+    `left` has for each place and CPU how many accesses there are, and `roots` what the known beginnings hang below.
+    Each access takes one of the `numbers`, from 0 to 1. The first place has its first `begun` accesses in `order`.
     `weights` is for what is worked out on the way.
     """
     at = 0

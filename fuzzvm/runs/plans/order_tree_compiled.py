@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzzvm.runs.plans import order_tree
 from fuzzvm.exhaustive.loop import compiled
+from fuzzvm.runs.plans import order_tree
 
 draw_into = compiled(order_tree.draw_into)
 take_in = compiled(order_tree.take_in)

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from fuzzvm.machine.machine import Machine
 from fuzzvm.runs.plans.order_tree import COUNTED, OrderTree
 from fuzzvm.runs.plans.plan import FollowPlan, Plan
 from fuzzvm.runs.plans.races import Place, Races
-from fuzzvm.machine.machine import Machine
 
 DRAWS = 64
 """Bytes of a plan that priorities are taken from; a run that needs more begins again with the first."""

@@ -1,7 +1,7 @@
 """Walks in compiled code, for the choosers that `loops` has a loop for.
 
 A chooser's choices are those that it makes itself, one for one: `loops` says again what `strategies.pos` and
-`orders.FollowOrders` say, and tests/explore/walks compares them. numpy and numba are the extra `fast`.
+`orders.FollowOrders` say, and tests/runs/walks compares them. numpy and numba are the extra `fast`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 
 from fuzzvm.exhaustive.loop import set_all
 from fuzzvm.exhaustive.space import LOCAL_MASK, SHARED_MASK, ways_of
+from fuzzvm.machine.execution import MAX_STEPS, Chooser
+from fuzzvm.machine.ops import OFFSET_BITS, Await, Fetch, Free, Load, Rmw, Store
+from fuzzvm.machine.schedule import Step
 from fuzzvm.runs.plans.order_tree import COUNTED
 from fuzzvm.runs.plans.orders import FollowOrders
 from fuzzvm.runs.plans.races import Place, Races
 from fuzzvm.runs.strategies.pos import Pos
 from fuzzvm.runs.walks import loops
 from fuzzvm.runs.walks.walker import Walker
-from fuzzvm.machine.execution import MAX_STEPS, Chooser
-from fuzzvm.machine.ops import OFFSET_BITS, Await, Fetch, Free, Load, Rmw, Store
-from fuzzvm.machine.schedule import Step
 from fuzzvm.supervision import stopping
 
 BLOCK = 1024

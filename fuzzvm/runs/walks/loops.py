@@ -3,8 +3,8 @@
 `compiled` gives them arrays, and works out the steps that its table does not have. A loop comes back for each of
 these, for what it cannot draw itself, and at the end of the run; called again, it goes on where it was.
 
-A step's key is the number of the shared state, the local state of the CPU above it, and the CPU; its value is the shared
-state and the local state after it. With GATE, the value is whether the operation that may wait can be executed.
+A step's key is the number of the shared state, the local state of the CPU above it, and the CPU. Its value is the
+shared state and the local state after it. With GATE, the value is whether the operation that may wait can be executed.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def walk_pos(table: Any, facts: Any, locals_: Any, now: Any, path: Any, ready: A
 def conflict(one: Any, other: Any) -> bool:
     """Return whether two accesses may not commute."""
     if (one[FLAGS] | other[FLAGS]) & FREES:
-        return one[OBJECT] == other[OBJECT]
-    return (one[FLAGS] | other[FLAGS]) & WRITES != 0 and one[ADDRESS] == other[ADDRESS]
+        return bool(one[OBJECT] == other[OBJECT])
+    return bool((one[FLAGS] | other[FLAGS]) & WRITES != 0 and one[ADDRESS] == other[ADDRESS])
 
 
 @compiled
