@@ -164,6 +164,8 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
 def _check_calls(scenario: Scenario) -> None:
     if scenario.other_mms:
         raise NoCounterpartError("walks of other mms cannot be driven on a real kernel")
+    if scenario.beyond_calls:
+        raise NoCounterpartError(f"{scenario.beyond_calls} cannot be driven on a real kernel")
     for call in (*scenario.setup, *(call for calls in scenario.cpus for call in calls)):
         if not isinstance(call, Vmap | Vunmap | CatKernelPageTables | CatPageTables | CheckWxPages):
             raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
