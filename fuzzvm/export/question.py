@@ -145,6 +145,8 @@ def question_of(case: TestCase, mitigation: type[Mitigation]) -> Question:
     """
     if case.scenario.arch != "arm64":
         raise ExportError(f"the code of {case.scenario.arch} has no counterpart in AArch64 instructions")
+    if case.scenario.beyond_calls:
+        raise ExportError(f"{case.scenario.beyond_calls} has no counterpart in a litmus test")
     states = StatesOf(case.schedule)
     machine, execution = run(case, mitigation, tracing=True, chooser=states)
     trace = [step for step in machine.trace or [] if step.op is not None]

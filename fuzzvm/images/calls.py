@@ -72,6 +72,8 @@ def why_not(image: Image, scenario: Scenario) -> str:
         return f"it is of {scenario.arch}, and the image of {image.manifest.arch}"
     if scenario.tlb:
         return "what TLBs may hold is not followed for images"
+    if scenario.beyond_calls:
+        return f"{scenario.beyond_calls} is not there for images"
     geometry = Geometry.of(image, scenario.fanout)
     for named in scenario.of_functions:
         try:

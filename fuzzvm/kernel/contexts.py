@@ -32,11 +32,30 @@ from fuzzvm.kernel.pgtable import TableLabel
 from fuzzvm.machine.blame import executing_error
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.ops import Address, Alloc, Annotation, Await, Operation, Rmw, Steps, Value
+from fuzzvm.machine.ops import (
+    Address,
+    Alloc,
+    Annotation,
+    Await,
+    CacheMaintenance,
+    Fence,
+    Fetch,
+    Free,
+    InterruptAll,
+    Load,
+    Operation,
+    Rmw,
+    Steps,
+    Store,
+    Tlbi,
+    Value,
+)
 from fuzzvm.machine.program import Keys, LocalState
 from fuzzvm.machine.rewrite import Rewrite
 
 BH_DISABLED = "local_bh_disable()"
+_OF_NO_RULE = frozenset({CacheMaintenance, Fence, Fetch, Free, InterruptAll, Load, Store, Tlbi})
+"""The operations that may be executed anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +205,10 @@ class KernelProgram(GeneratorProgram):
             if BH_DISABLED in self._atomic:
                 raise ModelError(LOCK_NOT_RELEASED, f"softirqs are still off: {BH_DISABLED}") from None
             raise
-        facts: list[Fact] = []
         kind = type(op)
+        if kind in _OF_NO_RULE:
+            return op
+        facts: list[Fact] = []
         if kind is Rmw or kind is Await:
             self._op = op  # type: ignore[assignment]
             try:

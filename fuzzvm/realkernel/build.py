@@ -14,6 +14,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fuzzvm.files.errors import FileError
 from fuzzvm.files.reading import read_bytes, read_text
@@ -135,7 +136,7 @@ def load(folder: Path) -> BuiltKernel:
     """Return what a folder holds. Raises RealKernelError where `build` did not make it, or not to its end."""
     try:
         data = json.loads(read_text(folder / MANIFEST, MAX_TEXT))
-        lists = {name: tuple(data[name]) for name in ("without", "patches", "left_out")}
+        lists: dict[str, Any] = {name: tuple(data[name]) for name in ("without", "patches", "left_out")}
         rest = {name: value for name, value in data.items() if name not in (*lists, "revert_fix")}
         kernel = BuiltKernel(folder=folder, **lists, **rest)
     except (FileError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -167,7 +167,9 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
 
 
 def _check_calls(scenario: Scenario) -> None:
-    drivable = (Vmap, Vunmap, CatKernelPageTables, CatPageTables, CheckWxPages)
+    if scenario.beyond_calls:
+        raise NoCounterpartError(f"{scenario.beyond_calls} cannot be driven on a real kernel")
+    drivable: tuple[type[Call], ...] = (Vmap, Vunmap, CatKernelPageTables, CatPageTables, CheckWxPages)
     if scenario.arch == "x86_64":
         # arm64's set_memory_*() want areas of vmalloc's own; and with no collapse nothing frees beside a look-up
         drivable = (*drivable, SetMemoryRo, SetMemoryRox, ReadKcore)

@@ -55,6 +55,8 @@ def certify(cell: Cell, verdict: Verdict, limits: Limits) -> Certificate:
     if verdict.verdict != "safe" or not verdict.complete:
         why = verdict.stopped or f"nothing has {', '.join(verdict.missing)}"
         raise CertifyError(f"{verdict.verdict}, {why}")
+    if cell.scenario.interrupts:
+        raise CertifyError("the checker knows nothing of the locks that interrupts share: a scenario with interrupts")
     with no_collection():
         listed, orders = _all_states(cell, limits)
     header = {

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel.errors import LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOFS, GFP_NOWAIT, NO_MEMORY, Gfp, Memory, pagetable_alloc
 from fuzzvm.kernel.hooks import Mitigation
@@ -25,6 +24,7 @@ from fuzzvm.mitigations.cpa_lock import CpaLock
 from fuzzvm.scenario.calls import parse_call
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 
 SPLIT = {
     "arch": "x86_64",

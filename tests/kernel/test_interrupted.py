@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from fuzzvm.explore.exhaustive import Limits
-from fuzzvm.explore.matrix import Bounds, Cell, verify_cell
+from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import (
@@ -31,6 +30,7 @@ from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
 from tests.support import Seeded
 
 BLOCKS = ["vmap(page=0, nr_pages=4, max_page_shift='pte')", "vunmap(page=0, nr_pages=4)"]
