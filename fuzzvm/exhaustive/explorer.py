@@ -82,7 +82,7 @@ def all_moves(space: Space) -> Moves:
             key = state & lane.mask
             entry = lane.table.get(key)
             found.append((lane.cpu, lane.compute(key) if entry is None else entry))
-        return [*found, *space.agent_steps(state).items()] if space.has_agents else found
+        return [*found, *space.agent_steps(state).items()] if space.weak else found
 
     return moves
 

@@ -78,7 +78,7 @@ def foresee(space: Space, limits: Limits) -> None:
     Under a weak memory model a search begins again wherever CPUs turn out to do more than was known, so that it may be
     cut short: by its own bound on states, and by the time and memory of `limits`.
     """
-    if space.has_agents:
+    if space.weak:
         twin = Space(space.task, strong_twin_of=space)
         if isinstance(twin.start, int):
             search_reduced(twin, replace(limits, max_states=FORESEEN_STATES), first_only=False)

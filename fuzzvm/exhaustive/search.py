@@ -85,7 +85,7 @@ class Search:
         self._first_only = first_only
         self._watch = Watch(limits)
         self._canonical = symmetry.canonical if symmetry is not None and symmetry.images else None
-        compiled = self._canonical is None and not space.has_agents and has_compiled()
+        compiled = self._canonical is None and not space.weak and has_compiled()
         self._hand_over = hand_over if compiled else None
         self._seen = Seen(set(), [])
         if isinstance(space.start, int):
@@ -141,7 +141,7 @@ class Search:
         visited, stack, findings = seen.visited, seen.stack, seen.findings
         lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
         transitions = seen.transitions
-        has_agents = space.has_agents
+        weak = space.weak
         look = watch.next_look if until is None else min(watch.next_look, until)
         try:
             while stack and not (findings and first_only):
@@ -171,7 +171,7 @@ class Search:
                                 continue
                             visited.add(following)
                             stack.append(following)
-                if has_agents:
+                if weak:
                     for ways in space.agent_steps(state).values():
                         for _, delta, finding in ways:
                             transitions += 1

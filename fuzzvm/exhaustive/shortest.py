@@ -142,7 +142,7 @@ class ShortestSearch:
                     continue
                 transitions += len(entry)
                 self._branch(pair, cpu, entry, switches + (not free and cpu != last), steps, near, far, last, free)
-            if space.has_agents:
+            if space.weak:
                 for agent, ways in space.agent_steps(state).items():
                     transitions += len(ways)
                     cost = switches + (not free and agent != last)

@@ -150,12 +150,12 @@ class Space:
             self.values, self.automata = strong_twin_of.values, strong_twin_of.automata
         self.lanes = [Lane(self, cpu) for cpu in range(len(self.automata))]
         self._agents: dict[int, dict[int, tuple[Way, ...]]] = {}
-        self.has_agents = weak
-        """Whether the memory model may have agents of its own."""
+        self.weak = weak
+        """Whether memory is weak: it steps on a machine (`SteppedShared`), and may have agents of its own."""
         self.shared: Shared
         self.start: int | Finding
         self._assumed: Assumed | None = None
-        if self.has_agents:
+        if self.weak:
             boot = task.booted()
             model = memory_models.get(task.memory)
             forgets = forget and model.normalise is not MemoryModel.normalise

@@ -76,7 +76,7 @@ class Progress:
 
 
 def _weak(now: Progress) -> bool:
-    return now.space.has_agents
+    return now.space.weak
 
 
 def _deep(now: Progress) -> bool:

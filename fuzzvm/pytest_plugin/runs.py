@@ -33,9 +33,8 @@ from fuzzvm.scenario.system import System, default_memory
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.call import call
 from fuzzvm.supervision.errors import UserCodeError
-from fuzzvm.verify.determinism.verified import check
-from fuzzvm.verify.judged import judged
-from fuzzvm.verify.lock_order import verify_with_lock_order
+from fuzzvm.verify.determinism.scheme import check
+from fuzzvm.verify.system import verify_system
 
 T = TypeVar("T")
 
@@ -248,7 +247,7 @@ def _verify(asked: MarkedSystem, limits: Limits) -> tuple[Verdict, str]:
     with bounded_by(limits):
         scheme = asked.scheme()
         system = System(asked.scenario, scheme, asked.memory, asked.name, asked.without)
-        verdict, question = judged(system, lambda explored: verify_with_lock_order(system, limits, explored=explored))
+        verdict, question = verify_system(system, limits)
     check(scheme, [question], limits.max_seconds)
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""

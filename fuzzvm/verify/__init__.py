@@ -1,7 +1,7 @@
 """Verdicts on systems: the exhaustive search, applied to mitigations, scenarios and kernel images.
 
     matrix          the way in: `verify_cell`, and `verify_all` for many cells side by side
-    judged          a verdict with the cover points that were met; met finds these
+    system          a verdict with the cover points that were met; met finds these
     lock_order      orders of locks over all schedules
     determinism     whether a scheme of the user's does the same every time
     images          verdicts on the functions of a kernel image; boundary_files, with the user's boundary functions

@@ -9,20 +9,6 @@ from dataclasses import replace
 
 from fuzzvm.exhaustive import Limits, Verdict, verify
 from fuzzvm.scenario.system import System
-from fuzzvm.verify.determinism.verified import OnExplored
-
-
-def verify_with_lock_order(
-    system: System,
-    limits: Limits,
-    *,
-    preemptions: int | None = None,
-    reduce: bool = True,
-    explored: OnExplored,
-) -> Verdict:
-    """Return what `verify` says of a system, `safe` only if no run takes its locks as it must not."""
-    verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
-    return with_lock_order(system, verdict, limits)
 
 
 def with_lock_order(system: System, verdict: Verdict, limits: Limits) -> Verdict:

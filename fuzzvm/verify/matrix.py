@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.exhaustive import Limits, Verdict
-from fuzzvm.exhaustive.all_errors import with_all_errors
 from fuzzvm.exhaustive.limits import StoppedError, bounded_by
 from fuzzvm.exhaustive.memory_use import LeftBehind
 from fuzzvm.exhaustive.verdict import no_collection
@@ -23,9 +22,8 @@ from fuzzvm.processes.parallel import Caller, call_all
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
 from fuzzvm.verify.determinism.asked import Driving
-from fuzzvm.verify.determinism.verified import OnExplored, check
-from fuzzvm.verify.judged import judged
-from fuzzvm.verify.lock_order import verify_with_lock_order
+from fuzzvm.verify.determinism.scheme import check
+from fuzzvm.verify.system import verify_system
 
 STRENGTH = ("sc", "tso", "arm64")
 """Memory models from strong to weak: code that is correct on a weak one is correct on those before it."""
@@ -143,16 +141,17 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
     left_behind = _left_behind()
     began = time.monotonic()
 
-    def search(explored: OnExplored) -> Verdict:
-        preemptions, reduce = bounds.preemptions, bounds.reduce
-        verdict = verify_with_lock_order(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
-        return with_all_errors(system, verdict, limits) if bounds.all_errors else verdict
-
     try:
         # where this process is guarded, the bounds hold wherever it is at: in the boot, or in a slow hook
         with bounded_by(limits):
             system = cell.system(mitigation)
-            verdict, question = judged(system, search)
+            verdict, question = verify_system(
+                system,
+                limits,
+                preemptions=bounds.preemptions,
+                reduce=bounds.reduce,
+                all_errors=bounds.all_errors,
+            )
     except StoppedError as bound:
         return _undecided(cell, bounds, str(bound), time.monotonic() - began)
     left_behind.release(LARGE)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from fuzzvm.exhaustive import Verdict, verify
+from fuzzvm.exhaustive import Verdict
 from fuzzvm.exhaustive.limits import Limits
 from fuzzvm.exhaustive.reduced_search import foresee, search_reduced
 from fuzzvm.exhaustive.search import search
@@ -33,8 +33,8 @@ from fuzzvm.runs.happened import ENOUGH_RUNS, Happened
 from fuzzvm.runs.strategies.pct import Pct
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
-from fuzzvm.verify.judged import judged
 from fuzzvm.verify.met import met_in
+from fuzzvm.verify.system import verify_system
 from tests.exhaustive.reduction import reduce_at_once
 from tests.support import Seeded
 
@@ -60,7 +60,7 @@ def system_of(mitigation: str | type[Mitigation], scenario: str, memory: str) ->
 
 
 def judge(system: System, *, reduce: bool = True) -> Verdict:
-    return judged(system, lambda explored: verify(system, reduce=reduce, explored=explored))[0]
+    return verify_system(system, reduce=reduce)[0]
 
 
 def met_by_runs(system: System) -> frozenset[str]:

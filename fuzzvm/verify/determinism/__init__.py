@@ -12,7 +12,7 @@ is driven again: in a second process, with another hash seed, in another order, 
     asked        what second processes are asked; replaying is to replay a test case
     second       the second process: `python -m fuzzvm.verify.determinism.second`
     elsewhere    asks second processes
-    verified     a verdict, and the questions that it rests on
+    scheme       what is asked of a scheme of the user's before and after a search
 
 Why it is done so, and what it cannot notice: docs/decisions/0017-honest-verdicts.md.
 Tests: tests/verify/determinism/, tests/cli/test_nondeterministic.py.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.exhaustive import Limits, Verdict, verify
+from fuzzvm.exhaustive import Limits, Verdict
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError, StoppedError
 from fuzzvm.mitigations import registry
@@ -18,7 +18,8 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
 from fuzzvm.verify.determinism.asked import Driving
 from fuzzvm.verify.determinism.elsewhere import SEEDS, NondeterministicSchemeError, ask
-from fuzzvm.verify.determinism.verified import check, verified
+from fuzzvm.verify.determinism.scheme import check
+from fuzzvm.verify.system import verify_system
 from tests.clock import PATIENCE
 from tests.verify.determinism import schemes, steady
 from tests.verify.determinism.steady import CountsForItself, EndsHere, Locked
@@ -34,7 +35,7 @@ def judged(
     system = System(shipped.get(scenario), scheme, memory)
     # those that are never the same might keep a search from its end
     limits = Limits(max_states=20_000)
-    verdict, question = verified(system, lambda explored: verify(system, limits, explored=explored))
+    verdict, question = verify_system(system, limits)
     check(scheme, [question])
     return verdict, question
 
@@ -68,7 +69,7 @@ def test_what_does_the_same_has_its_verdict(scheme: type[Mitigation]) -> None:
 
 def test_what_ships_is_not_asked_about() -> None:
     system = System(shipped.get("pmd-promotion"), registry.get("static-key"), "sc")
-    assert verified(system, lambda explored: verify(system, explored=explored))[1] is None
+    assert verify_system(system)[1] is None
 
 
 @pytest.mark.product
@@ -140,7 +141,7 @@ def test_a_bug_of_a_scheme_that_changes_is_no_verdict_either() -> None:
 
 def test_a_scheme_that_does_not_end_elsewhere_keeps_nobody_waiting() -> None:
     system = System(shipped.get("pmd-promotion"), EndsHere, "sc")
-    question = verified(system, lambda explored: verify(system, explored=explored))[1]
+    question = verify_system(system)[1]
     assert question is not None
     with pytest.raises(StoppedError, match="not repeated in a second process for want of time"):
         ask(EndsHere, [question], until=0.0)
