@@ -4,9 +4,9 @@ Each interrupt is raised once, by a device that is a CPU more, and taken once. B
 the word of every interrupt that has not come yet and that nothing holds back. What the handler does is then part of
 the CPU's program: what was interrupted goes on where it stood.
 
-- A hardirq is held back by interrupts off, by another hardirq and by an NMI.
-- A softirq is held back by all that, by softirqs off and by another softirq.
-- An NMI is held back by another NMI alone.
+- A hardirq is held back by interrupts off, and by an NMI.
+- A softirq is held back by all that, by a hardirq and by softirqs off.
+- An NMI is held back by nothing.
 
 A CPU that waits in one operation takes no interrupt before the wait has ended. It could have taken it before the
 operation, so that this hides nothing, unless whoever is waited for waits for what the handler does.
@@ -88,13 +88,14 @@ class InterruptedProgram(KernelProgram):
         return op
 
     def _held_back(self, context: Context) -> bool:
-        running = {handler.context for handler, _ in self._running}
-        if context is Context.NMI:
-            return Context.NMI in running
+        """Return whether an interrupt waits: there is one of each kind, so that none waits for another of its own."""
         code: tuple[KernelProgram, ...] = (self, *(handler for handler, _ in self._running))
-        if running & {Context.NMI, Context.HARDIRQ} or any(one.irqs_off for one in code):
+        if context is Context.NMI:
+            return False
+        # hardirqs and NMIs run with interrupts off
+        if any(one.irqs_off or one.context in (Context.HARDIRQ, Context.NMI) for one in code):
             return True
-        return context is Context.SOFTIRQ and (bool(running) or any(one.softirqs_off for one in code))
+        return context is Context.SOFTIRQ and any(one.softirqs_off for one in code)
 
     def local_state(self, keys: Keys) -> LocalState:
         inside = self._generator

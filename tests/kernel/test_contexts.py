@@ -17,6 +17,8 @@ from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unl
 from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_trylock, mmap_read_unlock
 from fuzzvm.kernel.pgtable import Level
+from fuzzvm.kernel.rcu_callbacks import call_rcu
+from fuzzvm.kernel.workqueue import queue_work
 from fuzzvm.machine.ops import Address, Order, Rmw, Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
@@ -292,3 +294,37 @@ def test_a_grace_period_waits_for_who_has_preemption_or_interrupts_off(walker: s
     """Tables freed by RCU would mend both of what is open in 7.3."""
     scenario = scenarios()[f"pair-x86_64-collapse-pmd-{walker}"]
     assert errors(registry.get(scheme), scenario) == ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An rcu_head or a work item, whose function takes a mutex."""
+
+    mutex: ExclusiveLock
+
+    def run(self, k: Kernel) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+
+class CallbackSleeps(Locks):
+    def attach(self, boot: Boot) -> None:
+        super().attach(boot)
+        self.queue = boot.rcu_callbacks()
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from call_rcu(k, self.queue, Head(self.mutex))
+
+
+class WorkSleeps(Locks):
+    def attach(self, boot: Boot) -> None:
+        super().attach(boot)
+        self.queue = boot.system_wq()
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from queue_work(k, self.queue, Head(self.mutex))
+
+
+@pytest.mark.parametrize(("scheme", "error"), [(CallbackSleeps, SLEEP_IN_ATOMIC), (WorkSleeps, "")])
+def test_a_callback_of_rcu_may_not_sleep_and_work_may(scheme: type[Mitigation], error: str) -> None:
+    assert errors(scheme) == error
