@@ -23,6 +23,11 @@ class Deadline:
         """Seconds since it was made, and those spent before."""
         return time.monotonic() - self._began
 
+    @property
+    def over(self) -> bool:
+        """Whether no seconds are left."""
+        return self.limits.max_seconds is not None and self.seconds >= self.limits.max_seconds
+
     def left(self, share: float = 1.0, max_states: int | None = None) -> Limits:
         """Return the limits with that share of the seconds that are left, and with `max_states` where it is given."""
         limits = self.limits if max_states is None else replace(self.limits, max_states=max_states)

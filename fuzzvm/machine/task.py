@@ -77,13 +77,14 @@ T = TypeVar("T", bound=Task)
 R = TypeVar("R")
 
 
-def settled(task: T, work: Callable[[T], R]) -> tuple[T, R]:
+def settled(task: T, work: Callable[[T], R], again: Callable[[T], T] = lambda task: task.again()) -> tuple[T, R]:
     """Return what comes of some work with a task, and the task that it was done with.
 
-    The work is done again from its beginning as often as one of the task's programs turns out to be outdated.
+    The work is done again from its beginning as often as one of the task's programs turns out to be outdated; `again`
+    makes the task for that.
     """
     while True:
         try:
             return task, work(task)
         except OutdatedProgramError:
-            task = task.again()
+            task = again(task)

@@ -5,6 +5,7 @@
     lock_order      orders of locks over all schedules
     determinism     whether a scheme of the user's does the same every time
     images          verdicts on the functions of a kernel image; boundary_files, with the user's boundary functions
+    image_learning  which accesses of an image's CPUs others can notice, learnt by searches
     certify         writes certificates
     verdict_data    a verdict as plain data
 

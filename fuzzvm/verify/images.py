@@ -24,6 +24,7 @@ from fuzzvm.machine.task import settled
 from fuzzvm.scenario.calls import CallFunction
 from fuzzvm.scenario.purpose import purpose
 from fuzzvm.scenario.scenario import Scenario, race
+from fuzzvm.verify.image_learning import learned_by_search
 from fuzzvm.verify.matrix import Bounds, memories
 
 FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
@@ -81,7 +82,7 @@ def verify_image(
         )
         return verdict, met[0] if met else frozenset()
 
-    task, (verdict, happened) = settled(task, verified)
+    task, (verdict, happened) = settled(task, verified, lambda task: learned_by_search(task.again(), deadline))
     ran = task.has_run()
     wanted = purpose(scenario.anonymous()) | _of_functions(scenario)
     missing = tuple(one for one in FOLLOWED if one in wanted - happened) if verdict.failure is None else ()

@@ -13,7 +13,8 @@ search that ends without that has seen every access of every schedule, and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.ops import Address, object_of
@@ -44,7 +45,8 @@ class Knowledge(Constant):
 
     `boot_objects` is the number of objects at boot, and `content` what a location of one of them holds then. Of objects
     that are allocated later nothing is assumed. While it is `learning`, runs go on where what they rest on turns out to
-    be wrong: they are not to be believed, and show what there is to learn.
+    be wrong: they are not to be believed, and show what there is to learn. What has been relied on is relied on until
+    `begin`, so that a program does the same each time that its responses are the same.
     """
 
     def __init__(self, boot_objects: int, content: Callable[[Address], int]) -> None:
@@ -72,11 +74,13 @@ class Knowledge(Constant):
 
     def is_constant(self, address: Address) -> bool:
         """Return whether nobody writes a location or frees its object; that is relied on from here on."""
-        if object_of(address) >= self._boot_objects or self.is_written(address):
+        if object_of(address) >= self._boot_objects:
             return False
-        if not self.lasting(address):
-            return False
-        self._users.setdefault(address, _Users()).relying.add(_ANYBODY)
+        users = self._users.setdefault(address, _Users())
+        if _ANYBODY not in users.relying:
+            if users.writers or not self.lasting(address):
+                return False
+            users.relying.add(_ANYBODY)
         return True
 
     def is_written(self, address: Address) -> bool:
@@ -99,7 +103,7 @@ class Knowledge(Constant):
             self._add(users, cpu, reads=reads, writes=writes)
         if not plain:
             self.watch(address)
-        if not plain or not users.quiet_for(cpu):
+        if not plain or not (cpu in users.relying or users.quiet_for(cpu)):
             return False
         users.relying.add(cpu)
         return True
@@ -118,6 +122,8 @@ class Knowledge(Constant):
     def lasting(self, address: Address) -> bool:
         """Return whether nobody frees the object of a location; that is relied on from here on."""
         number = object_of(address)
+        if number in self._taken_for_lasting:
+            return True
         if number >= self._boot_objects or number in self._freed:
             return False
         self._taken_for_lasting.add(number)
@@ -135,6 +141,15 @@ class Knowledge(Constant):
     def _outdated(self) -> None:
         if not self.learning:
             raise OutdatedProgramError
+
+    @contextmanager
+    def taught(self) -> Iterator[None]:
+        """Be learning until the end of the context, after which nothing that was relied on is to be used."""
+        self.learning = True
+        try:
+            yield
+        finally:
+            self.learning = False
 
     def begin(self) -> None:
         """Rely on nothing any more: what rested on it is gone."""

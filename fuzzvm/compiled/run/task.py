@@ -143,20 +143,19 @@ class CompiledTask(Task):
         orders = list(islice(permutations(range(self.cpus)), MOST_ORDERS))
         quiet = 0
         task = self
-        knowledge.learning = True
-        while (orders or quiet < runs) and (until is None or time.monotonic() < until):
-            grown = knowledge.grown
-            order = orders.pop() if orders else None
-            with suppress(OutdatedProgramError, ModelError, ProgramError):
-                machine = task.machine()
-                while machine.steps < MAX_LEARNING_STEPS and (enabled := machine.enabled()):
-                    agent = choice.choice(enabled) if order is None else min(enabled, key=_place_in(order))
-                    machine.step(agent, choice.randrange)
-            if grown == knowledge.grown:
-                quiet += 1
-            else:
-                quiet, task = 0, task.again()
-        knowledge.learning = False
+        with knowledge.taught():
+            while (orders or quiet < runs) and (until is None or time.monotonic() < until):
+                grown = knowledge.grown
+                order = orders.pop() if orders else None
+                with suppress(OutdatedProgramError, ModelError, ProgramError):
+                    machine = task.machine()
+                    while machine.steps < MAX_LEARNING_STEPS and (enabled := machine.enabled()):
+                        agent = choice.choice(enabled) if order is None else min(enabled, key=_place_in(order))
+                        machine.step(agent, choice.randrange)
+                if grown == knowledge.grown:
+                    quiet += 1
+                else:
+                    quiet, task = 0, task.again()
         return task.again()
 
     def _booted(self) -> tuple[Machine, Environment]:

@@ -7,6 +7,8 @@ import random
 WORDS = 3
 LOCALS = 3
 PAGE_WORDS = 2
+ARRAY = 24
+"""Words of an array of which one function of two reads all, and the other writes all where it meets the first."""
 
 HEAD = f"""
 u64 shared_words[{WORDS}];
@@ -47,6 +49,26 @@ static inline u64 add(u64 *to, u64 amount)
 static inline void leave(int cpu, u64 value)
 {{
 	store_release(&outcomes[cpu], value);
+}}
+
+u64 array[{ARRAY}];
+u64 array_busy;
+
+void fill_array(void)
+{{
+	if (load_acquire(&array_busy))
+		for (int at = 0; at < {ARRAY}; at++)
+			array[at] = 1;
+}}
+
+void sum_array(void)
+{{
+	u64 sum = 0;
+
+	store_release(&array_busy, 1);
+	for (int at = 0; at < {ARRAY}; at++)
+		sum += array[at];
+	leave(1, sum);
 }}
 """
 
