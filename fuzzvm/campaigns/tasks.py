@@ -178,7 +178,7 @@ class _Gathering(InterleavingCoverage):
 
     def ended(self, execution: Execution) -> None:
         """Note what the run that has just ended covered."""
-        fresh = self.current - self.pairs
+        fresh = [self.pair(number) for number in self.now - self.seen]
         if fresh:
             self.first.append(FirstToCover(self._target.case(execution), frozenset(map(pair_key, fresh))))
 

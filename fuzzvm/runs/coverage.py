@@ -21,18 +21,43 @@ Pair: TypeAlias = tuple[Site, Site]
 
 
 class InterleavingCoverage:
-    """The pairs seen so far, over all runs. `current` holds those of the run under way."""
+    """The pairs seen so far, over all runs, by their numbers: `now` are those of the run under way, `seen` the others.
+
+    A pair has a number from when it is first seen, as it takes long to hash.
+    """
 
     def __init__(self) -> None:
-        self.pairs: set[Pair] = set()
-        self.current: set[Pair] = set()
+        self.seen: set[int] = set()
+        self.now: set[int] = set()
+        self._pairs: list[Pair] = []
+        self._numbers: dict[Pair, int] = {}
         self._last: dict[tuple[bool, int], dict[int, tuple[Site, bool]]] = {}
 
     def begin(self) -> None:
         """Start a run."""
-        self.pairs |= self.current
-        self.current.clear()
+        self.seen |= self.now
+        self.now.clear()
         self._last.clear()
+
+    @property
+    def current(self) -> set[Pair]:
+        """The pairs of the run under way."""
+        return {self._pairs[number] for number in self.now}
+
+    def __len__(self) -> int:
+        """Return how many pairs have been seen."""
+        return len(self._pairs)
+
+    def pair(self, number: int) -> Pair:
+        """Return the pair that has this number."""
+        return self._pairs[number]
+
+    def number(self, pair: Pair) -> int:
+        """Return the number of a pair that is seen."""
+        number = self._numbers.setdefault(pair, len(self._pairs))
+        if number == len(self._pairs):
+            self._pairs.append(pair)
+        return number
 
     def record(self, cpu: int, machine: Machine) -> None:
         """Note the operation that a CPU is about to execute."""
@@ -51,7 +76,7 @@ class InterleavingCoverage:
         seen = self._last.setdefault(place, {})
         for cpu, (other, other_writes) in seen.items():
             if cpu != site[0] and (writes or other_writes):
-                self.current.add((other, site))
+                self.now.add(self.number((other, site)))
         seen[site[0]] = (site, writes)
 
 

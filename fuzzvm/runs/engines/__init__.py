@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from fuzzvm.machine.execution import Chooser, Execution
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.machine.task import Task
-from fuzzvm.runs.coverage import Covering, InterleavingCoverage
+from fuzzvm.runs.coverage import InterleavingCoverage
 from fuzzvm.runs.happened import Happened
 from fuzzvm.runs.walks.runs import Runs
 from fuzzvm.scenario.scenario import Scenario
@@ -96,8 +96,7 @@ class FuzzSearch:
         """Return the next run of a system; `account` is to be called after it. Raises as `execution.execute` does."""
         if self._walks is None:
             self._walks = Runs(self.happened)
-        watched = chooser if self.coverage is None or not self._covers else Covering(chooser, self.coverage)
-        return self._walks.execute(system, watched)
+        return self._walks.execute(system, chooser, self.coverage if self._covers else None)
 
     def account(self, system: System, execution: Execution) -> bool:
         """Count a run; return whether it failed in a way not seen before in that system."""

@@ -61,7 +61,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
     # Code coverage is wanted where the calls decide what to do. The machine and the rest of the kernel run the same
     # code whatever the schedule, and instrumented they are three times slower; atheris instruments what is imported
     # for the first time in the block below, so they are imported before it.
-    from fuzzvm.runs.coverage import Covering, InterleavingCoverage
+    from fuzzvm.runs.coverage import InterleavingCoverage
     from fuzzvm.runs.engines import rotation
     from fuzzvm.runs.guided import codec, mutator
     from fuzzvm.runs.guided.counters import FeatureCounters
@@ -105,7 +105,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
 
     def progress() -> None:
         seen = [(one.runs, one.first) for one in map(happened.of, systems)]
-        say(runs=runs, steps=steps, pairs=len(coverage.pairs), counters=counters.active, happened=seen)
+        say(runs=runs, steps=steps, pairs=len(coverage), counters=counters.active, happened=seen)
 
     def end() -> None:
         # the last report is not to be stopped as well
@@ -141,7 +141,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         _, plan = codec.decode(data, len(systems), cpus if system.memory == "sc" else 2 * cpus)
         chooser = FollowOrders(plan, known[index])
         try:
-            execution = walks.execute(system, Covering(chooser, coverage))
+            execution = walks.execute(system, chooser, coverage)
         except ProgramError as error:
             say(broken=[error.message, error.filename, error.line])
             end()
@@ -150,7 +150,7 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         runs += 1
         steps += execution.steps
         happened.ended(system)
-        counters.report([(index, pair) for pair in coverage.current])
+        counters.report([(index, pair) for pair in coverage.now])
         if execution.failure is not None:
             say(system=index, schedule=format_schedule(execution.schedule), run=runs)
             if not settings["keep_going"]:

@@ -34,15 +34,22 @@ def decode(data: bytes, systems: int, agents: int = 16) -> tuple[int, Plan]:
     values: list[int] = []
     orders: dict[int, list[int]] = {}
     draws = bytearray()
-    for what, byte in zip(data[1::2], data[2::2], strict=False):
+    whats, given = data[1::2], data[2::2]
+    whats = whats[: len(given)]
+    at = 0
+    while at < len(whats):
+        # most often many in a row are of the same kind
+        what = whats[at]
+        end = len(whats) - len(whats[at:].lstrip(whats[at : at + 1]))
         if what >= _DRAW:
-            draws.append(byte)
+            draws += given[at:end]
         elif what >= _ORDER:
-            orders.setdefault(what - _ORDER, []).append(byte)
+            orders.setdefault(what - _ORDER, []).extend(given[at:end])
         elif what >= _WAY:
-            values.append(byte)
+            values += given[at:end]
         else:
-            bursts.append((what % agents, TO_THE_END if byte == _TO_THE_END_BYTE else byte + 1))
+            bursts += [(what % agents, TO_THE_END if byte == _TO_THE_END_BYTE else byte + 1) for byte in given[at:end]]
+        at = end
     ranked = tuple((place, tuple(order)) for place, order in orders.items())
     return system_of(data, systems), Plan(tuple(bursts), tuple(values), ranked, bytes(draws))
 
@@ -58,9 +65,15 @@ def encode(system: int, plan: Plan) -> bytes:
     for value in plan.values:
         data += bytes([_WAY, value & 255])
     # before the orders: where bytes are cut off at the end, it is what matters least
-    for drawn in plan.draws:
-        data += bytes([_DRAW, drawn])
+    data += _pairs(_DRAW, plan.draws)
     for place, order in plan.orders:
         if place < PLACES:
-            data += bytes(byte for cpu in order for byte in (_ORDER + place, cpu & 255))
+            data += _pairs(_ORDER + place, bytes([cpu & 255 for cpu in order]))
     return bytes(data)
+
+
+def _pairs(what: int, given: bytes) -> bytearray:
+    """Return bytes, each behind one that says what it is."""
+    pairs = bytearray([what]) * (2 * len(given))
+    pairs[1::2] = given
+    return pairs

@@ -19,6 +19,7 @@ FRESH = 0.85
 """How often a plan is drawn anew."""
 MAX_AGENT = 8
 MAX_BURST = 64
+_NOTHING = Plan(())
 
 Mutation = Callable[[Plan, Orders, Random], Plan]
 
@@ -126,8 +127,9 @@ def mutate(data: bytes, max_size: int, random: Random, known: Sequence[Orders], 
 
     `known` is what is known of each system; the system whose `turn` it is gets what is drawn anew.
     """
-    system, plan = decode(data, len(known))
-    if (not plan.bursts and not plan.orders) or random.random() < FRESH:
+    fresh = random.random() < FRESH
+    system, plan = (turn, _NOTHING) if fresh else decode(data, len(known))
+    if not plan.bursts and not plan.orders:
         return encode(turn, known[turn].draw(random))[:max_size]
     for _ in range(random.choice([1, 1, 2, 3])):
         plan = random.choice(MUTATIONS)(plan, known[system], random)

@@ -17,11 +17,13 @@ from fuzzvm.exhaustive.space import LOCAL_MASK, SHARED_MASK, ways_of
 from fuzzvm.machine.execution import MAX_STEPS, Chooser
 from fuzzvm.machine.ops import OFFSET_BITS, Await, Fetch, Free, Load, Rmw, Store
 from fuzzvm.machine.schedule import Step
+from fuzzvm.runs.coverage import InterleavingCoverage
 from fuzzvm.runs.plans.order_tree import COUNTED
 from fuzzvm.runs.plans.orders import FollowOrders
 from fuzzvm.runs.plans.races import Place, Races
 from fuzzvm.runs.strategies.pos import Pos
 from fuzzvm.runs.walks import loops
+from fuzzvm.runs.walks.pairs import CompiledPairs
 from fuzzvm.runs.walks.walker import Walker
 from fuzzvm.supervision import stopping
 
@@ -94,6 +96,7 @@ class CompiledWalks:
         self._priorities = np.zeros(cpus)
         self._alone: list[Step] = [(cpu,) for cpu in range(cpus)]
         self._starts = np.array([node.number for node in walker.shared.nodes], np.int64)
+        self._pairs = CompiledPairs(cpus)
         self._facts = np.zeros((cpus, 64, loops.FACTS), np.int64)
         self._known = [0] * cpus
         """How many local states of each CPU have their facts."""
@@ -102,7 +105,7 @@ class CompiledWalks:
         self._version = -1
         """What the facts were made by."""
 
-    def walk(self, chooser: Chooser, steps: list[Step]) -> bool | None:
+    def walk(self, chooser: Chooser, coverage: InterleavingCoverage | None, steps: list[Step]) -> bool | None:
         """Do what `Walker.walk` does; return None, and do nothing, for a chooser that is none of the loops'.
 
         Where it raises, the chooser is as it was, and there are no steps.
@@ -110,11 +113,14 @@ class CompiledWalks:
         stopping.check()
         if not isinstance(self._walker.space.start, int):
             return None
+        good = None
         if type(chooser) is Pos:
-            return self._walk_pos(chooser, steps)
-        if type(chooser) is FollowOrders and not chooser.plan.bursts and chooser.plan.draws:
-            return self._walk_orders(chooser, steps)
-        return None
+            good = self._walk_pos(chooser, steps)
+        elif type(chooser) is FollowOrders and not chooser.plan.bursts and chooser.plan.draws:
+            good = self._walk_orders(chooser, steps)
+        if good is not None and coverage is not None:
+            self._pairs.cover(coverage, self._walker.space.lanes, self._path[: len(steps)])
+        return good
 
     def _walk_pos(self, pos: Pos, steps: list[Step]) -> bool:
         random = pos.random

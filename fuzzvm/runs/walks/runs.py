@@ -15,6 +15,7 @@ from fuzzvm.machine.execution import Chooser, Execution, Replay, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Annotation, Operation, Value
 from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.runs.coverage import Covering, InterleavingCoverage
 from fuzzvm.runs.happened import Happened
 from fuzzvm.runs.plans import order_tree
 from fuzzvm.runs.walks.walker import Walker
@@ -35,23 +36,26 @@ class Runs:
         self._walkers: dict[int, Walker | None] = {}
         self._users: dict[int, bool] = {}
 
-    def execute(self, system: System, chooser: Chooser) -> Execution:
-        """Return a run of a system; `happened.ended` is to be called after it. Raises as `execute` does."""
+    def execute(self, system: System, chooser: Chooser, coverage: InterleavingCoverage | None = None) -> Execution:
+        """Return a run of a system, whose pairs `coverage` gets; `happened.ended` is to be called after it.
+
+        Raises as `execute` does.
+        """
         walker = self._walker(system)
         if walker is None:
-            return execute(self._happened.machine(system), chooser)
+            return execute(self._happened.machine(system), _covered(chooser, coverage))
         steps: list[Step] = []
         try:
             # what a scheme keeps in itself is no part of any state
             with system.unchanged() if self._users[id(system)] else nullcontext():
-                good = self._walk(walker, chooser, steps)
+                good = self._walk(walker, chooser, coverage, steps)
         except (UnkeyableError, StateBoundError):
             # from here on, and in all later runs, on a machine
             self._walkers[id(system)] = None
-            return execute(self._happened.machine(system), _GoOn(tuple(steps), chooser))
+            return execute(self._happened.machine(system), _GoOn(tuple(steps), _covered(chooser, coverage)))
         return Execution(tuple(steps), None) if good else self._on_a_machine(system, tuple(steps))
 
-    def _walk(self, walker: Walker, chooser: Chooser, steps: list[Step]) -> bool:
+    def _walk(self, walker: Walker, chooser: Chooser, coverage: InterleavingCoverage | None, steps: list[Step]) -> bool:
         walker.walks += 1
         if walker.walks > COMPILED_AFTER and has_compiled():
             if walker.compiled is None:
@@ -59,10 +63,10 @@ class Runs:
                 from fuzzvm.runs.walks.compiled import CompiledWalks
 
                 walker.compiled = CompiledWalks(walker)
-            good: bool | None = walker.compiled.walk(chooser, steps)
+            good: bool | None = walker.compiled.walk(chooser, coverage, steps)
             if good is not None:
                 return good
-        return walker.walk(chooser, steps)
+        return walker.walk(_covered(chooser, coverage), steps)
 
     def _walker(self, system: System) -> Walker | None:
         number = id(system)
@@ -110,6 +114,10 @@ def _ships(mitigation: type[Mitigation]) -> bool:
     parts: tuple[type[Mitigation], ...] = getattr(mitigation, "parts", (mitigation,))
     modules = [cls.__module__ for part in parts for cls in part.__mro__ if issubclass(cls, Mitigation)]
     return all(user_code.is_own(str(getattr(sys.modules.get(name), "__file__", name))) for name in modules)
+
+
+def _covered(chooser: Chooser, coverage: InterleavingCoverage | None) -> Chooser:
+    return chooser if coverage is None else Covering(chooser, coverage)
 
 
 class _GoOn:

@@ -165,16 +165,23 @@ def test_where_memory_is_weak_runs_are_those_of_a_machine(memory: str) -> None:
     same_runs(system_of("pmd-promotion", "rcu-free", memory), "pos", seed=0, count=10)
 
 
-def test_coverage_of_walks_is_that_of_a_machine() -> None:
-    system = system_of("two-walkers", "static-key")
-    coverages = InterleavingCoverage(), InterleavingCoverage()
+@pytest.mark.product
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiled)])
+@pytest.mark.parametrize("engine", ["surw", "pos", "plans"])
+@pytest.mark.parametrize("case", CASES)
+def test_coverage_of_walks_is_that_of_a_machine(
+    case: tuple[str, str], engine: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walks, "COMPILED_AFTER", 5 if compiled else 1000)
+    system = system_of(*case)
+    on_machine, walked = InterleavingCoverage(), InterleavingCoverage()
     runs = Runs(Happened())
-    one, other = (strategy("surw", 5, system.cpus) for _ in range(2))
-    for _ in range(30):
-        one(lambda chooser: execute(system.machine(), Covering(chooser, coverages[0])))
-        other(lambda chooser: runs.execute(system, Covering(chooser, coverages[1])))
-        assert coverages[0].current == coverages[1].current
-        assert coverages[0].current
+    one, other = (maker(engine, 5, system.cpus) for _ in range(2))
+    for _ in range(20):
+        one(lambda chooser: execute(system.machine(), Covering(chooser, on_machine)))
+        other(lambda chooser: runs.execute(system, chooser, walked))
+        assert on_machine.current == walked.current
+    assert len(on_machine) == len(walked) > 0
 
 
 def test_a_plan_of_bursts_walks_as_on_a_machine() -> None:
