@@ -1,9 +1,10 @@
 """Campaigns: many searches by runs, over systems and engines, on this machine or on a cluster.
 
-    plain       one search after another in this process; image_fuzz, of kernel images
+    plain       a campaign in memory: one search after another in this process, of mitigations or kernel images
     necessity   leaves out one ordering point after another, and searches each
     run         the loop of a campaign that lasts: its searches are cut into tasks that any worker can run
-    tasks       what a task is, and how a worker performs it; check asks a second process about a finding
+    tasks       what a task is, and how a worker performs it
+    settle      checks that a failing run fails again, and minimises it
     executor    how tasks come to be run: `local` on this machine, `cluster` on others
     split       which task is next
     journal     what is kept on disk, with rows, commits, folder, settings, own_code, integrity

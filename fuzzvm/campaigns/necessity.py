@@ -11,7 +11,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fuzzvm.campaigns.plain import Finding, FuzzCell, bounded_search, minimiser_end, settle
+from fuzzvm.campaigns.plain import (
+    Finding,
+    FuzzCell,
+    bounded_search,
+    case_of,
+    minimiser_end,
+    search_targets,
+    settle_found,
+)
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import USE_AFTER_FREE_READ
 from fuzzvm.mitigations import registry
@@ -21,6 +29,7 @@ from fuzzvm.runs.engines import Budget, Found, FuzzSearch
 from fuzzvm.scenario import ordering_points
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.scenario.target import Target
 
 ENGINES = ("pct", "urw", "random")
 """Searched in this order, each with its share of what is left of the budget."""
@@ -140,12 +149,13 @@ def answer(
         share = Budget(seconds, None if budget.runs is None else max(1, (budget.runs - runs) // left))
         search = _RaceSearch(share, keep_going=True)
         with bounded_search(seconds):
-            cell.engine.search(cell.systems(), seed, search)
+            search_targets(cell, seed, search)
         runs += search.runs
-        if search.best is not None:
-            finding = settle(
+        if (best := search.best) is not None:
+            finding = settle_found(
                 cell,
-                search.best,
+                best,
+                case_of(cell.targets[best.number], best.task, best.execution),
                 seed,
                 corpus,
                 steps=MINIMISER_STEPS,
@@ -158,9 +168,11 @@ def answer(
 
 
 def _cell(question: NecessityQuestion, mitigation: type[Mitigation], engine: str) -> FuzzCell:
-    return FuzzCell(
-        question.mitigation, mitigation, engines.get(engine), question.scenarios, question.memory, question.without
+    targets = tuple(
+        Target(mitigation, scenario, question.memory, question.without, question.mitigation)
+        for scenario in question.scenarios
     )
+    return FuzzCell(question.mitigation, engines.get(engine), targets)
 
 
 def _probe(question: NecessityQuestion, mitigation: type[Mitigation], budget: Budget, seed: int) -> tuple[int, bool]:
@@ -173,12 +185,11 @@ def _probe(question: NecessityQuestion, mitigation: type[Mitigation], budget: Bu
     cell = _cell(question, mitigation, "random")
     runs = min(PROBE_RUNS, budget.runs or PROBE_RUNS)
     search = FuzzSearch(Budget(budget.seconds, runs), keep_going=True)
-    systems: list[System] = []
     with bounded_search(budget.seconds):
-        systems = cell.systems()
-        cell.engine.search(systems, seed, search)
+        search_targets(cell, seed, search)
     (point,) = ordering_points.get([question.point])
-    used = ordering_points.used(point, mitigation, [system.rewrite for system in systems])
+    rewrites = [task.rewrite for task in search.tasks if isinstance(task, System)]
+    used = ordering_points.used(point, mitigation, rewrites)
     return search.runs, used or search.runs < runs
 
 

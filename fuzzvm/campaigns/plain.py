@@ -1,4 +1,8 @@
-"""A campaign: searches cells (a mitigation under an engine), minimises what they find and saves it."""
+"""A plain search: a campaign in memory. Each cell is one task, which is run in this process.
+
+What it finds is settled as in a campaign that lasts (`settle`). A cell is not cut into smaller tasks, as engines learn
+from run to run, and the same seed is to do the same runs.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fuzzvm.campaigns.settle import NotTheSameError, SettledRun, settle
 from fuzzvm.campaigns.signals import first_signal_ends
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import Expectation, TestCase, read
-from fuzzvm.corpus.replay import replay
-from fuzzvm.exhaustive.verdict import DisagreementError
 from fuzzvm.kernel.hooks import Verdict
 from fuzzvm.machine.errors import StoppedError
+from fuzzvm.machine.execution import Execution
+from fuzzvm.machine.task import Task
 from fuzzvm.runs.engines import Budget, Engine, Found, FuzzSearch
+from fuzzvm.runs.engines.strategy_loop import StrategyEngine
 from fuzzvm.runs.happened import SystemHappened
-from fuzzvm.runs.minimise.minimiser import DEFAULT_BUDGET, Minimised, minimise
+from fuzzvm.runs.minimise.minimiser import DEFAULT_BUDGET
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System, default_memory
-from fuzzvm.scenario.target import Code
+from fuzzvm.scenario.system import System
+from fuzzvm.scenario.target import Target
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.folder import same_folder
-from fuzzvm.verify.determinism.elsewhere import replay_differs
-from fuzzvm.verify.determinism.sources import is_users
 
 MINIMISER_SHARE = 0.5
 """Of the seconds for a cell, the part that its minimiser has on top, where it began late."""
@@ -39,59 +43,41 @@ class NotReproducibleError(Exception):
 
 @dataclass(frozen=True)
 class FuzzCell:
-    """What one search is about. `mitigation` is a mitigation, or an image that takes its place.
+    """What one search is about: targets of one code, and an engine. `name` is what the code was asked for by."""
 
-    `memory` None means that of each scenario's architecture. `without` names the ordering points that are left out;
-    a mitigation claims nothing without one.
-    """
-
-    mitigation_name: str
-    mitigation: Code
+    name: str
     engine: Engine
-    scenarios: tuple[Scenario, ...]
-    memory: str | None = None
-    without: tuple[str, ...] = ()
+    targets: tuple[Target, ...]
 
     @property
     def expected(self) -> Verdict | None:
-        """The verdict that the mitigation claims over these scenarios, or None where it claims nothing."""
-        if self.without or not isinstance(self.mitigation, type):
-            return None
-        scheme = self.mitigation
-        claims = [scenario.expected(scheme) for scenario in self.scenarios]
+        """The verdict that the mitigation claims over these targets, or None where it claims nothing."""
+        claims = [target.claim for target in self.targets]
         if "bug" in claims:
             return "bug"
         return None if None in claims else "safe"
 
-    def systems(self) -> list[System]:
-        """Return the systems of a mitigation to search. Raises ScenarioError."""
-        scheme = self.mitigation
-        assert isinstance(scheme, type)
-        return [
-            System(scenario, scheme, self.memory or default_memory(scenario), self.mitigation_name, self.without)
-            for scenario in self.scenarios
-        ]
-
 
 @dataclass(frozen=True)
 class Finding:
-    """A minimal failing test case, the name of the scenario that it was found in, and where it was saved.
+    """A settled run, the name of the scenario that it was found in, and where it was saved."""
 
-    `unchecked` says why no second process was asked whether a scheme of the user's fails there as well, '' if one was.
-    """
-
-    minimised: Minimised
+    settled: SettledRun
     scenario: str
     message: str
     path: Path | None
     new: bool
     claimed_safe: bool
-    unchecked: str = ""
+
+    @property
+    def case(self) -> TestCase:
+        """The minimal test case."""
+        return self.settled.minimised.case
 
     @property
     def how(self) -> str:
         """How sure it is, in the words of the reports."""
-        return f"{self.minimised.how}, {self.unchecked}" if self.unchecked else self.minimised.how
+        return self.settled.how
 
 
 @dataclass
@@ -148,43 +134,49 @@ def run_cell(
     """Search a cell, minimise and save its findings, and return what came of it.
 
     `end` is when, by the monotonic clock, all must be over, whatever is left of the budget of this cell; findings are
-    saved as the minimiser has got them until then. So they are after Ctrl-C or SIGTERM, which end the search; a second
-    one raises KeyboardInterrupt at once. Raises ScenarioError, ProgramError for a broken mitigation, CorpusError where
-    the corpus cannot be read or written.
+    saved as the minimiser has got them until then. So they are after Ctrl-C, SIGTERM or SIGHUP, which end the search; a
+    second one raises KeyboardInterrupt at once. Raises ScenarioError, ProgramError for a broken mitigation,
+    ConversionError for a failing run of an image that cannot be kept, CorpusError where the corpus cannot be read or
+    written.
     """
-    if not isinstance(cell.mitigation, type):
-        # imported here: ELF and disassembly are needed for nothing else
-        from fuzzvm.campaigns.image_fuzz import run_image_cell
-
-        return run_image_cell(
-            cell,
-            budget,
-            seed,
-            corpus,
-            keep_going=keep_going,
-            end=end,
-            on_search=on_search,
-            on_minimise=on_minimise,
-        )
     began = time.monotonic()
-    seeds = seed_runs(corpus)
-    search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search)
+    of_model = all(isinstance(target.code, type) for target in cell.targets)
+    found: list[tuple[Found, TestCase]] = []
+
+    def on_found(one: Found) -> None:
+        # at once: what is learnt of an image later changes which accesses are steps
+        found.append((one, case_of(cell.targets[one.number], one.task, one.execution)))
+
+    seeds = seed_runs(corpus) if of_model else []
+    search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search, on_found=on_found)
     result = FuzzCellResult(cell, search)
     with signals_end(search):
-        systems: list[System] = []
         with bounded_search(budget.seconds):
-            systems = cell.systems()
-            cell.engine.search(systems, seed, search)
+            search_targets(cell, seed, search)
         result.seconds = search.seconds
-        result.happened = [(system.scenario.name, search.happened.of(system)) for system in systems]
+        result.happened = [
+            (task.scenario.name, search.happened.of(task)) for task in search.tasks if isinstance(task, System)
+        ]
         searched = time.monotonic()
         until = minimiser_end(budget, began, end)
         if search.interrupted:
             until = min(until or math.inf, searched + MINIMISER_GRACE)
-        for found in search.found:
-            result.findings.append(settle(cell, found, seed, corpus, on_minimise, until=until))
+        for one, case in found:
+            result.findings.append(settle_found(cell, one, case, seed, corpus, on_minimise, until=until))
         result.minimising_seconds = time.monotonic() - searched
     return result
+
+
+def search_targets(cell: FuzzCell, seed: int, search: FuzzSearch) -> None:
+    """Let the engine of a cell search its targets. Raises as `run_cell` does, and StoppedError."""
+    images = [target for target in cell.targets if not isinstance(target.code, type)]
+    if not images:
+        cell.engine.search([target.system() for target in cell.targets], seed, search)
+        return
+    assert isinstance(cell.engine, StrategyEngine)
+    seconds = search.budget.seconds
+    until = None if seconds is None else search.started + seconds
+    cell.engine.search([target.task_to_search(until) for target in images], seed, search)
 
 
 @contextlib.contextmanager
@@ -221,9 +213,25 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
     return [(case.scenario, case.schedule) for case in cases if case.image is None]
 
 
-def settle(
+def case_of(target: Target, task: Task, execution: Execution) -> TestCase:
+    """Return a run of a target's task as a test case. Raises ConversionError where a run of an image cannot be kept."""
+    if isinstance(target.code, type):
+        name = target.code.name if target.name is None else target.name
+        expect = Expectation.of(execution)
+        return TestCase(target.scenario, name, target.memory, execution.schedule, expect, without=target.without)
+    # imported here: ELF and disassembly are needed for nothing else
+    from fuzzvm.compiled.run.task import CompiledTask
+    from fuzzvm.images.code import ImageCode
+
+    assert isinstance(target.code, ImageCode)
+    assert isinstance(task, CompiledTask)
+    return target.code.case(task, target.scenario, execution.schedule, execution.failure, "")
+
+
+def settle_found(
     cell: FuzzCell,
     found: Found,
+    case: TestCase,
     seed: int,
     corpus: Path | None,
     on_minimise: Callable[[str], None] = lambda name: None,
@@ -236,53 +244,23 @@ def settle(
 
     `steps`, `max_states` and `until`, by the monotonic clock, bound the minimiser. Raises as `run_cell` does.
     """
-    system, execution, scheme = found.system, found.execution, cell.mitigation
-    assert isinstance(system, System)
-    assert isinstance(scheme, type)
-    scenario = system.scenario
-    case = TestCase(
-        scenario,
-        cell.mitigation_name,
-        system.memory,
-        execution.schedule,
-        Expectation.of(execution),
-        without=cell.without,
+    target = cell.targets[found.number]
+    scenario = case.scenario.name
+    origin = f"found by {cell.engine.name}, seed {seed}, run {found.run}" + (
+        f", in scenario {scenario}" if scenario else ""
     )
-    if not replay(case, scheme).as_expected:
-        raise NotReproducibleError(
-            f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} failed once and not again: "
-            f"{cell.mitigation_name} or fuzzvm keeps state from run to run"
-        )
-    unchecked = ""
-    if is_users(scheme):
-        try:
-            differs = replay_differs(case, scheme, until)
-        except StoppedError as bound:
-            differs, unchecked = "", str(bound)
-        if differs:
-            raise NotReproducibleError(
-                f"run {found.run} of {cell.engine.name} on {scenario.name or 'a scenario'} fails, and {differs}: "
-                f"{cell.mitigation_name} depends on more than the schedule"
-            )
     try:
-        minimised = minimise(case, scheme, budget=steps, max_states=max_states, until=until, progress=on_minimise)
-    except DisagreementError as error:
-        if not is_users(scheme):
-            raise
-        raise NotReproducibleError(f"{cell.mitigation_name} depends on more than the schedule: {error}") from error
-    origin = (
-        f"found by {cell.engine.name}, seed {seed}, run {found.run}"
-        + (f", in scenario {scenario.name}" if scenario.name else "")
-        + f"; {minimised.how}"
-        + (f", {unchecked}" if unchecked else "")
-    )
-    minimised = minimised.with_origin(origin)
-    message = execution.failure.message if execution.failure is not None else ""
-    claimed_safe = not cell.without and scenario.expected(scheme) == "safe"
-    if corpus is None:
-        return Finding(minimised, scenario.name, message, None, False, claimed_safe, unchecked)
-    path, new = store.save(minimised.case, corpus)
-    return Finding(minimised, scenario.name, message, path, new, claimed_safe, unchecked)
+        settled = settle(
+            case, target.code, origin, until=until, steps=steps, max_states=max_states, on_minimise=on_minimise
+        )
+    except NotTheSameError as error:
+        raise NotReproducibleError(
+            f"run {found.run} of {cell.engine.name} on {scenario or 'a scenario'} fails, and {error}: "
+            f"{cell.name} depends on more than the schedule"
+        ) from error
+    message = found.execution.failure.message if found.execution.failure is not None else ""
+    path, new = (None, False) if corpus is None else store.save(settled.minimised.case, corpus)
+    return Finding(settled, scenario, message, path, new, target.claim == "safe")
 
 
 INSISTS = 5

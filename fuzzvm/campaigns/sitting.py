@@ -21,7 +21,6 @@ from fuzzvm.campaigns.signals import first_signal_ends
 from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask, perform
 from fuzzvm.files.shell import word
 from fuzzvm.processes.parallel import cores
-from fuzzvm.scenario.system import default_memory
 from fuzzvm.verify.matrix import Cell
 
 JOBS_PER_CORE = 8
@@ -30,10 +29,7 @@ JOBS_PER_CORE = 8
 
 def targets(cells: Sequence[FuzzCell]) -> tuple[Cell, ...]:
     """Return what cells search, each target once: those of all mitigations in turn, as a search may end early."""
-    of_each = [
-        [Cell(cell.mitigation_name, one, cell.memory or default_memory(one), cell.without) for one in cell.scenarios]
-        for cell in cells
-    ]
+    of_each = [[Cell(cell.name, one.scenario, one.memory, one.without) for one in cell.targets] for cell in cells]
     return tuple(dict.fromkeys(target for turn in zip_longest(*of_each) for target in turn if target is not None))
 
 

@@ -12,13 +12,13 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import CodeType
 from typing import TypeAlias, TypeVar
 
-from fuzzvm.campaigns import check
 from fuzzvm.campaigns.guilty import GuiltyPair, guilty_pair
 from fuzzvm.campaigns.plain import bounded_search
+from fuzzvm.campaigns.settle import NotTheSameError, settle
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ProgramError, ScheduleError
@@ -28,10 +28,11 @@ from fuzzvm.runs import engines
 from fuzzvm.runs.coverage import InterleavingCoverage, Pair
 from fuzzvm.runs.engines import Budget, EngineError, FuzzSearch
 from fuzzvm.runs.happened import Happened
-from fuzzvm.runs.minimise.minimiser import NotFailingError, minimise
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.system import System
+from fuzzvm.supervision.errors import UserCodeError
 from fuzzvm.supervision.folder import same_folder
+from fuzzvm.verify.determinism.elsewhere import NondeterministicSchemeError
 from fuzzvm.verify.matrix import Cell
 
 R = TypeVar("R")
@@ -235,14 +236,10 @@ def _failing(task: SearchTask, execution: Execution, run: int) -> Failing:
 def _settle(task: SettleTask) -> Settled | NotTheSame:
     began = _cpu_seconds()
     mitigation = registry.get(task.case.mitigation)
-    if what := check.differs(task.case, mitigation):
-        return NotTheSame(task.case, what)
+    until = None if task.seconds is None else time.monotonic() + task.seconds
     try:
-        until = None if task.seconds is None else time.monotonic() + task.seconds
-        minimised = minimise(task.case, mitigation, until=until)
-    except (NotFailingError, ScheduleError) as error:
+        minimised = settle(task.case, mitigation, task.found, strictly=True, until=until).minimised
+    except (NotTheSameError, NondeterministicSchemeError, UserCodeError) as error:
         return NotTheSame(task.case, str(error))
-    case = replace(minimised.case, origin=f"{task.found}; {minimised.how}")
-    if what := check.differs(case, mitigation):
-        return NotTheSame(case, f"minimised, {what}")
-    return Settled(case, minimised.proven, guilty_pair(case, mitigation), _cpu_seconds() - began)
+    pair = guilty_pair(minimised.case, mitigation)
+    return Settled(minimised.case, minimised.proven, pair, _cpu_seconds() - began)

@@ -14,9 +14,10 @@ from fuzzvm.machine.schedule import context_switches
 
 def explaining(cell: FuzzCell, file: Path) -> str:
     """Return the command that explains a finding of a cell."""
-    if isinstance(cell.mitigation, type):
-        return command("explain", file, cell.mitigation_name)
-    return image_command("explain", file, cell.mitigation.folder)
+    code = cell.targets[0].code
+    return (
+        command("explain", file, cell.name) if isinstance(code, type) else image_command("explain", file, code.folder)
+    )
 
 
 def print_results(results: list[FuzzCellResult]) -> None:
@@ -24,7 +25,7 @@ def print_results(results: list[FuzzCellResult]) -> None:
         ("mitigation", "engine", "runs", "runs/s", "first bug at run", "verdict", "as claimed"),
         [
             (
-                result.cell.mitigation_name,
+                result.cell.name,
                 result.cell.engine.name,
                 str(result.search.runs),
                 f"{result.search.runs / max(result.seconds, 1e-9):.0f}",
@@ -37,10 +38,10 @@ def print_results(results: list[FuzzCellResult]) -> None:
     )
     for result in results:
         for finding in result.findings:
-            case = finding.minimised.case
+            case = finding.case
             say(
                 "",
-                f"{result.cell.mitigation_name}, {result.cell.engine.name}: {case.expect} "
+                f"{result.cell.name}, {result.cell.engine.name}: {case.expect} "
                 f"({context_switches(case.schedule)} context switches, {len(case.schedule)} steps, "
                 f"{finding.how}; found in {finding.scenario})",
             )
@@ -50,7 +51,7 @@ def print_results(results: list[FuzzCellResult]) -> None:
         for scenario, one in result.happened:
             if result.verdict == "vacuous" and one.vacuous:
                 never = not_met(one.missing, f"none of the {one.runs} runs")
-                say("", f"{result.cell.mitigation_name}, {result.cell.engine.name}, {scenario}: vacuous: {never}")
+                say("", f"{result.cell.name}, {result.cell.engine.name}, {scenario}: vacuous: {never}")
     if any(result.interrupted for result in results):
         say("", "ended by Ctrl-C before the budget was used up", err=True)
 
@@ -61,7 +62,7 @@ def results_to_data(results: list[FuzzCellResult]) -> dict[str, Any]:
     first = [result.runs_to_first_bug for result in results if result.runs_to_first_bug is not None]
     return {
         "verdict": next((verdict for verdict in ("bug", "vacuous") if verdict in verdicts), "safe"),
-        "bug": findings[0].minimised.case.expect.error if findings else None,
+        "bug": findings[0].case.expect.error if findings else None,
         "runs": sum(result.search.runs for result in results),
         "steps": sum(result.search.steps for result in results),
         "seconds": round(sum(result.seconds for result in results), 3),
@@ -70,7 +71,7 @@ def results_to_data(results: list[FuzzCellResult]) -> dict[str, Any]:
         "interrupted": any(result.interrupted for result in results),
         "searches": [
             {
-                "mitigation": result.cell.mitigation_name,
+                "mitigation": result.cell.name,
                 "engine": result.cell.engine.name,
                 "verdict": result.verdict,
                 "expected": result.cell.expected,
@@ -82,14 +83,14 @@ def results_to_data(results: list[FuzzCellResult]) -> dict[str, Any]:
                 "happened": {scenario: {"runs": one.runs, "first_run": one.first} for scenario, one in result.happened},
                 "findings": [
                     {
-                        "bug": finding.minimised.case.expect.error,
-                        "function": finding.minimised.case.expect.function,
+                        "bug": finding.case.expect.error,
+                        "function": finding.case.expect.function,
                         "scenario": finding.scenario,
                         "message": finding.message,
-                        "proven_minimal": finding.minimised.proven,
-                        "unchecked": finding.unchecked or None,
-                        "context_switches": context_switches(finding.minimised.case.schedule),
-                        "steps": len(finding.minimised.case.schedule),
+                        "proven_minimal": finding.settled.minimised.proven,
+                        "unchecked": finding.settled.unchecked or None,
+                        "context_switches": context_switches(finding.case.schedule),
+                        "steps": len(finding.case.schedule),
                         "saved": None if finding.path is None else str(finding.path),
                     }
                     for finding in result.findings

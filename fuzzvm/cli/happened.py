@@ -51,7 +51,7 @@ def print_happened_in_runs(results: Sequence[FuzzCellResult]) -> None:
         ("mitigation", "engine", "scenario", "runs", "met first in run", "not met"),
         [
             (
-                result.cell.mitigation_name,
+                result.cell.name,
                 result.cell.engine.name,
                 scenario,
                 str(one.runs),

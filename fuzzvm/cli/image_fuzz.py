@@ -12,6 +12,8 @@ from fuzzvm.cli.code import image_code, runnable_scenarios
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines.strategy_loop import StrategyEngine
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import default_memory
+from fuzzvm.scenario.target import Target
 
 WITH_IMAGE = (
     *("image", "scenario_names", "memory", "engine_names", "seconds", "runs", "seed", "corpus", "keep_going"),
@@ -37,4 +39,5 @@ def image_cells(
     code = image_code(folder)
     assert isinstance(code, ImageCode)
     can, _ = runnable_scenarios(code.image, given, by_name=by_name)
-    return [FuzzCell(f"image {code.digest[:12]}", code, engine, tuple(can), memory) for engine in chosen]
+    targets = tuple(Target(code, one, memory or default_memory(one)) for one in can)
+    return [FuzzCell(f"image {code.digest[:12]}", engine, targets) for engine in chosen]

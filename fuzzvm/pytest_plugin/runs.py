@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fuzzvm.campaigns import plain as campaign
+from fuzzvm.campaigns import plain
 from fuzzvm.corpus.command import command
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.exhaustive import Limits, Verdict
@@ -29,7 +29,8 @@ from fuzzvm.runs.engines import Budget
 from fuzzvm.scenario import ordering_points, own, shipped
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import System, default_memory
+from fuzzvm.scenario.system import default_memory
+from fuzzvm.scenario.target import Target
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.call import call
 from fuzzvm.supervision.errors import UserCodeError
@@ -63,6 +64,10 @@ class MarkedSystem:
             return registry.get(self.mitigation)
         inside.watch(inspect.getfile(self.mitigation))
         return self.mitigation
+
+    def target(self, scheme: type[Mitigation]) -> Target:
+        """Return what is searched, given the mitigation."""
+        return Target(scheme, self.scenario, self.memory, self.without, self.name)
 
 
 def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[MarkedSystem]:
@@ -206,7 +211,7 @@ class Run:
     def _apart(function: Callable[[], T]) -> T:
         try:
             return apart(function)
-        except (ProgramError, UserCodeError, StoppedError, campaign.NotReproducibleError) as error:
+        except (ProgramError, UserCodeError, StoppedError, plain.NotReproducibleError) as error:
             raise NotAsExpectedError(str(error)) from error
 
     def __str__(self) -> str:
@@ -230,15 +235,13 @@ class _Found:
 def _search(asked: MarkedSystem, seconds: float, seed: int, corpus: Path | None) -> _Found:
     scheme = asked.scheme()
     end = time.monotonic() + seconds
-    cell = campaign.FuzzCell(
-        asked.name, scheme, engines.get(asked.engine), (asked.scenario,), asked.memory, without=asked.without
-    )
-    result = campaign.run_cell(cell, Budget(seconds=seconds), seed, corpus, end=end)
+    cell = plain.FuzzCell(asked.name, engines.get(asked.engine), (asked.target(scheme),))
+    result = plain.run_cell(cell, Budget(seconds=seconds), seed, corpus, end=end)
     if not result.findings:
         never = [point for _, one in result.happened if one.vacuous for point in one.missing]
         return _Found(result.search.runs, never=tuple(never))
     finding = result.findings[0]
-    case = finding.minimised.case
+    case = finding.case
     return _Found(result.search.runs, case.expect.error, str(finding.path), _report(case, scheme, str(finding.path)))
 
 
@@ -246,8 +249,7 @@ def _verify(asked: MarkedSystem, limits: Limits) -> tuple[Verdict, str]:
     """Return the verdict, and the story of the run that fails, '' where none is known."""
     with bounded_by(limits):
         scheme = asked.scheme()
-        system = System(asked.scenario, scheme, asked.memory, asked.name, asked.without)
-        verdict, question = verify_system(system, limits)
+        verdict, question = verify_system(asked.target(scheme).system(), limits)
     check(scheme, [question], limits.max_seconds)
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzvm.campaigns import check, own_code, sitting
+from fuzzvm.campaigns import own_code, settle, sitting
 from fuzzvm.campaigns.errors import CampaignError
 from fuzzvm.campaigns.executor import Died, Done
 from fuzzvm.campaigns.folder import Folder
@@ -23,6 +23,7 @@ from fuzzvm.corpus.format import read
 from fuzzvm.mitigations import registry
 from fuzzvm.runs import engines
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.target import Target
 from fuzzvm.verify.matrix import Cell
 
 
@@ -87,7 +88,7 @@ def test_cut_off_in_any_write_nothing_is_lost_and_nothing_done_twice(
 ) -> None:
     """What a kill leaves at that moment: files as they are, and of the journal what was committed."""
     # replays in other processes take most of the time, and write nothing
-    monkeypatch.setattr(check, "differs", lambda case, mitigation: "")
+    monkeypatch.setattr(settle, "differs", lambda case, code, **options: "")
     files = 0
     if where == "save":
         begin(tmp_path / "whole", Inline())
@@ -147,7 +148,11 @@ def test_a_task_that_dies_is_tried_again_and_not_for_ever(tmp_path: Path) -> Non
 def test_all_mitigations_come_early() -> None:
     scenarios = tuple(shipped.shipped().values())
     names = ["none", "static-key", "rcu-free"]
-    cells = [FuzzCell(name, registry.get(name), engines.get("pct"), scenarios) for name in names for _ in "ab"]
+    cells = [
+        FuzzCell(name, engines.get("pct"), tuple(Target(registry.get(name), one, "sc") for one in scenarios))
+        for name in names
+        for _ in "ab"
+    ]
     found = sitting.targets(cells)
     assert len(found) == len(set(found)) == 3 * len(scenarios)
     assert {target.mitigation for target in found[:3]} == set(names)

@@ -240,7 +240,10 @@ def test_a_campaign_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> Non
     assert "format 1 is not one that this fuzzvm reads" in one_line_error(fuzzvm("status", "c", cwd=tmp_path))
 
 
-@pytest.mark.parametrize(("way", "told"), [("print('a line')", ""), ("os._exit(0)", "nothing: it ended with status 0")])
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [("print('a line')", ""), ("os._exit(0)", "status 0 in the middle of its work, perhaps by os._exit in")],
+)
 def test_what_a_hook_does_in_the_process_that_checks(tmp_path: Path, way: str, told: str) -> None:
     # that one has a hash seed of its own
     arguments = scheme(tmp_path, f"if 'PYTHONHASHSEED' in os.environ:\n    {way}\nyield from ()")
@@ -255,7 +258,7 @@ def test_what_a_hook_does_in_the_process_that_checks(tmp_path: Path, way: str, t
         check=False,
     )
     if told:
-        assert f"replay 1 in another process gave {told}" in next(tmp_path.glob("c/evidence/*.txt")).read_text()
+        assert told in next(tmp_path.glob("c/evidence/*.txt")).read_text()
         assert "mine.py:Mine or what it imports depends on more than the schedule" in one_line_error(done)
     else:
         assert (done.returncode, done.stderr) == (1, ""), done.stderr

@@ -48,6 +48,8 @@ from fuzzvm.files.printable import printable
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget, FuzzSearch
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.scenario.system import default_memory
+from fuzzvm.scenario.target import Target
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.inside import HOOK_SECONDS
 
@@ -241,7 +243,7 @@ def fuzz(
             hook_seconds=hook_seconds or HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,
-            claims=tuple({cell.mitigation_name: cell.expected for cell in cells}.items()),
+            claims=tuple({cell.name: cell.expected for cell in cells}.items()),
         )
         folder = campaign or new_folder()
         with _executing(executor, jobs, engine_names) as (start, room), progress_line() as show:
@@ -260,7 +262,7 @@ def fuzz(
     if any(result.interrupted for result in results):
         return 130
     if idle := [result.cell for result in results if not (result.search.runs or result.findings)]:
-        return _nothing_known([f"{cell.mitigation_name}, {cell.engine.name}" for cell in idle])
+        return _nothing_known([f"{cell.name}, {cell.engine.name}" for cell in idle])
     if expect_claims:
         return 1 if any(result.as_expected is False for result in results) else 0
     return 1 if any(result.verdict != "safe" for result in results) else 0
@@ -349,11 +351,12 @@ def _cells(
     return [
         FuzzCell(
             name,
-            mitigation,
             engine,
-            given if by_name else tuple(one for one in given if not one.beyond(mitigation)),
-            memory,
-            without,
+            tuple(
+                Target(mitigation, one, memory or default_memory(one), without, name)
+                for one in given
+                if by_name or not one.beyond(mitigation)
+            ),
         )
         for name, mitigation in mitigations(mitigation_names)
         for engine in chosen
@@ -375,7 +378,7 @@ def _search(cells: list[FuzzCell], settings: _Settings) -> list[FuzzCellResult]:
     with Progress(*columns, console=progress_console(), transient=True) as progress:
         for number in order:
             cell = cells[number]
-            task = progress.add_task(printable(f"{cell.mitigation_name} / {cell.engine.name}"), total=1.0, figures="")
+            task = progress.add_task(printable(f"{cell.name} / {cell.engine.name}"), total=1.0, figures="")
 
             growth = grown[number] = Growth()
 
@@ -424,4 +427,4 @@ def _print_growth(grown: list[tuple[FuzzCell, Growth]]) -> None:
     """Show how the pairs of conflicting operations grew that the runs have had in one order and in the other."""
     for cell, growth in grown:
         if line := growth.line():
-            say(f"{cell.mitigation_name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")
+            say(f"{cell.name}, {cell.engine.name}: {line} {growth.sampled(1)[0]} pairs")

@@ -183,7 +183,7 @@ def _print(answers: list[Answer]) -> None:
     for answer in answers:
         if answer.finding is None:
             continue
-        case = answer.finding.minimised.case
+        case = answer.finding.case
         say(
             "",
             f"without {', '.join(case.without) or 'anything left out'}: {case.expect} "
@@ -205,7 +205,7 @@ def _verdict(answer: Answer) -> str:
 def _figures(answer: Answer) -> tuple[str, str, str]:
     if answer.finding is None:
         return "-", "-", "-"
-    case = answer.finding.minimised.case
+    case = answer.finding.case
     return case.expect.error, str(context_switches(case.schedule)), str(len(case.schedule))
 
 
@@ -225,7 +225,7 @@ def _to_json(mitigation: str, memory: str, answers: list[Answer], fails: bool, i
 
 def _answer_to_json(answer: Answer) -> dict[str, Any]:
     question, finding = answer.question, answer.finding
-    case = None if finding is None else finding.minimised.case
+    case = None if finding is None else finding.case
     return {
         "point": question.point,
         "summary": None if question.point is None else ordering_points.get([question.point])[0].summary,
@@ -239,7 +239,7 @@ def _answer_to_json(answer: Answer) -> dict[str, Any]:
         "engine": answer.engine or None,
         "runs": answer.runs,
         "seconds": round(answer.seconds, 3),
-        "proven_minimal": None if finding is None else finding.minimised.proven,
+        "proven_minimal": None if finding is None else finding.settled.minimised.proven,
         "context_switches": None if case is None else context_switches(case.schedule),
         "steps": None if case is None else len(case.schedule),
         "schedule": None if case is None else format_schedule(case.schedule),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from fuzzvm.machine.execution import Chooser, Execution
+from fuzzvm.machine.execution import Chooser, Execution, execute
 from fuzzvm.machine.schedule import Schedule
 from fuzzvm.machine.task import Task
 from fuzzvm.runs.coverage import InterleavingCoverage
@@ -41,16 +41,20 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failing run: of which system or image's task, and the how many-th run it was, counted from 1."""
+    """A failing run: of which task, by its number among those searched, and which run it was, counted from 1."""
 
-    system: Task
+    task: Task
+    number: int
     execution: Execution
     run: int
 
 
 @dataclass
 class FuzzSearch:
-    """What a search has done so far. `pairs` is its interleaving coverage, where the engine measures it."""
+    """What a search has done so far. `pairs` is its interleaving coverage, where the engine measures it.
+
+    `tasks` are what is searched, for the engine to fill in; it puts a new task in the place of one that is outdated.
+    """
 
     budget: Budget
     keep_going: bool = False
@@ -61,6 +65,9 @@ class FuzzSearch:
     """Gets the coverage of the runs of engines that do not measure it themselves."""
     on_covered: Callable[[Execution], None] = lambda execution: None
     """Called after each run that `coverage` has taken."""
+    on_found: Callable[[Found], None] = lambda found: None
+    """Called for each failing run that is kept."""
+    tasks: list[Task] = field(default_factory=list)
     interrupted: bool = False
     """Set from outside to end the search before its budget is used up."""
     runs: int = 0
@@ -92,30 +99,35 @@ class FuzzSearch:
     def _covers(self) -> bool:
         return self.runs < COVERED_FIRST or self.runs % COVERED_EVERY == 0
 
-    def execute(self, system: System, chooser: Chooser) -> Execution:
-        """Return the next run of a system; `account` is to be called after it. Raises as `execution.execute` does."""
+    def execute(self, task: Task, chooser: Chooser) -> Execution:
+        """Return the next run of a task; `account` is to be called after it. Raises as `execution.execute` does."""
+        if not isinstance(task, System):
+            return execute(task.machine(), chooser)
         if self._walks is None:
             self._walks = Runs(self.happened)
-        return self._walks.execute(system, chooser, self.coverage if self._covers else None)
+        return self._walks.execute(task, chooser, self.coverage if self._covers else None)
 
-    def account(self, system: System, execution: Execution) -> bool:
-        """Count a run; return whether it failed in a way not seen before in that system."""
+    def account(self, task: Task, execution: Execution) -> bool:
+        """Count a run; return whether it failed in a way not seen before in that task."""
         if self.coverage is not None and self._covers:
             self.on_covered(execution)
         self.runs += 1
         self.steps += execution.steps
-        self.happened.ended(system)
-        return execution.failure is not None and self.note(system, execution, self.runs)
+        if isinstance(task, System):
+            self.happened.ended(task)
+        return execution.failure is not None and self.note(task, execution, self.runs)
 
-    def note(self, system: System, execution: Execution, run: int) -> bool:
+    def note(self, task: Task, execution: Execution, run: int) -> bool:
         """Keep a run that fails in a new way; return whether it does. Raises ValueError for one that does not fail."""
         if execution.failure is None:
             raise ValueError("the run does not fail")
-        kind = (id(system), execution.failure.error, execution.failure.function)
+        number = next(number for number, one in enumerate(self.tasks) if one is task)
+        kind = (number, execution.failure.error, execution.failure.function)
         if kind in self._kinds:
             return False
         self._kinds.add(kind)
-        self.found.append(Found(system, execution, run))
+        self.found.append(Found(task, number, execution, run))
+        self.on_found(self.found[-1])
         return True
 
 

@@ -39,6 +39,7 @@ class AtherisEngine:
         return ""
 
     def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
+        search.tasks = list(systems)
         with tempfile.TemporaryDirectory(prefix="fuzzvm-atheris-") as folder:
             inputs = Path(folder) / "inputs"
             inputs.mkdir()

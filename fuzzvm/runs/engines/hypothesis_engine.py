@@ -40,6 +40,7 @@ class HypothesisEngine:
 
     def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
         turns = rotation(systems)
+        search.tasks = list(systems)
         known = {id(system): Orders() for system in systems}
 
         def one_run(source: Random) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from fuzzvm.machine.errors import OutdatedProgramError
+from fuzzvm.machine.task import Task
 from fuzzvm.runs.engines import FuzzSearch, rotation
 from fuzzvm.runs.strategies import Strategy
-from fuzzvm.scenario.system import System
 
 PROGRESS_EVERY = 64
 """Runs from one report of progress to the next."""
@@ -25,15 +26,22 @@ class StrategyEngine:
     def unavailable(self) -> str:
         return ""
 
-    def search(self, systems: Sequence[System], seed: int, search: FuzzSearch) -> None:
+    def search(self, systems: Sequence[Task], seed: int, search: FuzzSearch) -> None:
         strategy = self.strategy(Random(seed))
-        turns = rotation(systems)
-        numbers = {id(system): number for number, system in enumerate(systems)}
+        numbers = {id(task): number for number, task in enumerate(systems)}
+        turns = [numbers[id(task)] for task in rotation(systems)]
+        tasks = search.tasks = list(systems)
         while not search.over:
-            system = turns[search.runs % len(turns)]
-            strategy.begin(numbers[id(system)], system.cpus)
-            execution = search.execute(system, strategy)
+            number = turns[search.runs % len(turns)]
+            task = tasks[number]
+            strategy.begin(number, task.cpus)
+            try:
+                execution = search.execute(task, strategy)
+            except OutdatedProgramError:
+                # what the run rests on is otherwise: it is none
+                tasks[number] = task.again()
+                continue
             strategy.end(execution)
-            search.account(system, execution)
+            search.account(task, execution)
             if search.runs % PROGRESS_EVERY == 0:
                 search.on_progress(search)

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from fuzzvm.corpus.format import TestCase
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ProgramError, StoppedError
 from fuzzvm.supervision import inside
@@ -21,7 +20,6 @@ from fuzzvm.supervision.interpreter import environment, python
 from fuzzvm.supervision.outside import Trouble, Watched
 from fuzzvm.verify.determinism.asked import Asked, DeterminismQuestion
 from fuzzvm.verify.determinism.drive import place_of
-from fuzzvm.verify.determinism.replaying import Replaying, outcome
 from fuzzvm.verify.determinism.second import Answer
 from fuzzvm.verify.determinism.sources import source_of
 
@@ -42,14 +40,6 @@ class NondeterministicSchemeError(ProgramError):
 def other_seeds() -> list[str]:
     """Return hash seeds that this process does not have."""
     return [seed for seed in SEEDS if seed != os.environ.get("PYTHONHASHSEED")]
-
-
-def replay_differs(case: TestCase, mitigation: type[Mitigation], until: float | None = None) -> str:
-    """Return what a test case does otherwise in second processes than here, in one line; '' where nothing.
-
-    `until` is as for `ask`, which says what is raised.
-    """
-    return ask(mitigation, [Replaying(case, outcome(case, mitigation))], until)
 
 
 def ask(mitigation: type[Mitigation], questions: Sequence[DeterminismQuestion], until: float | None = None) -> str:

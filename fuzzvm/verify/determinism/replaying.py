@@ -10,6 +10,7 @@ from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ModelError, ProgramError, ScheduleError
 from fuzzvm.machine.trace import digest
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.target import Code
 from fuzzvm.verify.determinism.asked import Found
 
 
@@ -31,10 +32,10 @@ class Replaying:
         return None
 
 
-def outcome(case: TestCase, mitigation: type[Mitigation]) -> tuple[str, str]:
+def outcome(case: TestCase, code: Code) -> tuple[str, str]:
     """Return what a replay comes to in words, and the digest of its steps."""
     try:
-        machine, execution = run(case, mitigation, tracing=True)
+        machine, execution = run(case, code, tracing=True)
     except (ProgramError, ScenarioError, ScheduleError, ModelError) as error:
         return str(error), ""
     failure = execution.failure
