@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fuzzvm.compiled import index, link, objects, toolchain
+from fuzzvm.compiled import index, link, make_folder, objects, read_files, toolchain
 from fuzzvm.compiled import manifest as manifests
 from fuzzvm.compiled.arch import ImageArch, architecture
 from fuzzvm.compiled.elf import MAX_BYTES, Elf
@@ -44,8 +43,6 @@ READ = "read-files"
 _LOCK = ".fuzzvm-image"
 """The first file of a build, by which its folder is known; who holds its lock is at work there."""
 _MAKE_SECONDS = 3600.0
-_STATE = "state.json"
-"""What make's folder was last used for, by which it is known whether it can be used on."""
 _MADE_BY = tuple(f"fuzzvm.compiled.{name}" for name in ("debug_info", "elf", "records", "tables"))
 _GENERATED = "Automatically generated file; DO NOT EDIT"
 """In the head of a whole configuration: what it states follows from its compiler too."""
@@ -189,7 +186,7 @@ class _Build:
         if self._stamp() != self._before:
             raise KbuildError(f"{options.given} has changed while it was built: build again")
         if compiler is not None:
-            self._settle()
+            make_folder.settle(self._out)
         manifest.write(out)
         shutil.rmtree(out / "source", ignore_errors=True)
         return manifest
@@ -258,7 +255,7 @@ class _Build:
         out, kernel = self._out, self._arch.kernel
         tree = self._source(key)
         toolchain.check_version(compiler, tree, kernel)
-        folder = self._folder(key)
+        folder = make_folder.take(self._out, key, self._progress)
         make = self._make(compiler, tree, folder)
         self._progress("configuring")
         run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], self._log, _MAKE_SECONDS)
@@ -276,22 +273,24 @@ class _Build:
         except CommandError:
             # nothing is half made: the next build need not begin anew
             if self._stamp() == self._before:
-                self._settle()
+                make_folder.settle(self._out)
             raise
         for name in wanted:
-            if not ((folder / name).is_file() and (folder / _command_file(name)).is_file()):
+            if not ((folder / name).is_file() and (folder / read_files.command_file(name)).is_file()):
                 raise KbuildError(f"make has made no {name}: this tree does not know it")
-        used = list(_used(folder, [folder / _command_file(name) for name in wanted]))
+        used = list(read_files.used(folder, [folder / read_files.command_file(name) for name in wanted]))
         if tree != self._options.given.resolve():
             sources.check_includes(self._options.given, self._patched(), used)
         shutil.copy2(folder / ".config", out / "config")
-        (out / READ).write_text("".join(f"{name}\n" for name in sorted(_named(used, tree, folder))), encoding="utf-8")
+        (out / READ).write_text(
+            "".join(f"{name}\n" for name in sorted(read_files.named(used, tree, folder))), encoding="utf-8"
+        )
         return _Linked(
             self._link(folder, wanted, config),
             wanted,
             left_out,
             sources.version(tree),
-            _contents(used, tree, folder),
+            read_files.contents(used, tree, folder),
             made,
             compiler.text,
             self._feature_header(folder, tree),
@@ -348,29 +347,6 @@ class _Build:
             patching.apply(self._patches, into)
             mark.write_text(key, encoding="utf-8")
         return into.resolve()
-
-    # make's folder, which make can go on in only where its own rule, the newer file, says all that has changed
-
-    def _folder(self, key: str) -> Path:
-        """Return make's folder, emptied where what is in it may not fit what is to be built."""
-        folder, state_file = (self._out / "build").resolve(), self._out / _STATE
-        state = _read_state(state_file)
-        if folder.exists() and not _fits(state, key):
-            self._progress("removing what does not fit")
-            shutil.rmtree(folder)
-            state = {}
-        folder.mkdir(exist_ok=True)
-        # make leaves half a file where it is killed: it sees that on the way to the first finish, and not later
-        status = "first" if state.get("status", "first") == "first" else "again"
-        _write_state(state_file, {"status": status, "key": key, "began": time.time_ns()})
-        return folder
-
-    def _settle(self) -> None:
-        """Note that make has come to its end with the source as it is now, and what it has read."""
-        folder, state_file = (self._out / "build").resolve(), self._out / _STATE
-        commands = [path for path in folder.rglob(".*.cmd") if path.is_file()]
-        used = {str(path): _stat(str(path)) for path in _used(folder, commands) if not path.is_relative_to(folder)}
-        _write_state(state_file, _read_state(state_file) | {"status": "done", "used": used})
 
     # from what the user has built
 
@@ -473,17 +449,6 @@ class _Build:
         )
 
 
-def _fits(state: Mapping[str, object], key: str) -> bool:
-    """Return whether make comes to the right objects in a folder that was used before."""
-    if state.get("status") == "first":
-        return state.get("key") == key
-    used, began = state.get("used"), state.get("began")
-    if state.get("status") != "done" or not isinstance(used, dict) or not isinstance(began, int):
-        return False
-    # a changed file that is older than the objects is one that make would not see
-    return all(now == then or now[1] > began for path, then in used.items() for now in [_stat(path)])
-
-
 def _there(out: Path) -> Manifest | None:
     """Return what a folder holds already; None for nothing, for half a build, and for what an older fuzzvm built."""
     try:
@@ -521,65 +486,3 @@ def _release(folder: Path) -> str:
 
 def _compiler_text(config: Mapping[str, str]) -> str:
     return config.get("CONFIG_CC_VERSION_TEXT", "").strip('"')
-
-
-def _command_file(name: str) -> str:
-    """Return where kbuild says what it made an object from."""
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/.{file}.cmd"
-
-
-_USED = re.compile(r"^(?:source_\S+ := |  )(\S+?)(?: \\)?$", re.MULTILINE)
-
-
-def _used(folder: Path, commands: Sequence[Path]) -> Iterator[Path]:
-    """Yield every file that objects were made from, as kbuild's command files name it; relative to make's folder."""
-    seen = set()
-    for command in commands:
-        for name in _USED.findall(command.read_text(encoding="utf-8", errors="replace")):
-            if name not in seen and not name.startswith("$("):
-                seen.add(name)
-                yield folder / name
-
-
-def _named(used: Sequence[Path], tree: Path, folder: Path) -> dict[str, Path]:
-    """Return files by their names in the tree or in make's folder; those of the compiler are left out."""
-    names: dict[str, Path] = {}
-    for path in used:
-        for root in (folder, tree):
-            if path.is_relative_to(root):
-                names[os.path.normpath(path.relative_to(root))] = path
-                break
-    return names
-
-
-def _contents(used: Sequence[Path], tree: Path, folder: Path) -> str:
-    """Return the digest of the names and contents of files; those of the compiler are left out."""
-    names = _named(used, tree, folder)
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        digest.update(f"{name} {hashlib.sha256(names[name].read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _stat(path: str) -> list[int]:
-    """Return size and time of a file, as JSON has them; none for one that is gone."""
-    try:
-        stat = Path(path).stat()
-    except OSError:
-        return [0, 0]
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _read_state(path: Path) -> dict[str, object]:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _write_state(path: Path, state: Mapping[str, object]) -> None:
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(state), encoding="utf-8")
-    half.replace(path)

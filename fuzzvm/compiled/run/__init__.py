@@ -2,7 +2,7 @@
 
     task          programs, memory and property of a scenario
     environment   what the CPUs of a task share, and what each begins with
-    program       a CPU that runs calls of the image's functions
+    program       a CPU that runs calls of the image's functions; accesses, what its loads and stores do; cpu, its state
     knowledge     which locations nobody writes, so that reading them is no step
     memory_map    where the image's addresses are in the machine's memory
     boundary      functions that the model stands for, made of what is in `primitives`
