@@ -14,7 +14,6 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fuzzvm.files.errors import FileError
 from fuzzvm.files.reading import read_bytes, read_text
@@ -136,10 +135,10 @@ def load(folder: Path) -> BuiltKernel:
     """Return what a folder holds. Raises RealKernelError where `build` did not make it, or not to its end."""
     try:
         data = json.loads(read_text(folder / MANIFEST, MAX_TEXT))
-        lists: dict[str, Any] = {name: tuple(data[name]) for name in ("without", "patches", "left_out")}
-        rest = {name: value for name, value in data.items() if name not in (*lists, "revert_fix")}
-        kernel = BuiltKernel(folder=folder, **lists, **rest)
-    except (FileError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        data |= {name: tuple(data[name]) for name in ("without", "patches", "left_out")}
+        data.pop("revert_fix", None)
+        kernel = BuiltKernel(folder=folder, **data)
+    except (FileError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` ({error})") from error
     if not isinstance(kernel.arch, str) or not isinstance(kernel.page_size, str):
         raise RealKernelError(f"{folder} holds no kernel of `fuzzvm kernel build` (arch and page_size must be strings)")

@@ -30,12 +30,14 @@ class Guest:
         self.kernel = kernel
         self.symbols = kernel.symbols()
         script = "\n".join([self._insmod(), *calls]) + "\n"
-        memory, append = MEMORY, ""
+        memory = MEMORY
+        # where the number of levels is no option, the processor that QEMU emulates has five
+        append = ["no5lvl"] if (kernel.arch, kernel.levels) == ("x86_64", 4) else []
         if reserved:
             memory = next(size for most, size in _RESERVING if reserved <= most)
-            append = f"reserve_mem={reserved}:1G:fuzzvm"
+            append.append(f"reserve_mem={reserved}:1G:fuzzvm")
         self.qemu = Qemu(
-            kernel.facts, kernel.image, kernel.initramfs(script), cpus, memory=memory, append=append, binary=binary
+            kernel.facts, kernel.image, kernel.initramfs(script), cpus, memory=memory, append=" ".join(append), binary=binary
         )
 
     def __enter__(self) -> Guest:

@@ -19,8 +19,8 @@ from fuzzvm.realkernel.outcome import FailedLock, Outcome, Result
 from fuzzvm.realkernel.places import Entry, Tables
 from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
 
-CALL_SECONDS = 30.0
-"""How long a CPU may run with none of what is expected of it happening."""
+CALL_PART = 0.25
+"""The part of a replay's time for which a CPU may run with none of what is expected of it happening."""
 MOST_CPUS = 4
 """CONFIG_NR_CPUS. One CPU more than the scenario has is for everybody else, such as the thread that prints in 7.3."""
 _CALLERS = {"vmalloc_to_page": ("vread_iter",)}
@@ -49,7 +49,7 @@ def replay(
     with Guest(kernel, told, min(cpus + 1, MOST_CPUS), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
-        run = _Run(plan, guest, gate, began + seconds)
+        run = _Run(plan, guest, gate, began + seconds, CALL_PART * seconds)
         booted = time.monotonic() - began
         outcome = run.walk()
         outcome.console = guest.qemu.lines()
@@ -102,8 +102,9 @@ class _Progress:
 class _Run:
     """One walk of a plan along a guest that stands with all its processes parked."""
 
-    def __init__(self, plan: Plan, guest: Guest, gate: tuple[int, int], deadline: float) -> None:
+    def __init__(self, plan: Plan, guest: Guest, gate: tuple[int, int], deadline: float, patience: float) -> None:
         self._plan = plan
+        self._patience = patience
         self._guest = guest
         self._symbols = guest.symbols
         gdb = guest.qemu.gdb()
@@ -139,7 +140,7 @@ class _Run:
         for cpu, calls in enumerate(self._plan.case.scenario.cpus):
             if rehearsable(self._plan, cpu):
                 accesses = self._plan.accesses(cpu)
-                self._rehearsals[cpu] = rehearse(self._watcher, cpu, accesses, len(calls), CALL_SECONDS)
+                self._rehearsals[cpu] = rehearse(self._watcher, cpu, accesses, len(calls), self._patience)
         segments = self._plan.segments()
         for number, segment in enumerate(segments):
             last = number == len(segments) - 1
@@ -200,9 +201,9 @@ class _Run:
         self._watcher.stop_at(self.cpus.gate, lambda on: self._arrived(on, cpu, progress))
         self._locks.start(cpu)
         self.cpus.unpark(cpu)
-        ended = self._watcher.run(cpu, CALL_SECONDS, hit, stopped)
+        ended = self._watcher.run(cpu, self._patience, hit, stopped)
         if self._verdict is None and not ended:
-            self._verdict = self._diverged(progress, f"CPU {cpu} has not come to it in {CALL_SECONDS:g} s", cpu)
+            self._verdict = self._diverged(progress, f"CPU {cpu} has not come to it in {self._patience:g} s", cpu)
         self._watcher.stop_nowhere()
         if self._verdict is None:
             self.cpus.park(cpu)
@@ -288,7 +289,7 @@ class _Run:
         self._watcher.stop_at(self.cpus.gate, at_gate)
         self.cpus.unpark(cpu)
         self._watcher.run(
-            cpu, CALL_SECONDS, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
+            cpu, self._patience, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
         )
         report = self._guest.report(self._printed)
         if not report:

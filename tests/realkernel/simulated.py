@@ -26,6 +26,8 @@ NAMES = (
     "pmd_free_pte_page",
     "down_read_trylock",
     "set_swapper_pgd",
+    "vmalloc_to_page",
+    "vread_iter",
 )
 AT = {name: TEXT + 0x1000 * number for number, name in enumerate(NAMES)}
 ROOT = TEXT + 0x100000
@@ -76,6 +78,8 @@ class Simulated:
     order: list[int] = field(default_factory=list)
     shadow: bytearray = field(default_factory=lambda: bytearray(512))
     stale: bool = False
+    reported: str = "ptdump_pte_entry"
+    """The function that what stands in for KASAN names."""
     report_lines: list[str] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
     """By CPU, how often preemption is disabled."""
@@ -206,7 +210,7 @@ class Simulated:
             self.stale = self.words[PMD] != 0
         elif do.what == "kasan" and self.shadow[0] == 0xFF and self.stale:
             self.report_lines = [
-                "BUG: KASAN: use-after-free in ptdump_pte_entry+0x10/0x20",
+                f"BUG: KASAN: use-after-free in {self.reported}+0x10/0x20",
                 f"Read of size 8 at addr {LINEAR + PTE:016x} by task init/34",
             ]
         self._goto(cpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ class Booted:
 @pytest.mark.parametrize(
     ("reserved", "memory", "append"),
     [
-        (0, "1G", ""),
-        (2 * MB, "2G", "reserve_mem=2097152:1G:fuzzvm"),
-        (1024 * MB, "2560M", "reserve_mem=1073741824:1G:fuzzvm"),
+        (0, "1G", "no5lvl"),
+        (2 * MB, "2G", "no5lvl reserve_mem=2097152:1G:fuzzvm"),
+        (1024 * MB, "2560M", "no5lvl reserve_mem=1073741824:1G:fuzzvm"),
     ],
 )
 def test_what_is_set_aside_is_at_one_gigabyte(
@@ -36,6 +37,13 @@ def test_what_is_set_aside_is_at_one_gigabyte(
     booted = Guest(build.load(fake_qemu.install_kernel(tmp_path)), [], 2, reserved=reserved).qemu
     assert isinstance(booted, Booted)
     assert (booted.named["memory"], booted.named["append"]) == (memory, append)
+
+
+def test_five_levels_are_what_the_processor_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "Qemu", Booted)
+    kernel = build.load(fake_qemu.install_kernel(tmp_path))
+    booted = Guest(replace(kernel, levels=5), [], 2).qemu
+    assert isinstance(booted, Booted) and booted.named["append"] == ""
 
 
 def test_calls_that_a_kernel_has_not_are_not_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,16 +38,18 @@ def walk(
     idle_steps: int = 0,
     counts: int = 0,
     plan: Plan = PLAN,
+    reported: str = "ptdump_pte_entry",
 ) -> tuple[Outcome, Simulated]:
     """Replay on a guest with this promotion; the dump is there twice, for the rehearsal."""
     once = simulated.dump(PGD) if dump is None else dump
     guest = Simulated(arch, [promotion, [*once, *once]], simulated.words(PLAN), arch.stops_before, idle_steps)
+    guest.reported = reported
     kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", (), (), (), "", 0.0)
     # the properties of a kernel's architecture come from a table; a variant of one is not in it
     console = Console(guest, kernel)
     facts = {"facts": arch, "levels": 4, "page_shift": 12, "shadow_offset": lambda self: simulated.SHADOW_OFFSET}
     console.kernel = type("Kernel", (), facts)()  # type: ignore[assignment]
-    run = replay._Run(plan, console, (simulated.GATE, counts), math.inf)  # type: ignore[arg-type]
+    run = replay._Run(plan, console, (simulated.GATE, counts), math.inf, 30.0)  # type: ignore[arg-type]
     return run.walk(), guest
 
 
@@ -99,6 +101,21 @@ def test_a_write_that_the_model_does_not_make_has_diverged() -> None:
     outcome, _ = walk(program)
     assert (outcome.result, outcome.step) == (Result.DIVERGED, 7)
     assert "CPU 0 writes the pmd entry of page 0 in vmap_range_noflush" in outcome.message and outcome.backtrace
+
+
+@pytest.mark.parametrize(
+    ("stack", "reported", "result"),
+    [
+        (("vmalloc_to_page", "aligned_vread_iter", "run"), "vmalloc_to_page", Result.REPRODUCED),
+        # the compiler may inline it, exported or not
+        (("vmalloc_to_page", "aligned_vread_iter", "run"), "vread_iter", Result.REPRODUCED),
+        (("vmalloc_to_page", "aligned_vread_iter", "run"), "ptdump_pte_entry", Result.DIVERGED),
+        (("ptdump_pte_entry", "walk_pgd_range"), "vread_iter", Result.DIVERGED),
+    ],
+)
+def test_who_is_reported_is_who_fails_in_the_model(stack: tuple[str, ...], reported: str, result: Result) -> None:
+    plan = replace(PLAN, expected=(*PLAN.expected[:-1], replace(PLAN.failing, stack=stack)))
+    assert walk(simulated.promotion(PGD), plan=plan, reported=reported)[0].result is result
 
 
 def test_of_who_changes_attributes_only_the_next_read_is_seen() -> None:
