@@ -10,6 +10,8 @@ from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import (
+    ON,
+    IrqsOff,
     local_bh_disable,
     local_bh_enable,
     local_irq_restore,
@@ -25,7 +27,7 @@ from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unl
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.machine.errors import DEADLOCK, USE_AFTER_FREE_READ, ProgramError
 from fuzzvm.machine.execution import Replay, execute
-from fuzzvm.machine.ops import Steps
+from fuzzvm.machine.ops import Load, Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -202,7 +204,7 @@ class BhOff(HeldBack):
         yield from local_bh_enable(k)
 
 
-class IrqsOff(HeldBack):
+class IrqsSaved(HeldBack):
     name = "irqs-off"
 
     def off(self, k: Kernel) -> Steps[None]:
@@ -219,9 +221,9 @@ class IrqsOff(HeldBack):
     [
         (BhOff, "softirqs", False),
         (BhOff, "hardirqs", True),
-        (IrqsOff, "softirqs", False),
-        (IrqsOff, "hardirqs", False),
-        (IrqsOff, "nmis", True),
+        (IrqsSaved, "softirqs", False),
+        (IrqsSaved, "hardirqs", False),
+        (IrqsSaved, "nmis", True),
     ],
 )
 def test_what_is_off_holds_an_interrupt_back(scheme: type[HeldBack], kind: str, comes: bool) -> None:
@@ -300,3 +302,18 @@ def test_text_is_round_tripped_and_what_is_wrong_with_it_is_said() -> None:
         scenario([[PROMOTE[0]]], nmis=[[PROMOTE[1]]], tlb=True)
     with pytest.raises(ScenarioError, match="NMI of CPU 0, call 1: no call 'x'"):
         scenario([[PROMOTE[0]]], nmis=[["x()"]])
+
+
+def nested(k: Kernel) -> Steps[list[object]]:
+    outer = yield from local_irq_save(k)
+    inner = yield from local_irq_save(k)
+    yield from local_irq_restore(k, inner)
+    between = yield Load(k.irqs_off[k.cpu])
+    yield from local_irq_restore(k, outer)
+    after = yield Load(k.irqs_off[k.cpu])
+    return [between, after]
+
+
+def test_an_ipi_waits_until_the_outermost_restore() -> None:
+    system = System(scenario([[PROMOTE[0]]]), Locks, "sc")
+    assert system.booted().boot(nested(system.kernel)) == [IrqsOff(0), ON]
