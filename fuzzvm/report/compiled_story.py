@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.links import ENTRY, PageTables, table_of
 from fuzzvm.compiled.run.program import CompiledProgram
@@ -155,6 +156,16 @@ def _frames(program: Program) -> tuple[Frame, ...]:
     return program.frames()
 
 
+def title(image: Image) -> str:
+    """Return the line that says what an image is."""
+    manifest = image.manifest
+    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
+    return (
+        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
+        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
+    )
+
+
 def render(story: CompiledStory, scenario: Scenario, title: str) -> str:
     """Return the report; `title` says what was run."""
     parts = [_report(story), _setting(story, scenario, title), _steps(story)]
@@ -199,6 +210,9 @@ def _report(story: CompiledStory) -> list[str]:
         mine = failure.object_number is not None
         if mine and isinstance(op, Alloc) and one.step.response == address_of(failure.object_number or 0):
             lines += ["", f"Allocated at step {one.step.number} by CPU {one.step.cpu}:", *_stack(one.frames)]
+        if one is story.steps[-1] and one.step.cpu == failure.cpu:
+            # its stack is that of the error
+            continue
         if isinstance(op, Free) and (not mine or object_of(op.address) == failure.object_number):
             lines += ["", f"{one.text.capitalize()} at step {one.step.number} by CPU {one.step.cpu}:"]
             lines += _stack(one.frames)

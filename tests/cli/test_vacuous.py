@@ -143,7 +143,7 @@ def test_the_pytest_plugin_fails_a_test_of_it(tmp_path: Path) -> None:
     (tmp_path / "test_schemes.py").write_text(f"import pytest\n{SCHEMES}{tests}")
     # how many runs a second has is no matter of the test
     (tmp_path / "conftest.py").write_text("from fuzzvm.runs import happened\nhappened.ENOUGH_RUNS = 1\n")
-    status, output = pytest_in(tmp_path, "--fuzzvm-seconds", "0.2")
+    status, output = pytest_in(tmp_path, "--fuzzvm-seconds", "1")
     assert status == 1 and "2 failed, 2 passed" in output, output
     assert f"pmd-promotion, sc is for what happened in no schedule: {', '.join(NEVER)}" in output
     assert output.count("vacuous: ") >= 2
