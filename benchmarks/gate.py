@@ -44,9 +44,9 @@ def key(run: Run) -> tuple[Any, ...]:
 
 
 def differences(before: list[Run], after: list[Run]) -> list[str]:
-    """Return a line for each thing that differs."""
+    """Return a line for each thing that differs; a run that there was none of before differs from nothing."""
     old, new = ({key(run): run for run in runs} for runs in (before, after))
-    lines = [f"{' '.join(one)}: only {'before' if one in old else 'after'}" for one in old.keys() ^ new.keys()]
+    lines = [f"{' '.join(one)}: only before" for one in old.keys() - new.keys()]
     for one in old.keys() & new.keys():
         lines += [
             f"{' '.join(one)}: {name} was {old[one][name]}, is {new[one][name]}"
@@ -89,7 +89,9 @@ def main() -> int:
     lines = differences(before, after)
     click.echo("\n".join(lines))
     seconds = [sum(run["seconds"] for run in runs) for runs in (before, after)]
-    click.echo(f"{len(after)} runs, {len(lines)} differences; {seconds[0]:.0f} s before, {seconds[1]:.0f} s after")
+    added = len({key(run) for run in after} - {key(run) for run in before})
+    click.echo(f"{len(after)} runs, {added} of them new, {len(lines)} differences")
+    click.echo(f"{seconds[0]:.0f} s before, {seconds[1]:.0f} s after")
     return 1 if lines else 0
 
 

@@ -139,9 +139,11 @@ def hook_seconds_option(command: F) -> F:
     )(command)
 
 
-def mitigations(names: tuple[str, ...]) -> list[tuple[str, type[Mitigation]]]:
-    """Return the mitigations of these names, or all that ship. Raises MitigationError."""
-    return [(name, registry.get(name)) for name in names] if names else list(registry.shipped().items())
+def mitigations(names: tuple[str, ...], *, releases: bool = False) -> list[tuple[str, type[Mitigation]]]:
+    """Return the mitigations of these names, or all that ship; `releases` adds those. Raises MitigationError."""
+    if names:
+        return [(name, registry.get(name)) for name in names]
+    return [*registry.shipped().items(), *(registry.releases().items() if releases else ())]
 
 
 def scenarios(names: tuple[str, ...], *, tlb: bool = False) -> tuple[Scenario, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fuzzvm.cli.verdicts import in_words
-from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION
+from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION, TABLE_FREED
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
-from fuzzvm.scenario.pairs import FREERS, WALKERS, Freer, Pair, Walker
+from fuzzvm.scenario.pairs import FREERS, VMALLOC, WALKERS, Freer, Pair, Walker
 from fuzzvm.verify.matrix import VerifiedCell
 
 
@@ -50,7 +50,7 @@ def _cell(release: str, pair: Pair, runs: Runs) -> str:
 
 
 def _said(run: VerifiedCell, freer: Freer) -> str:
-    frees = PROMOTION if freer.unmapped else COLLAPSE
+    frees = PROMOTION if freer.unmapped else COLLAPSE if freer.part == VMALLOC else TABLE_FREED
     if run.verdict.failure is None and frees in run.gives_up - run.verdict.met:
         return "nothing freed"
     return run.verdict.failure.error if run.verdict.failure else in_words(run.verdict)
@@ -69,7 +69,9 @@ def _lines(releases: Sequence[str], among: Sequence[Pair], runs: Runs) -> Iterat
     yield (
         "Every walker of the kernel's page tables beside everything that frees one, on two CPUs, every schedule, "
         "under `sc` and the architecture's memory. A cell is `safe`, or the error of the shortest schedule that goes "
-        "wrong; `nothing freed` where the release does not do there what the freer's name says."
+        "wrong; `nothing freed` where the release does not do there what the freer's name says. `free-of-linked-table` "
+        "and `missing-destructor` are the freer's own, whatever the walker does; [what is open](open-in-7.3.md) has a "
+        "page."
     )
     archs = tuple(dict.fromkeys(pair.arch for pair in among))
     for release in releases:

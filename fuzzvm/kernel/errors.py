@@ -22,6 +22,8 @@ BAD_TABLE_POINTER = "bad-table-pointer"
 SLEEP_IN_ATOMIC = "sleep-in-atomic"
 LOCK_ORDER = "lock-order"
 IRQ_UNSAFE_LOCK = "irq-unsafe-lock"
+MISSING_DESTRUCTOR = "missing-destructor"
+IOMMU_WALK_OF_FREED_TABLE = "iommu-walk-of-freed-table"
 
 DESCRIPTIONS: dict[str, str] = {
     machine_errors.USE_AFTER_FREE_READ: "a freed page table was read",
@@ -44,6 +46,8 @@ DESCRIPTIONS: dict[str, str] = {
     SLEEP_IN_ATOMIC: "what may sleep was called under a spinlock, in an RCU reader, an interrupt, or with them off",
     LOCK_ORDER: "locks were taken in orders that close a cycle, though nobody waits for ever in this run",
     IRQ_UNSAFE_LOCK: "a lock that an interrupt's handler waits for is held where that interrupt may come",
+    IOMMU_WALK_OF_FREED_TABLE: "a page table was freed while a device may still walk it (IOMMU_SVA)",
+    MISSING_DESTRUCTOR: "a page table was freed whose destructor had not run: it is counted for ever (NR_PAGETABLE)",
     PARTIAL_UNMAP: "part of a contiguous block was unmapped (WARN_ON() in vunmap_pte_range)",
     HARDWARE_WALK_OF_FREED_TABLE: "a page table was freed while a walk cache may still lead hardware to it",
     TLB_CONFLICT: "a TLB may hold two translations for one address that the architecture does not allow together",

@@ -34,6 +34,19 @@ class Functions(Constant):
 
     False is arch/arm64/include/asm/tlbflush.h of 6.12: for more pages than that.
     """
+    splits_kernel_mappings: bool = False
+    """Whether arm64's set_memory_* splits blocks at the ends of a range, and then walks it with no lock (since 6.18).
+
+    False is arch/arm64/mm/pageattr.c of 6.12: apply_to_page_range, which stops at a block.
+    """
+    hot_add_constructs: bool = False
+    """Whether the tables that arm64 makes for added memory have their constructor (since 6.16)."""
+    hot_remove_destructs: bool = False
+    """Whether arm64's hot-remove calls the destructor of a table before it frees it (since 7.1)."""
+    split_constructs: bool = False
+    """Whether CPA's split_large_page allocates its table as a page table, with its constructor (7.3)."""
+    hot_remove_unlinks_first: bool = False
+    """Whether x86_64's hot-remove and KASAN clear and flush an entry before they free its table: in no release."""
     text_poke_locks_init_mm: bool = False
     """Whether text poking holds init_mm's lock while it looks up a page of code in the vmalloc area (x86_64, 7.3)."""
 

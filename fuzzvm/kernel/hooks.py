@@ -65,6 +65,9 @@ class Mitigation(Constant):
     `perf_page_size` is by itself where a TLB flush interrupts, and `perf_page_size invlpgb` where it is broadcast.
     """
 
+    removals: ClassVar[Mapping[str, Verdict]] = {}
+    """The verdicts claimed where memory is taken out, by the name of the call, whatever runs beside it."""
+
     functions: ClassVar[Functions] = BASE
     """The functions of the kernel around the hooks, where releases differ in these."""
 

@@ -75,6 +75,8 @@ class Kernel(Constant):
     """How memory runs short, where a scenario has it do so: one more CPU, the last, has it do that."""
     fs_reclaim: Address | None = None
     """The word that stands for reclaim among the locks, where there are shrinkers."""
+    unmarked_tables: Address | None = None
+    """The tables that lack PT_kernel where a device walks the kernel's tables (IOMMU_SVA); None where none does."""
     cpu: int = 0
     role: Role = FREE
     """What the code that is given this takes an mm's lock for, unless it says so itself."""
@@ -232,6 +234,7 @@ def boot_kernel(
     tlb: bool = False,
     walk_rereads: bool = False,
     invlpgb: bool = False,
+    iommu_sva: bool = False,
     lookups: bool = False,
     irqs_off: bool = False,
     interrupts: Sequence[tuple[int, Context]] = (),
@@ -251,7 +254,7 @@ def boot_kernel(
     page_table_lock, jump_label_mutex = boot.lock("init_mm.page_table_lock"), boot.lock("jump_label_mutex")
     mem_hotplug_lock, vmap_purge_lock = boot.rwsem("mem_hotplug_lock"), boot.lock("vmap_purge_lock")
     vmap_area_root = boot.word("vmap_area_root")
-    arch_data = arch.attach(boot)
+    arch_data = arch.attach(boot, mitigation.functions)
     busy_lock = boot.lock("vmap_node.busy.lock") if lookups else None
     if irqs_off or any(context is not Context.SOFTIRQ for _, context in interrupts):
         boot.interrupts()
@@ -281,6 +284,7 @@ def boot_kernel(
         memory=memory,
         fs_reclaim=boot.lock_word("fs_reclaim") if shrinkers else None,
         invlpgb=invlpgb,
+        unmarked_tables=boot.list_head("tables without PT_kernel") if iommu_sva else None,
         static_keys=tuple(boot.static_keys),
         locks=tuple(boot.locks),
         opaque_words=opaque_words,

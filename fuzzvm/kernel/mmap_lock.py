@@ -41,6 +41,7 @@ FREE = Role("free-lock", "free-unlock")
 COLLAPSE = Role("collapse-lock", "collapse-unlock")
 ATTRIBUTES = Role("attributes-lock", "attributes-unlock")
 LOOKUP = Role("lookup-lock", "lookup-unlock")
+REMAP = Role("remap-lock", "remap-unlock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,21 +15,36 @@ from fuzzvm.kernel.contexts import Fact, Taken, cycle, irq_conflict
 from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     INVENTED_MAPPING,
+    IOMMU_WALK_OF_FREED_TABLE,
     IRQ_UNSAFE_LOCK,
     LEAKED_TABLE,
     LOCK_NOT_RELEASED,
     LOCK_ORDER,
     MAP_OVER_MAPPING,
+    MISSING_DESTRUCTOR,
     UNBALANCED_STATIC_KEY,
     WALK_WITHOUT_LOCK,
     WX_MISSED,
 )
+from fuzzvm.kernel.iommu_sva import IommuInvalidated
 from fuzzvm.kernel.irq_safety import Used
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.locking.lock import left
 from fuzzvm.kernel.locking.rwsem import rwsem_state
+from fuzzvm.kernel.memory_hotplug import FreedAsPage
 from fuzzvm.kernel.mmap_lock import AssertLocked, AssertWriteLocked
-from fuzzvm.kernel.pgtable import Level, TableLabel, pgprot_wx, pxd_flags, pxd_leaf, pxd_pfn, pxd_pgprot
+from fuzzvm.kernel.pagewalk_ops import NeverLinked
+from fuzzvm.kernel.pgtable import (
+    Level,
+    TableLabel,
+    pgprot_wx,
+    pxd_flags,
+    pxd_leaf,
+    pxd_pfn,
+    pxd_pgprot,
+    pxd_pgtable,
+    pxd_table,
+)
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
 from fuzzvm.kernel.tables import Mapping, Read, linked_tables, mappings, mappings_at, path
 from fuzzvm.kernel.tlb import TlbOracle
@@ -62,6 +77,10 @@ class Remembered(NamedTuple):
     tlb: TlbState | None = None
     orders: frozenset[Fact] = frozenset()
     """The orders and uses of locks that were watched for and have come about."""
+    unlinked: frozenset[Address] = frozenset()
+    """Tables that are about to be freed, filled, though no entry has ever led to them."""
+    in_iommus: frozenset[Address] = frozenset()
+    """Tables that no entry leads to any more and that an IOMMU may hold still; none where no device walks any."""
 
     def renamed(self, names: Sequence[int]) -> Remembered:
         """Return it after CPU `i` has become CPU `names[i]`."""
@@ -72,6 +91,12 @@ class Remembered(NamedTuple):
 
 def _overlaid(seen: dict[Address, Value], read: Read, address: Address) -> Value:
     return seen[address] if address in seen else read(address)
+
+
+def _label_of(allocation: Allocation | None) -> TableLabel:
+    assert allocation is not None
+    assert isinstance(allocation.label, TableLabel)
+    return allocation.label
 
 
 class Oracles:
@@ -94,6 +119,11 @@ class Oracles:
             self._tlb = TlbOracle(kernel, rules, memory.cpus, lambda: self._machine.memory)
             machine.report_hardware()
         self._orders: frozenset[Fact] = frozenset()
+        if kernel.unmarked_tables is not None:
+            # an IOMMU's walks depend on each store to an entry, whether or not a CPU walks
+            machine.report_hardware()
+        self._unlinked: frozenset[Address] = frozenset()
+        self._in_iommus: frozenset[Address] = frozenset()
         self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
 
     @property
@@ -106,13 +136,15 @@ class Oracles:
         """All that it remembers of the run so far."""
         tlb = None if self._tlb is None else self._tlb.state
         walks = tuple(sorted(self._walks.items(), key=lambda item: item[0]))
-        return Remembered(walks, self._gone, tlb, self._orders)
+        return Remembered(walks, self._gone, tlb, self._orders, self._unlinked, self._in_iommus)
 
     @remembered.setter
     def remembered(self, remembered: Remembered) -> None:
         self._walks = dict(remembered.walks)
         self._gone = remembered.gone
         self._orders = remembered.orders
+        self._unlinked = remembered.unlinked
+        self._in_iommus = remembered.in_iommus
         if self._tlb is not None and remembered.tlb is not None:
             self._tlb.state = remembered.tlb
 
@@ -122,6 +154,8 @@ class Oracles:
         """Remember, for each walk under way, the mappings that a write to an entry took away."""
         if self._tlb is not None and not self._told_when_visible:
             self.became_visible(address, old, new)
+        if self._kernel.unmarked_tables is not None and old != new and isinstance(old, int) and pxd_table(old):
+            self._in_iommus |= set(self._tables_from(address, old))
         if not (self._walks or self._stale_reads) or not old or old == new:
             return
         # what this CPU has stored below the entry before, though nobody sees it yet, goes as well
@@ -159,6 +193,13 @@ class Oracles:
         if any(self._leads_to(mm.pgd, label.va, allocation.address) for mm in self._kernel.mms):
             message = f"{label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
+        if allocation.address in self._unlinked:
+            # nothing was ever mapped through it
+            self._unlinked -= {allocation.address}
+            return
+        if allocation.address in self._in_iommus:
+            message = f"{label} is freed while an IOMMU may hold what leads to it"
+            raise ModelError(IOMMU_WALK_OF_FREED_TABLE, message, address=allocation.address)
         lost = (one for one in self._mappings_of(label, allocation.address) if not self._mapped_elsewhere(one))
         mapping = next(lost, None)
         if mapping is not None:
@@ -181,6 +222,16 @@ class Oracles:
                     raise ModelError(WALK_WITHOUT_LOCK, message, address=lock.address)
             case Taken() | Used():
                 self._check_locks(annotation)
+            case IommuInvalidated():
+                self._in_iommus = frozenset()
+            case NeverLinked(table):
+                self._unlinked |= {table}
+            case FreedAsPage(table, destructed):
+                label = _label_of(self._machine.allocator.lookup(table))
+                constructed = self._kernel.mitigation.functions.hot_add_constructs or label.constructed
+                if constructed and not destructed:
+                    message = f"{label} is freed without its destructor"
+                    raise ModelError(MISSING_DESTRUCTOR, message, address=table)
             case WalkBegins():
                 # taken away already, and this walk may still come before that is seen
                 leaving = frozenset(self._leaving())
@@ -272,6 +323,14 @@ class Oracles:
             size = self._kernel.geometry.size(level)
             va = allocation.label.va + offset_of(address) * size
             yield from mappings_at(self._kernel.geometry, level, entry, va, va + size, read)
+
+    def _tables_from(self, address: Address, entry: int) -> Iterator[Address]:
+        """Yield the table that an entry leads to and all below it; none where it is no entry of an upper table."""
+        allocation = self._machine.allocator.lookup(address)
+        if allocation is not None and isinstance(allocation.label, TableLabel) and allocation.label.level < Level.PTE:
+            below = self._kernel.geometry.below(allocation.label.level)
+            peek = self._machine.memory.peek
+            yield from linked_tables(self._kernel.geometry, pxd_pgtable(entry), peek, below)
 
     def _check_noted(self, cpu: int, noted: Mapping) -> None:
         if not pxd_leaf(noted.entry):

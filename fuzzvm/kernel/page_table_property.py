@@ -20,7 +20,8 @@ class PageTableProperty(Property):
     def __init__(self, kernel: Kernel, booted: Allocator, boot: Remembered) -> None:
         self.kernel = kernel
         self.initial = Remembered(tlb=boot.tlb)
-        self.hardware = kernel.tlb
+        # an IOMMU is hardware as well
+        self.hardware = kernel.tlb or kernel.unmarked_tables is not None
         self._labels = {one.number: one.label for one in booted.allocations}
 
     def observer(self, world: World) -> Oracles:

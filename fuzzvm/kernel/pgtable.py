@@ -12,7 +12,7 @@ make a block is the architecture's; a geometry with one entry a block has none.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fuzzvm.machine.ops import OFFSET_BITS, Address, Rmw, Value, object_of
 
@@ -212,12 +212,14 @@ class Geometry:
 class TableLabel:
     """What a page-table page is: the level of its entries and the address that its first entry maps.
 
-    `mm` is whose root it is; all other tables are the kernel's, whichever root leads to them.
+    `mm` is whose root it is; all other tables are the kernel's, whichever root leads to them. `constructed` says that
+    its constructor has run (pagetable_pte_ctor) whatever hot-add does.
     """
 
     level: Level
     va: int
     mm: str = "init_mm"
+    constructed: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         of = f"{self.va:#x}" if self.mm == "init_mm" else f"{self.mm}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fuzzvm.kernel.locking.rwsem import down_read, up_read
+from fuzzvm.kernel.memory_hotplug import get_online_mems, put_online_mems
 from fuzzvm.kernel.mmap_lock import WALK, WALK_BESIDE, Mm, mmap_write_lock, mmap_write_unlock
 from fuzzvm.kernel.pagewalk import walk_page_range
 from fuzzvm.kernel.pgtable import pgprot_wx, pxd_pgprot
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def ptdump_walk_pgd(k: Kernel, mm: Mm) -> Steps[Rows]:
     """Walk all of mm's page tables under its mmap_lock, between the mitigation's hooks; return the rows noted."""
     token = yield from k.mitigation.before_walk(k.in_role(WALK_BESIDE), mm)
-    # get_online_mems()
-    yield from down_read(k.cpu, k.mem_hotplug_lock)
+    yield from get_online_mems(k)
     yield from mmap_write_lock(k, mm, WALK)
     yield from k.mitigation.walk_locked(k.in_role(WALK_BESIDE), mm, token)
     while True:
@@ -32,8 +31,7 @@ def ptdump_walk_pgd(k: Kernel, mm: Mm) -> Steps[Rows]:
     yield WalkEnds()
     yield from k.mitigation.walk_unlocking(k.in_role(WALK_BESIDE), mm, token)
     yield from mmap_write_unlock(k, mm, WALK)
-    # put_online_mems()
-    yield from up_read(k.cpu, k.mem_hotplug_lock)
+    yield from put_online_mems(k)
     yield from k.mitigation.after_walk(k.in_role(WALK_BESIDE), mm, token)
     return rows
 

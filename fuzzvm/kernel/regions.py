@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 
+from fuzzvm.kernel.iommu_sva import IommuInvalidated
 from fuzzvm.kernel.mmap_lock import AssertLocked, AssertWriteLocked
 from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_pgtable, pxd_table
 from fuzzvm.kernel.ptdump_notes import MappingNoted, WalkBegins, WalkEnds
@@ -58,6 +59,8 @@ class Regions(Observed):
             case MappingNoted(_, addr):
                 # a mapping that others take away is remembered as one that was there
                 return Look([self.at(addr)], lasting=True)
+            case IommuInvalidated():
+                return Look(self.all)
             case WalkBegins():
                 return Look(self.all, readable=True)
             case WalkEnds():

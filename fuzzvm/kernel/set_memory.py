@@ -1,6 +1,7 @@
 """Changing the protection of mapped pages, as architectures do it that never split or join entries.
 
-arm64 above all (arch/arm64/mm/pageattr.c, mm/memory.c, include/linux/set_memory.h; Linux 6.12). x86_64 has its own.
+arm64 above all (arch/arm64/mm/pageattr.c, mm/memory.c, include/linux/set_memory.h; Linux 6.12). x86_64 has its own, and
+arm64 changes entries in another way since 6.18 (fuzzvm/kernel/arch/arm64/pageattr.py).
 The linear map is not modelled, so the same change to the pages' other mapping is left out.
 """
 
@@ -51,7 +52,7 @@ def change_memory_common(k: Kernel, addr: int, numpages: int, set_mask: int, cle
     """Set and clear protection bits of pages and flush them from the TLBs; return 0 or -EINVAL."""
     yield from vm_unmap_aliases(k)
     end = addr + numpages * k.geometry.size(Level.PTE)
-    ret = yield from apply_to_page_range(k, addr, end, set_mask, clear_mask)
+    ret = yield from k.arch.update_range_prot(k, addr, end, set_mask, clear_mask)
     yield from k.arch.flush_tlb_kernel_range(k, addr, end)
     return int(ret)
 

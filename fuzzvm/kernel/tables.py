@@ -66,9 +66,9 @@ def mappings_at(geometry: Geometry, level: Level, entry: int, start: int, end: i
         yield from mappings(geometry, geometry.below(level), pxd_pgtable(entry), start, end, read)
 
 
-def linked_tables(geometry: Geometry, root: Address, read: Read) -> Iterator[Address]:
-    """Yield a root table and every table that entries lead to from there."""
-    todo = [(Level.PGD, root)]
+def linked_tables(geometry: Geometry, root: Address, read: Read, level: Level = Level.PGD) -> Iterator[Address]:
+    """Yield a table, by default a root, and every table that entries lead to from there; `level` is its entries'."""
+    todo = [(level, root)]
     while todo:
         level, table = todo.pop()
         yield table

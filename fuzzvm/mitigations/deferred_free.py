@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.iommu_sva import iommu_sva_invalidate_kva_range
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.workqueue import queue_work
 from fuzzvm.machine.ops import Address, Free, Load, Store
@@ -35,7 +36,7 @@ def kernel_pgtable_work_func(k: Kernel, work: KernelPgtableWork) -> Steps[None]:
     page_list = yield Load(work.list)
     yield Store(work.list, 0)
     yield from spin_unlock(k.cpu, work.lock)
-    # here the kernel has iommu_sva_invalidate_kva_range(): the flush of IOMMUs that it is all for
+    yield from iommu_sva_invalidate_kva_range(k)
     while page_list:
         yield Free(page_list[0])
         page_list = page_list[1:]

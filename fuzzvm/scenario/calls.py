@@ -10,9 +10,9 @@ import ast
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, TypeAlias, get_type_hints
+from typing import Any, get_type_hints
 
-from fuzzvm.kernel import efi
+from fuzzvm.kernel import efi, process_mm
 from fuzzvm.kernel.gfp import Gfp
 from fuzzvm.kernel.interrupts import idle
 from fuzzvm.kernel.kernel import Kernel
@@ -24,17 +24,23 @@ from fuzzvm.kernel.vmap import vmap_range, vunmap_range
 from fuzzvm.kernel.workqueue import queue_no_more
 from fuzzvm.machine.ops import Annotation, Steps
 from fuzzvm.scenario.arguments import Argument, page_of, parse_arguments, shown, words_of
+from fuzzvm.scenario.call import Areas as Areas
+from fuzzvm.scenario.call import Call as Call
+from fuzzvm.scenario.call import not_mapped, pages_of, range_of
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.hotplug_calls import (
+    HugetlbVmemmapOptimizeFolio,
+    PagemapRangeFails,
+    PageunmapRange,
+    TryRemoveMemory,
+)
 
 PROTS = {"rw": PAGE_KERNEL, "ro": PAGE_KERNEL_RO, "rox": PAGE_KERNEL_ROX, "rwx": PAGE_KERNEL_EXEC}
-MMS = {"init_mm": "kernel", efi.NAME: "efi"}
+MMS = {"init_mm": "kernel", efi.NAME: "efi", process_mm.NAME: "current_kernel"}
 """The mms that page_tables/ has a file for, and the files."""
 SHIFTS = ("pte", "contpte", "pmd", "pud")
 MAX_PAGES = 1 << 18
 MAX_TEXT = 200
-
-Areas: TypeAlias = tuple[tuple[str, int], ...]
-"""What vmalloc returned to this CPU, by the name that the scenario gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,71 +51,9 @@ class Output(Annotation):
     text: str
 
 
-@dataclass(frozen=True)
-class Call:
-    """A kernel call with its arguments, and what of the race it has a part in.
-
-    `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
-    may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages,
-    `looks_up` whether it looks up single addresses, `disables_irqs` whether it has interrupts off at some time.
-    """
-
-    name: ClassVar[str]
-    walks: ClassVar[bool] = False
-    maps: ClassVar[bool] = False
-    collapses: ClassVar[bool] = False
-    changes_attr: ClassVar[bool] = False
-    looks_up: ClassVar[bool] = False
-    disables_irqs: ClassVar[bool] = False
-
-    @property
-    def walks_other_mm(self) -> bool:
-        """Whether it walks an mm other than init_mm that shares the kernel's tables."""
-        return False
-
-    def may_promote(self, geometry: Geometry) -> bool:
-        """Return whether a block fits what it maps, so that it promotes where it finds a table in the block's place."""
-        return False
-
-    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        """Make the call; return the areas that this CPU has afterwards."""
-        raise NotImplementedError
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        """Return which precondition of the kernel's function does not hold, in a few words; '' where all do.
-
-        `mapped` holds the numbers of the pages that are mapped when the call begins, `areas` what the caller has.
-        """
-        return ""
-
-    def __str__(self) -> str:
-        arguments = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.default is MISSING or value != field.default:
-                arguments.append(f"{field.name}={value!r}")
-        return f"{self.name}({', '.join(arguments)})"
-
-
 def _shift(geometry: Geometry, name: str) -> int:
     """Return the shift of the entry that is called so: a page, a contiguous block of pages, a block."""
     return geometry.cont_pte_shift if name == "contpte" else geometry.shifts[Level[name.upper()]]
-
-
-def _range(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
-    size = k.geometry.size(Level.PTE)
-    addr = k.geometry.base + page * size
-    return addr, addr + nr_pages * size
-
-
-def _pages(call: Vmap | Vunmap | SetMemoryRo | SetMemoryRox | ReadKcore) -> range:
-    return range(call.page, call.page + call.nr_pages)
-
-
-def _not_mapped(call: SetMemoryRo | SetMemoryRox | ReadKcore, mapped: Collection[int]) -> str:
-    """Return that a page is not mapped, of which the kernel says -EINVAL or -EFAULT; '' where all are."""
-    hole = next((page for page in _pages(call) if page not in mapped), None)
-    return "" if hole is None else f"page {hole} is not mapped"
 
 
 @dataclass(frozen=True)
@@ -129,7 +73,7 @@ class Vmap(Call):
     phys_page: int = -1
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = _range(k, self.page, self.nr_pages)
+        addr, end = range_of(k, self.page, self.nr_pages)
         phys_page = self.page if self.phys_page < 0 else self.phys_page
         phys_addr = phys_page << k.geometry.page_shift
         shift = _shift(k.geometry, self.max_page_shift)
@@ -148,7 +92,7 @@ class Vmap(Call):
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
         # vmap_pte_range() has BUG_ON(!pte_none(ptep_get(pte))); a block would drop the mappings below it in silence
-        live = next((page for page in _pages(self) if page in mapped), None)
+        live = next((page for page in pages_of(self) if page in mapped), None)
         return "" if live is None else f"page {live} is mapped already"
 
 
@@ -161,12 +105,12 @@ class Vunmap(Call):
     nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = _range(k, self.page, self.nr_pages)
+        addr, end = range_of(k, self.page, self.nr_pages)
         yield from vunmap_range(k, addr, end)
         return areas
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return "" if any(page in mapped for page in _pages(self)) else "none of the pages is mapped"
+        return "" if any(page in mapped for page in pages_of(self)) else "none of the pages is mapped"
 
 
 @dataclass(frozen=True)
@@ -182,12 +126,12 @@ class SetMemoryRo(Call):
     nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = _range(k, self.page, self.nr_pages)
+        addr, _ = range_of(k, self.page, self.nr_pages)
         yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
         return areas
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return _not_mapped(self, mapped)
+        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
@@ -204,12 +148,12 @@ class SetMemoryRox(Call):
     nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = _range(k, self.page, self.nr_pages)
+        addr, _ = range_of(k, self.page, self.nr_pages)
         yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
         return areas
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return _not_mapped(self, mapped)
+        return not_mapped(self, mapped)
 
 
 def _remember(areas: Areas, name: str, addr: int | None) -> Areas:
@@ -311,10 +255,11 @@ class CheckWxPages(Call):
 
 @dataclass(frozen=True)
 class CatPageTables(Call):
-    """Read /sys/kernel/debug/page_tables/kernel, or efi for `mm` 'efi_mm' (arch/x86/mm/debug_pagetables.c).
+    """Read /sys/kernel/debug/page_tables/kernel, or another file of the folder (arch/x86/mm/debug_pagetables.c).
 
-    The walk of efi_mm goes through the kernel's tables where the architecture shares them between roots, and holds
-    efi_mm's mmap_lock.
+    It is efi for `mm` 'efi_mm', and current_kernel for 'current_mm', the mm of the process that reads. The walk of
+    another mm goes through the kernel's tables where the architecture shares them between roots, and holds the
+    mmap_lock of that mm.
     """
 
     name = "cat_page_tables"
@@ -341,13 +286,13 @@ class ReadKcore(Call):
     nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = _range(k, self.page, self.nr_pages)
+        addr, end = range_of(k, self.page, self.nr_pages)
         yield from aligned_vread_iter(k, addr, end - addr)
         return areas
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
         # an area is found only while it is busy, and then it is mapped
-        return _not_mapped(self, mapped)
+        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
@@ -359,7 +304,7 @@ class TextPoke(Call):
     page: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = _range(k, self.page, 1)
+        addr, _ = range_of(k, self.page, 1)
         yield from poke_vmalloc_pages(k, addr)
         return areas
 
@@ -377,7 +322,7 @@ class PerfPageSize(Call):
     page: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = _range(k, self.page, 1)
+        addr, _ = range_of(k, self.page, 1)
         yield from perf_get_page_size(k, addr)
         return areas
 
@@ -431,6 +376,10 @@ CALLS: dict[str, type[Call]] = {
         ReadKcore,
         TextPoke,
         PerfPageSize,
+        TryRemoveMemory,
+        PageunmapRange,
+        PagemapRangeFails,
+        HugetlbVmemmapOptimizeFolio,
         CallFunction,
     )
 }

@@ -14,7 +14,9 @@ from typing import Any
 
 from fuzzvm.kernel.arch import FLUSH_TLBI
 from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.kernel.iommu_sva import PTDESC_SET_KERNEL
 from fuzzvm.kernel.jump_label import NOP
+from fuzzvm.kernel.memory_hotplug import HOTPLUG_LOCK, HOTPLUG_UNLOCK
 from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE, FREE, LOOKUP, PROMOTION, WALK, WALK_BESIDE, Role
 from fuzzvm.machine.ops import Await, Barrier, Fence, Fetch, Order, Rmw
 from fuzzvm.machine.rewrite import Rewrite, Skipped, Yielded
@@ -122,6 +124,11 @@ POINTS: tuple[OrderingPoint, ...] = (
         "the accesses of a section taking place before its end",
         {"rcu-read-unlock": relax},
     ),
+    OrderingPoint(
+        "hotplug-lock",
+        "the walk's get_online_mems, which keeps hot-remove away",
+        {HOTPLUG_LOCK: unhindered, HOTPLUG_UNLOCK: unhindered},
+    ),
     # the promotion: vmap_try_huge_*
     OrderingPoint("promotion-lock", "the promotion's mmap_read_trylock and unlock", _without(PROMOTION)),
     OrderingPoint(
@@ -134,6 +141,12 @@ POINTS: tuple[OrderingPoint, ...] = (
     OrderingPoint("collapse-lock", "init_mm's lock around a collapse", _without(COLLAPSE), arch="x86_64"),
     OrderingPoint(
         "attributes-lock", "init_mm's lock around a change of protection", _without(ATTRIBUTES), arch="x86_64"
+    ),
+    OrderingPoint(
+        PTDESC_SET_KERNEL,
+        "a split's table being one of the kernel's, which are freed behind IOMMUs (with iommu_sva)",
+        {PTDESC_SET_KERNEL: drop},
+        arch="x86_64",
     ),
     OrderingPoint("lookup-lock", "init_mm's lock around text poking's look-up", _without(LOOKUP), arch="x86_64"),
     # the free: pmd_free_pte_page, pud_free_pmd_page

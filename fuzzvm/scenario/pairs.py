@@ -6,11 +6,13 @@ meet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
 from fuzzvm.kernel.efi import NAME as EFI_MM
+from fuzzvm.kernel.process_mm import NAME as CURRENT_MM
 from fuzzvm.scenario.calls import (
     Call,
     CatKernelPageTables,
@@ -24,30 +26,47 @@ from fuzzvm.scenario.calls import (
     Vmap,
     Vunmap,
 )
+from fuzzvm.scenario.hotplug_calls import (
+    HugetlbVmemmapOptimizeFolio,
+    PagemapRangeFails,
+    PageunmapRange,
+    TryRemoveMemory,
+)
 from fuzzvm.scenario.scenario import Scenario
 
 ALL = ("arm64", "x86_64")
 X86 = ("x86_64",)
 
 OWNED = "who looks an address up has it mapped, and a promotion takes only what nobody has mapped"
+APART = "each of the two has a part of the kernel's addresses to itself, with no table in common below the upper ones"
+VMALLOC, LINEAR, SHADOW = "vmalloc area", "linear map and vmemmap", "shadow of KASAN"
+"""Parts of the kernel's addresses. The model has one area, which stands for the part that a pair meets in."""
 
 
 @dataclass(frozen=True)
 class Walker:
-    """Code that reads page tables. `owned` says that it looks up what is mapped and in use, and walks nothing else."""
+    """Code that reads page tables. `owned` says that it looks up what is mapped and in use, and walks nothing else.
+
+    `calls` makes it look at the two pages from one on, where it owns these. `parts` are those that it walks in.
+    """
 
     name: str
     summary: str
     source: str
-    calls: tuple[Call, ...]
+    calls: Callable[[int], tuple[Call, ...]]
     archs: tuple[str, ...] = ALL
     owned: bool = False
+    parts: tuple[str, ...] = (VMALLOC, LINEAR, SHADOW)
     invlpgb: bool = False
 
 
 @dataclass(frozen=True)
 class Freer:
-    """Code that frees page tables. `unmapped` says that nothing may be mapped where it does."""
+    """Code that frees page tables. `unmapped` says that nothing may be mapped where it does.
+
+    `spared` is the first of two pages that somebody else may own: in the range that it changes, or next to what it
+    takes away.
+    """
 
     name: str
     summary: str
@@ -56,6 +75,8 @@ class Freer:
     calls: tuple[Call, ...]
     archs: tuple[str, ...] = ALL
     unmapped: bool = False
+    part: str = VMALLOC
+    spared: int = 0
 
 
 class Pair(NamedTuple):
@@ -69,53 +90,74 @@ class Pair(NamedTuple):
 
 
 WALKERS = (
-    Walker("ptdump", "a read of kernel_page_tables", "mm/ptdump.c: ptdump_walk_pgd", (CatKernelPageTables(),)),
-    Walker("check-wx", "a read of check_wx_pages", "mm/ptdump.c: check_wx_show", (CheckWxPages(),)),
+    Walker(
+        "ptdump", "a read of kernel_page_tables", "mm/ptdump.c: ptdump_walk_pgd", lambda _: (CatKernelPageTables(),)
+    ),
+    Walker("check-wx", "a read of check_wx_pages", "mm/ptdump.c: check_wx_show", lambda _: (CheckWxPages(),)),
     Walker(
         "efi-dump",
         "a read of page_tables/efi, whose root leads to the kernel's tables",
         "arch/x86/mm/debug_pagetables.c: ptdump_efi_show",
-        (CatPageTables(EFI_MM),),
+        lambda _: (CatPageTables(EFI_MM),),
+        X86,
+    ),
+    Walker(
+        "current-dump",
+        "a read of page_tables/current_kernel: the mm of the process that reads",
+        "arch/x86/mm/debug_pagetables.c: ptdump_curknl_show",
+        lambda _: (CatPageTables(CURRENT_MM),),
         X86,
     ),
     Walker(
         "attributes",
         "a change of protection, which looks up the entry of each page and may split a block",
-        "arch/x86/mm/pat/set_memory.c: __change_page_attr",
-        (SetMemoryRo(1, 1),),
-        X86,
+        "arch/x86/mm/pat/set_memory.c: __change_page_attr; arch/arm64/mm/pageattr.c: update_range_prot",
+        lambda page: (SetMemoryRo(page + 1, 1),),
         owned=True,
+        parts=(VMALLOC, LINEAR),
     ),
     Walker(
         "text-poke",
         "patching code in the vmalloc area, such as a module's",
         "arch/x86/kernel/alternative.c: poke_vmalloc_pages",
-        (TextPoke(1),),
+        lambda page: (TextPoke(page + 1),),
         X86,
         owned=True,
+        parts=(VMALLOC,),
     ),
     Walker(
         "kcore",
         "a read of /proc/kcore, which looks up each page of an area",
         "mm/vmalloc.c: vread_iter, vmalloc_to_page",
-        (ReadKcore(0, 2),),
+        lambda page: (ReadKcore(page, 2),),
         owned=True,
+        parts=(VMALLOC,),
     ),
     Walker(
         "perf",
         "a sample with PERF_SAMPLE_CODE_PAGE_SIZE, interrupts off",
         "kernel/events/core.c: perf_get_pgtable_size",
-        (PerfPageSize(1),),
+        lambda page: (PerfPageSize(page + 1),),
         owned=True,
+        parts=(VMALLOC, LINEAR),
     ),
     Walker(
         "perf-invlpgb",
         "the same on a CPU whose TLB flushes are broadcast (INVLPGB)",
         "kernel/events/core.c: perf_get_pgtable_size; arch/x86/mm/tlb.c: flush_tlb_all",
-        (PerfPageSize(1),),
+        lambda page: (PerfPageSize(page + 1),),
         X86,
         owned=True,
+        parts=(VMALLOC, LINEAR),
         invlpgb=True,
+    ),
+    Walker(
+        "vmemmap-remap",
+        "remapping of the struct pages of a huge page, which splits blocks",
+        "mm/hugetlb_vmemmap.c: vmemmap_remap_range",
+        lambda page: (HugetlbVmemmapOptimizeFolio(page, 2),),
+        owned=True,
+        parts=(LINEAR,),
     ),
 )
 
@@ -152,6 +194,33 @@ FREERS = (
         (SetMemoryRox(0, 4),),
         X86,
     ),
+    Freer(
+        "hot-remove",
+        "memory is taken out, and the tables of its linear map that are empty then",
+        "arch/x86/mm/init_64.c: remove_pagetable; arch/arm64/mm/mmu.c: free_empty_tables",
+        (Vmap(0, 4, "pte"),),
+        (TryRemoveMemory(0, 2),),
+        part=LINEAR,
+        spared=2,
+    ),
+    Freer(
+        "kasan-shadow",
+        "the shadow of a device's memory that goes away",
+        "mm/kasan/init.c: kasan_remove_zero_shadow; mm/memremap.c: pageunmap_range",
+        (Vmap(0, 4, "pte"),),
+        (PageunmapRange(0, 2),),
+        part=SHADOW,
+        spared=2,
+    ),
+    Freer(
+        "kasan-shadow-unlocked",
+        "the same where the memory could not be added, with no lock held",
+        "mm/kasan/init.c: kasan_remove_zero_shadow; mm/memremap.c: pagemap_range",
+        (Vmap(0, 4, "pte"),),
+        (PagemapRangeFails(0, 2),),
+        part=SHADOW,
+        spared=2,
+    ),
 )
 
 
@@ -167,6 +236,8 @@ def pairs(arch: str) -> tuple[Pair, ...]:
 
 
 def _pair(arch: str, freer: Freer, walker: Walker) -> Pair:
+    if freer.part not in walker.parts:
+        return Pair(arch, freer, walker, None, APART)
     if freer.unmapped and walker.owned:
         return Pair(arch, freer, walker, None, OWNED)
     scenario = Scenario(
@@ -175,7 +246,7 @@ def _pair(arch: str, freer: Freer, walker: Walker) -> Pair:
         levels=4,
         fanout=2,
         setup=freer.setup,
-        cpus=(freer.calls, walker.calls),
+        cpus=(freer.calls, walker.calls(freer.spared)),
         name=f"pair-{arch}-{freer.name}-{walker.name}",
         summary=f"{freer.summary}, beside {walker.summary}",
         invlpgb=walker.invlpgb,

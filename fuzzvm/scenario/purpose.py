@@ -63,16 +63,17 @@ def possible(system: System) -> frozenset[str]:
     collapses = architectures.get(scenario.arch).collapses
     promotes = any(call.may_promote(geometry) for call in calls)
     collapse = collapses and system.mitigation.functions.collapses and any(call.collapses for call in calls)
+    frees = promotes or collapse or any(call.removes for call in calls)
     walks = any(call.walks for call in calls)
     may_be = {
         PROMOTION: promotes,
         CONTIGUOUS_BLOCK: geometry.cont_ptes > 1,
         COLLAPSE: collapse,
         SPLIT: collapses and any(call.changes_attr for call in calls),
-        TABLE_FREED: promotes or collapse,
+        TABLE_FREED: frees,
         WALK: walks,
         LOOKUP: any(call.looks_up for call in calls),
-        WALKED_TABLE_FREED: walks and (promotes or collapse),
+        WALKED_TABLE_FREED: walks and frees,
         WX_NOTED: walks and any(getattr(call, "prot", "") == "rwx" for call in (*scenario.setup, *calls)),
         BRANCH_TAKEN: bool(system.kernel.static_keys),
         BRANCH_NOT_TAKEN: bool(system.kernel.static_keys),

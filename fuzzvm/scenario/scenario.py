@@ -35,7 +35,7 @@ class Scenario:
     set PTEs in lazy MMU mode: one pair of barriers a range instead of one a block or page. `tlb` adds the hardware's
     side: what TLBs and walk caches may hold is followed, and what must not come of it is checked. With `walk_rereads`
     a walk reads an upper entry as often as the kernel's does, not once. `invlpgb` has x86_64 flush TLBs by
-    broadcast, which interrupts nobody.
+    broadcast, which interrupts nobody. With `iommu_sva` a device walks the kernel's page tables on x86_64.
 
     `softirqs`, `hardirqs` and `nmis` hold for each CPU the calls of an interrupt that it takes once, at any time that
     nothing holds it back; those of CPUs at the end may be left out. With `shrinkers` or `allocations_fail` memory runs
@@ -55,6 +55,7 @@ class Scenario:
     tlb: bool = False
     walk_rereads: bool = False
     invlpgb: bool = False
+    iommu_sva: bool = False
     softirqs: tuple[tuple[Call, ...], ...] = ()
     hardirqs: tuple[tuple[Call, ...], ...] = ()
     nmis: tuple[tuple[Call, ...], ...] = ()
@@ -147,6 +148,7 @@ class Scenario:
         if race(looks_up, self.cpus_with(lambda call: call.maps)):
             # who looks an address up has it mapped: nobody says what comes of it where he has not
             claims.append(None)
+        claims += [mitigation.removals.get(call.name) for calls in self.cpus for call in calls if call.removes]
         if architectures.get(self.arch).collapses:
             collapse = self.cpus_with(lambda call: call.collapses)
             if race(walk, collapse):
@@ -197,6 +199,8 @@ class Scenario:
             raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
         if self.invlpgb and self.arch != "x86_64":
             raise ScenarioError(f"{self.arch} has no INVLPGB", "invlpgb")
+        if self.iommu_sva and self.arch != "x86_64":
+            raise ScenarioError(f"no device walks the kernel's page tables on {self.arch}", "iommu_sva")
         if self.invlpgb and self.tlb:
             raise ScenarioError("what TLBs may hold is not followed where INVLPGB flushes them", "invlpgb")
         if self.tlb and self.beyond_calls:
@@ -251,6 +255,8 @@ class Scenario:
             data["invlpgb"] = True
         if self.allocations_fail:
             data["allocations_fail"] = True
+        if self.iommu_sva:
+            data["iommu_sva"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         for key in _INTERRUPTS:
@@ -265,8 +271,9 @@ class Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
         types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool, "invlpgb": bool}
-        types |= {"allocations_fail": bool}
-        optional = {"name", "summary", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb", "allocations_fail"}
+        types |= {"iommu_sva": bool, "allocations_fail": bool}
+        optional = {"name", "summary", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb", "iommu_sva"}
+        optional |= {"allocations_fail"}
         for key in data:
             if key not in (*types, "setup", "cpus", "shrinkers", *_INTERRUPTS):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

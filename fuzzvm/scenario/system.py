@@ -19,6 +19,8 @@ from fuzzvm.kernel.kernel import Kernel, boot_kernel
 from fuzzvm.kernel.oracles import Oracles
 from fuzzvm.kernel.page_table_property import PageTableProperty
 from fuzzvm.kernel.pgtable import table_pointed_to
+from fuzzvm.kernel.process_mm import NAME as CURRENT_MM
+from fuzzvm.kernel.process_mm import pgd_ctor
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.blame import program_error
 from fuzzvm.machine.errors import ModelError
@@ -70,6 +72,13 @@ class System(Task):
         self.without = tuple(without)
         mitigation = mitigation.on(scenario.arch)
         self.mitigation = mitigation
+        if (
+            scenario.tlb
+            and mitigation.functions.splits_kernel_mappings
+            and scenario.cpus_with(lambda c: c.changes_attr)
+        ):
+            of = f"{scenario.name}: " if scenario.name else ""
+            raise ScenarioError(f"{of}what TLBs hold while live mappings are split (FEAT_BBM) is not followed", "tlb")
         points = ordering_points.get(self.without)
         self.rewrite = ordering_points.rewrite(points)
         scheme = ordering_points.strip_hooks(mitigation, points)
@@ -93,7 +102,8 @@ class System(Task):
         at_boot = replace(kernel, threads=(), interrupts=(), memory=None)
         try:
             for mm in kernel.mms[1:]:
-                machine.boot(self._program(partial(efi_enter_virtual_mode, at_boot, mm)))
+                begins = pgd_ctor if mm.name == CURRENT_MM else efi_enter_virtual_mode
+                machine.boot(self._program(partial(begins, at_boot, mm)))
             setup = self._program(partial(run_calls, at_boot, scenario.setup, ()))
             self.areas: Areas = machine.boot(setup, max_steps=MAX_SETUP_STEPS)
         except ModelError as error:
@@ -168,6 +178,7 @@ def _boot(scenario: Scenario, scheme: type[Mitigation], machine: Machine) -> Ker
             tlb=scenario.tlb,
             walk_rereads=scenario.walk_rereads,
             invlpgb=scenario.invlpgb,
+            iommu_sva=scenario.iommu_sva,
             lookups=any(call.looks_up for call in scenario.calls),
             irqs_off=any(call.disables_irqs for call in scenario.calls),
             interrupts=[(cpu, context) for cpu, context, _ in scenario.interrupts],

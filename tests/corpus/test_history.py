@@ -20,11 +20,18 @@ AFTER = {
     ("vmap-trylock+static-key", "pmd-promotion"): "vmap-trylock",
     ("static-key-enable", "two-walkers"): "static-key",
     ("collapse-free-lock+collapse-cpa-lock", "pair-x86_64-collapse-pmd-ptdump"): "linux-7.3",
+    ("linux-6.18", "pair-arm64-hot-remove-ptdump"): "linux-7.3",
+    ("linux-7.3+deferred-free", "x86-split-then-collapse-iommu"): "linux-7.3+deferred-free",
 }
-"""The kernel of the day after, by that of the day before and the scenario."""
+"""The kernel of the day after, by that of the day before and the scenario.
+
+Where they are the same, the day before lacks an ordering point, and the test case names it.
+"""
 OPEN = {
     ("linux-7.3", "pair-x86_64-collapse-pmd-kcore"),
     ("linux-7.3", "pair-x86_64-collapse-pmd-perf-invlpgb"),
+    ("linux-7.3", "pair-x86_64-hot-remove-ptdump"),
+    ("linux-7.3", "pair-arm64-kasan-shadow-unlocked-ptdump"),
 }
 """What there is no day after of yet: docs/open-in-7.3.md."""
 CASES = {(case.mitigation, case.scenario.name): case for case in map(read, sorted(HISTORY.glob("*.toml")))}
@@ -35,8 +42,8 @@ def test_each_has_a_day_after_or_is_open() -> None:
     assert all(case.origin and case.expect.verdict == "bug" for case in CASES.values())
 
 
-def _verify(case: TestCase, scheme: str) -> str:
-    verdict = verify_cell(Cell(scheme, case.scenario, case.memory), Bounds(Limits())).verdict
+def _verify(case: TestCase, scheme: str, *without: str) -> str:
+    verdict = verify_cell(Cell(scheme, case.scenario, case.memory, without), Bounds(Limits())).verdict
     assert verdict.complete
     return verdict.failure.error if verdict.failure else verdict.verdict
 
@@ -44,6 +51,6 @@ def _verify(case: TestCase, scheme: str) -> str:
 @pytest.mark.parametrize("before", CASES, ids=lambda before: f"{before[0]}-{before[1]}")
 def test_it_is_found_before_and_not_after(before: tuple[str, str]) -> None:
     case = CASES[before]
-    assert _verify(case, before[0]) == case.expect.error
+    assert _verify(case, before[0], *case.without) == case.expect.error
     if before in AFTER:
         assert _verify(case, AFTER[before]) == "safe"

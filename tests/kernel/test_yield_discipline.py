@@ -71,7 +71,7 @@ def test_there_is_something_to_check() -> None:
     names = {path.name for path in FILES}
     assert {
         "vmap.py",
-        "arm64.py",
+        "pageattr.py",
         "alternative.py",
         "set_memory.py",
         "static_key.py",

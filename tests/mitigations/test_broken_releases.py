@@ -20,6 +20,7 @@ from fuzzvm.kernel.errors import (
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,
     LEAKED_TABLE,
+    MISSING_DESTRUCTOR,
     SLEEP_IN_ATOMIC,
     UNLOCK_WITHOUT_LOCK,
     WALK_WITHOUT_LOCK,
@@ -27,6 +28,7 @@ from fuzzvm.kernel.errors import (
 from fuzzvm.machine.errors import DOUBLE_FREE, NO_PROGRESS, USE_AFTER_FREE_READ
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import CatKernelPageTables, SetMemoryRo, Vmap, Vunmap
+from fuzzvm.scenario.hotplug_calls import HugetlbVmemmapOptimizeFolio, TryRemoveMemory
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
@@ -50,6 +52,31 @@ class Variant(NamedTuple):
 OWN = {
     "split-beside-split": Scenario(
         arch="x86_64",
+        page_size="4K",
+        levels=4,
+        fanout=2,
+        setup=(Vmap(0, 2, "pmd"),),
+        cpus=((SetMemoryRo(0, 1),), (SetMemoryRo(1, 1),)),
+    ),
+    "tlb-hot-remove": Scenario(
+        arch="arm64",
+        page_size="4K",
+        levels=4,
+        fanout=2,
+        setup=(Vmap(0, 4, "pte"),),
+        cpus=((TryRemoveMemory(0, 4),), (CatKernelPageTables(),)),
+        tlb=True,
+    ),
+    "remap-of-a-block": Scenario(
+        arch="x86_64",
+        page_size="4K",
+        levels=4,
+        fanout=2,
+        setup=(Vmap(0, 2, "pmd"),),
+        cpus=((HugetlbVmemmapOptimizeFolio(0, 2),),),
+    ),
+    "change-beside-change": Scenario(
+        arch="arm64",
         page_size="4K",
         levels=4,
         fanout=2,
@@ -171,7 +198,7 @@ VARIANTS = [
     ),
     Variant(
         "no flush, PMD of arm64",
-        f"{KERNEL}.arch.arm64:flush_tlb_kernel_pgtable",
+        f"{KERNEL}.arch.arm64.flush:flush_tlb_kernel_pgtable",
         '    yield Tlbi("vaae1is", addr, FLUSH_TLBI[level])\n',
         "",
         "tlb-promotion",
@@ -261,6 +288,57 @@ VARIANTS = [
         "    return (yield from perf_get_pgtable_size(k, addr))\n",
         "pair-x86_64-collapse-pmd-perf",
         USE_AFTER_FREE_READ,
+    ),
+    Variant(
+        "hot-remove that lets walks in before it frees",
+        f"{KERNEL}.memory_hotplug:try_remove_memory",
+        "    yield from k.arch.arch_remove_memory(k, start, end)\n    yield from mem_hotplug_done(k)\n",
+        "    yield from mem_hotplug_done(k)\n    yield from k.arch.arch_remove_memory(k, start, end)\n",
+        "pair-arm64-hot-remove-ptdump",
+        USE_AFTER_FREE_READ,
+    ),
+    Variant(
+        "hot-remove of arm64 that frees before it flushes",
+        f"{KERNEL}.arch.arm64.hot_remove:free_empty_table",
+        "                yield from flush_tlb_kernel_pgtable(addr, level)\n"
+        "                yield from free_hotplug_pgtable_page(k, pxd_pgtable(entry))\n",
+        "                yield from free_hotplug_pgtable_page(k, pxd_pgtable(entry))\n"
+        "                yield from flush_tlb_kernel_pgtable(addr, level)\n",
+        "tlb-hot-remove",
+        HARDWARE_WALK_OF_FREED_TABLE,
+    ),
+    Variant(
+        "hot-remove of arm64 that frees before it clears",
+        f"{KERNEL}.arch.arm64.hot_remove:free_empty_table",
+        "                yield Store(entryp, 0)\n",
+        "                yield from free_hotplug_pgtable_page(k, pxd_pgtable(entry))\n",
+        "pair-arm64-hot-remove-ptdump",
+        FREE_OF_LINKED_TABLE,
+    ),
+    Variant(
+        "hot-remove of arm64 that forgets a destructor",
+        f"{KERNEL}.arch.arm64.hot_remove:free_hotplug_pgtable_page",
+        "destructed=k.mitigation.functions.hot_remove_destructs",
+        "destructed=False",
+        "pair-arm64-hot-remove-ptdump",
+        MISSING_DESTRUCTOR,
+    ),
+    Variant(
+        "remapping of vmemmap that splits under page_table_lock",
+        f"{KERNEL}.hugetlb_vmemmap:vmemmap_split_pmd",
+        "    # pte_alloc_one_kernel()\n",
+        "    yield from spin_lock(k.cpu, k.page_table_lock)\n",
+        "remap-of-a-block",
+        SLEEP_IN_ATOMIC,
+    ),
+    Variant(
+        "split of arm64 that is let go of before it is done",
+        f"{KERNEL}.arch.arm64.pageattr:split_kernel_leaf_mapping",
+        "    yield from mutex_lock(k.cpu, lock)\n",
+        "    yield from mutex_lock(k.cpu, lock)\n    yield from mutex_unlock(k.cpu, lock)\n"
+        "    yield from split_kernel_leaf_mapping_locked(k, start if _ffs(start) < _ffs(end) else end)\n    return\n",
+        "change-beside-change",
+        LEAKED_TABLE,
     ),
     Variant(
         "flush that does not wait for CPUs with interrupts off",

@@ -77,7 +77,7 @@ def test_text_is_the_documented_one() -> None:
         "check_wx_pages",
         "cat_page_tables",
     ]
-    assert [mm for mm in MMS if CatPageTables(mm).walks_other_mm] == ["efi_mm"]
+    assert [mm for mm in MMS if CatPageTables(mm).walks_other_mm] == ["efi_mm", "current_mm"]
     assert str(CallFunction("f")) == "call(function='f')"
     assert str(CallFunction("f", ("page:1", (0, -2)))) == "call(function='f', arguments=['page:1', [0, -2]])"
     assert str(CatPageTables("efi_mm")) == "cat_page_tables(mm='efi_mm')"
@@ -112,7 +112,7 @@ def test_text_is_the_documented_one() -> None:
         ("vmap(page=0, nr_pages=1, prot='wx')", "vmap: prot must be one of rw, ro, rox, rwx, not 'wx'"),
         ("vmap(page=0, nr_pages=1, max_page_shift='p4d')", "must be one of pte, contpte, pmd, pud, not 'p4d'"),
         ("cat_page_tables()", "cat_page_tables needs mm"),
-        ("cat_page_tables(mm='current')", "cat_page_tables: mm must be one of init_mm, efi_mm, not 'current'"),
+        ("cat_page_tables(mm='current')", "must be one of init_mm, efi_mm, current_mm, not 'current'"),
         ("vfree(area='')", "vfree: area must be a name, not ''"),
         ("vfree(area='a b')", "vfree: area must be a name, not 'a b'"),
         ("vfree(area='a\\nb')", "vfree: area must be a name, not 'a\\nb'"),

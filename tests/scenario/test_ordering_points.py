@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fuzzvm.exhaustive import Limits, verify
@@ -102,6 +104,7 @@ ELSEWHERE = {
     "collapse-lock": "x86-cpa-collapse",
     "attributes-lock": "x86-cpa-split",
     "lookup-lock": "pair-x86_64-collapse-pmd-text-poke",
+    "ptdesc-set-kernel": "x86-cpa-split",
 }
 """Points that pud-promotion has no part in, and a scenario that has."""
 
@@ -113,7 +116,7 @@ def scheme_of(point: str) -> str:
     """Return a scheme that has a point."""
     if point.startswith(RCU):
         return "rcu-free"
-    if point in ("collapse-lock", "attributes-lock", "lookup-lock"):
+    if point in ("collapse-lock", "attributes-lock", "lookup-lock", "ptdesc-set-kernel"):
         return "linux-7.3"
     return "vmap-trylock+ptdump-locks-init-mm" if point.startswith(PROMOTION) else "static-key"
 
@@ -122,7 +125,10 @@ def uses(point: str, mitigation: str, scenario: str) -> bool:
     """Return whether a point finds something to leave out in some of 300 random runs."""
     (named,) = ordering_points.get([point])
     scheme = registry.get(mitigation)
-    system = System(shipped.get(scenario), scheme, "sc", without=(point,))
+    found = shipped.get(scenario)
+    if point == "ptdesc-set-kernel":
+        found = replace(found, iommu_sva=True)
+    system = System(found, scheme, "sc", without=(point,))
     for seed in range(300):
         execute(system.machine(), Seeded(seed))
         if ordering_points.used(named, scheme, [system.rewrite]):

@@ -137,11 +137,12 @@ def verify(
 
     Says `safe` when there is none, and prints the shortest one when there is: fewest context switches, then fewest
     steps. A run that was cut short by a bound says so. Without --memory, each scenario runs under the memory model of
-    its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Several mitigations and
-    scenarios end in a table of them all. Exit status 0 when every verdict is the documented one; a mitigation that
-    documents none, or lacks an ordering point, must be safe. The verdict is `vacuous` where nothing goes wrong and
-    something that the scenario is for happens in no schedule, though the mitigation does not say that it gives it up,
-    and `undecided` where a bound was reached before there was a state to look at.
+    its architecture and under all stronger ones: sc, tso and arm64, or sc and tso on x86_64. Without --mitigation and
+    --release, all mitigations that ship run, and all releases. Several of these and of scenarios end in a table. Exit
+    status 0 when every verdict is the documented one; a mitigation that documents none, or lacks an ordering point,
+    must be safe. The verdict is `vacuous` where nothing goes wrong and something that the scenario is for happens in
+    no schedule, though the mitigation does not say that it gives it up, and `undecided` where a bound was reached
+    before there was a state to look at.
 
     \b
     fuzzvm verify --mitigation static-key
@@ -173,7 +174,7 @@ def verify(
     if boundary is not None:
         raise click.UsageError("--boundary needs --image")
     with bounded_by(of_process):
-        names = [name for name, _ in mitigations(mitigation_names)]
+        names = [name for name, _ in mitigations(mitigation_names, releases=True)]
     chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)

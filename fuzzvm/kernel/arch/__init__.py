@@ -22,6 +22,7 @@ from fuzzvm.machine.program import Constant
 from fuzzvm.machine.tlb import TlbRules
 
 if TYPE_CHECKING:
+    from fuzzvm.kernel.functions import Functions
     from fuzzvm.kernel.kernel import Boot, Kernel
 
 
@@ -71,7 +72,7 @@ class Architecture(Constant, ABC):
         """Return `vmalloc_start` with that many levels."""
         return self.vmalloc_start
 
-    def attach(self, boot: Boot) -> Any:
+    def attach(self, boot: Boot, functions: Functions) -> Any:
         """Make the locks and words that the architecture has of its own; what is returned is `Kernel.arch_data`."""
         return None
 
@@ -162,6 +163,15 @@ class Architecture(Constant, ABC):
     def p4d_free_pud_page(self, k: Kernel, p4dp: Address, addr: int) -> Steps[bool]:
         """Clear a P4D that points to a PUD table and free it; return whether that was done."""
 
+    # Memory hotplug
+
+    def arch_remove_memory(self, k: Kernel, start: int, end: int) -> Steps[None]:
+        """Remove the linear map of memory that nobody uses, and the tables that are empty then.
+
+        Raises NotImplementedError on an architecture without CONFIG_MEMORY_HOTREMOVE.
+        """
+        raise NotImplementedError(f"{self.name} has no hot-remove")
+
     # <asm/set_memory.h>
 
     def set_memory_ro(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
@@ -171,6 +181,10 @@ class Architecture(Constant, ABC):
     def set_memory_rox(self, k: Kernel, addr: int, numpages: int) -> Steps[int]:
         """Make mapped pages read-only and executable; return 0, or a negative errno where that cannot be."""
         return (yield from set_memory.set_memory_rox(k, addr, numpages))
+
+    def update_range_prot(self, k: Kernel, start: int, end: int, set_mask: int, clear_mask: int) -> Steps[int]:
+        """Change the protection of mapped pages in the page tables alone; return 0 or -EINVAL."""
+        return (yield from set_memory.apply_to_page_range(k, start, end, set_mask, clear_mask))
 
     # <asm/tlbflush.h>
 

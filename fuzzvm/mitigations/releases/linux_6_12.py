@@ -6,7 +6,7 @@ from typing import ClassVar
 from fuzzvm.kernel.cover_points import COLLAPSE, PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
 from fuzzvm.kernel.functions import Functions
 from fuzzvm.kernel.hooks import Mitigation, Verdict
-from fuzzvm.mitigations.releases.release import Release
+from fuzzvm.mitigations.releases.release import KASAN, Release
 
 NAME = "linux-6.12"
 
@@ -17,6 +17,7 @@ class _Arm64(Mitigation):
     name = NAME
     one_walker = "safe"
     two_walkers = "safe"
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", **KASAN}
     functions = Functions(huge_vmap_beside_ptdump=False)
     gives_up = frozenset({PROMOTION, TABLE_FREED, WALKED_TABLE_FREED})
 
@@ -30,6 +31,7 @@ class _X86(Mitigation):
     other_mm = "bug"
     collapse = "safe"
     attributes = "safe"
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
     lookups: ClassVar[Mapping[str, Verdict]] = {
         "read_kcore": "safe",
         "text_poke": "safe",

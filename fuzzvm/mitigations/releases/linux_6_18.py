@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from fuzzvm.kernel.functions import Functions
 from fuzzvm.kernel.hooks import Mitigation, Verdict
-from fuzzvm.mitigations.releases.release import Release
+from fuzzvm.mitigations.releases.release import KASAN, Release
 from fuzzvm.mitigations.static_key import StaticKeyMitigation
 
 NAME = "linux-6.18"
@@ -14,6 +15,8 @@ class _Arm64(StaticKeyMitigation):
     """arm64_ptdump_lock_key (arch/arm64/mm/mmu.c, ptdump.c)."""
 
     name = NAME
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
+    functions = Functions(splits_kernel_mappings=True, hot_add_constructs=True)
 
 
 class _X86(Mitigation):
@@ -25,6 +28,7 @@ class _X86(Mitigation):
     other_mm = "bug"
     collapse = "bug"
     attributes = "bug"
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
     lookups: ClassVar[Mapping[str, Verdict]] = {
         "read_kcore": "bug",
         "text_poke": "bug",

@@ -10,7 +10,7 @@ from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.mmap_lock import mmap_read_lock, mmap_read_unlock
 from fuzzvm.mitigations.cpa_lock import CpaLock
 from fuzzvm.mitigations.ptdump_locks_init_mm import PtdumpLocksInitMm
-from fuzzvm.mitigations.releases.release import Release
+from fuzzvm.mitigations.releases.release import KASAN, Release
 from fuzzvm.mitigations.stacked import stack
 from fuzzvm.mitigations.vmap_trylock import VmapTrylock
 
@@ -40,7 +40,10 @@ class _Arm64(stack((VmapTrylock, PtdumpLocksInitMm), NAME)):  # type: ignore[mis
     name = NAME
     one_walker = "safe"
     two_walkers = "safe"
-    functions = Functions(flushes_all_at_limit=True)
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", **KASAN}
+    functions = Functions(
+        flushes_all_at_limit=True, splits_kernel_mappings=True, hot_add_constructs=True, hot_remove_destructs=True
+    )
 
 
 class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ignore[misc]
@@ -52,13 +55,16 @@ class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ig
     other_mm = "safe"
     collapse = "safe"
     attributes = "safe"
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
     lookups: ClassVar[Mapping[str, Verdict]] = {
         "read_kcore": "bug",
         "text_poke": "safe",
         "perf_page_size": "safe",
         "perf_page_size invlpgb": "bug",
     }
-    functions = Functions(pud_free_detaches_first=True, collapse_holds_cpa_lock=True, text_poke_locks_init_mm=True)
+    functions = Functions(
+        pud_free_detaches_first=True, collapse_holds_cpa_lock=True, split_constructs=True, text_poke_locks_init_mm=True
+    )
 
 
 class Linux73(Release):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fuzzvm.kernel.arch import Architecture, DumpRow
-from fuzzvm.kernel.arch.x86_64 import alternative, pgtable, set_memory, tlbflush
+from fuzzvm.kernel.arch.x86_64 import alternative, hot_remove, pgtable, set_memory, tlbflush
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.pgtable import (
     PROT_DEVICE,
@@ -20,6 +20,7 @@ from fuzzvm.machine.ops import Address, Steps, Store
 from fuzzvm.machine.tlb import Reach, Scope, TlbRules, size_with_another_change
 
 if TYPE_CHECKING:
+    from fuzzvm.kernel.functions import Functions
     from fuzzvm.kernel.kernel import Boot, Kernel
 
 
@@ -40,8 +41,8 @@ class X86(Architecture):
     levels = (4, 5)
     vmalloc_start = 0xFFFF_C900_0000_0000
     collapses = True
-    # efi_sync_low_kernel_mappings()
-    mms_sharing_kernel_tables = ("efi_mm",)
+    # efi_sync_low_kernel_mappings(), pgd_ctor()
+    mms_sharing_kernel_tables = ("efi_mm", "current_mm")
     branch = alternative.JMP8
     tlb = TlbRules(
         operations={
@@ -57,7 +58,7 @@ class X86(Architecture):
         # __VMALLOC_BASE_L5: as for the direct map, there is more room
         return 0xFFA0_0000_0000_0000 if levels == 5 else self.vmalloc_start
 
-    def attach(self, boot: Boot) -> X86Data:
+    def attach(self, boot: Boot, functions: Functions) -> X86Data:
         return X86Data(set_memory.make_locks(boot), boot.word("bp_desc"))
 
     def arch_vmap_p4d_supported(self, k: Kernel) -> bool:
@@ -84,6 +85,9 @@ class X86(Architecture):
         # 512 GB blocks are not there yet: arch/x86/mm/pgtable.c has a stub that returns 0
         yield from ()
         return False
+
+    def arch_remove_memory(self, k: Kernel, start: int, end: int) -> Steps[None]:
+        return hot_remove.remove_pagetable(k, start, end)
 
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
         yield from tlbflush.flush_tlb_kernel_range(k, start, end, point)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fuzzvm.kernel.arch.x86_64.tlbflush import flush_tlb_all, flush_tlb_kernel_range
 from fuzzvm.kernel.gfp import NO_MEMORY, pagetable_alloc
+from fuzzvm.kernel.iommu_sva import pagetable_free, pte_alloc_one_kernel
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, spin_lock, spin_unlock
 from fuzzvm.kernel.mmap_lock import ATTRIBUTES, COLLAPSE
 from fuzzvm.kernel.pgtable import (
@@ -187,7 +188,10 @@ def split_large_page(k: Kernel, locks: CpaLocks, place: Place, address: int) -> 
     yield from spin_unlock(k.cpu, locks.cpa_lock)
     yield from k.mitigation.before_split_alloc(k.in_role(ATTRIBUTES))
     # alloc_pages(GFP_KERNEL) in 6.12, pte_alloc_one_kernel() in 7.3
-    base = yield from pagetable_alloc(k, k.geometry.ptrs[below], TableLabel(below, start))
+    label = TableLabel(below, start, constructed=k.mitigation.functions.split_constructs)
+    base = yield from pagetable_alloc(k, k.geometry.ptrs[below], label)
+    if base != NO_MEMORY:
+        yield from pte_alloc_one_kernel(k, base)
     yield from k.mitigation.after_split_alloc(k.in_role(ATTRIBUTES))
     yield from spin_lock(k.cpu, locks.cpa_lock)
     if base == NO_MEMORY:
@@ -243,8 +247,7 @@ def __cpa_collapse_large_pages(k: Kernel, locks: CpaLocks, addr: int, numpages: 
         token = yield from k.mitigation.before_collapse_free(k.in_role(COLLAPSE))
         index = 0
         while index < len(pgtables):
-            # pagetable_free()
-            yield from k.mitigation.free_table(k, pgtables[index][0], pgtables[index][1])
+            yield from pagetable_free(k, pgtables[index][0], pgtables[index][1])
             index += 1
         yield from k.mitigation.after_collapse_free(k.in_role(COLLAPSE), token)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fuzzvm.kernel.arch import FLUSH_TLBI, Architecture, DumpRow
+from fuzzvm.kernel.arch import Architecture, DumpRow
+from fuzzvm.kernel.arch.arm64 import hot_remove, pageattr
+from fuzzvm.kernel.arch.arm64.flush import flush_tlb_kernel_pgtable
 from fuzzvm.kernel.dump_text import dump_text
 from fuzzvm.kernel.interrupts import csd_lock_wait
 from fuzzvm.kernel.patching import patch_text
@@ -40,7 +42,8 @@ from fuzzvm.machine.ops import (
 from fuzzvm.machine.tlb import Reach, Scope, TlbRules, break_before_make
 
 if TYPE_CHECKING:
-    from fuzzvm.kernel.kernel import Kernel
+    from fuzzvm.kernel.functions import Functions
+    from fuzzvm.kernel.kernel import Boot, Kernel
 
 
 LEVELS: dict[str, tuple[int, ...]] = {"4K": (3, 4, 5), "16K": (2, 3, 4), "64K": (2, 3)}
@@ -83,6 +86,9 @@ class Arm64(Architecture):
 
     def configured(self, geometry: Geometry) -> Arm64:
         return type(self)(geometry.page_shift)
+
+    def attach(self, boot: Boot, functions: Functions) -> pageattr.Arm64Data | None:
+        return pageattr.Arm64Data(boot.lock("pgtable_split_lock")) if functions.splits_kernel_mappings else None
 
     # <asm/vmalloc.h>
 
@@ -163,6 +169,13 @@ class Arm64(Architecture):
         if not lazy:
             yield from emit_pte_barriers()
 
+    # pageattr.c
+
+    def update_range_prot(self, k: Kernel, start: int, end: int, set_mask: int, clear_mask: int) -> Steps[int]:
+        if k.mitigation.functions.splits_kernel_mappings:
+            return (yield from pageattr.update_range_prot(k, start, end, set_mask, clear_mask))
+        return (yield from super().update_range_prot(k, start, end, set_mask, clear_mask))
+
     # mmu.c
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:
@@ -220,6 +233,9 @@ class Arm64(Architecture):
                 yield from k.mitigation.free_table(k, pxd_pgtable(pmd), Level.PMD)
             index += 1
 
+    def arch_remove_memory(self, k: Kernel, start: int, end: int) -> Steps[None]:
+        return hot_remove.remove_pgd_mapping(k, start, end)
+
     def flush_tlb_kernel_range(self, k: Kernel, start: int, end: int, point: str = "") -> Steps[None]:
         yield Fence(Barrier.DSB_ISHST)
         # MAX_DVM_OPS is PTRS_PER_PTE: past it, or from there on, flush_tlb_all()
@@ -273,17 +289,6 @@ def get_clear_contig(ptep: Address, ncontig: int) -> Steps[int]:
         yield ptep_get_and_clear(ptep + index)
         index += 1
     return int(pte)
-
-
-def flush_tlb_kernel_pgtable(addr: int, level: Level) -> Steps[None]:
-    """Invalidate the walk caches' view of a table whose entry was cleared, and order the clear before what follows.
-
-    `level` is that of the entry.
-    """
-    yield Fence(Barrier.DSB_ISHST, "flush-dsb-ishst")
-    yield Tlbi("vaae1is", addr, FLUSH_TLBI[level])
-    yield Fence(Barrier.DSB_ISH, "flush-dsb-ish")
-    yield Fence(Barrier.ISB, "flush-isb")
 
 
 def _describe(row: DumpRow) -> str:

@@ -1,0 +1,82 @@
+"""The calls that take memory out, or its shadow, or remap what describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fuzzvm.kernel.hugetlb_vmemmap import hugetlb_vmemmap_optimize_folio
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.memory_hotplug import pagemap_range_fails, pageunmap_range, try_remove_memory
+from fuzzvm.machine.ops import Steps
+from fuzzvm.scenario.call import Areas, Call, not_mapped, range_of
+
+
+@dataclass(frozen=True)
+class TryRemoveMemory(Call):
+    """Take memory out that is offline, of which the pages are the linear map: try_remove_memory.
+
+    What maps the pages goes away, and the tables that are empty then.
+    """
+
+    name = "try_remove_memory"
+    removes = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from try_remove_memory(k, *range_of(k, self.page, self.nr_pages))
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return not_mapped(self, mapped)
+
+
+@dataclass(frozen=True)
+class PageunmapRange(Call):
+    """Take away KASAN's shadow of a device's memory, of which the pages are the shadow: pageunmap_range."""
+
+    name = "pageunmap_range"
+    removes = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from pageunmap_range(k, *range_of(k, self.page, self.nr_pages))
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return not_mapped(self, mapped)
+
+
+@dataclass(frozen=True)
+class PagemapRangeFails(Call):
+    """Take away KASAN's shadow of a device's memory that could not be added: pagemap_range, where it fails."""
+
+    name = "pagemap_range_fails"
+    removes = True
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from pagemap_range_fails(k, *range_of(k, self.page, self.nr_pages))
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return not_mapped(self, mapped)
+
+
+@dataclass(frozen=True)
+class HugetlbVmemmapOptimizeFolio(Call):
+    """Remap the struct pages of a huge page, of which the pages are the vmemmap: hugetlb_vmemmap_optimize_folio."""
+
+    name = "hugetlb_vmemmap_optimize_folio"
+    page: int
+    nr_pages: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from hugetlb_vmemmap_optimize_folio(k, *range_of(k, self.page, self.nr_pages))
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return not_mapped(self, mapped)

@@ -1,0 +1,86 @@
+"""Remapping of vmemmap: what it leaves, its locks, and two of them in one block."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzzvm.exhaustive import Limits
+from fuzzvm.kernel import hugetlb_vmemmap
+from fuzzvm.kernel.errors import WALK_WITHOUT_LOCK
+from fuzzvm.kernel.kernel import Kernel
+from fuzzvm.kernel.mmap_lock import Mm, Role
+from fuzzvm.kernel.oracles import Oracles
+from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_RO, Level, pxd_pfn, pxd_pgprot
+from fuzzvm.kernel.vmap import vmap_range
+from fuzzvm.machine.ops import Steps
+from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
+from tests.support import boot
+
+PAGE = 4096
+
+
+@pytest.mark.parametrize("arch", ["arm64", "x86_64"])
+@pytest.mark.parametrize("shift", [12, 13])
+def test_the_first_page_becomes_the_head_and_the_others_one_tail(arch: str, shift: int) -> None:
+    machine, kernel = boot(arch, 4, 4, cpus=1)
+    base = kernel.geometry.base
+    shift = kernel.geometry.shifts[Level.PMD] if shift == 13 else 12
+    machine.boot(vmap_range(kernel, base, base + 4 * PAGE, 0, PAGE_KERNEL, shift))
+    machine.boot(hugetlb_vmemmap.hugetlb_vmemmap_optimize_folio(kernel, base, base + 3 * PAGE))
+    head = kernel.geometry.end // PAGE
+    found = [(one.level, pxd_pfn(one.entry), pxd_pgprot(one.entry)) for one in Oracles(machine, kernel).mappings()]
+    assert found == [
+        (Level.PTE, head, PAGE_KERNEL),
+        (Level.PTE, head + 1, PAGE_KERNEL_RO),
+        (Level.PTE, head + 1, PAGE_KERNEL_RO),
+        (Level.PTE, 3, PAGE_KERNEL),
+    ]
+    Oracles(machine, kernel).finished()
+
+
+def side_by_side(arch: str, *, rereads: bool = False) -> Scenario:
+    """Return the remapping of two huge pages whose struct pages one block maps."""
+    return Scenario.from_data(
+        {
+            "name": "two-remaps",
+            "arch": arch,
+            "page_size": "4K",
+            "levels": 4,
+            "fanout": 2,
+            "setup": ["vmap(page=0, nr_pages=2, max_page_shift='pmd')"],
+            "cpus": [[f"hugetlb_vmemmap_optimize_folio(page={page}, nr_pages=1)"] for page in (0, 1)],
+            "walk_rereads": rereads,
+        }
+    )
+
+
+def error(scenario: Scenario, memory: str = "sc") -> str:
+    run = verify_cell(Cell("linux-7.3", scenario, memory), Bounds(Limits()))
+    assert run.verdict.complete
+    return run.verdict.failure.error if run.verdict.failure else run.verdict.verdict
+
+
+@pytest.mark.parametrize(
+    ("arch", "memory"), [pytest.param("arm64", "arm64", marks=pytest.mark.slow), ("arm64", "sc"), ("x86_64", "tso")]
+)
+def test_two_huge_pages_in_one_block_are_safe(arch: str, memory: str) -> None:
+    assert error(side_by_side(arch), memory) == "safe"
+
+
+def test_with_rereads_two_in_one_block_are_safe() -> None:
+    assert error(side_by_side("x86_64", rereads=True)) == "safe"
+
+
+def test_a_split_that_does_not_look_whether_somebody_was_first_loses_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugetlb_vmemmap, "pxd_leaf", lambda entry: True)
+    assert error(side_by_side("x86_64")) == "leaked-table"
+
+
+def test_the_walk_asserts_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(k: Kernel, mm: Mm, role: Role) -> Steps[None]:
+        yield from ()
+
+    monkeypatch.setattr(hugetlb_vmemmap, "mmap_read_lock", nothing)
+    monkeypatch.setattr(hugetlb_vmemmap, "mmap_read_unlock", nothing)
+    assert error(side_by_side("x86_64")) == WALK_WITHOUT_LOCK
