@@ -21,6 +21,7 @@ from fuzzvm.kernel.hooks import Verdict
 from fuzzvm.machine.errors import StoppedError
 from fuzzvm.machine.execution import Execution
 from fuzzvm.machine.task import Task
+from fuzzvm.runs.coverage import InterleavingCoverage
 from fuzzvm.runs.engines import Budget, Engine, Found, FuzzSearch
 from fuzzvm.runs.engines.strategy_loop import StrategyEngine
 from fuzzvm.runs.happened import SystemHappened
@@ -147,13 +148,19 @@ def run_cell(
         # at once: what is learnt of an image later changes which accesses are steps
         found.append((one, case_of(cell.targets[one.number], one.task, one.execution)))
 
+    coverage = InterleavingCoverage()
     seeds = seed_runs(corpus) if of_model else []
-    search = FuzzSearch(budget, keep_going=keep_going, seeds=seeds, on_progress=on_search, on_found=on_found)
+    search = FuzzSearch(
+        budget, keep_going=keep_going, seeds=seeds, on_progress=on_search, coverage=coverage, on_found=on_found
+    )
     result = FuzzCellResult(cell, search)
     with signals_end(search):
         with bounded_search(budget.seconds):
             search_targets(cell, seed, search)
         result.seconds = search.seconds
+        if len(coverage):
+            # else the engine has measured it itself
+            search.undiscovered = coverage.undiscovered()
         result.happened = [
             (task.scenario.name, search.happened.of(task)) for task in search.tasks if isinstance(task, System)
         ]

@@ -10,6 +10,7 @@ from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus.command import command, image_command
 from fuzzvm.machine.schedule import context_switches
+from fuzzvm.runs.engines import FuzzSearch
 
 
 def explaining(cell: FuzzCell, file: Path) -> str:
@@ -48,12 +49,22 @@ def print_results(results: list[FuzzCellResult]) -> None:
             if finding.path is not None:
                 how = "saved" if finding.new else "known"
                 say(f"  {how}: {explaining(result.cell, finding.path)}")
+        if result.search.pairs and not result.findings:
+            say("", f"{result.cell.mitigation_name}, {result.cell.engine.name}: {_seen(result.search)}")
         for scenario, one in result.happened:
             if result.verdict == "vacuous" and one.vacuous:
                 never = not_met(one.missing, f"none of the {one.runs} runs")
                 say("", f"{result.cell.name}, {result.cell.engine.name}, {scenario}: vacuous: {never}")
     if any(result.interrupted for result in results):
         say("", "ended by Ctrl-C before the budget was used up", err=True)
+
+
+def _seen(search: FuzzSearch) -> str:
+    """Say what share of the interleavings the runs have shown."""
+    return (
+        f"{search.pairs} ordered pairs of conflicting operations seen, "
+        f"and {search.undiscovered:.0f} more there are, by estimate"
+    )
 
 
 def results_to_data(results: list[FuzzCellResult]) -> dict[str, Any]:
@@ -80,6 +91,8 @@ def results_to_data(results: list[FuzzCellResult]) -> dict[str, Any]:
                 "steps": result.search.steps,
                 "seconds": round(result.seconds, 3),
                 "runs_to_first_bug": result.runs_to_first_bug,
+                "pairs": result.search.pairs,
+                "pairs_undiscovered": round(result.search.undiscovered, 1),
                 "happened": {scenario: {"runs": one.runs, "first_run": one.first} for scenario, one in result.happened},
                 "findings": [
                     {

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from fuzzvm.machine.execution import Chooser
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Await, Fetch, Free, Load, Rmw, Store, object_of
+from fuzzvm.runs.estimate import undiscovered
 
 Site: TypeAlias = tuple[int, Hashable, int]
 """A CPU, and the function and instruction that it executes, as `Program.site` gives them."""
@@ -30,11 +31,16 @@ class InterleavingCoverage:
         self.seen: set[int] = set()
         self.now: set[int] = set()
         self._pairs: list[Pair] = []
+        self._times: list[int] = []
+        self._runs = 0
         self._numbers: dict[Pair, int] = {}
         self._last: dict[tuple[bool, int], dict[int, tuple[Site, bool]]] = {}
 
     def begin(self) -> None:
         """Start a run."""
+        for number in self.now:
+            self._times[number] += 1
+        self._runs += 1
         self.seen |= self.now
         self.now.clear()
         self._last.clear()
@@ -57,7 +63,15 @@ class InterleavingCoverage:
         number = self._numbers.setdefault(pair, len(self._pairs))
         if number == len(self._pairs):
             self._pairs.append(pair)
+            self._times.append(0)
         return number
+
+    def undiscovered(self) -> float:
+        """Estimate how many pairs there are that no run has had, from how many runs each of the others was in."""
+        times = self._times.copy()
+        for number in self.now:
+            times[number] += 1
+        return undiscovered(times, self._runs)
 
     def record(self, cpu: int, machine: Machine) -> None:
         """Note the operation that a CPU is about to execute."""

@@ -51,7 +51,10 @@ class Found:
 
 @dataclass
 class FuzzSearch:
-    """What a search has done so far. `pairs` is its interleaving coverage, where the engine measures it.
+    """What a search has done so far.
+
+    `pairs` is how many pairs of conflicting operations were in the runs whose coverage was taken, and `undiscovered` an
+    estimate of how many others there are: `fuzzvm.runs.estimate`.
 
     `tasks` are what is searched, for the engine to fill in; it puts a new task in the place of one that is outdated.
     """
@@ -73,6 +76,7 @@ class FuzzSearch:
     runs: int = 0
     steps: int = 0
     pairs: int = 0
+    undiscovered: float = 0.0
     found: list[Found] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     happened: Happened = field(default_factory=Happened)
@@ -111,6 +115,7 @@ class FuzzSearch:
         """Count a run; return whether it failed in a way not seen before in that task."""
         if self.coverage is not None and self._covers:
             self.on_covered(execution)
+            self.pairs = len(self.coverage)
         self.runs += 1
         self.steps += execution.steps
         if isinstance(task, System):

@@ -104,6 +104,7 @@ class AtherisEngine:
                 search.note(system, execution, message["run"])
             else:
                 search.runs, search.steps, search.pairs = message["runs"], message["steps"], message["pairs"]
+                search.undiscovered = message["undiscovered"]
                 # what the child has seen so far, and not since the last report
                 search.happened = Happened()
                 for system, (runs, first) in zip(systems, message["happened"], strict=True):

@@ -1,9 +1,9 @@
 """The process that Atheris runs in: `python -m fuzzvm.runs.guided.child CHANNEL`.
 
 It reads its settings from standard input, as JSON. CHANNEL is the descriptor by which its owner watches it. It writes
-one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "counters", "happened"}`, and each
-failing run as `{"system", "schedule", "run"}`. Ends by itself when its budget is used up, and at once when it has found
-a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
+one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "undiscovered", "counters",
+"happened"}`, and each failing run as `{"system", "schedule", "run"}`. It ends by itself when its budget is used up, and
+when it has found a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
 
     def progress() -> None:
         seen = [(one.runs, one.first) for one in map(happened.of, systems)]
-        say(runs=runs, steps=steps, pairs=len(coverage), counters=counters.active, happened=seen)
+        covered = {"pairs": len(coverage), "undiscovered": coverage.undiscovered()}
+        say(runs=runs, steps=steps, counters=counters.active, happened=seen, **covered)
 
     def end() -> None:
         # the last report is not to be stopped as well
