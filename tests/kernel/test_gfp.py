@@ -112,6 +112,12 @@ def test_a_shrinker_that_changes_attributes_comes_back_to_the_lock(
     assert errors(registry.get(scheme), **more) == error
 
 
+def test_what_a_shrinker_allocates_does_not_reclaim_again() -> None:
+    """Its change of part of a block allocates a table, in reclaim."""
+    setup = ["vmap(page=0, nr_pages=2, max_page_shift='pmd')", "vmap(page=2, nr_pages=2, max_page_shift='pmd')"]
+    assert errors(registry.get("linux-7.3"), setup=setup, **TTM) == ""
+
+
 class UnderAMutex(CpaLock):
     """Drops init_mm's lock, and allocates under a mutex that only the shrinker's way takes as well."""
 

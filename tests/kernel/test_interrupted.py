@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.exhaustive import Limits
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import (
     ON,
@@ -25,7 +25,7 @@ from fuzzvm.kernel.irq_safety import Context, Used, conflict
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.errors import DEADLOCK, USE_AFTER_FREE_READ, ProgramError
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, ProgramError
 from fuzzvm.machine.execution import Replay, execute
 from fuzzvm.machine.ops import Load, Steps
 from fuzzvm.mitigations import registry
@@ -317,3 +317,28 @@ def nested(k: Kernel) -> Steps[list[object]]:
 def test_an_ipi_waits_until_the_outermost_restore() -> None:
     system = System(scenario([[PROMOTE[0]]]), Locks, "sc")
     assert system.booted().boot(nested(system.kernel)) == [IrqsOff(0), ON]
+
+
+SCHEMES = {**registry.shipped(), **registry.releases()}
+RULES = {SLEEP_IN_ATOMIC, LOCK_ORDER, IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, DEADLOCK, NO_PROGRESS}
+
+
+@pytest.mark.product
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [
+        ("arm64", {"nmis": [[], ["perf_page_size(page=1)"]]}),
+        ("arm64", {"hardirqs": [["perf_page_size(page=1)"]]}),
+        ("arm64", {"allocations_fail": True}),
+        ("x86_64", {"nmis": [[], ["perf_page_size(page=1)"]]}),
+        ("x86_64", {"allocations_fail": True}),
+    ],
+)
+def test_what_ships_keeps_the_rules_where_interrupts_come_and_memory_is_short(
+    name: str, arch: str, more: dict[str, Any]
+) -> None:
+    """perf's samples come in interrupts and NMIs; what a sample meets is another matter."""
+    cpus = [[PROMOTE[0]], ["cat_kernel_page_tables()"]]
+    setup = ["vmap(page=0, nr_pages=2, max_page_shift='pte')", "vunmap(page=0, nr_pages=2)"]
+    assert errors(SCHEMES[name], scenario(cpus, arch, setup, **more)) not in RULES

@@ -3,8 +3,14 @@
 The whole semaphore is one word that each call changes in one atomic step, the fast path's atomic operation and the
 slow path's critical section under wait_lock alike. Who cannot have the lock queues; whoever releases it grants it to
 the head of the queue, and if that is a reader to all readers of the queue together. A reader queues behind a waiting
-writer even while other readers hold the lock: that is what makes a nested read lock deadlock. Lock stealing and
-optimistic spinning are left out; they change only who comes first among waiters.
+writer even while other readers hold the lock: that is what makes a nested read lock deadlock, in 7.3 as well
+(rwsem_down_read_slowpath steals nothing from readers).
+
+Lock stealing, optimistic spinning and handoff are left out: they change only who comes first among waiters. Whoever
+takes a free lock ahead of one that waits could have taken it before that one called down_read() or down_write(): a
+waiter does nothing between its call and its turn. tests/kernel/locking/test_rwsem_stealing.py has verdicts with
+stealing beside those without. One thing is left: between a release and the turn of who waits a trylock fails, though
+nobody has the lock.
 """
 
 from __future__ import annotations
