@@ -139,7 +139,7 @@ def _scenario(given: str | Scenario, root: Path) -> Scenario:
     return given if isinstance(given, Scenario) else own.get(given, root)
 
 
-class Run:
+class MarkedRun:
     """The system of one test. Each method says what must be, and raises NotAsExpectedError where it is not."""
 
     def __init__(
