@@ -1,4 +1,4 @@
-"""The litmus test that a run is exported as: can these threads, on these paths, make one use a table that the other has freed?
+"""The litmus test that a run is exported as: can these threads make one use a table that the other has freed?
 
 A litmus test has straight code. So each CPU's operations are taken as they were executed in the run, with the values
 that it read as a condition: what else a branch would have done is not asked. Locks become a word that is taken by the

@@ -37,7 +37,13 @@ class Guest:
             memory = next(size for most, size in _RESERVING if reserved <= most)
             append.append(f"reserve_mem={reserved}:1G:fuzzvm")
         self.qemu = Qemu(
-            kernel.facts, kernel.image, kernel.initramfs(script), cpus, memory=memory, append=" ".join(append), binary=binary
+            kernel.facts,
+            kernel.image,
+            kernel.initramfs(script),
+            cpus,
+            memory=memory,
+            append=" ".join(append),
+            binary=binary,
         )
 
     def __enter__(self) -> Guest:
