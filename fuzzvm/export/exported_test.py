@@ -155,7 +155,7 @@ def exported_test_of(case: TestCase, mitigation: type[Mitigation]) -> ExportedTe
         "use-after-free-write",
         "use-after-free-reused",
     ):
-        raise ExportError(f"{execution.failure.error} is not about what a read returns: nothing to export")
+        raise ExportError(f"{execution.failure.error} is no question of what a read returns: nothing to export")
     pair = _pair(machine, trace)
     if pair is None:
         raise ExportError("in this run no CPU reads through a table that another one frees: nothing to ask")
