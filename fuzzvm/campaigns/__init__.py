@@ -6,7 +6,7 @@
     tasks       what a task is, and how a worker performs it
     settle      checks that a failing run fails again, and minimises it
     executor    how tasks come to be run: `local` on this machine, `cluster` on others
-    split       which task is next
+    shares      which task is next
     journal     what is kept on disk, with rows, commits, folder, settings, own_code, integrity
     recover     goes on from a damaged folder, with replays, salvage, guilty
     signals     what Ctrl-C does to a search

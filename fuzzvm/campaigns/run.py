@@ -30,7 +30,7 @@ from fuzzvm.campaigns.journal import (
     Sums,
 )
 from fuzzvm.campaigns.settings import EVEN, Settings
-from fuzzvm.campaigns.split import FINDING, Split
+from fuzzvm.campaigns.shares import FINDING, TimeShares
 from fuzzvm.campaigns.tasks import (
     Broken,
     CampaignResult,
@@ -115,8 +115,8 @@ class Campaign:
         self._executor = executor
         self._covered: set[tuple[int, int]] = set(journal.pairs())
         self._ways = {(row.target, row.error, row.pair) for row in journal.failing()}
-        self._targets = Split(range(len(settings.targets)))
-        self._engines = Split(settings.engines)
+        self._targets = TimeShares(range(len(settings.targets)))
+        self._engines = TimeShares(settings.engines)
         task_seconds = max(TASK_SECONDS, settings.jobs / TASKS_PER_SECOND)
         self._rates = [_Rate(task_seconds) for _ in settings.targets]
         self._under_way: dict[int, _UnderWay] = {}
@@ -211,7 +211,7 @@ class Campaign:
 
     def _plan(self) -> tuple[int, str, int]:
         settings = self._settings
-        if settings.split == EVEN:
+        if settings.schedule_by == EVEN:
             number = int(self._journal.value("next_task")) - 1
             # the engines change fastest, so that each target has had one of them early
             target, engine = divmod(number, len(settings.engines))

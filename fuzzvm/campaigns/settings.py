@@ -30,7 +30,7 @@ MAX_BYTES = 64 << 20
 """Of the settings' file; 12,000 targets have 3 MB."""
 PAYS = "pays"
 EVEN = "even"
-SPLITS = (PAYS, EVEN)
+SCHEDULES = (PAYS, EVEN)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Settings:
     """What is searched, by what, from which seed, and for how long.
 
     `seconds` and `runs` are the budget of the campaign as a whole, over all its sittings. `even_runs` is how many runs
-    a task has where the split is even. `corpus` is a folder that gets each finding as well, or None.
+    a task has where time is divided evenly. `corpus` is a folder that gets each finding as well, or None.
     """
 
     targets: tuple[Cell, ...]
@@ -48,7 +48,7 @@ class Settings:
     runs: int | None
     jobs: int
     keep_going: bool
-    split: str
+    schedule_by: str
     hook_seconds: float
     expect_claims: bool = False
     corpus: str | None = None
@@ -74,7 +74,7 @@ class Settings:
             "runs": self.runs,
             "jobs": self.jobs,
             "keep_going": self.keep_going,
-            "split": self.split,
+            "split": self.schedule_by,
             "hook_seconds": self.hook_seconds,
             "expect_claims": self.expect_claims,
             "corpus": self.corpus,
@@ -179,7 +179,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "runs": (_or_none(_whole(1)), "a number from 1 on"),
     "jobs": (_whole(1), "a number from 1 on"),
     "keep_going": (_flag, "true or false"),
-    "split": (lambda value: value in SPLITS, f"one of {', '.join(SPLITS)}"),
+    "split": (lambda value: value in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
     "hook_seconds": (_number(MAX_SECONDS), "a time"),
     "expect_claims": (_flag, "true or false"),
     "corpus": (_or_none(_text), "a folder"),
@@ -207,7 +207,7 @@ def _from_data(data: Mapping[str, Any], text: str) -> Written:
         runs=data["runs"],
         jobs=data["jobs"],
         keep_going=data["keep_going"],
-        split=data["split"],
+        schedule_by=data["split"],
         hook_seconds=data["hook_seconds"],
         expect_claims=data["expect_claims"],
         corpus=data["corpus"],

@@ -1,4 +1,4 @@
-"""A question as an AArch64 litmus test in herd7's format."""
+"""An exported test as an AArch64 litmus test in herd7's format."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from fuzzvm.export.errors import ExportError
-from fuzzvm.export.question import (
+from fuzzvm.export.exported_test import (
     Action,
     Execute,
+    ExportedTest,
     Lock,
     Maintain,
     Ordering,
-    Question,
     Read,
     Unlock,
     Update,
@@ -35,17 +35,17 @@ _ATOMICS = {
 }
 
 
-def aarch64(question: Question) -> str:
+def aarch64(test: ExportedTest) -> str:
     """Return the litmus test's text. Raises ExportError where a thread needs more registers than there are."""
-    threads = [_Thread(number, thread, question) for number, thread in enumerate(question.threads)]
+    threads = [_Thread(number, thread, test) for number, thread in enumerate(test.threads)]
     labels = {site: (thread.number, label) for thread in threads for site, label in thread.labels.items()}
-    lines = [f"AArch64 {question.name}"]
-    if question.sites:
+    lines = [f"AArch64 {test.name}"]
+    if test.sites:
         lines.append("Variant=Ifetch")
-    lines += [*told(question), "{"]
-    lines += [f"{place}={value};" for place, value in question.initial.items() if value]
+    lines += [*told(test), "{"]
+    lines += [f"{place}={value};" for place, value in test.initial.items() if value]
     for thread in threads:
-        lines += thread.initial(labels, question)
+        lines += thread.initial(labels, test)
     lines.append("}")
     columns = [[f"P{thread.number}", *thread.code] for thread in threads]
     widths = [max(map(len, column)) for column in columns]
@@ -56,34 +56,34 @@ def aarch64(question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(question: Question) -> list[str]:
-    """Return the comment that says what a question is about, as lines."""
-    case = question.case
+def told(test: ExportedTest) -> list[str]:
+    """Return the comment that says what a test is about, as lines."""
+    case = test.case
     lines = [
         f"{case.mitigation}, memory {case.memory}, {case.expect}",
         f"schedule: {format_schedule(case.schedule)}",
-        *(f"P{number} is CPU {cpu}" for number, cpu in enumerate(question.cpus)),
-        *(f"{place}: {meaning}" for place, meaning in question.meanings.items()),
-        *(f"left out: {what}" for what in question.left_out),
+        *(f"P{number} is CPU {cpu}" for number, cpu in enumerate(test.cpus)),
+        *(f"{place}: {meaning}" for place, meaning in test.meanings.items()),
+        *(f"left out: {what}" for what in test.left_out),
         *(
             f"{place}: updated in the order of the run, by CAS; Never is said for that order alone"
-            for place in _updated(question)
+            for place in _updated(test)
         ),
     ]
     # herd7 has no way to say *) within a comment
     return [f"(* {line.replace('*)', '* )')} *)" for line in lines]
 
 
-def _updated(question: Question) -> list[str]:
+def _updated(test: ExportedTest) -> list[str]:
     """Return the places that several threads update, each from the value that was found in the run."""
-    updating = [{action.place for action in thread if isinstance(action, Update)} for thread in question.threads]
+    updating = [{action.place for action in thread if isinstance(action, Update)} for thread in test.threads]
     return sorted(place for place in set().union(*updating) if sum(place in places for places in updating) > 1)
 
 
 class _Thread:
     """The code of one thread, the registers that it starts with, and what they must hold at the end."""
 
-    def __init__(self, number: int, actions: Sequence[Action], question: Question) -> None:
+    def __init__(self, number: int, actions: Sequence[Action], test: ExportedTest) -> None:
         self.number = number
         self.code: list[str] = []
         self.conditions: list[str] = []
@@ -91,12 +91,12 @@ class _Thread:
         """Label of the patched site that this thread executes, by the site's place."""
         self._addresses: dict[str, int] = {}
         self._instructions: dict[tuple[str, bool], int] = {}
-        self._question = question
+        self._test = test
         self._results: dict[int, int] = {}
         """The register that each read of the thread leaves its value in."""
         self._shared = {
             action.place
-            for other, thread in enumerate(question.threads)
+            for other, thread in enumerate(test.threads)
             for action in thread
             if other != number and not isinstance(action, Ordering)
         }
@@ -109,11 +109,11 @@ class _Thread:
         for index, action in enumerate(actions):
             self._emit(index, action)
 
-    def initial(self, labels: dict[str, tuple[int, str]], question: Question) -> list[str]:
+    def initial(self, labels: dict[str, tuple[int, str]], test: ExportedTest) -> list[str]:
         """Return the declarations of its registers; `labels` is where each patched site is executed."""
         lines = []
         for place, register in self._addresses.items():
-            if place in question.sites:
+            if place in test.sites:
                 thread, label = labels[place]
                 lines.append(f'{self.number}:X{register}=label:"P{thread}:{label}";')
             else:
@@ -156,7 +156,7 @@ class _Thread:
                     where = self._added(place)
                 self.code.append(f"{_LOADS[order]} W{register},{where}")
                 self._expect(register, value)
-            case Write(place, value, order, depends) if place in self._question.sites:
+            case Write(place, value, order, depends) if place in self._test.sites:
                 self.code.append(f"STR W{self._instruction(place, bool(value))},[X{self._address(place)}]")
             case Write(place, value, order, depends):
                 where = self._where(place, depends)
@@ -189,7 +189,7 @@ class _Thread:
         self.labels[place] = label
         register = self._register()
         self.code.append(f"{label}:")
-        self.code.append(_instruction(self._question.sites[place]))
+        self.code.append(_instruction(self._test.sites[place]))
         self.code.append(f"MOV W{register},#1")
         # the branch skips the MOV; without it, it is executed
         self._expect(register, 0 if taken else 1)

@@ -1,4 +1,4 @@
-"""A question as a C litmus test for the kernel's memory model: herd7 -conf linux-kernel.cfg.
+"""An exported test as a C litmus test for the kernel's memory model: herd7 -conf linux-kernel.cfg.
 
 Syntax and primitives are those of Linux 6.12's tools/memory-model/Documentation (litmus-tests.txt) and of
 linux-kernel.def. The model has no instruction fetch and no cache maintenance: a patched site is a plain variable, DC,
@@ -10,14 +10,14 @@ number, not even one that is cleared: herd7 refuses to dereference what is no ad
 from __future__ import annotations
 
 from fuzzvm.export.aarch64 import AND, told
-from fuzzvm.export.question import (
+from fuzzvm.export.exported_test import (
     FREED_PLACE,
     Action,
     Execute,
+    ExportedTest,
     Lock,
     Maintain,
     Ordering,
-    Question,
     Read,
     Unlock,
     Update,
@@ -42,15 +42,15 @@ _SUFFIX = {
 }
 
 
-def lkmm(question: Question) -> str:
+def lkmm(test: ExportedTest) -> str:
     """Return the litmus test's text."""
-    pointers = _pointers(question)
-    threads = [_Thread(number, actions, pointers) for number, actions in enumerate(question.threads)]
-    lines = [f"C {question.name}", "", *told(question)]
-    if question.sites:
+    pointers = _pointers(test)
+    threads = [_Thread(number, actions, pointers) for number, actions in enumerate(test.threads)]
+    lines = [f"C {test.name}", "", *told(test)]
+    if test.sites:
         lines.append("(* left out: fetch, DC, IC and ISB; a patched site is a variable, 1 for the branch *)")
     lines += ["", "{"]
-    initial = question.initial | {place: int(taken) for place, taken in question.sites.items()}
+    initial = test.initial | {place: int(taken) for place, taken in test.sites.items()}
     for place, value in (dict.fromkeys(pointers, 0) | initial).items():
         if value or place in pointers:
             lines.append(f"\t{place}={_value(pointers, place, value)};")
@@ -62,10 +62,10 @@ def lkmm(question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pointers(question: Question) -> dict[str, int]:
+def _pointers(test: ExportedTest) -> dict[str, int]:
     """Return the entries that lead to the freed table, each with the code of the value that does."""
     found = {}
-    for thread in question.threads:
+    for thread in test.threads:
         for action in thread:
             if isinstance(action, Read | Write) and action.place == FREED_PLACE and action.depends is not None:
                 source = thread[action.depends]

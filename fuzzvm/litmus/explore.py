@@ -37,7 +37,7 @@ State = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Explored:
+class FinalStates:
     """All final states, as values of `places`; the number of timelines; whether long loops were left out.
 
     `stopped` names the bound that ended the exploration, if one did.
@@ -145,7 +145,7 @@ class Explorer:
             self._fetched.add(position)
             self._initial[address] = self.values.instruction(code[position[1]], *position)
 
-    def explore(self) -> Explored:
+    def explore(self) -> FinalStates:
         """Return everything that can happen."""
         if self._interest.writers is not None:
             # known beforehand: what was explored without knowing it would be explored again
@@ -156,7 +156,7 @@ class Explorer:
             if explored.stopped or loads == self._compiler.loads or any(map(self._settles, explored.states)):
                 return explored
 
-    def _explore(self, loads: frozenset[tuple[int, int]]) -> Explored:
+    def _explore(self, loads: frozenset[tuple[int, int]]) -> FinalStates:
         """Explore, given which thread loads which location; wrong if a load turns up that is not among `loads`."""
         threads = range(len(self._test.threads))
         caches = self._test.caches
@@ -197,7 +197,7 @@ class Explorer:
                         settled = settled or self._settles(state)
         except BoundReachedError as error:
             stopped = str(error)
-        return Explored(self.places, frozenset(states), len(seen), self.cut, stopped)
+        return FinalStates(self.places, frozenset(states), len(seen), self.cut, stopped)
 
     def _together(self, timeline: Timeline) -> tuple[list[frozenset[Outcome]], dict[Message, int]] | None:
         """Return each thread's outcomes on a timeline, and the messages that may come next with their floors.
@@ -393,4 +393,4 @@ def resolver(explorer: Explorer) -> Callable[[Place, Constant], int]:
     return resolve
 
 
-__all__ = ["MAX_STEPS", "Explored", "Explorer", "Register", "Speed", "resolver"]
+__all__ = ["MAX_STEPS", "Explorer", "FinalStates", "Register", "Speed", "resolver"]

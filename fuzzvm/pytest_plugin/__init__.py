@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from fuzzvm.pytest_plugin.corpus_files import CorpusFile
-    from fuzzvm.pytest_plugin.runs import Run, Settings
+    from fuzzvm.pytest_plugin.runs import MarkedRun, Settings
 
 MARKER = "fuzzvm"
 FIXTURE = "fuzzvm_run"
@@ -113,11 +113,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def fuzzvm_run(request: pytest.FixtureRequest) -> Run:
+def fuzzvm_run(request: pytest.FixtureRequest) -> MarkedRun:
     """A system to search, one for each that the test's marker `fuzzvm` asks for."""
     from fuzzvm.pytest_plugin import runs
 
-    return runs.Run(request.param, _settings(request))
+    return runs.MarkedRun(request.param, _settings(request))
 
 
 @pytest.fixture

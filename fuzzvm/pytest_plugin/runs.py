@@ -44,7 +44,7 @@ class Settings:
     record: Callable[[tuple[str, Any]], None]
 
     def must_survive(self, *given: Any, **named: Any) -> None:
-        """Search each system that the arguments, those of the marker, ask for, as `Run.must_survive` does."""
+        """Search each system that the arguments, those of the marker, ask for, as `MarkedRun.must_survive` does."""
         try:
             systems = asking.asked(self.root, *given, **named)
         except asking.WRONG as error:
@@ -53,10 +53,10 @@ class Settings:
         if not systems:
             raise NotAsExpectedError("must_survive: there is no scenario to search")
         for system in systems:
-            Run(system, self).must_survive()
+            MarkedRun(system, self).must_survive()
 
 
-class Run:
+class MarkedRun:
     """The system of one test. Each method says what must be, and raises NotAsExpectedError where it is not."""
 
     def __init__(self, asked: AskedSystem, settings: Settings) -> None:

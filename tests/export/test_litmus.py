@@ -11,7 +11,7 @@ from fuzzvm.corpus.format import Expectation, TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.export.aarch64 import aarch64
 from fuzzvm.export.errors import ExportError
-from fuzzvm.export.question import Ordering, question_of
+from fuzzvm.export.exported_test import Ordering, exported_test_of
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.mmap_lock import mmap_read_unlock, mmap_write_downgrade, mmap_write_lock
@@ -46,7 +46,7 @@ DECLARATION = re.compile(r'\w+=\d+;|\d+:X\d+=(\w+|label:"P\d+:L\d+"|instr:"(NOP|
 
 def exported(path: Path) -> str:
     case = read(path)
-    return aarch64(question_of(case, mitigation_of(case)))
+    return aarch64(exported_test_of(case, mitigation_of(case)))
 
 
 def safe_run(
@@ -62,7 +62,7 @@ def safe_run(
     execution = execute(system.machine(), Follow([walker] * walker_steps + [promoter]))
     assert execution.failure is None
     case = TestCase(system.scenario, name, memory, execution.schedule, Expectation.of(execution))
-    return aarch64(question_of(case, registry.get(name)))
+    return aarch64(exported_test_of(case, registry.get(name)))
 
 
 def test_there_are_failing_runs() -> None:
@@ -204,7 +204,7 @@ def test_what_has_no_counterpart_is_said() -> None:
     execution = execute(system.machine(), Follow([0]))
     case = TestCase(system.scenario, "none", "sc", execution.schedule, Expectation.of(execution))
     with pytest.raises(ExportError, match="nothing to ask"):
-        question_of(case, registry.get("none"))
+        exported_test_of(case, registry.get("none"))
 
 
 class Downgrades(Mitigation):
@@ -228,10 +228,10 @@ def test_a_lock_that_is_downgraded_has_no_counterpart() -> None:
     assert execution.failure is None
     case = TestCase(system.scenario, "downgrades", "sc", execution.schedule, Expectation.of(execution))
     with pytest.raises(ExportError, match=r"init_mm_mmap_lock is downgraded"):
-        question_of(case, Downgrades)
+        exported_test_of(case, Downgrades)
 
 
 def test_no_thread_begins_or_ends_with_a_barrier() -> None:
     case = read(FAILING[-1])
-    for thread in question_of(case, mitigation_of(case)).threads:
+    for thread in exported_test_of(case, mitigation_of(case)).threads:
         assert not isinstance(thread[0], Ordering) and not isinstance(thread[-1], Ordering)

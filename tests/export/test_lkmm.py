@@ -9,8 +9,8 @@ import pytest
 
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.export.exported_test import Lock, Maintain, Ordering, exported_test_of
 from fuzzvm.export.lkmm import lkmm
-from fuzzvm.export.question import Lock, Maintain, Ordering, question_of
 from fuzzvm.machine.ops import Barrier
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
@@ -35,7 +35,7 @@ FUNCTION = re.compile(r"^P(\d+)\(([^)]*)\)\n\{\n(.*?)^\}$", re.MULTILINE | re.DO
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_structure(path: Path) -> None:
     case = read(path)
-    question = question_of(case, mitigation_of(case))
+    question = exported_test_of(case, mitigation_of(case))
     text = lkmm(question)
     assert re.match(r"C [A-Za-z0-9-]+\n", text)
     bare = re.sub(r"\(\*.*?\*\)\n", "", text)
@@ -70,7 +70,7 @@ def test_structure(path: Path) -> None:
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
 def test_nothing_that_orders_is_lost(path: Path) -> None:
     case = read(path)
-    question = question_of(case, mitigation_of(case))
+    question = exported_test_of(case, mitigation_of(case))
     text = lkmm(question)
     actions = [action for thread in question.threads for action in thread]
     full = sum(isinstance(a, Ordering) and a.kind in (Barrier.DMB_ISH, Barrier.DSB_ISH) for a in actions)
@@ -85,7 +85,7 @@ def test_nothing_that_orders_is_lost(path: Path) -> None:
 def test_what_is_dereferenced_is_an_address_whatever_is_read(path: Path) -> None:
     """herd7 ends with "Non-symbolic memory access" where a number may be dereferenced, whatever the condition is."""
     case = read(path)
-    text = lkmm(question_of(case, mitigation_of(case)))
+    text = lkmm(exported_test_of(case, mitigation_of(case)))
     places = set()
     for body in (body for _, _, body in FUNCTION.findall(text)):
         for register in re.findall(r"\*(r\d+)\)|smp_store_release\((r\d+), ", body):
@@ -101,6 +101,6 @@ def test_what_is_dereferenced_is_an_address_whatever_is_read(path: Path) -> None
 
 def test_use_depends_on_the_entry() -> None:
     case = read(next(path for path in FAILING if path.name.startswith("none-")))
-    text = lkmm(question_of(case, mitigation_of(case)))
+    text = lkmm(exported_test_of(case, mitigation_of(case)))
     assert re.search(r"(r\d+) = READ_ONCE\(\*p\w+_\d+\);\n\tr\d+ = READ_ONCE\(\*\1\);", text)
     assert re.search(r"\tp\w+_\d+=freed;", text)

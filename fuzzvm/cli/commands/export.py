@@ -12,9 +12,9 @@ from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.export.aarch64 import aarch64
+from fuzzvm.export.exported_test import exported_test_of
 from fuzzvm.export.lkmm import lkmm
 from fuzzvm.export.promela import MAX_STATES, promela
-from fuzzvm.export.question import question_of
 from fuzzvm.files.writing import write
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import ScheduleError
@@ -22,11 +22,11 @@ from fuzzvm.mitigations import registry
 
 
 def _litmus(case: TestCase, mitigation: type[Mitigation], max_states: int) -> str:
-    return aarch64(question_of(case, mitigation))
+    return aarch64(exported_test_of(case, mitigation))
 
 
 def _lkmm(case: TestCase, mitigation: type[Mitigation], max_states: int) -> str:
-    return lkmm(question_of(case, mitigation))
+    return lkmm(exported_test_of(case, mitigation))
 
 
 _FORMATS = {"litmus": _litmus, "lkmm": _lkmm, "promela": promela}

@@ -18,7 +18,7 @@ from fuzzvm.campaigns import sitting
 from fuzzvm.campaigns import status as statuses
 from fuzzvm.campaigns.plain import INSISTS, FuzzCell, FuzzCellResult, SharedBudget, bounded_by_seconds, run_cell
 from fuzzvm.campaigns.run import State, TaskExecutor
-from fuzzvm.campaigns.settings import EVEN, PAYS, SPLITS, Settings
+from fuzzvm.campaigns.settings import EVEN, PAYS, SCHEDULES, Settings
 from fuzzvm.campaigns.sitting import new_folder, targets
 from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask
 from fuzzvm.cli.campaign import print_campaign, progress_line
@@ -137,10 +137,10 @@ class _Settings:
 )
 @click.option(
     "--schedule-by",
-    type=click.Choice(SPLITS),
+    type=click.Choice(SCHEDULES),
     help="How a campaign divides its time between scenarios and engines: by what pays, or evenly. Default: pays.",
 )
-@click.option("--split", "schedule_by_old_name", type=click.Choice(SPLITS), hidden=True)
+@click.option("--split", "schedule_by_old_name", type=click.Choice(SCHEDULES), hidden=True)
 @click.option(
     "--image",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -239,7 +239,7 @@ def fuzz(
             runs=runs,
             jobs=jobs or 1,
             keep_going=keep_going or schedule_by == EVEN,
-            split=schedule_by or PAYS,
+            schedule_by=schedule_by or PAYS,
             hook_seconds=hook_seconds or HOOK_SECONDS,
             expect_claims=expect_claims,
             corpus=str(corpus.absolute()) if given_corpus else None,

@@ -15,7 +15,7 @@ from fuzzvm.corpus.format import TestCase, from_bytes
 from fuzzvm.corpus.replay import mitigation_of
 from fuzzvm.export.aarch64 import aarch64
 from fuzzvm.export.errors import ExportError
-from fuzzvm.export.question import question_of
+from fuzzvm.export.exported_test import exported_test_of
 from fuzzvm.files.reading import read_bytes
 from fuzzvm.files.shell import word
 from fuzzvm.files.writing import write
@@ -79,7 +79,7 @@ def _finding(case: TestCase, mitigation: type[Mitigation], file: Path) -> str:
     if story.failure is None:
         raise CorpusError(file, "nothing goes wrong in this run, and one run is no proof: see `fuzzvm verify --json`")
     try:
-        litmus = aarch64(question_of(case, mitigation))
+        litmus = aarch64(exported_test_of(case, mitigation))
     except ExportError:
         litmus = ""
     if litmus.count("\n") > LITMUS_LINES:

@@ -1,4 +1,4 @@
-"""The question that a run asks: can these threads, on these paths, make one use a table that the other has freed?
+"""The litmus test that a run is exported as: can these threads make one use a table that the other has freed?
 
 A litmus test has straight code. So each CPU's operations are taken as they were executed in the run, with the values
 that it read as a condition: what else a branch would have done is not asked. Locks become a word that is taken by the
@@ -116,7 +116,7 @@ Action: TypeAlias = Read | Write | Update | Lock | Unlock | Ordering | Maintain 
 
 
 @dataclass(frozen=True)
-class Question:
+class ExportedTest:
     """Threads, and what the places hold at first; the answer is whether all reads can return what they say.
 
     `meanings` says in words what a place is, and what its values stand for; `left_out` names what has no counterpart.
@@ -138,8 +138,8 @@ FREED_PLACE = "freed"
 """The word that the free of the table writes, and its use reads."""
 
 
-def question_of(case: TestCase, mitigation: type[Mitigation]) -> Question:
-    """Return the question of a run in which one CPU reads through a table that another one frees.
+def exported_test_of(case: TestCase, mitigation: type[Mitigation]) -> ExportedTest:
+    """Return the litmus test of a run in which one CPU reads through a table that another one frees.
 
     Raises ExportError where there is none, ScheduleError where the schedule does not fit.
     """
@@ -159,7 +159,7 @@ def question_of(case: TestCase, mitigation: type[Mitigation]) -> Question:
     pair = _pair(machine, trace)
     if pair is None:
         raise ExportError("in this run no CPU reads through a table that another one frees: nothing to ask")
-    return _Builder(case, machine, states.boot, trace, *pair).question()
+    return _Builder(case, machine, states.boot, trace, *pair).exported()
 
 
 def _pair(machine: Machine, trace: Sequence[TraceStep]) -> tuple[TraceStep, TraceStep] | None:
@@ -217,7 +217,7 @@ class _Builder:
         }
         """Locks that somebody takes for writing: readers alone exclude nobody."""
 
-    def question(self) -> Question:
+    def exported(self) -> ExportedTest:
         for step in self._trace:
             thread = self._threads.setdefault(step.cpu, _Thread(step.cpu))
             if step.cpu == self._free.cpu and step.number > self._free.number:
@@ -226,7 +226,7 @@ class _Builder:
         threads = _sliced([_merged(self._threads[cpu].actions) for cpu in sorted(self._threads)])
         kept = {action.place for thread in threads for action in thread if not isinstance(action, Ordering)}
         cpus = [cpu for cpu, thread in zip(sorted(self._threads), threads, strict=True) if thread]
-        return Question(
+        return ExportedTest(
             name=self._name(),
             case=self._case,
             threads=tuple(tuple(thread) for thread in threads if thread),

@@ -1,6 +1,6 @@
 """Which task is next: what is searched and by which engine gets CPU time by what that has paid lately.
 
-Two splits of the same kind, one over the targets and one over the engines. Half of the time goes to all alike, half in
+Time is divided twice in the same way, over the targets and over the engines. Half of it goes to all alike, half in
 proportion to what each has brought per CPU second in its last tasks: new pairs of interleaving coverage, and findings,
 each of which counts as many. As long as nothing pays, all get the same; what stops paying falls back to its part of
 the first half, and so is never given up.
@@ -39,8 +39,8 @@ class _Account:
         return sum(seconds for _, seconds in self.recent) / len(self.recent) if self.recent else FIRST_GUESS
 
 
-class Split(Generic[Choice]):
-    """Splits CPU time over choices. Deterministic in what it is told, in that order."""
+class TimeShares(Generic[Choice]):
+    """Divides CPU time among choices. Deterministic in what it is told, in that order."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
         self._accounts = {choice: _Account() for choice in choices}
