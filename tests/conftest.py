@@ -58,6 +58,7 @@ SAMPLED = (
     "exhaustive/test_weak_reductions.py",
     "exhaustive/test_worth.py",
     "pytest_plugin/test_corpus_files.py",
+    "pytest_plugin/test_images.py",
     "pytest_plugin/test_runs.py",
     "report/html/test_check_page.py",
     "report/html/test_hostile.py",

@@ -6,23 +6,12 @@ from pathlib import Path
 
 from fuzzvm.cli.common import print_json
 from fuzzvm.cli.output import say, say_text
-from fuzzvm.compiled.image import Image
 from fuzzvm.corpus.command import image_command
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.images.code import ImageCode
 from fuzzvm.machine.schedule import context_switches
-from fuzzvm.report.compiled_story import render, story_of
+from fuzzvm.report.compiled_story import render, story_of, title
 from fuzzvm.scenario.target import Code
-
-
-def title(image: Image) -> str:
-    """Return the line that says what an image is."""
-    manifest = image.manifest
-    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
-    return (
-        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
-        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
-    )
 
 
 def explain_on_image(case: TestCase, code: Code, file: Path, folder: Path, *, as_json: bool) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 from fuzzvm.cli.code import runnable_scenarios
 from fuzzvm.cli.common import print_json, progress_console, shell_path
-from fuzzvm.cli.image_story import title
 from fuzzvm.cli.output import print_table, say, say_text
 from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
 from fuzzvm.compiled.errors import ConversionError
@@ -17,7 +16,7 @@ from fuzzvm.corpus import store
 from fuzzvm.corpus.command import image_command
 from fuzzvm.images.code import ImageCode
 from fuzzvm.machine.schedule import context_switches
-from fuzzvm.report.compiled_story import render, story_of
+from fuzzvm.report.compiled_story import render, story_of, title
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.verify.boundary_files import Stated, verify_stated
 from fuzzvm.verify.boundary_files import load as load_boundary

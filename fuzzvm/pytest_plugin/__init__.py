@@ -7,7 +7,7 @@ Tests: tests/pytest_plugin/.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from fuzzvm.pytest_plugin.corpus_files import CorpusFile
-    from fuzzvm.pytest_plugin.runs import Run
+    from fuzzvm.pytest_plugin.runs import Run, Settings
 
 MARKER = "fuzzvm"
 FIXTURE = "fuzzvm_run"
@@ -60,6 +60,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini(
+        "fuzzvm_images",
+        "folders of kernel images: corpus files of these are run",
+        type="paths",
+        default=[],
+    )
 
 
 def _seconds(text: str) -> float:
@@ -73,8 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(mitigation=NAME|CLASS, scenarios=None, memories=None, engine='surw', without=()): run the test once "
-        f"for each of these scenarios and memory models; its argument {FIXTURE} searches that system",
+        f"{MARKER}(mitigation=NAME|CLASS, scenarios=None, memories=None, engine='surw', without=(), release=NAME, "
+        f"image=DIR): run the test once for each of these scenarios and memory models; its argument {FIXTURE} searches "
+        "that system",
     )
 
 
@@ -98,10 +105,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 f"{metafunc.definition.nodeid}: marker {MARKER} without {FIXTURE} searches nothing", pytrace=False
             )
         return
-    from fuzzvm.pytest_plugin import runs
+    from fuzzvm.pytest_plugin import asked
 
     mark = metafunc.definition.get_closest_marker(MARKER)
-    systems = runs.systems(mark, metafunc.definition.nodeid, metafunc.config.rootpath)
+    systems = asked.of_marker(mark, metafunc.definition.nodeid, metafunc.config.rootpath)
     metafunc.parametrize(FIXTURE, systems, ids=[str(system) for system in systems], indirect=True)
 
 
@@ -110,9 +117,21 @@ def fuzzvm_run(request: pytest.FixtureRequest) -> Run:
     """A system to search, one for each that the test's marker `fuzzvm` asks for."""
     from fuzzvm.pytest_plugin import runs
 
+    return runs.Run(request.param, _settings(request))
+
+
+@pytest.fixture
+def must_survive(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that searches what its arguments ask for, which are those of the marker `fuzzvm`."""
+    return _settings(request).must_survive
+
+
+def _settings(request: pytest.FixtureRequest) -> Settings:
+    from fuzzvm.pytest_plugin.runs import Settings
+
     config = request.config
-    return runs.Run(
-        request.param,
+    return Settings(
+        config.rootpath,
         seconds=config.getoption("--fuzzvm-seconds"),
         seed=config.getoption("--fuzzvm-seed"),
         findings=config.getoption("--fuzzvm-findings") or config.rootpath / "corpus" / "findings",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import replay
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import registry
+from fuzzvm.pytest_plugin.asked import apart, image_code, place_of
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
-from fuzzvm.pytest_plugin.runs import apart, place_of
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.supervision.errors import UserCodeError
+
+if TYPE_CHECKING:
+    from fuzzvm.images.code import ImageCode
 
 _FIRST_KEY = re.compile(rb"^\s*format\s*=", re.MULTILINE)
 
@@ -30,7 +36,7 @@ class CorpusItem(pytest.Item):
         try:
             case = read(path)
             problem = self._problem(case)
-        except (CorpusError, registry.MitigationError, ScenarioError, ProgramError, UserCodeError) as error:
+        except (CorpusError, registry.MitigationError, ScenarioError, ProgramError, UserCodeError, ImageError) as error:
             message = str(error)
             raise NotAsExpectedError(message if str(path) in message else f"{path}: {message}") from error
         self.user_properties.append(("fuzzvm_replay", case.expect.error or case.expect.verdict))
@@ -39,6 +45,14 @@ class CorpusItem(pytest.Item):
 
     def _problem(self, case: TestCase) -> str:
         """Return what is not as expected in a replay, '' where nothing is."""
+        if case.image is not None:
+            code = _images(tuple(self.config.getini("fuzzvm_images"))).get(case.image.digest)
+            if code is None:
+                raise registry.MitigationError(
+                    f"the test case is of {case.image}, which no folder of the setting fuzzvm_images has; "
+                    f"it is built by: {case.image.build}"
+                )
+            return replay(case, code).problem
         if case.mitigation not in self.config.getini("fuzzvm_mitigations"):
             return replay(case, None).problem
         spec = place_of(case.mitigation, self.config.rootpath)
@@ -47,6 +61,12 @@ class CorpusItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return where it stands, as pytest shows it."""
         return self.path, None, f"replay of {self.path.name}"
+
+
+@functools.cache
+def _images(folders: tuple[Path, ...]) -> dict[str, ImageCode]:
+    """Return the code of images by their digests. Raises ImageError."""
+    return {code.digest: code for code in map(image_code, folders)}
 
 
 class CorpusFile(pytest.File):

@@ -1,164 +1,72 @@
-"""What a marked test is given: a system, and ways to say what must come of searching it."""
+"""Ways to say what must come of searching a system."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from fuzzvm.campaigns import plain
-from fuzzvm.corpus.command import command
+from fuzzvm.compiled.errors import ConversionError, ImageError
+from fuzzvm.corpus.command import command, image_command
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.exhaustive import Limits, Verdict
 from fuzzvm.exhaustive.limits import bounded_by
-from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.machine import memory as memory_models
-from fuzzvm.machine.blame import blamed
 from fuzzvm.machine.errors import ProgramError, StoppedError
-from fuzzvm.mitigations import registry
+from fuzzvm.pytest_plugin import asked as asking
+from fuzzvm.pytest_plugin.asked import AskedSystem, apart
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import render
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget
-from fuzzvm.scenario import ordering_points, own, shipped
-from fuzzvm.scenario.errors import ScenarioError
-from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.system import default_memory
-from fuzzvm.scenario.target import Target
-from fuzzvm.supervision import inside
-from fuzzvm.supervision.call import call
+from fuzzvm.scenario.target import Code
 from fuzzvm.supervision.errors import UserCodeError
 from fuzzvm.verify.determinism.scheme import check
+from fuzzvm.verify.matrix import Bounds
 from fuzzvm.verify.system import verify_system
 
 T = TypeVar("T")
+_FAILS = (ProgramError, UserCodeError, StoppedError, plain.NotReproducibleError, ImageError, ConversionError)
 
 
 @dataclass(frozen=True)
-class MarkedSystem:
-    """One system that a marker asks for, and the engine to search it with.
+class Settings:
+    """What the options of pytest say of each search; `record` takes a property of the test's report."""
 
-    `mitigation` is the class, or where to load it from: that runs code of the user, so it is not done in pytest's own
-    process.
-    """
+    root: Path
+    seconds: float
+    seed: int
+    findings: Path
+    record: Callable[[tuple[str, Any]], None]
 
-    name: str
-    mitigation: str | type[Mitigation]
-    scenario: Scenario
-    memory: str
-    engine: str
-    without: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.scenario.name}-{self.memory}"
-
-    def scheme(self) -> type[Mitigation]:
-        """Return the mitigation; called where user code may run. Raises MitigationError."""
-        if isinstance(self.mitigation, str):
-            return registry.get(self.mitigation)
-        inside.watch(inspect.getfile(self.mitigation))
-        return self.mitigation
-
-    def target(self, scheme: type[Mitigation]) -> Target:
-        """Return what is searched, given the mitigation."""
-        return Target(scheme, self.scenario, self.memory, self.without, self.name)
-
-
-def systems(mark: pytest.Mark | None, where: str, root: Path) -> list[MarkedSystem]:
-    """Return the systems that a test's marker asks for, each scenario under each memory model.
-
-    Paths of mitigations count from `root`. Fails the test's collection, in one line, for what is not there.
-    """
-    if mark is None:
-        pytest.fail(f"{where}: fuzzvm_run needs the marker fuzzvm, which says what to search", pytrace=False)
-    try:
-        return _asked(root, *mark.args, **mark.kwargs)
-    except (TypeError, KeyError, registry.MitigationError, ScenarioError, UserCodeError) as error:
-        wrong = str(error.args[0] if error.args else error).replace("_asked()", "it")
-    # outside, or pytest shows what it came from as well
-    pytest.fail(f"{where}: marker fuzzvm: {wrong}", pytrace=False)
-
-
-def _asked(
-    root: Path,
-    mitigation: str | type[Mitigation],
-    scenarios: tuple[str | Scenario, ...] | list[str | Scenario] | None = None,
-    memories: tuple[str, ...] | list[str] | None = None,
-    engine: str = engines.DEFAULT,
-    without: tuple[str, ...] | list[str] = (),
-) -> list[MarkedSystem]:
-    name, scheme = _mitigation(mitigation, root)
-    chosen = list(shipped.shipped().values()) if scenarios is None else [_scenario(given, root) for given in scenarios]
-    for memory in memories or ():
-        if memory not in memory_models.names():
-            raise KeyError(f"no memory model {memory!r}; there are {', '.join(memory_models.names())}")
-    if engine not in engines.names():
-        raise KeyError(f"no engine {engine!r}; there are {', '.join(engines.names())}")
-    for point in without:
-        if point not in ordering_points.names():
-            raise KeyError(f"no ordering point {point!r}; there are {', '.join(ordering_points.names())}")
-    return [
-        MarkedSystem(name, scheme, scenario, memory, engine, tuple(without))
-        for scenario in chosen
-        for memory in memories or [default_memory(scenario)]
-    ]
-
-
-def _mitigation(given: str | type[Mitigation], root: Path) -> tuple[str, str | type[Mitigation]]:
-    if isinstance(given, str):
-        spec = place_of(given, root)
-        apart(lambda: registry.get(spec).name)
-        return given, spec
-    if not (isinstance(given, type) and issubclass(given, Mitigation)):
-        raise TypeError(f"{given!r} is neither a mitigation's name nor its class")
-    path = Path(inspect.getfile(given))
-    shown = path.relative_to(root) if path.is_relative_to(root) else path
-    return f"{shown}:{given.__qualname__}", given
-
-
-def place_of(name: str, root: Path) -> str:
-    """Return what `registry.get` takes for the mitigation of that name; a path in it counts from `root`."""
-    return str(root / name) if registry.is_path(name) else name
-
-
-def apart(function: Callable[[], T]) -> T:
-    """Return what a function returns that runs code of the user: it is called in a process of its own.
-
-    Raises UserCodeError where that code does not come to an end, or has ended the process.
-    """
-    return call(function, blamed)
-
-
-def _scenario(given: str | Scenario, root: Path) -> Scenario:
-    return given if isinstance(given, Scenario) else own.get(given, root)
+    def must_survive(self, *given: Any, **named: Any) -> None:
+        """Search each system that the arguments, those of the marker, ask for, as `Run.must_survive` does."""
+        try:
+            systems = asking.asked(self.root, *given, **named)
+        except asking.WRONG as error:
+            wrong = asking.said_by(error)
+            raise NotAsExpectedError(f"must_survive: {wrong}") from None
+        if not systems:
+            raise NotAsExpectedError("must_survive: there is no scenario to search")
+        for system in systems:
+            Run(system, self).must_survive()
 
 
 class Run:
     """The system of one test. Each method says what must be, and raises NotAsExpectedError where it is not."""
 
-    def __init__(
-        self,
-        asked: MarkedSystem,
-        *,
-        seconds: float,
-        seed: int,
-        findings: Path,
-        record: Callable[[tuple[str, Any]], None],
-    ) -> None:
+    def __init__(self, asked: AskedSystem, settings: Settings) -> None:
         self.mitigation = asked.name
         self.scenario = asked.scenario
         self.memory = asked.memory
         self._asked = asked
-        self._seconds = seconds
-        self._seed = seed
-        self._findings = findings
-        self._record = record
+        self._seconds = settings.seconds
+        self._seed = settings.seed
+        self._findings = settings.findings
+        self._record = settings.record
 
     def must_survive(self) -> None:
         """Search for a bug for `--fuzzvm-seconds`; there must be none. What is found is saved.
@@ -211,7 +119,7 @@ class Run:
     def _apart(function: Callable[[], T]) -> T:
         try:
             return apart(function)
-        except (ProgramError, UserCodeError, StoppedError, plain.NotReproducibleError) as error:
+        except _FAILS as error:
             raise NotAsExpectedError(str(error)) from error
 
     def __str__(self) -> str:
@@ -232,31 +140,58 @@ class _Found:
     never: tuple[str, ...] = ()
 
 
-def _search(asked: MarkedSystem, seconds: float, seed: int, corpus: Path | None) -> _Found:
-    scheme = asked.scheme()
+def _search(asked: AskedSystem, seconds: float, seed: int, corpus: Path | None) -> _Found:
+    code = asked.code()
     end = time.monotonic() + seconds
-    cell = plain.FuzzCell(asked.name, engines.get(asked.engine), (asked.target(scheme),))
+    cell = plain.FuzzCell(asked.name, engines.get(asked.engine), (asked.target(code),))
     result = plain.run_cell(cell, Budget(seconds=seconds), seed, corpus, end=end)
     if not result.findings:
         never = [point for _, one in result.happened if one.vacuous for point in one.missing]
         return _Found(result.search.runs, never=tuple(never))
     finding = result.findings[0]
     case = finding.case
-    return _Found(result.search.runs, case.expect.error, str(finding.path), _report(case, scheme, str(finding.path)))
+    return _Found(result.search.runs, case.expect.error, str(finding.path), _report(case, code, str(finding.path)))
 
 
-def _verify(asked: MarkedSystem, limits: Limits) -> tuple[Verdict, str]:
+def _verify(asked: AskedSystem, limits: Limits) -> tuple[Verdict, str]:
     """Return the verdict, and the story of the run that fails, '' where none is known."""
+    code = asked.code()
+    if not isinstance(code, type):
+        return _verify_image(asked, code, limits)
     with bounded_by(limits):
-        scheme = asked.scheme()
-        verdict, question = verify_system(asked.target(scheme).system(), limits)
-    check(scheme, [question], limits.max_seconds)
+        verdict, question = verify_system(asked.target(code).system(), limits)
+    check(code, [question], limits.max_seconds)
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""
     expect = Expectation("bug", verdict.failure.error, verdict.failure.function)
     case = TestCase(asked.scenario, asked.name, asked.memory, verdict.schedule, expect, without=asked.without)
-    return verdict, _report(case, scheme, "FILE")
+    return verdict, _report(case, code, "FILE")
 
 
-def _report(case: TestCase, scheme: type[Mitigation], file: str) -> str:
-    return f"{case.expect}\n{render(tell(case, scheme), command('replay', file, case.mitigation))}"
+def _verify_image(asked: AskedSystem, code: Code, limits: Limits) -> tuple[Verdict, str]:
+    # imported here: ELF, DWARF and disassembly are needed for nothing else
+    from fuzzvm.images.code import ImageCode
+    from fuzzvm.report import compiled_story
+    from fuzzvm.verify.images import verify_image
+
+    assert isinstance(code, ImageCode)
+    run = verify_image(code.image, asked.scenario, asked.memory, Bounds(limits))
+    verdict = run.verdict
+    if verdict.failure is None or verdict.schedule is None:
+        return verdict, ""
+    title = f"{compiled_story.title(code.image)}; memory {asked.memory}"
+    story = compiled_story.render(compiled_story.story_of(run.task, verdict.schedule), asked.scenario, title)
+    return verdict, f"{Expectation('bug', verdict.failure.error, verdict.failure.function)}\n{story}"
+
+
+def _report(case: TestCase, code: Code, file: str) -> str:
+    if isinstance(code, type):
+        return f"{case.expect}\n{render(tell(case, code), command('replay', file, case.mitigation))}"
+    from fuzzvm.images.code import ImageCode
+    from fuzzvm.report import compiled_story
+
+    assert isinstance(code, ImageCode)
+    task, schedule = code.with_fewer_steps(case)
+    title = f"{compiled_story.title(code.image)}; memory {case.memory}"
+    story = compiled_story.render(compiled_story.story_of(task, schedule), case.scenario, title)
+    return f"{case.expect}\n{story}\nreplay: {image_command('replay', file, code.folder)}"

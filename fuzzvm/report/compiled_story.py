@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.links import ENTRY, PageTables, table_of
 from fuzzvm.compiled.run.program import CompiledProgram
@@ -153,6 +154,16 @@ def story_of(task: CompiledTask, schedule: Schedule) -> CompiledStory:
 def _frames(program: Program) -> tuple[Frame, ...]:
     assert isinstance(program, CompiledProgram)
     return program.frames()
+
+
+def title(image: Image) -> str:
+    """Return the line that says what an image is."""
+    manifest = image.manifest
+    patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
+    return (
+        f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
+        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
+    )
 
 
 def render(story: CompiledStory, scenario: Scenario, title: str) -> str:

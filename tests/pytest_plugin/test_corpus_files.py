@@ -119,4 +119,4 @@ def test_a_case_of_a_kernel_image_fails_and_says_what_it_needs(corpus: Path) -> 
     (corpus / "regressions" / "image.toml").write_text(to_text(OF_IMAGE))
     status, said = collect(corpus)
     assert status == 1
-    assert "the test case is of image abababababab (Linux 7.3.4), which runs only where --image DIR gives it" in said
+    assert "of image abababababab (Linux 7.3.4), which no folder of the setting fuzzvm_images has" in said
