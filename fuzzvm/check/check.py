@@ -20,7 +20,7 @@ from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.manifest import Manifest
 from fuzzvm.compiled.object_code import CodeChanges, code_changes
 from fuzzvm.exhaustive import Limits
-from fuzzvm.kbuild.errors import KbuildError
+from fuzzvm.kbuild.errors import BusyError, KbuildError
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.verify.images import ImageRun, runnable, verify_image
@@ -95,7 +95,8 @@ def check(
     """Return what a series of patches does to a tree's page-table code; both are built below `out`.
 
     `tree` is the base. `options` are those of both images; `seconds` are for all searches together. Raises KbuildError
-    where the tree itself cannot be built, and ImageError, ProgramError where it cannot be run.
+    where the tree itself cannot be built or another build is at work there, and ImageError, ProgramError where it
+    cannot be run.
     """
     names = series.names
     try:
@@ -128,6 +129,9 @@ def check(
         head = build(
             replace(options, tree=tree, patches=series.files), out / "head", lambda text: progress(f"patched: {text}")
         )
+    except BusyError:
+        # which says nothing about the series
+        raise
     except (KbuildError, ImageError) as error:
         return Answer(UNTESTED, f"with the series: {error}", names, what, ((base, None),), unread=unread)
     images = (load(out / "base"), load(out / "head"))

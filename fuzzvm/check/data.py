@@ -14,8 +14,8 @@ from fuzzvm.verify.images import ImageRun
 from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
 
 
-def answer_to_data(answer: Answer, tree: Path, command: str) -> dict[str, Any]:
-    """Return an answer as plain data; `command` is what finds it again."""
+def answer_to_data(answer: Answer, tree: Path, commit: str | None, command: str) -> dict[str, Any]:
+    """Return an answer as plain data; `commit` is the base of a git tree, `command` is what finds it again."""
     what = answer.touched
     return {
         "check": FORMAT,
@@ -24,6 +24,7 @@ def answer_to_data(answer: Answer, tree: Path, command: str) -> dict[str, Any]:
         "why": answer.why or None,
         "command": command,
         "tree": str(tree),
+        "commit": commit,
         "series": list(answer.series),
         "changed": [] if what is None else list(what.changed),
         "comments_only": [] if what is None else list(what.same),

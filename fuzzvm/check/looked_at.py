@@ -6,7 +6,7 @@ A function that no schedule ran has not been looked at, whatever the verdicts ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuzzvm.compiled.closure import instructions
 from fuzzvm.compiled.image import Image
@@ -77,7 +77,9 @@ def look(
         symbols = [symbol for image in images for symbol in image.symbols_named(name)]
         source = images[0].source_name(symbols[0]) if symbols else name
         body = ChangedFunction(source, symbols[0].unit if symbols else "", frozenset(), frozenset())
-        looks.append(_looked(body, whole, pairs))
+        found = _looked(body, whole, pairs)
+        why = f"its source is as before, its code is not; {found.why}" if found.why else ""
+        looks.append(replace(found, why=why))
     return tuple(looks)
 
 

@@ -145,7 +145,7 @@ def checked(asked: Asked, given: Given, *, ours: bool = False) -> dict[str, Any]
                 ]
                 seconds = given.seconds / len(arches)
                 answers.append(check(source, series, folder / arch, mine, options, seconds, status.update))
-            return answer_to_data(together(answers), tree, _command(asked, given))
+            return answer_to_data(together(answers), tree, base, _command(asked, given))
     except OSError as error:
         raise KbuildError(f"{error.filename or folder}: {error.strerror}") from error
 

@@ -31,7 +31,7 @@ from fuzzvm.kbuild import patches as patching
 from fuzzvm.kbuild import source as sources
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.kbuild.config import check_taken, parse
-from fuzzvm.kbuild.errors import CommandError, KbuildError
+from fuzzvm.kbuild.errors import BusyError, CommandError, KbuildError
 from fuzzvm.kbuild.run import run
 
 MAX_CONFIG = 16 << 20
@@ -126,7 +126,7 @@ def _alone(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise KbuildError(f"another `fuzzvm image build` is at work in {out}") from error
+            raise BusyError(f"another `fuzzvm image build` is at work in {out}") from error
         yield
 
 

@@ -9,3 +9,7 @@ class KbuildError(Exception):
 
 class CommandError(KbuildError):
     """A command has come to its own end, and failed."""
+
+
+class BusyError(KbuildError):
+    """Another build is at work in the folder."""

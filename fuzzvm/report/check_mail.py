@@ -52,9 +52,16 @@ def _subject(data: Mapping[str, Any], run: Mapping[str, Any] | None) -> str:
     title = _COMMIT.sub("", name) if _COMMIT.match(name) else name.partition(": ")[2] or name
     more = f" (and {len(data['series']) - 1} more)" if len(data["series"]) > 1 else ""
     if run is not None and data["answer"] in BAD:
-        where = f" in {run['function']}()" if run["function"] else ""
+        name = _function(run)
+        where = f" in {name}()" if name else ""
         return f"[BUG] {run['bug']}{where}: {title}{more}"
     return f"fuzzvm check: {data['answer']}: {title}{more}"
+
+
+def _function(run: Mapping[str, Any]) -> str:
+    """Return the function of the tree that a bug is in: not the header's, nor the modelled one, that it calls."""
+    stack = run["story"]["stack"] if run["story"] else []
+    return next((str(frame["function"]) for frame in stack if frame["file"].endswith(".c")), run["function"] or "")
 
 
 def _summary(data: Mapping[str, Any]) -> str:
@@ -68,7 +75,7 @@ def _summary(data: Mapping[str, Any]) -> str:
 
 
 def _setting(data: Mapping[str, Any]) -> Iterator[str]:
-    yield from fit(f"tree: {data['tree']}")
+    yield from fit(f"tree: {data['tree']}" + (f", commit {commit}" if (commit := data.get("commit")) else ""))
     for name in data["series"]:
         yield from fit(f"patch: {name}")
     for images, which in ((images, which) for images in data["images"] for which in ("base", "head")):

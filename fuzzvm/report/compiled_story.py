@@ -210,6 +210,9 @@ def _report(story: CompiledStory) -> list[str]:
         mine = failure.object_number is not None
         if mine and isinstance(op, Alloc) and one.step.response == address_of(failure.object_number or 0):
             lines += ["", f"Allocated at step {one.step.number} by CPU {one.step.cpu}:", *_stack(one.frames)]
+        if one is story.steps[-1] and one.step.cpu == failure.cpu:
+            # its stack is that of the error
+            continue
         if isinstance(op, Free) and (not mine or object_of(op.address) == failure.object_number):
             lines += ["", f"{one.text.capitalize()} at step {one.step.number} by CPU {one.step.cpu}:"]
             lines += _stack(one.frames)

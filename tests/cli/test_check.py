@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import json
 import os
 import shutil
@@ -203,11 +204,65 @@ def test_what_cannot_be_compiled_or_run_is_one_clear_answer(tmp_path: Path, cach
     assert why in str(data["why"]) and "\n" not in str(data["why"])
 
 
+@small.needs_compiler
+def test_what_needs_no_search_is_one_line_of_text(tmp_path: Path) -> None:
+    """Each answer of which there is one only: it is the last line, and the exit status says the same."""
+    tree = small.copy_tree(tmp_path / "tree")
+    (tree / "drivers").mkdir()
+    (tree / "drivers/unused.c").write_text("int unused;\n")
+    function = "static bool vmap_try_huge_pmd("
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("--- a/drivers/unused.c\n+++ b/drivers/unused.c\n@@ -1 +1 @@\n-int unused;\n+long unused;\n")
+    series = {
+        "comments": (patch(tmp_path / "comments", "mm/vmalloc.c", (function, f"/* so */ {function}")), 0),
+        "elsewhere": (elsewhere, 0),
+        "not for this tree": (patch(tmp_path / "reverse", "mm/vmalloc.c", (TAKES, ""), reverse=True), 125),
+    }
+    for name, line in {
+        "not C": "if (no_such_name)",
+        "boundary": "{ extern void other(void); other(); }",
+        "instruction": 'asm volatile("mrs x9, cntvct_el0" ::: "x9");',
+    }.items():
+        series[name] = patch(tmp_path / name, "mm/vmalloc.c", (TAKES, f"\t{line}\n{TAKES}")), 125
+    said = {}
+    for name, (file, status) in series.items():
+        done = subprocess.run(
+            [sys.executable, "-m", "fuzzvm", "check", "--tree", tree, "--patch", file, "-s", "pmd-promotion"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (status, ""), name
+        (said[name],) = (line for line in done.stdout.splitlines() if line.startswith("answer: "))
+        assert done.stdout.endswith(said[name] + "\n")
+    assert said["comments"] == "answer: no change (only comments and white space change)"
+    assert said["elsewhere"] == "answer: no change (nothing that it changes is compiled into the image)"
+    refused = "answer: cannot be tested ("
+    not_this = f"{tmp_path / 'reverse'} does not apply: mm/vmalloc.c has the change already"
+    assert said["not for this tree"].startswith(refused + not_this)
+    assert said["not C"].startswith(f"{refused}with the series: ") and "mm/vmalloc.c:" in said["not C"]
+    assert said["boundary"].startswith(f"{refused}with the series: ") and " other" in said["boundary"]
+    assert "mm/vmalloc.c:" in said["instruction"] and "cntvct_el0" in said["instruction"]
+
+
 def test_what_does_not_apply_is_one_clear_answer(tmp_path: Path, cache: Path) -> None:
     found = patch(tmp_path / "patch", "mm/vmalloc.c", (TAKES, ""), reverse=True)
     status, data, _ = check(cache, small.SOURCES, "--patch", str(found))
     assert (status, data["answer"]) == (125, "cannot be tested")
     assert "does not apply: " in str(data["why"])
+
+
+@small.needs_compiler
+def test_that_another_check_is_at_work_says_nothing_about_the_series(tmp_path: Path) -> None:
+    found = patch(tmp_path / "patch", "mm/vmalloc.c", (TAKES, f"\tif (no_such_name)\n{TAKES}"))
+    status, data, err = check(tmp_path, small.SOURCES, "--patch", str(found), "--out", str(tmp_path / "out"))
+    assert (status, data["answer"]) == (125, "cannot be tested"), err
+    with (tmp_path / "out/arm64/head/.fuzzvm-image").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, data, err = check(tmp_path, small.SOURCES, "--patch", str(found), "--out", str(tmp_path / "out"))
+    assert (status, data) == (2, {}) and "is at work in" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

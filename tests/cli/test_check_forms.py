@@ -27,7 +27,9 @@ def fields(data: Any) -> Any:
 def test_every_form_of_an_answer_without_a_search(commands: Commands, tmp_path: Path) -> None:
     found = patch(tmp_path / "one", "mm/vmalloc.c", COMMENT)
     given = ("check", "--tree", small.SOURCES, "--patch", found)
-    ended = commands.run(*given, "--ktap", "--sarif", "out.sarif", "--html", "out.html", cwd=tmp_path)
+    ended = commands.run(
+        *given, "--ktap", "--sarif", "out.sarif", "--html", "out.html", "--mail", "out.txt", cwd=tmp_path
+    )
     assert ended.status == 0, ended.err
     (test,) = parse(ended.out)
     assert (test.name, test.ok, test.tests) == ("fuzzvm check", True, [])
@@ -39,6 +41,7 @@ def test_every_form_of_an_answer_without_a_search(commands: Commands, tmp_path: 
     (tmp_path / "check.json").write_text(ended.out)
     ended = commands.run("mail", "check.json", cwd=tmp_path)
     assert ended.status == 0 and ended.out.startswith("Subject: fuzzvm check: no change: ")
+    assert (tmp_path / "out.txt").read_text() == ended.out
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,7 @@ def test_every_form_of_an_answer_without_a_search(commands: Commands, tmp_path: 
         (("--json", "--ktap"), "--json and --ktap are both for standard output"),
         (("--sarif", "."), "is a directory"),
         (("--html", "nothing/there/"), "nothing/there"),
+        (("--mail", "nothing/there"), "nothing/there"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is_built(

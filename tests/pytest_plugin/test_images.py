@@ -86,7 +86,6 @@ def without_lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.build_image(tmp_path_factory.mktemp("no-trylock"), config=small.FRAGMENT)
 
 
-@pytest.mark.always
 @small.needs_compiler
 def test_an_image_must_survive_and_what_it_does_not_is_a_test_from_then_on(
     tmp_path: Path, small_folder: Path, without_lock: Path

@@ -100,6 +100,7 @@ BROKEN: dict[str, Any] = {
     "why": None,
     "command": "fuzzvm check --tree linux --patch series.mbox",
     "tree": "linux",
+    "commit": None,
     "series": ["series.mbox (1 of 2): mm: drop the lock #1", "series.mbox (2 of 2): mm: <b>more</b>"],
     "changed": ["mm/vmalloc.c", "arch/x86/mm/pat/set_memory.c"],
     "comments_only": ["mm/mmu.c"],

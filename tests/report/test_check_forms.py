@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -160,6 +161,21 @@ def test_a_mail_is_72_columns_wide_and_says_what_was_tested(name: str) -> None:
     assert not text.startswith("Subject: \n")
 
 
+def test_the_subject_names_the_function_of_the_tree_and_not_what_it_calls() -> None:
+    data = copy.deepcopy(BROKEN)
+    (pair,) = (one for one in data["pairs"] if one["answer"] == "broken")
+    frames = [
+        ("free_pages", ""),
+        ("pagetable_free", "include/linux/mm.h"),
+        ("pmd_free_pte_page", "arm64/mm/mmu.c"),
+    ]
+    pair["after"] |= {"bug": "free-of-linked-table", "function": "free_pages"}
+    pair["after"]["story"]["stack"] = [
+        {"function": name, "file": file, "line": 1, "inlined": False} for name, file in frames
+    ]
+    assert check_mail(data).startswith("Subject: [BUG] free-of-linked-table in pmd_free_pte_page(): ")
+
+
 def test_a_mail_has_the_schedule_as_columns() -> None:
     text = check_mail(BROKEN)
     lines = text.splitlines()
@@ -170,6 +186,7 @@ def test_a_mail_has_the_schedule_as_columns() -> None:
     assert "none uses what has been freed" not in text
     of_git = check_mail(BROKEN | {"series": ["9366386 mm/vmalloc: drop it"]})
     assert of_git.startswith("Subject: [BUG] use-after-free-read in ptdump_pte_entry(): mm/vmalloc: drop it\n")
+    assert "tree: linux\n" in text and "tree: linux, commit 0123abc\n" in check_mail(BROKEN | {"commit": "0123abc"})
     fixed = check_mail(FIXED)
     assert fixed.startswith("Subject: fuzzvm check: fixed: mm: drop the lock #1 (and 1 more)\n")
     assert "none uses what has been freed" in " ".join(fixed.split()) and "before the series" in fixed

@@ -18,6 +18,7 @@ from fuzzvm.cli.verdicts import how
 from fuzzvm.files.writing import check_file, write
 from fuzzvm.kbuild.patches import MAX_BYTES
 from fuzzvm.report.check_ktap import check_ktap
+from fuzzvm.report.check_mail import check_mail
 from fuzzvm.report.check_sarif import check_sarif
 from fuzzvm.report.check_words import kernel_in_words, look_in_words, verdict_in_words
 from fuzzvm.report.html.check_page import check_page
@@ -45,6 +46,7 @@ STDIN = Path("-")
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 @click.option("--sarif", type=OUT, metavar="FILE", help="Write SARIF 2.1.0 as well.")
 @click.option("--html", type=OUT, metavar="FILE", help="Write a page as well.")
+@click.option("--mail", type=OUT, metavar="FILE", help="Write a mail in 72 columns as well; nothing is sent.")
 def check(
     tree: Path,
     patches: tuple[Path, ...],
@@ -55,6 +57,7 @@ def check(
     as_ktap: bool,
     sarif: Path | None,
     html: Path | None,
+    mail: Path | None,
 ) -> int:
     """Say what a patch series does to page-table code.
 
@@ -65,14 +68,14 @@ def check(
     does not compile or needs what is not supported: as `git bisect run` takes them.
 
     \b
-    fuzzvm check --tree linux --patch 0001-mm.patch
+    fuzzvm check --tree linux --patch 0001-mm.patch --mail mail.txt
     fuzzvm check --tree linux --patch series.mbox -s pmd-promotion -s two-promoters --seconds 1800
     b4 am -o - MESSAGE-ID | fuzzvm check --tree linux --patch -
     fuzzvm check --tree linux --base v7.3 --head topic
     """
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
-    for path in (sarif, html):
+    for path in (sarif, html, mail):
         if path is not None:
             check_file(path)
     if head is not None and (patches or base is None):
@@ -88,7 +91,7 @@ def check(
         files = tuple(file if patch == STDIN and file else patch for patch in patches)
         data = checked(Asked(tree, files, base, head, file), given)
     assert data is not None
-    for path, form in ((sarif, check_sarif), (html, check_page)):
+    for path, form in ((sarif, check_sarif), (html, check_page), (mail, check_mail)):
         if path is not None:
             write(path, form(data))
     if as_json:
