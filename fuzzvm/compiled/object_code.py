@@ -27,8 +27,12 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.files.reading import read_bytes
 
 MAX_BYTES = 256 << 20
-TABLES = {".altinstructions": 2, "__ex_table": 2, "__jump_table": 3}
+_ALTERNATIVES = ".altinstructions"
+"""Its entries end in the length of the code that is put there."""
+TABLES = {_ALTERNATIVES: 2, "__ex_table": 2, "__jump_table": 3}
 """Sections that say how code is patched, or where it goes on after a fault, and the relocations of an entry of each."""
+_BUGS, _BUG_WORDS = "__bug_table", 3
+"""What BUG() and WARN() are listed in, and how many words of an entry may be relocated."""
 _KINDS = {"STT_FUNC": "function", "STT_OBJECT": "object"}
 _NUMBERED = re.compile(r"\.\d+$")
 _FOR_THE_LINKER = ("__UNIQUE_ID_", "__already_done", "__func__", "__ksym")
@@ -97,6 +101,8 @@ class _Object:
         except (ELFError, AttributeError) as error:
             raise ImageError(f"{name} is no object file ({error})") from error
         self._contents: dict[int, bytes] = {}
+        self._relocations: dict[int, list[tuple[int, int, str]]] = {}
+        self._by_place: dict[int, dict[int, Any]] = {}
         places = sorted(self._names(), key=lambda one: (one.section, one.start))
         self._named = places
         self._starts = [(one.section, one.start) for one in places]
@@ -115,29 +121,38 @@ class _Object:
         return self._contents[section]
 
     @cached_property
-    def _relocations(self) -> dict[int, list[tuple[int, int, str]]]:
-        """Return place, type and what is named, in order of place, by section."""
-        found: dict[int, list[tuple[int, int, str]]] = {}
+    def _tables(self) -> dict[int, list[RelocationSection]]:
+        """The tables of relocations, by the section that each is for."""
+        found: dict[int, list[RelocationSection]] = {}
         for table in self._sections:
             if not isinstance(table, RelocationSection) or not table.is_RELA():
                 continue
-            if not self._sections[table["sh_info"]]["sh_flags"] & SH_FLAGS.SHF_ALLOC:
-                continue
-            entries = found.setdefault(table["sh_info"], [])
-            for one in table.iter_relocations():
-                symbol = self._symbols[one["r_info_sym"]]
-                entries.append((one["r_offset"], one["r_info_type"], self._described(symbol, one["r_addend"])))
-            entries.sort()
+            if self._sections[table["sh_info"]]["sh_flags"] & SH_FLAGS.SHF_ALLOC:
+                found.setdefault(table["sh_info"], []).append(table)
         return found
 
-    def _described(self, symbol: Any, addend: int) -> str:
+    def _relocated(self, section: int) -> list[tuple[int, int, str]]:
+        """Return place, type and what is named, in order of place, of the relocations of a section."""
+        if section not in self._relocations:
+            self._relocations[section] = sorted(
+                (
+                    one["r_offset"],
+                    one["r_info_type"],
+                    self._described(self._symbols[one["r_info_sym"]], one["r_addend"]),
+                )
+                for table in self._tables.get(section, ())
+                for one in table.iter_relocations()
+            )
+        return self._relocations[section]
+
+    def _described(self, symbol: Any, addend: int, length: int = _ANONYMOUS) -> str:
         index = symbol["st_shndx"]
         if not isinstance(index, int):
             return f"{symbol.name}+{addend}"
-        return self._at(index, symbol["st_value"] + addend)
+        return self._at(index, symbol["st_value"] + addend, length)
 
-    def _at(self, section: int, offset: int) -> str:
-        """Return a place by the name of what is there, else by its content."""
+    def _at(self, section: int, offset: int, length: int = _ANONYMOUS) -> str:
+        """Return a place by the name of what is there, else by its content, as far as that length."""
         number = bisect_right(self._starts, (section, offset)) - 1
         one = self._named[number] if number >= 0 else None
         if one is not None and one.section == section and offset < one.end:
@@ -145,10 +160,30 @@ class _Object:
         place, content = self._sections[section], self._content(section)
         if place["sh_flags"] & SH_FLAGS.SHF_STRINGS and 0 <= offset < len(content):
             return f"text {content[offset : content.find(0, offset)]!r}"
-        return f"{place.name} {content[max(offset, 0) : max(offset, 0) + _ANONYMOUS]!r}"
+        if place.name == _BUGS:
+            return self._bug(section, offset)
+        return f"{place.name} {content[max(offset, 0) : max(offset, 0) + length]!r}"
+
+    def _bug(self, section: int, offset: int) -> str:
+        """Return an entry of the table of bugs that code refers to, by all but its line.
+
+        It has relocations for where it is, on some architectures for its format, and for its file, then line and flags.
+        """
+        first = next((place for place, _, _ in self._relocated(section) if place >= offset), offset)
+        mine = [(place, what) for place, _, what in self._relocated(section) if first <= place < first + _BUG_WORDS * 4]
+        flags = first + len(mine) * 4 + 2
+        return f"{_BUGS} {[what for _, what in mine]} {self._content(section)[flags : flags + 2]!r}"
+
+    def _replacement(self, section: int, place: int, length: int) -> str:
+        """Return the code that an alternative has instead, which that place names; what lies behind it is another's."""
+        if section not in self._by_place:
+            every = (one for table in self._tables[section] for one in table.iter_relocations())
+            self._by_place[section] = {one["r_offset"]: one for one in every}
+        one = self._by_place[section][place]
+        return self._described(self._symbols[one["r_info_sym"]], one["r_addend"], length)
 
     def _between(self, one: _Named) -> list[tuple[int, int, str]]:
-        every = self._relocations.get(one.section, [])
+        every = self._relocated(one.section)
         first, last = bisect_right(every, (one.start, -1, "")), bisect_right(every, (one.end, -1, ""))
         return [(place - one.start, kind, what) for place, kind, what in every[first:last]]
 
@@ -186,13 +221,15 @@ class _Object:
         found: Counter[tuple[object, tuple[str, ...]]] = Counter()
         for number, section in enumerate(self._sections):
             length = TABLES.get(section.name, 0)
-            every = self._relocations.get(number, [])
+            every = self._relocated(number) if length else []
             ends = [place for place, _, _ in every[length::length]] if length else []
             for first, end in zip(range(0, len(every), length or 1), [*ends, section["sh_size"]], strict=False):
                 if length:
                     entry = every[first : first + length]
-                    named = tuple(what for _, _, what in entry)
                     content = self._content(number)[entry[0][0] : end]
+                    named = tuple(what for _, _, what in entry)
+                    if section.name == _ALTERNATIVES:
+                        named = (named[0], self._replacement(number, entry[1][0], content[-1]))
                     found[(section.name, named, content), tuple(what.partition("+")[0] for what in named)] += 1
         return found
 

@@ -76,6 +76,73 @@ def test_what_differs_is_named_and_nothing_else(
     assert code_changes(base, head, ["f.o"], ARCH) == CodeChanges(frozenset(functions), frozenset(data))
 
 
+WARNS = r"""
+#define ENTRY(line, flags) "2: .long 1b - .\n.long text - .\n.long file - .\n.short " #line ", " #flags "\n.popsection"
+#define WARN(line, flags) ({ \
+	long at; \
+	asm volatile("1: adr %0, 2f\n.pushsection __bug_table, \"aw\"\n" ENTRY(line, flags) : "=r"(at)); \
+	at; \
+})
+const char text[] = "so it is", file[] = "f.c";
+
+long before(void)
+{
+	return WARN(7, 1);
+}
+
+long behind(void)
+{
+	return WARN(12, 1) + WARN(13, 1);
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("edits", "functions"),
+    [
+        # what stands before it moves it in the table, and so do lines of the source
+        ([("return WARN(7, 1)", "return 0"), ("12", "11"), ("13", "12")], {"before"}),
+        ([("13, 1", "13, 3")], {"behind"}),
+        ([("WARN(12, 1) + ", "")], {"behind"}),
+    ],
+)
+def test_a_warning_is_compared_by_all_but_its_line(
+    tmp_path: Path, edits: list[tuple[str, str]], functions: set[str]
+) -> None:
+    text = WARNS
+    for old, new in edits:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    base, head = compiled(tmp_path / "base", WARNS), compiled(tmp_path / "head", text)
+    assert code_changes(base, head, ["f.o"], ARCH) == CodeChanges(frozenset(functions), frozenset())
+
+
+ALTERNATIVES = r"""
+#define ALTERNATIVE(new) asm volatile("661: nop\n.pushsection .altinstructions, \"a\"\n" \
+	".word 661b - .\n.word 663f - .\n.hword 3\n.byte 4, 4\n.popsection\n" \
+	".pushsection .replaced, \"ax\"\n663: " new "\n.popsection")
+
+void before(void)
+{
+	ALTERNATIVE("isb");
+}
+
+void behind(void)
+{
+	ALTERNATIVE("dmb ish");
+}
+"""
+
+
+@needs_compiler
+def test_an_alternative_is_its_own_code_and_not_that_behind_it(tmp_path: Path) -> None:
+    base = compiled(tmp_path / "base", ALTERNATIVES)
+    for number, (old, new, name) in enumerate([("isb", "yield", "before"), ("dmb ish", "dmb ishst", "behind")]):
+        head = compiled(tmp_path / f"head{number}", ALTERNATIVES.replace(old, new))
+        assert code_changes(base, head, ["f.o"], ARCH).functions == {name}
+
+
 @needs_compiler
 def test_all_of_a_new_object_differs(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
