@@ -3,7 +3,8 @@
 Syntax and primitives are those of Linux 6.12's tools/memory-model/Documentation (litmus-tests.txt) and of
 linux-kernel.def. The model has no instruction fetch and no cache maintenance: a patched site is a plain variable, DC,
 IC, ISB and the IPI are left out. An entry that leads to the table is a pointer to the word `freed`, so that the use of
-the table depends on what was read; dependencies on entries that lead elsewhere are left out.
+the table depends on what was read; dependencies on entries that lead elsewhere are left out. No such entry is ever a
+number, not even one that is cleared: herd7 refuses to dereference what is no address.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def lkmm(question: Question) -> str:
         lines.append("(* left out: fetch, DC, IC and ISB; a patched site is a variable, 1 for the branch *)")
     lines += ["", "{"]
     initial = question.initial | {place: int(taken) for place, taken in question.sites.items()}
-    for place, value in initial.items():
-        if value:
+    for place, value in (dict.fromkeys(pointers, 0) | initial).items():
+        if value or place in pointers:
             lines.append(f"\t{place}={_value(pointers, place, value)};")
     lines += ["}", ""]
     for thread in threads:
@@ -75,7 +76,7 @@ def _pointers(question: Question) -> dict[str, int]:
 
 def _value(pointers: dict[str, int], place: str, value: int) -> str:
     """Return a value as C has it; what else than the table an entry holds is a pointer to a word of its own."""
-    if place not in pointers or value == 0:
+    if place not in pointers:
         return str(value)
     return FREED_PLACE if value == pointers[place] else f"other{value}"
 

@@ -80,6 +80,25 @@ def test_nothing_that_orders_is_lost(path: Path) -> None:
         assert "left out: fetch" in text
 
 
+@pytest.mark.product
+@pytest.mark.parametrize("path", FAILING, ids=lambda path: path.stem)
+def test_what_is_dereferenced_is_an_address_whatever_is_read(path: Path) -> None:
+    """herd7 ends with "Non-symbolic memory access" where a number may be dereferenced, whatever the condition is."""
+    case = read(path)
+    text = lkmm(question_of(case, mitigation_of(case)))
+    places = set()
+    for body in (body for _, _, body in FUNCTION.findall(text)):
+        for register in re.findall(r"\*(r\d+)\)|smp_store_release\((r\d+), ", body):
+            (found,) = filter(None, register)
+            places |= set(re.findall(rf"\t{found} = \w+\(\*?(\w+)", body))
+    assert places and not any(re.fullmatch(r"r\d+", place) for place in places)
+    for place in places:
+        given = re.findall(rf"\t{place}=(\w+);", text)
+        given += re.findall(rf"(?:WRITE_ONCE|smp_store_release)\(\*?{place}, (\w+)\)", text)
+        given += [value for pair in re.findall(rf"cmpxchg\w*\({place}, (\w+), (\w+)\)", text) for value in pair]
+        assert re.search(rf"\t{place}=\w+;", text) and not any(value.isdigit() for value in given), (place, given)
+
+
 def test_use_depends_on_the_entry() -> None:
     case = read(next(path for path in FAILING if path.name.startswith("none-")))
     text = lkmm(question_of(case, mitigation_of(case)))
