@@ -81,6 +81,8 @@ class Answer:
     """Functions that the series changes in files that the image is compiled from, and whether they ran."""
     data: tuple[str, ...] = ()
     """Variables whose initial content changes."""
+    flushes: tuple[str, ...] = ()
+    """Functions whose maintenance of TLBs changes, of which no verdict says anything."""
 
 
 def check(
@@ -155,16 +157,17 @@ def check(
     changes = code_changes(out / "base" / "build", out / "head" / "build", objects, images[0].arch)
     looks = look(images, bodies, changes, [_ran(pair) for pair in pairs])
     data = tuple(sorted(changes.data))
+    flushes = tuple(sorted(changes.flushes))
     answer, why = _together(pairs), ""
     if answer == NO_CHANGE:
-        lacks = missed(looks, unseen)
+        lacks = missed(looks, unseen, flushes)
         if not changes.functions and data:
             lacks = "; ".join(filter(None, [f"only data changes: {', '.join(data)}", lacks]))
         if lacks:
             answer, why = NOT_LOOKED_AT, f"no verdict changes, and {lacks}"
         elif left_out:
             answer, why = UNDECIDED, "scenarios were left out"
-    return Answer(answer, why, names, what, ((base, head),), pairs, unread, left_out, looks, data)
+    return Answer(answer, why, names, what, ((base, head),), pairs, unread, left_out, looks, data, flushes)
 
 
 def _ran(pair: Comparison) -> Pair:
@@ -173,10 +176,12 @@ def _ran(pair: Comparison) -> Pair:
     return Pair(f"{pair.scenario.name}, {pair.memory}", *ran)
 
 
-def missed(looks: Sequence[Look], unseen: Sequence[str]) -> str:
+def missed(looks: Sequence[Look], unseen: Sequence[str], flushes: Sequence[str] = ()) -> str:
     """Return what the series changes and no verdict is about, '' where there is nothing."""
     functions = [f"{one.name} ({one.why})" for one in looks if one.state in NOT_SEEN]
     parts = [f"not looked at: {', '.join(functions)}"] if functions else []
+    if flushes:
+        parts.append(f"what TLBs hold is not followed, and their maintenance changes in {', '.join(flushes)}")
     return "; ".join(parts + [f"no image is compiled from {', '.join(unseen)}"] * bool(unseen))
 
 

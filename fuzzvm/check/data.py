@@ -33,6 +33,7 @@ def answer_to_data(answer: Answer, tree: Path, commit: str | None, command: str)
         else [{"function": one.name, "file": one.file, "model": one.model} for one in what.functions],
         "functions": [asdict(one) for one in answer.functions],
         "data": list(answer.data),
+        "flushes": list(answer.flushes),
         "not_looked_at": list(answer.unread),
         "left_out": dict(answer.left_out),
         "images": [

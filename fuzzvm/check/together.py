@@ -25,11 +25,12 @@ def together(answers: Sequence[Answer]) -> Answer:
     every = [set(answer.unread) for answer in answers]
     unread = tuple(name for name in first.unread if all(name in names for names in every))
     looks = _looks(look for answer in answers for look in answer.functions)
+    flushes = tuple(dict.fromkeys(name for answer in answers for name in answer.flushes))
     given = {answer.answer for answer in answers}
     worst = next((answer for answer in _WORST if answer in given), "")
     why = "; ".join(dict.fromkeys(answer.why for answer in answers if answer.answer == worst and answer.why))
     if not worst:
-        lacks = missed(looks, ours(unread))
+        lacks = missed(looks, ours(unread), flushes)
         data_only = [answer.why for answer in answers if "only data changes" in answer.why]
         worst = NOT_LOOKED_AT if lacks or data_only else NO_CHANGE
         why = "; ".join(filter(None, [*data_only, lacks])) or first.why
@@ -43,6 +44,7 @@ def together(answers: Sequence[Answer]) -> Answer:
         left_out=tuple(dict.fromkeys(one for answer in answers for one in answer.left_out)),
         functions=looks,
         data=tuple(dict.fromkeys(name for answer in answers for name in answer.data)),
+        flushes=flushes,
     )
 
 

@@ -34,6 +34,8 @@ TABLES = {_ALTERNATIVES: 2, "__ex_table": 2, "__jump_table": 3}
 _BUGS, _BUG_WORDS = "__bug_table", 3
 """What BUG() and WARN() are listed in, and how many words of an entry may be relocated."""
 _KINDS = {"STT_FUNC": "function", "STT_OBJECT": "object"}
+_MAINTENANCE = ("tlbi", "dsb", "isb", "invlpg", "invpcid")
+_MAINTAINS = re.compile(r"^(tlbi|invlpg|invpcid) |flush_tlb|invlpg")
 _NUMBERED = re.compile(r"\.\d+$")
 _FOR_THE_LINKER = ("__UNIQUE_ID_", "__already_done", "__func__", "__ksym")
 _ANONYMOUS = 16
@@ -42,10 +44,14 @@ _ANONYMOUS = 16
 
 @dataclass(frozen=True)
 class CodeChanges:
-    """Names of functions, and of variables and other data, whose content differs; as the object files have them."""
+    """Names of functions, and of variables and other data, whose content differs; as the object files have them.
+
+    `flushes` are those of the functions whose maintenance of TLBs differs, or the order of it and of what they free.
+    """
 
     functions: frozenset[str]
     data: frozenset[str]
+    flushes: frozenset[str] = frozenset()
 
 
 def code_changes(base: Path, head: Path, objects: Iterable[str], arch: ImageArch) -> CodeChanges:
@@ -55,6 +61,7 @@ def code_changes(base: Path, head: Path, objects: Iterable[str], arch: ImageArch
     """
     functions: set[str] = set()
     data: set[str] = set()
+    flushes: set[str] = set()
     for name in objects:
         paths = [folder / name for folder in (base, head)]
         contents = [read_bytes(path, MAX_BYTES) if path.is_file() else b"" for path in paths]
@@ -65,7 +72,8 @@ def code_changes(base: Path, head: Path, objects: Iterable[str], arch: ImageArch
             old, new = before.digests(kind), after.digests(kind)
             found |= {one for one in old.keys() | new.keys() if old.get(one) != new.get(one)}
         functions |= _patched_otherwise(before, after)
-    return CodeChanges(frozenset(functions), frozenset(data))
+        flushes |= {one for one in functions if before.maintenance(one) != after.maintenance(one)}
+    return CodeChanges(frozenset(functions), frozenset(data), frozenset(flushes))
 
 
 def _patched_otherwise(before: _Object, after: _Object) -> set[str]:
@@ -215,6 +223,26 @@ class _Object:
                 where = target - one.start if inside else self._at(one.section, target)
                 # of conditions under one mnemonic the name does not tell which
                 yield line.mnemonic, registers, where, code[offset : offset + line.size] if inside else b""
+
+    def maintenance(self, function: str) -> tuple[tuple[str, ...], ...]:
+        """Return, of each function of that name that maintains TLBs, its maintenance, barriers and frees in order."""
+        found = []
+        for one in self._named:
+            if one.kind != "function" or one.name != function:
+                continue
+            named = {place: what.partition("+")[0] for place, _, what in self._between(one)}
+            events = []
+            for line in self._arch.disassemble(self._content(one.section)[one.start : one.end], one.start):
+                offset = line.address - one.start
+                calls = {named[place] for place in range(offset, offset + line.size) if place in named}
+                if line.target is not None and not one.start <= line.target < one.end:
+                    calls.add(self._at(one.section, line.target).partition("+")[0])
+                if line.mnemonic in _MAINTENANCE:
+                    events.append(f"{line.mnemonic} {line.operands}".partition(",")[0])
+                events += sorted(name for name in calls if _MAINTAINS.search(name) or "free" in name)
+            if any(_MAINTAINS.search(event) for event in events):
+                found.append(tuple(events))
+        return tuple(found)
 
     def entries(self) -> Counter[tuple[object, tuple[str, ...]]]:
         """Return the entries of tables about functions, and the names in each."""

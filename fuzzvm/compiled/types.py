@@ -135,6 +135,20 @@ class Type:
         """Return the members of a struct or union; those of one without a name in it are its own."""
         return tuple(self._members(0))
 
+    def path_at(self, offset: int) -> str:
+        """Return the member or element at an offset as C writes it, ".owner.counter". Raises ImageError for none."""
+        of = self.resolved().complete()
+        if of.kind in ("struct", "union"):
+            for member in of.members:
+                if member.bits is None and member.offset <= offset < member.offset + member.size:
+                    return f".{member.name}{member.type.path_at(offset - member.offset)}"
+        elif of.kind == "array" and len(of.counts) == 1:
+            number, rest = divmod(offset, of.target.size)
+            return f"[{number}]{of.target.path_at(rest)}"
+        elif offset == 0:
+            return ""
+        raise ImageError(f"{self} has nothing at offset {offset}")
+
     def _members(self, base: int) -> Iterator[Member]:
         plain = self.resolved().complete()
         if plain.kind not in ("struct", "union"):

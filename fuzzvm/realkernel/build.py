@@ -40,8 +40,8 @@ _FILES = ("image", "System.map", "initramfs", "config")
 INSTRUMENTED = ("pagewalk", "ptdump", "dump_pagetables", "vmalloc", "pgtable", "mmu", "set_memory", "pageattr")
 """The objects whose accesses KASAN checks, which are those that read page tables; all others compile in half the time.
 
-What is free is known in any case: the page allocator says so to KASAN itself, in an object that is never checked. A name
-stands for every object that is called so: none of these is in what boots the kernel, which has no KASAN.
+What is free is known in any case: the page allocator says so to KASAN itself, in an object that is never checked. A
+name stands for every object that is called so: none of these is in what boots the kernel, which has no KASAN.
 """
 MAX_TEXT = 16 << 20
 """Bytes of a configuration or a manifest."""

@@ -88,6 +88,8 @@ def _setting(data: Mapping[str, Any]) -> Iterator[str]:
 def _looks(data: Mapping[str, Any]) -> Iterator[str]:
     for one in data["functions"]:
         yield from fit(look_in_words(one))
+    for name in data.get("flushes", ()):
+        yield from fit(f"maintenance of TLBs changes, and is not followed: {name}")
     for name in data["not_looked_at"]:
         yield from fit(f"not looked at: {name}: no image is compiled from it")
     for name, why in data["left_out"].items():

@@ -6,9 +6,11 @@ A step names the source line of the innermost function; what one CPU alone uses 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.lines import Frame
 from fuzzvm.compiled.run.links import ENTRY, PageTables, table_of
@@ -103,7 +105,16 @@ class CompiledDescriber(Describer):
         allocation = self._machine.allocator.lookup(address)
         if allocation is not None and str(allocation.label).startswith("site in "):
             return str(allocation.label)
-        return self._task.image.describe(self._memory.va(address))
+        return self._variable(self._memory.va(address))
+
+    def _variable(self, va: int) -> str:
+        """Return a variable of the image, with the member of it where the debug information has that."""
+        image = self._task.image
+        symbol = image.symbol_at(va)
+        if symbol is not None and symbol.kind != "function":
+            with suppress(ImageError):
+                return symbol.name + image.types.variable(symbol.name, symbol.address).path_at(va - symbol.address)
+        return image.describe(va)
 
     def value(self, address: int, value: Value) -> str:
         if not isinstance(value, int):

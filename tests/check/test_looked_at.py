@@ -90,7 +90,7 @@ def test_the_same_code_needs_no_look_and_what_is_modelled_gets_none(images: list
     same = look(images, [body], CodeChanges(frozenset(), frozenset()), [])
     assert [one.state for one in same] == [SAME_CODE]
     (one,) = look(images, [], CodeChanges(frozenset({"__warn_printk"}), frozenset()), [])
-    assert (one.state, one.why) == (NOT_RUN, "the model stands for it")
+    assert (one.state, one.why) == (NOT_RUN, "its source is as before, its code is not; the model stands for it")
 
 
 @small.needs_compiler

@@ -140,6 +140,18 @@ def test_a_function_that_no_schedule_runs_is_not_called_unchanged(tmp_path: Path
     assert [(one["name"], one["state"]) for one in functions_of(data)] == [("vmap_try_huge_pud", "did not run")]
 
 
+@small.needs_compiler
+def test_that_a_flush_is_gone_is_not_called_no_change(tmp_path: Path, cache: Path) -> None:
+    """Images do not follow TLBs: the search finds nothing, and says nothing."""
+    clear = "\tWRITE_ONCE(pmd->pmd, 0);\n"
+    edit = f"{clear}\tflush_tlb_kernel_pgtable(addr);\n", f"{clear}\tdsb(ish);\n"
+    found = patch(tmp_path / "patch", "arch/arm64/mm/mmu.c", edit)
+    status, data, err = check(cache, small.SOURCES, "--patch", str(found))
+    assert [one["answer"] for one in pairs_of(data)] == [NO_CHANGE] * 2, err
+    assert (status, data["answer"]) == (125, NOT_LOOKED_AT)
+    assert data["flushes"] == ["pmd_free_pte_page"] and "what TLBs hold is not followed" in str(data["why"])
+
+
 @pytest.mark.slow
 @small.needs_compiler
 def test_a_function_that_ran_is_named_with_the_pairs(tmp_path: Path, cache: Path) -> None:

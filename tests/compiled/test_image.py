@@ -231,6 +231,11 @@ def test_code_that_a_function_of_nobody_writes_is_not_read(small_image: Image, t
 def test_types(small_image: Image) -> None:
     types = small_image.types
     assert types.offset("mm_struct", "mmap_lock", "owner", "counter") == 24
+    init_mm = types.variable("init_mm")
+    assert init_mm.path_at(24) == ".mmap_lock.owner.counter" and init_mm.path_at(0) == ".pgd"
+    with pytest.raises(ImageError, match="struct rw_semaphore has nothing at offset 20"):
+        init_mm.path_at(36)
+    assert types.named("struct page").path_at(48) == ".unused[2]"
     assert types.offset("rw_semaphore", "wait_list") == 24 and types.size("rw_semaphore") == 40
     # members of a union and of a structure without a name are the outer one's
     assert types.offset("page", "lru") == 8 and types.size("page") == 64

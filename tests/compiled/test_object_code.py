@@ -118,6 +118,49 @@ def test_a_warning_is_compared_by_all_but_its_line(
     assert code_changes(base, head, ["f.o"], ARCH) == CodeChanges(frozenset(functions), frozenset())
 
 
+FLUSHES = r"""
+extern void flush_tlb_kernel_range(long start, long end), free_pages(long page), other(void);
+
+void by_call(long page)
+{
+	other();
+	flush_tlb_kernel_range(page, page + 1);
+	free_pages(page);
+}
+
+void by_instruction(long page)
+{
+	asm volatile("dsb ishst\n\ttlbi vaae1is, %0\n\tdsb ish" :: "r"(page) : "memory");
+	free_pages(page);
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("old", "new", "function", "flushes"),
+    [
+        ("\tflush_tlb_kernel_range(page, page + 1);\n", "", "by_call", True),
+        (
+            "\tflush_tlb_kernel_range(page, page + 1);\n\tfree_pages(page);\n",
+            "\tfree_pages(page);\n\tflush_tlb_kernel_range(page, page + 1);\n",
+            "by_call",
+            True,
+        ),
+        ("\\n\\tdsb ish", "", "by_instruction", True),
+        ("tlbi vaae1is", "tlbi vae1is", "by_instruction", True),
+        ("\tother();\n", "", "by_call", False),
+    ],
+)
+def test_maintenance_of_tlbs_that_differs_is_named(
+    tmp_path: Path, old: str, new: str, function: str, *, flushes: bool
+) -> None:
+    assert FLUSHES.count(old) == 1
+    base, head = compiled(tmp_path / "base", FLUSHES), compiled(tmp_path / "head", FLUSHES.replace(old, new))
+    found = code_changes(base, head, ["f.o"], ARCH)
+    assert found.functions == {function} and found.flushes == ({function} if flushes else set())
+
+
 ALTERNATIVES = r"""
 #define ALTERNATIVE(new) asm volatile("661: nop\n.pushsection .altinstructions, \"a\"\n" \
 	".word 661b - .\n.word 663f - .\n.hword 3\n.byte 4, 4\n.popsection\n" \

@@ -127,6 +127,7 @@ BROKEN: dict[str, Any] = {
             "why": "it was entered, and none of its changed lines ran",
         },
     ],
+    "flushes": [],
     "data": ["vmap_allow_huge"],
     "not_looked_at": ["arch/x86/mm/pat/set_memory.c"],
     "left_out": {"cpa-collapse": "it is of x86_64, and the image of arm64"},

@@ -112,17 +112,23 @@ def _print(data: Mapping[str, Any]) -> None:
         said = [[verdict_in_words(pair[when]) for when in ("before", "after")] for pair in pairs]
         rows = [(pair["scenario"], pair["memory"], *two, pair["answer"]) for pair, two in zip(pairs, said, strict=True)]
         print_table(("scenario", "memory", "before", "after", ""), rows)
+    told: dict[tuple[str, str, str], str] = {}
     for pair in pairs:
         for when in ("before", "after"):
             run = pair[when]
             if run is None or run["story"] is None:
                 continue
+            where = f"{pair['scenario']}, {pair['memory']}"
+            first = told.setdefault((when, run["bug"], run["function"]), where)
+            like = "" if first == where else f"; {run['bug']} as in {first}"
             say(
                 "",
-                f"{when}, {pair['scenario']}, {pair['memory']}: {run['context_switches']} context switches, "
-                f"{run['steps']} steps, {how(minimal=run['complete'])}",
+                f"{when}, {where}: {run['context_switches']} context switches, {run['steps']} steps, "
+                f"{how(minimal=run['complete'])}{like}",
             )
-            say_text(run["story"]["text"])
+            # the others are in --json and --html
+            if not like:
+                say_text(run["story"]["text"])
     say("")
     say(f"answer: {data['answer']}" + (f" ({data['why']})" if data["why"] else ""))
 
@@ -140,6 +146,8 @@ def _lines(data: Mapping[str, Any]) -> Iterator[str]:
         yield look_in_words(one)
     if data["data"]:
         yield f"changes data: {', '.join(data['data'])}"
+    if data["flushes"]:
+        yield f"changes maintenance of TLBs, which is not followed: {', '.join(data['flushes'])}"
     if data["not_looked_at"]:
         yield f"not looked at: {', '.join(data['not_looked_at'])}"
     for name, why in data["left_out"].items():
