@@ -16,7 +16,7 @@ from pathlib import Path
 from fuzzvm.campaigns.settle import NotTheSameError, SettledRun, settle
 from fuzzvm.campaigns.signals import first_signal_ends
 from fuzzvm.corpus import store
-from fuzzvm.corpus.format import Expectation, TestCase, read
+from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.kernel.hooks import Verdict
 from fuzzvm.machine.errors import StoppedError
 from fuzzvm.machine.execution import Execution
@@ -31,6 +31,7 @@ from fuzzvm.scenario.system import System
 from fuzzvm.scenario.target import Target
 from fuzzvm.supervision import inside
 from fuzzvm.supervision.folder import same_folder
+from fuzzvm.verify.matrix import Cell
 
 MINIMISER_SHARE = 0.5
 """Of the seconds for a cell, the part that its minimiser has on top, where it began late."""
@@ -223,9 +224,7 @@ def seed_runs(corpus: Path | None) -> list[tuple[Scenario, tuple[tuple[int, ...]
 def case_of(target: Target, task: Task, execution: Execution) -> TestCase:
     """Return a run of a target's task as a test case. Raises ConversionError where a run of an image cannot be kept."""
     if isinstance(target.code, type):
-        name = target.code.name if target.name is None else target.name
-        expect = Expectation.of(execution)
-        return TestCase(target.scenario, name, target.memory, execution.schedule, expect, without=target.without)
+        return Cell.naming(target).case(execution)
     # imported here: ELF and disassembly are needed for nothing else
     from fuzzvm.compiled.run.task import CompiledTask
     from fuzzvm.images.code import ImageCode

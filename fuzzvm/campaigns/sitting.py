@@ -29,7 +29,7 @@ JOBS_PER_CORE = 8
 
 def targets(cells: Sequence[FuzzCell]) -> tuple[Cell, ...]:
     """Return what cells search, each target once: those of all mitigations in turn, as a search may end early."""
-    of_each = [[Cell(cell.name, one.scenario, one.memory, one.without) for one in cell.targets] for cell in cells]
+    of_each = [[Cell.naming(target) for target in cell.targets] for cell in cells]
     return tuple(dict.fromkeys(target for turn in zip_longest(*of_each) for target in turn if target is not None))
 
 

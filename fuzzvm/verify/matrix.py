@@ -21,6 +21,7 @@ from fuzzvm.mitigations import registry
 from fuzzvm.processes.parallel import Caller, call_all
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from fuzzvm.scenario.target import Target
 from fuzzvm.verify.determinism.asked import Driving
 from fuzzvm.verify.determinism.scheme import check
 from fuzzvm.verify.system import verify_system
@@ -47,6 +48,13 @@ class Cell:
         """Return the cell that a test case of a mitigation is a run of."""
         return cls(case.mitigation, case.scenario, case.memory, case.without)
 
+    @classmethod
+    def naming(cls, target: Target) -> Cell:
+        """Return the cell that names a target of a mitigation."""
+        assert isinstance(target.code, type)
+        name = target.code.name if target.name is None else target.name
+        return cls(name, target.scenario, target.memory, target.without)
+
     def case(self, execution: Execution, origin: str = "") -> TestCase:
         """Return a run of it as a test case."""
         expect = Expectation.of(execution)
@@ -57,7 +65,7 @@ class Cell:
     def system(self, mitigation: type[Mitigation] | None = None) -> System:
         """Return the system, by default under the cell's own mitigation. Raises as `verify_cell` does."""
         scheme = mitigation if mitigation is not None else self.scheme()
-        return System(self.scenario, scheme, self.memory, self.mitigation, self.without)
+        return Target(scheme, self.scenario, self.memory, self.without, self.mitigation).system()
 
     def scheme(self) -> type[Mitigation]:
         """Return the cell's own mitigation. Raises MitigationError."""
