@@ -187,3 +187,7 @@ def test_kfence_changes_its_pages_in_softirqs() -> None:
 def test_kfence_of_x86_is_not_modelled() -> None:
     with pytest.raises(ScenarioError, match="x86_64 has no kfence_protect_page"):
         Scenario.from_data(in_softirq(0).to_data() | {"arch": "x86_64"})
+
+
+def test_a_split_that_has_no_memory_changes_nothing_and_lets_go_of_its_mutex() -> None:
+    assert error(two(SIDE_BY_SIDE[:1], allocations_fail=True), "sc") == "safe"
