@@ -25,6 +25,8 @@ class Call:
     """
 
     name: ClassVar[str]
+    archs: ClassVar[tuple[str, ...]] = ()
+    """The architectures that have it; none stands for all."""
     walks: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     collapses: ClassVar[bool] = False

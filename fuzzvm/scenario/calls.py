@@ -30,6 +30,7 @@ from fuzzvm.scenario.call import not_mapped, pages_of, range_of
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.hotplug_calls import (
     HugetlbVmemmapOptimizeFolio,
+    KfenceProtectPage,
     PagemapRangeFails,
     PageunmapRange,
     TryRemoveMemory,
@@ -380,6 +381,7 @@ CALLS: dict[str, type[Call]] = {
         PageunmapRange,
         PagemapRangeFails,
         HugetlbVmemmapOptimizeFolio,
+        KfenceProtectPage,
         CallFunction,
     )
 }

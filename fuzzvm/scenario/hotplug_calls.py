@@ -1,4 +1,4 @@
-"""The calls that take memory out, or its shadow, or remap what describes it."""
+"""The calls that take memory out, or its shadow, or remap what describes it; and what KFENCE does to its pool."""
 
 from __future__ import annotations
 
@@ -80,3 +80,21 @@ class HugetlbVmemmapOptimizeFolio(Call):
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
         return not_mapped(self, mapped)
+
+
+@dataclass(frozen=True)
+class KfenceProtectPage(Call):
+    """Make a page of KFENCE's pool invalid: kfence_protect_page of arm64, as an object is freed in any context."""
+
+    name = "kfence_protect_page"
+    archs = ("arm64",)
+    changes_attr = True
+    page: int
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = range_of(k, self.page, 1)
+        yield from k.arch.kfence_protect_page(k, addr)
+        return areas
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        return "" if self.page in mapped else f"page {self.page} is not mapped"

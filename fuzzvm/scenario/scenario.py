@@ -199,6 +199,9 @@ class Scenario:
             raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
         if self.invlpgb and self.arch != "x86_64":
             raise ScenarioError(f"{self.arch} has no INVLPGB", "invlpgb")
+        for call in (*self.setup, *self.calls):
+            if call.archs and self.arch not in call.archs:
+                raise ScenarioError(f"{self.arch} has no {call.name}", str(call))
         if self.iommu_sva and self.arch != "x86_64":
             raise ScenarioError(f"no device walks the kernel's page tables on {self.arch}", "iommu_sva")
         if self.invlpgb and self.tlb:

@@ -21,6 +21,7 @@ AFTER = {
     ("static-key-enable", "two-walkers"): "static-key",
     ("collapse-free-lock+collapse-cpa-lock", "pair-x86_64-collapse-pmd-ptdump"): "linux-7.3",
     ("linux-6.18", "pair-arm64-hot-remove-ptdump"): "linux-7.3",
+    ("split-in-softirq", "kfence-in-softirq"): "linux-6.18",
     ("linux-7.3+deferred-free", "x86-split-then-collapse-iommu"): "linux-7.3+deferred-free",
 }
 """The kernel of the day after, by that of the day before and the scenario.

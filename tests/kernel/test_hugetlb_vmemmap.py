@@ -84,3 +84,9 @@ def test_the_walk_asserts_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugetlb_vmemmap, "mmap_read_lock", nothing)
     monkeypatch.setattr(hugetlb_vmemmap, "mmap_read_unlock", nothing)
     assert error(side_by_side("x86_64")) == WALK_WITHOUT_LOCK
+
+
+@pytest.mark.parametrize("arch", ["arm64", "x86_64"])
+def test_without_memory_for_a_table_the_locks_are_let_go_of(arch: str) -> None:
+    data = side_by_side(arch).to_data()
+    assert error(Scenario.from_data(data | {"cpus": data["cpus"][:1], "allocations_fail": True})) == "safe"

@@ -186,6 +186,12 @@ class Architecture(Constant, ABC):
         """Change the protection of mapped pages in the page tables alone; return 0 or -EINVAL."""
         return (yield from set_memory.apply_to_page_range(k, start, end, set_mask, clear_mask))
 
+    # <asm/kfence.h>
+
+    def kfence_protect_page(self, k: Kernel, addr: int) -> Steps[int]:
+        """Make a page of KFENCE's pool invalid. Raises NotImplementedError where that is not modelled."""
+        raise NotImplementedError(f"KFENCE of {self.name} is not modelled")
+
     # <asm/tlbflush.h>
 
     @abstractmethod

@@ -16,7 +16,7 @@ class _Arm64(StaticKeyMitigation):
 
     name = NAME
     removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
-    functions = Functions(splits_kernel_mappings=True, hot_add_constructs=True)
+    functions = Functions(splits_kernel_mappings=True, split_spares_kfence=True, hot_add_constructs=True)
 
 
 class _X86(Mitigation):

@@ -42,7 +42,11 @@ class _Arm64(stack((VmapTrylock, PtdumpLocksInitMm), NAME)):  # type: ignore[mis
     two_walkers = "safe"
     removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", **KASAN}
     functions = Functions(
-        flushes_all_at_limit=True, splits_kernel_mappings=True, hot_add_constructs=True, hot_remove_destructs=True
+        flushes_all_at_limit=True,
+        splits_kernel_mappings=True,
+        split_spares_kfence=True,
+        hot_add_constructs=True,
+        hot_remove_destructs=True,
     )
 
 

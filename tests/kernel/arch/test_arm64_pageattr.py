@@ -167,3 +167,27 @@ def test_without_the_mutex_a_split_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_tlbs_hold_while_a_live_mapping_is_split_is_not_followed() -> None:
     with pytest.raises(ScenarioError, match="two-changes: what TLBs hold while live mappings are split"):
         System(two(SIDE_BY_SIDE, tlb=True), registry.get("linux-7.3"), "sc")
+
+
+def in_softirq(page: int) -> Scenario:
+    return two(["set_memory_ro(page=1, nr_pages=1)"], softirqs=[[f"kfence_protect_page(page={page})"]])
+
+
+def test_kfence_changes_its_pages_in_softirqs() -> None:
+    """The pool is mapped by pages: nothing is split, and in 6.18 the mutex is not taken either."""
+    scenario = Scenario.from_data(
+        in_softirq(0).to_data() | {"setup": ["vmap(page=0, nr_pages=2, max_page_shift='pte')"]}
+    )
+    assert error(scenario, "sc") == "safe"
+    run = verify_cell(Cell("split-in-softirq", scenario, "sc"), Bounds(Limits()))
+    assert run.verdict.failure is not None
+    assert run.verdict.failure.error == "sleep-in-atomic"
+
+
+def test_kfence_of_x86_is_not_modelled() -> None:
+    with pytest.raises(ScenarioError, match="x86_64 has no kfence_protect_page"):
+        Scenario.from_data(in_softirq(0).to_data() | {"arch": "x86_64"})
+
+
+def test_a_split_that_has_no_memory_changes_nothing_and_lets_go_of_its_mutex() -> None:
+    assert error(two(SIDE_BY_SIDE[:1], allocations_fail=True), "sc") == "safe"

@@ -176,6 +176,9 @@ class Arm64(Architecture):
             return (yield from pageattr.update_range_prot(k, start, end, set_mask, clear_mask))
         return (yield from super().update_range_prot(k, start, end, set_mask, clear_mask))
 
+    def kfence_protect_page(self, k: Kernel, addr: int) -> Steps[int]:
+        return (yield from pageattr.kfence_protect_page(k, addr))
+
     # mmu.c
 
     def pmd_free_pte_page(self, k: Kernel, pmdp: Address, addr: int) -> Steps[bool]:

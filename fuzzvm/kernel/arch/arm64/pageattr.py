@@ -17,6 +17,7 @@ from fuzzvm.kernel.gfp import NO_MEMORY, pagetable_alloc
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock
 from fuzzvm.kernel.pagewalk_ops import MmWalkOps, Visited, walk_kernel_page_table_range_lockless
 from fuzzvm.kernel.pgtable import (
+    PROT_WRITE,
     PTE_CONT,
     Level,
     TableLabel,
@@ -87,6 +88,24 @@ class PageattrOps(MmWalkOps):
     def _changed(self, entry: int) -> int:
         """Return a leaf with its protection changed (set_pageattr_masks)."""
         return mk_leaf(pxd_pfn(entry), pxd_pgprot(entry) & ~self.clear_mask | self.set_mask)
+
+
+def kfence_protect_page(k: Kernel, addr: int) -> Steps[int]:
+    """Make a page of KFENCE's pool invalid, in whatever context an object of it is freed; return 0 or -EINVAL.
+
+    The pool is mapped by pages alone. The valid bit is not modelled: the page becomes read-only here. Until November 2025
+    the split was entered all the same, and its mutex taken.
+    """
+    end = addr + k.geometry.size(Level.PTE)
+    # split_kernel_leaf_mapping(): is_kfence_address()
+    if k.mitigation.functions.split_spares_kfence:
+        ret = yield from walk_kernel_page_table_range_lockless(k, addr, end, PageattrOps(0, PROT_WRITE))
+        yield from k.arch.arch_leave_lazy_mmu_mode(k)
+    else:
+        ret = yield from k.arch.update_range_prot(k, addr, end, 0, PROT_WRITE)
+    # __change_memory_common()
+    yield from k.arch.flush_tlb_kernel_range(k, addr, end)
+    return int(ret)
 
 
 def update_range_prot(k: Kernel, start: int, end: int, set_mask: int, clear_mask: int) -> Steps[int]:
