@@ -17,6 +17,7 @@ from fuzzvm.compiled.run.primitives import (
     alloc_page,
     free_page,
     lock,
+    page_address,
     store,
     symbol,
     unlock,
@@ -28,12 +29,15 @@ from fuzzvm.machine.ops import (
     Address,
     Barrier,
     Fence,
+    Free,
     InterruptAll,
     Load,
     Order,
     Rmw,
     Steps,
     Tlbi,
+    address_of,
+    object_of,
 )
 
 # Locks: the byte `locked` of a spinlock, which is 1 while it is taken. Where the fast paths are inlined, they are the
@@ -263,6 +267,21 @@ def slab_is_available(c: Caller) -> Steps[int]:
     return 1
 
 
+def get_free_pages(c: Caller) -> Steps[int]:
+    """Allocate a page, and return where it is mapped (get_free_pages_noprof); it never fails."""
+    if c[1]:
+        raise ImageError(f"an allocation of {1 << c[1]} pages is not supported")
+    page = yield from alloc_page(c)
+    return page_address(c, page)
+
+
+def free_pages_at(c: Caller) -> Steps[None]:
+    """Free a page, given by where it is mapped (free_pages)."""
+    if c[1]:
+        raise ImageError(f"a free of {1 << c[1]} pages is not supported")
+    yield Free(address_of(object_of(writable(c, c[0], WORD).address)))
+
+
 def copy_page_to_iter_nofault(c: Caller) -> Steps[int]:
     """Copy all bytes of a page that a reader of /proc/kcore has asked for (lib/iov_iter.c); nobody looks at them."""
     yield from ()
@@ -277,7 +296,9 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     "rwsem_down_read_slowpath": rwsem_down_read_slowpath,
     **dict.fromkeys(("alloc_pages_noprof", "__alloc_pages_noprof"), _alloc_pages(0, 1)),
     "alloc_pages_node_noprof": _alloc_pages(1, 2),
+    "get_free_pages_noprof": get_free_pages,
     "__free_pages": free_pages,
+    "free_pages": free_pages_at,
     "set_swapper_pgd": set_swapper_pgd,
     "mutex_lock": mutex_lock,
     "mutex_unlock": mutex_unlock,

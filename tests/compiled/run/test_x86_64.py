@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.compiled.run.program import CompiledProgram
 from fuzzvm.compiled.run.task import CompiledTask, CpuCalls, call
 from fuzzvm.exhaustive import Limits, Verdict, verify
+from fuzzvm.kernel.errors import LEAKED_TABLE
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.task import settled
 from fuzzvm.scenario import shipped
@@ -16,6 +20,7 @@ from fuzzvm.verify.matrix import Bounds
 from tests.compiled import small
 
 pytestmark = small.needs_x86_64
+PMD = shipped.get("x86-pmd-promotion")
 BOUNDS = Bounds(Limits(max_states=200_000))
 
 
@@ -61,6 +66,27 @@ def test_a_locked_instruction_on_the_own_stack_is_a_full_barrier(small_x86_64: I
     found = verdict_of_calls(small_x86_64, memory, *cpus)
     assert found.verdict == ("bug" if memory == "tso" and not fenced else "safe")
     assert found.complete or (found.failure is not None and found.failure.error == "kernel-bug")
+
+
+@pytest.mark.parametrize(("free", "verdict"), [("\tfree_pages(saved, 0);\n", "safe"), ("", "bug")])
+def test_a_page_may_be_had_and_freed_by_its_address(tmp_path: Path, free: str, verdict: str) -> None:
+    """As pud_free_pmd_page() of 6.12 does, which saves the PMDs that it clears."""
+    old = "\tpte_t *table = pte_offset_kernel(pmd, addr);\n\n"
+    new = f"""\
+	extern u64 *get_free_pages_noprof(u32 gfp, u32 order);
+	extern void free_pages(u64 *addr, u32 order);
+	pte_t *table = pte_offset_kernel(pmd, addr);
+	u64 *saved = get_free_pages_noprof(0xcc0, 0);
+
+	saved[1] = pmd->pmd;
+	if (READ_ONCE(saved[0]) || READ_ONCE(saved[1]) != pmd->pmd)
+		BUG();
+{free}
+"""
+    image = load(small.build_image(tmp_path, edits={"arch/x86/mm/pgtable.c": (old, new)}, arch="x86_64"))
+    found = verify_image(image, replace(PMD, cpus=PMD.cpus[:1]), "tso", BOUNDS).verdict
+    assert found.verdict == verdict and found.missing == ()
+    assert found.failure is None or found.failure.error == LEAKED_TABLE
 
 
 @pytest.mark.parametrize(
