@@ -8,24 +8,37 @@ from fuzzvm.cli.common import print_json
 from fuzzvm.cli.output import say, say_text
 from fuzzvm.corpus.command import image_command
 from fuzzvm.corpus.format import TestCase
+from fuzzvm.files.writing import write
 from fuzzvm.images.code import ImageCode
 from fuzzvm.machine.schedule import context_switches
-from fuzzvm.report.compiled_story import render, story_of, title
+from fuzzvm.report.compiled_story import render, story_of, title, to_data
 from fuzzvm.scenario.target import Code
 
 
-def explain_on_image(case: TestCase, code: Code, file: Path, folder: Path, *, as_json: bool) -> int:
-    """Print the story of a test case of an image; return the exit status.
+def explain_on_image(
+    case: TestCase, code: Code, file: Path, folder: Path, *, html: Path | None = None, as_json: bool
+) -> int:
+    """Print the story of a test case of an image, or write it as a page; return the exit status.
 
     Raises ConversionError for a run that has no counterpart in which accesses that nobody can tell are no steps.
     """
     assert isinstance(code, ImageCode)
     task, schedule = code.with_fewer_steps(case)
     story = story_of(task, schedule)
+    replay_command = image_command("replay", file, folder)
+    if html is not None:
+        # imported here: templates are not needed for text
+        from fuzzvm.report.html.compiled_page import compiled_page
+
+        told = to_data(story, case.scenario, title(code.image))
+        write(html, compiled_page(case, told, schedule, title(code.image), replay_command))
+        if not as_json:
+            say(f"written: {html}")
+            return 0
     if not as_json:
         say_text(render(story, case.scenario, f"{title(code.image)}; memory {case.memory}"))
         say(f"every access to shared memory counted: {len(case.schedule)} steps")
-        say(f"replay: {image_command('replay', file, folder)}")
+        say(f"replay: {replay_command}")
         return 0
     failure = story.failure
     print_json(

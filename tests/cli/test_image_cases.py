@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,21 @@ def test_it_is_explained_in_the_steps_that_verify_counts(broken: Path, saved: Pa
     assert f"BUG: {case.expect}" in done.stdout
     assert re.search(r"CPU 0  vmap_try_huge_pmd\(\)  mm/vmalloc.c:\d+", done.stdout)
     assert f"every access to shared memory counted: {len(case.schedule)} steps" in done.stdout
+
+
+@pytest.mark.always
+def test_it_is_a_page_with_the_source_lines_of_the_text(broken: Path, saved: Path, tmp_path: Path) -> None:
+    page = tmp_path / "story.html"
+    done = fuzzvm("explain", str(saved), "--image", str(broken), "--html", str(page))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"written: {page}\n", "")
+    shown = unescape(re.sub(r"<[^>]*>", "", page.read_text()))
+    text = fuzzvm("explain", str(saved), "--image", str(broken)).stdout
+    lines = re.findall(r"CPU \d  (\S+\(\))  (\S+:\d+)$", text, re.MULTILINE)
+    assert len(lines) > 5
+    assert all(f"{function} {place}" in shown for function, place in lines)
+    steps = re.findall(r"^ +\d+    +(.*)$", text, re.MULTILINE)
+    assert len(steps) >= 10
+    assert all(step in shown for step in steps)
 
 
 def test_a_run_with_more_switches_is_minimised(broken: Path, saved: Path, tmp_path: Path) -> None:
@@ -141,7 +157,6 @@ def test_a_corpus_needs_the_image(broken: Path, other: Path, saved: Path, tmp_pa
         (("kernel", "replay", "FILE", "--kernel", "."), "fuzzvm kernel replay is not there for kernel images"),
         (("replay", "FILE", "--mitigation", "none"), "runs only where --image DIR gives it"),
         (("explain", "FILE", "--image", "IMAGE", "--mitigation", "none"), "exclude each other"),
-        (("explain", "FILE", "--image", "IMAGE", "--html", "out.html"), "--html is not there"),
         (("fuzz", "--image", "IMAGE", "-e", "atheris"), "engine atheris is not there for images"),
         (("fuzz", "--image", "IMAGE", "--jobs", "2"), "--image and --jobs exclude each other"),
         (("fuzz", "--image", "IMAGE", "-s", "x86-pmd-promotion"), "it is of x86_64, and the image of arm64"),

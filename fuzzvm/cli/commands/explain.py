@@ -40,12 +40,10 @@ def explain(file: Path, mitigation_name: str | None, folder: Path | None, html: 
     code = given_code(case, mitigation_name, folder)
     if not isinstance(code, type):
         assert folder is not None
-        if html is not None:
-            raise click.UsageError("--html is not there for test cases of kernel images")
         # imported here: ELF, DWARF and disassembly are needed for nothing else
         from fuzzvm.cli.image_story import explain_on_image
 
-        return explain_on_image(case, code, file, folder, as_json=as_json)
+        return explain_on_image(case, code, file, folder, html=html, as_json=as_json)
     replay_command = command("replay", file, mitigation_name or case.mitigation, given=mitigation_name is not None)
     try:
         if html is not None:
