@@ -50,7 +50,7 @@ def print_results(results: list[FuzzCellResult]) -> None:
                 how = "saved" if finding.new else "known"
                 say(f"  {how}: {explaining(result.cell, finding.path)}")
         if result.search.pairs and not result.findings:
-            say("", f"{result.cell.mitigation_name}, {result.cell.engine.name}: {_seen(result.search)}")
+            say("", f"{result.cell.name}, {result.cell.engine.name}: {_seen(result.search)}")
         for scenario, one in result.happened:
             if result.verdict == "vacuous" and one.vacuous:
                 never = not_met(one.missing, f"none of the {one.runs} runs")

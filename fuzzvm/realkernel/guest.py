@@ -36,15 +36,9 @@ class Guest:
         if reserved:
             memory = next(size for most, size in _RESERVING if reserved <= most)
             append.append(f"reserve_mem={reserved}:1G:fuzzvm")
-        self.qemu = Qemu(
-            kernel.facts,
-            kernel.image,
-            kernel.initramfs(script),
-            cpus,
-            memory=memory,
-            append=" ".join(append),
-            binary=binary,
-        )
+        told = kernel.initramfs(script)
+        extra = " ".join(append)
+        self.qemu = Qemu(kernel.facts, kernel.image, told, cpus, memory=memory, append=extra, binary=binary)
 
     def __enter__(self) -> Guest:
         return self
