@@ -118,6 +118,19 @@ def test_hypothesis_draws_nothing_after_the_end(monkeypatch: pytest.MonkeyPatch)
         drawn += 1
         return data
 
-    monkeypatch.setattr(module, "PLAN", module.PLAN.map(counted))
-    assert search("hypothesis", "vmap-trylock", 5, scenarios=("pmd-promotion",)).runs == 5
-    assert drawn == 6
+    monkeypatch.setattr(module, "PLANS", module.PLANS.map(counted))
+    runs = module.RUNS + 1
+    assert search("hypothesis", "rcu-free", runs, scenarios=("pmd-promotion",)).runs == runs
+    assert drawn == 2
+
+
+def test_hypothesis_makes_other_runs_by_another_seed_from_the_first_run_on() -> None:
+    """The first example of Hypothesis is zeros, whatever the seed."""
+    module = importlib.import_module("fuzzvm.runs.engines.hypothesis_engine")
+    system = System(shipped.get("pmd-promotion"), registry.get("none"), "sc")
+    steps = set()
+    for seed in range(6):
+        found = FuzzSearch(Budget(runs=module.RUNS), keep_going=True)
+        engines.get("hypothesis").search([system], seed, found)
+        steps.add(found.steps)
+    assert len(steps) > 3

@@ -20,12 +20,12 @@ SYSTEMS = [
     ("pmd-promotion", "static-key"),
     ("three-levels", "static-key"),
     ("pud-promotion", "static-key"),
-    ("vmalloc-cycle", "deferred-free"),
+    ("three-levels", "rcu-free"),
     ("check-wx", "static-key-enable"),
     ("check-wx", "vmap-trylock"),
     ("64k-promotion", "rcu-free"),
     ("x86-pmd-promotion", "vmap-trylock"),
-    ("five-levels", "rcu-free"),
+    ("check-wx", "rcu-free"),
 ]
 
 

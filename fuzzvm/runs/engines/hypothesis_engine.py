@@ -53,10 +53,8 @@ class HypothesisEngine:
                 chooser.end()
                 search.account(system, execution)
 
-        batch = 0
-        while not search.over:
-
-            @seeded(seed * 1_000_003 + batch)
+        def one_batch(number: int) -> None:
+            @seeded(number)
             @settings(
                 max_examples=BATCH,
                 phases=(Phase.generate,),
@@ -66,14 +64,20 @@ class HypothesisEngine:
                 suppress_health_check=list(HealthCheck),
             )
             @given(PLANS)
-            def one_batch(source: Random) -> None:
+            def examples(data: bytes) -> None:
+                # the first example of a batch is zeros, whatever its seed
+                source = Random(data + str(number).encode())
                 for _ in range(RUNS):
                     if search.over:
                         raise _OverError
                     one_run(source)
 
             with contextlib.suppress(_OverError):
-                one_batch()
+                examples()
+
+        batch = 0
+        while not search.over:
+            one_batch(seed * 1_000_003 + batch)
             batch += 1
             search.on_progress(search)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 from hypothesis import strategies as st
 
 from fuzzvm.kernel import arch as architectures
@@ -16,8 +14,8 @@ PLAN = st.binary(min_size=256, max_size=256)
 """What a plan is drawn from: one choice of Hypothesis, as each costs as much as many steps of a run."""
 
 
-PLANS = st.binary(min_size=16, max_size=16).map(Random)
-"""What the plans of several runs are drawn from, where none of them is to shrink."""
+PLANS = st.binary(min_size=16, max_size=16)
+"""A seed that the plans of several runs are drawn from, where none of them is to shrink."""
 
 
 def plans(orders: Orders) -> st.SearchStrategy[Plan]:
