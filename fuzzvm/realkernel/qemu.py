@@ -94,7 +94,8 @@ class Qemu:
             command = [
                 program,
                 *arch.qemu,
-                *("-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", memory),
+                # the firmware's MP table has the first CPU of each socket
+                *("-accel", "tcg,thread=multi", "-smp", f"{cpus},sockets={cpus},cores=1,threads=1", "-m", memory),
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
                 *("-chardev", f"socket,id=gdb,fd={inherited[0]},server=on,wait=off", "-gdb", "chardev:gdb"),
                 *("-kernel", str(image), "-initrd", f"/proc/self/fd/{inherited[1]}"),
