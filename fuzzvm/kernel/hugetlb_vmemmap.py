@@ -74,7 +74,7 @@ class VmemmapRemapOps(MmWalkOps):
 def vmemmap_split_pmd(k: Kernel, pmdp: Address, pmd: int, addr: int) -> Steps[int]:
     """Put a table in the place of a block, unless another CPU was first; return 0 or -ENOMEM."""
     start = addr & ~(k.geometry.size(Level.PMD) - 1)
-    # pte_alloc_one_kernel()
+    # pte_alloc_one_kernel(): GFP_PGTABLE_KERNEL, with init_mm's lock held
     label = TableLabel(Level.PTE, start, constructed=True)
     table = yield from pagetable_alloc(k, k.geometry.ptrs[Level.PTE], label)
     if table == NO_MEMORY:

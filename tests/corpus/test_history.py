@@ -31,6 +31,7 @@ Where they are the same, the day before lacks an ordering point, and the test ca
 OPEN = {
     ("linux-7.3", "pair-x86_64-collapse-pmd-kcore"),
     ("linux-7.3", "pair-x86_64-collapse-pmd-perf-invlpgb"),
+    ("linux-7.3", "x86-vmemmap-shrinker"),
     ("linux-7.3", "pair-x86_64-hot-remove-ptdump"),
     ("linux-7.3", "pair-arm64-kasan-shadow-unlocked-ptdump"),
 }

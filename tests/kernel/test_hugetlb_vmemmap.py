@@ -90,3 +90,40 @@ def test_the_walk_asserts_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_memory_for_a_table_the_locks_are_let_go_of(arch: str) -> None:
     data = side_by_side(arch).to_data()
     assert error(Scenario.from_data(data | {"cpus": data["cpus"][:1], "allocations_fail": True})) == "safe"
+
+
+def while_memory_is_short(**more: object) -> Scenario:
+    """Return the split of a block beside a dump; what may be a page of TTM's pool is in the other block."""
+    data = {
+        "arch": "x86_64",
+        "page_size": "4K",
+        "levels": 4,
+        "fanout": 2,
+        "setup": [
+            "vmap(page=0, nr_pages=2, max_page_shift='pmd')",
+            "vmap(page=2, nr_pages=2, max_page_shift='pte')",
+        ],
+        "cpus": [["hugetlb_vmemmap_optimize_folio(page=0, nr_pages=2)"], ["cat_kernel_page_tables()"]],
+    }
+    return Scenario.from_data(data | more)
+
+
+SHRINKER = {"shrinkers": ["set_memory_ro(page=2, nr_pages=1)"]}
+
+
+@pytest.mark.parametrize(
+    ("release", "more", "expected"),
+    [
+        ("linux-7.3", SHRINKER, "deadlock"),
+        # with nobody who waits to write it is the read lock taken twice
+        ("linux-7.3", SHRINKER | {"cpus": [["hugetlb_vmemmap_optimize_folio(page=0, nr_pages=2)"]]}, "lock-order"),
+        ("linux-6.18", SHRINKER, ""),
+        ("linux-7.3", {"allocations_fail": True}, ""),
+    ],
+)
+def test_reclaim_comes_back_to_the_lock_that_a_split_holds(
+    release: str, more: dict[str, object], expected: str
+) -> None:
+    verdict = verify_cell(Cell(release, while_memory_is_short(**more), "sc"), Bounds(Limits())).verdict
+    assert verdict.complete
+    assert (verdict.failure.error if verdict.failure else "") == expected

@@ -22,9 +22,9 @@ from fuzzvm.kernel.pgtable import (
     pxd_pfn,
     pxd_pgprot,
 )
-from fuzzvm.kernel.vmap import vmap_range
+from fuzzvm.kernel.vmap import ENOMEM, vmap_range
 from fuzzvm.machine.machine import Machine
-from fuzzvm.machine.ops import Free, Steps, Tlbi
+from fuzzvm.machine.ops import Free, Steps, Store, Tlbi
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -191,3 +191,31 @@ def test_kfence_of_x86_is_not_modelled() -> None:
 
 def test_a_split_that_has_no_memory_changes_nothing_and_lets_go_of_its_mutex() -> None:
     assert error(two(SIDE_BY_SIDE[:1], allocations_fail=True), "sc") == "safe"
+
+
+@pytest.mark.parametrize(("page", "expected"), [(0, -ENOMEM), (2, 0)])
+def test_a_split_that_finds_no_memory_changes_nothing(page: int, expected: int) -> None:
+    data = {
+        "arch": "arm64",
+        "page_size": "4K",
+        "levels": 4,
+        "fanout": 2,
+        "allocations_fail": True,
+        "setup": [
+            "vmap(page=0, nr_pages=2, max_page_shift='pmd')",
+            "vmap(page=2, nr_pages=2, max_page_shift='pte')",
+        ],
+        "cpus": [[]],
+    }
+    system = System(Scenario.from_data(data), registry.get("linux-7.3"), "sc")
+    machine, k = system.booted(), system.kernel
+    assert k.memory is not None
+    machine.boot(_store(k.memory.word))
+    before = list(Oracles(machine, k).mappings())
+    addr = k.geometry.base + (page << k.geometry.page_shift)
+    assert machine.boot(k.arch.set_memory_ro(k, addr, 1)) == expected
+    assert (list(Oracles(machine, k).mappings()) == before) is bool(expected)
+
+
+def _store(word: int) -> Steps[None]:
+    yield Store(word, 1)
