@@ -100,8 +100,9 @@ def run(
     def followed(task: Task) -> tuple[Machine, Execution, Replay]:
         following = chooser or Replay(case.schedule)
         machine = task.machine(tracing=tracing)
-        # all accesses are steps where the code is an image's
-        return machine, execute(machine, following, max(MAX_STEPS, len(case.schedule) + 1)), following
+        # a run is without end at MAX_STEPS; all accesses are steps where the code is an image's, so that has more
+        most = MAX_STEPS if len(case.schedule) <= MAX_STEPS else len(case.schedule) + 1
+        return machine, execute(machine, following, most), following
 
     machine, execution, following = settled(task, followed)[1]
     following.finish()

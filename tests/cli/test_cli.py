@@ -150,7 +150,7 @@ def test_a_corpus_that_cannot_be_written_is_said_before_the_search(tmp_path: Pat
 
 
 @pytest.mark.product
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("engine", ["pct", "hypothesis", "atheris"])
 def test_ctrl_c_ends_cleanly(tmp_path: Path, engine: str, number: signal.Signals) -> None:
     if engine == "atheris":
