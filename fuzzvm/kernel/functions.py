@@ -40,7 +40,7 @@ class Functions(Constant):
     False is arch/arm64/mm/pageattr.c of 6.12: apply_to_page_range, which stops at a block.
     """
     split_spares_kfence: bool = False
-    """Whether arm64's split returns for pages of KFENCE's pool before it takes its mutex (since November 2025, before 6.18)."""
+    """Whether arm64's split returns for pages of KFENCE's pool before it takes its mutex (since November 2025)."""
     hot_add_constructs: bool = False
     """Whether the tables that arm64 makes for added memory have their constructor (since 6.16)."""
     hot_remove_destructs: bool = False

@@ -199,7 +199,7 @@ VARIANTS = [
     Variant(
         "no flush, PMD of arm64",
         f"{KERNEL}.arch.arm64.flush:flush_tlb_kernel_pgtable",
-        '    yield Tlbi("vaae1is", addr, FLUSH_TLBI[level])\n',
+        '    yield Tlbi("vaae1is", addr, FLUSH_TLBI.get(level, ""))\n',
         "",
         "tlb-promotion",
         HARDWARE_WALK_OF_FREED_TABLE,
@@ -283,8 +283,8 @@ VARIANTS = [
     Variant(
         "perf's walk with interrupts on",
         f"{KERNEL}.page_lookup:perf_get_page_size",
-        "    yield from local_irq_save(k)\n",
-        "    yield from local_irq_save(k)\n    yield from local_irq_restore(k)\n"
+        "    flags = yield from local_irq_save(k)\n",
+        "    flags = yield from local_irq_save(k)\n    yield from local_irq_restore(k, flags)\n"
         "    return (yield from perf_get_pgtable_size(k, addr))\n",
         "pair-x86_64-collapse-pmd-perf",
         USE_AFTER_FREE_READ,

@@ -93,8 +93,8 @@ class PageattrOps(MmWalkOps):
 def kfence_protect_page(k: Kernel, addr: int) -> Steps[int]:
     """Make a page of KFENCE's pool invalid, in whatever context an object of it is freed; return 0 or -EINVAL.
 
-    The pool is mapped by pages alone. The valid bit is not modelled: the page becomes read-only here. Until November 2025
-    the split was entered all the same, and its mutex taken.
+    The pool is mapped by pages alone. The valid bit is not modelled: the page becomes read-only here. Until November
+    2025 the split was entered all the same, and its mutex taken.
     """
     end = addr + k.geometry.size(Level.PTE)
     # split_kernel_leaf_mapping(): is_kfence_address()
