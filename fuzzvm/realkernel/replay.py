@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fuzzvm.corpus.format import TestCase
@@ -21,6 +22,8 @@ from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
 
 CALL_PART = 0.25
 """The part of a replay's time for which a CPU may run with none of what is expected of it happening."""
+PRINT_SECONDS = 10.0
+"""How long a report may take to be printed once the access was made."""
 MOST_CPUS = 4
 """CONFIG_NR_CPUS. One CPU more than the scenario has is for everybody else, such as the thread that prints in 7.3."""
 _CALLERS = {"vmalloc_to_page": ("vread_iter",)}
@@ -56,7 +59,7 @@ def replay(
     outcome.script = told
     outcome.boot_seconds = booted
     outcome.seconds = time.monotonic() - began
-    outcome.passed_over = plan.passed_over
+    outcome.passed_over += plan.passed_over
     return outcome
 
 
@@ -97,6 +100,7 @@ class _Progress:
     next: int = 0
     reads: Counter[object] = field(default_factory=Counter)
     calls_left: int = 0
+    changes_attr: bool = False
 
 
 class _Run:
@@ -125,11 +129,16 @@ class _Run:
         )
         self._locks = Locks(self.cpus, guest.symbols, self._watcher.stop_at)
         self._progress = {
-            cpu: _Progress([e for e in plan.expected if e.cpu == cpu], calls_left=len(calls[cpu]))
+            cpu: _Progress(
+                [e for e in plan.expected if e.cpu == cpu],
+                calls_left=len(calls[cpu]),
+                changes_attr=any(call.changes_attr for call in calls[cpu]),
+            )
             for cpu in range(len(calls))
         }
         self._rehearsals: dict[int, Rehearsal] = {}
         self._extra = 0
+        self._left_out = 0
         self._free: set[Entry] = set()
         self._printed = len(guest.qemu.lines())
         self._verdict: Outcome | None = None
@@ -148,7 +157,8 @@ class _Run:
             if outcome is None and last:
                 outcome = self._fail(segment[0].cpu)
             if outcome is not None:
-                outcome.matched = sum(progress.next for progress in self._progress.values())
+                outcome.matched = sum(progress.next for progress in self._progress.values()) - self._left_out
+                outcome.passed_over = self._left_out
                 outcome.extra_reads = self._extra
                 outcome.locks = list(self._locks.failed)
                 return outcome
@@ -189,7 +199,7 @@ class _Run:
             )
         entries = [e.entry for e in progress.expected if isinstance(e, Access)]
         # a change of attributes looks each of hundreds of pages up: only the read that is next is looked at
-        narrow = any(call.changes_attr for call in self._plan.case.scenario.cpus[cpu])
+        narrow = progress.changes_attr
 
         def watch() -> None:
             following = progress.expected[progress.next] if progress.next < end else None
@@ -214,9 +224,9 @@ class _Run:
         """Take an access in; return None where it fits the plan."""
         if not seen.write:
             progress.reads[seen.entry] += 1
-        expected = progress.expected[progress.next] if progress.next < end else None
-        if isinstance(expected, Access) and expected.entry == seen.entry and expected.write == seen.write:
-            progress.next += 1
+        if self._is_due(
+            progress, end, lambda e: isinstance(e, Access) and (e.entry, e.write) == (seen.entry, seen.write)
+        ):
             return None
         known = {e.entry for e in progress.expected[:end] if isinstance(e, Access)}
         if not seen.write and seen.entry in known:
@@ -225,6 +235,24 @@ class _Run:
         where = self._symbols.function(self.cpus.pc(seen.cpu))
         what = f"CPU {seen.cpu} {'writes' if seen.write else 'reads'} the {seen.entry} in {where}"
         return self._diverged(progress, what, seen.cpu)
+
+    def _is_due(self, progress: _Progress, end: int, fits: Callable[[Expected], bool]) -> bool:
+        """Return whether what was seen is what is expected next, and take it in then.
+
+        CPA reads entries by plain C: a compiler may take what an earlier read has found. So of a CPU that changes
+        attributes, reads of entries that it has read before may be left out.
+        """
+        at = progress.next
+        while at < end and not fits(expected := progress.expected[at]):
+            read = isinstance(expected, Access) and not expected.write and progress.reads[expected.entry]
+            if not progress.changes_attr or not read:
+                return False
+            at += 1
+        if at >= end:
+            return False
+        self._left_out += at - progress.next
+        progress.next = at + 1
+        return True
 
     def _last_moment(self, cpu: int, progress: _Progress) -> bool:
         """Return whether a CPU whose last access of a segment was seen would come to its next one now."""
@@ -238,9 +266,9 @@ class _Run:
     def _freed(self, progress: _Progress, seen: Freed, end: int) -> Outcome | None:
         """Take in that a table is free; return None where it fits the plan."""
         self._free.add(seen.entry)
-        expected = progress.expected[progress.next] if progress.next < end else None
-        if isinstance(expected, TableFreed) and (expected.cpu, expected.entry) == (seen.cpu, seen.entry):
-            progress.next += 1
+        if self._is_due(
+            progress, end, lambda e: isinstance(e, TableFreed) and (e.cpu, e.entry) == (seen.cpu, seen.entry)
+        ):
             return None
         return self._diverged(progress, f"CPU {seen.cpu} frees the table below the {seen.entry}", seen.cpu)
 
@@ -291,6 +319,8 @@ class _Run:
         self._watcher.run(
             cpu, self._patience, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
         )
+        # a thread on another CPU may print it, after the call has ended (7.3)
+        self._watcher.run(cpu, PRINT_SECONDS, lambda seen: False, lambda: bool(self._guest.report(self._printed)))
         report = self._guest.report(self._printed)
         if not report:
             instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"

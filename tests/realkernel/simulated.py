@@ -80,6 +80,9 @@ class Simulated:
     stale: bool = False
     reported: str = "ptdump_pte_entry"
     """The function that what stands in for KASAN names."""
+    waits_since_report: int = 0
+    prints_late: bool = False
+    """A report is printed only some time after it was made."""
     report_lines: list[str] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
     """By CPU, how often preemption is disabled."""
@@ -160,7 +163,12 @@ class Simulated:
         if not self.idle_steps or self.steps % self.idle_steps:
             self._execute(cpu)
 
+    def printed(self) -> list[str]:
+        """Return the report; where it is printed late, not before the guest has run once more after it was made."""
+        return [] if self.prints_late and not self.waits_since_report else self.report_lines
+
     def wait(self, seconds: float) -> Stop | None:
+        self.waits_since_report += bool(self.report_lines)
         parked = [cpu for cpu in self.at if self.pcs[cpu] == self.loop and self.counted]
         self.preempted += [cpu for cpu in parked if self.counts[cpu] != COUNT + 1]
         for _ in range(1000):
@@ -264,7 +272,7 @@ class Console:
         return []
 
     def report(self, start: int) -> list[str]:
-        return self.simulated.report_lines
+        return self.simulated.printed()
 
 
 def words(plan: Plan) -> dict[int, int]:
