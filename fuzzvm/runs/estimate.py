@@ -19,4 +19,4 @@ def undiscovered(times: Iterable[int], samples: int) -> float:
         twice += count == 2
     if samples == 0:
         return 0.0
-    return (samples - 1) / samples * once * (once - 1) / (2 * (twice + 1))
+    return once * (once - 1) / (2 * (twice + 1)) * (samples - 1) / samples

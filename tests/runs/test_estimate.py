@@ -30,7 +30,8 @@ SYSTEMS = [
 
 
 def test_of_what_every_run_shows_nothing_is_left() -> None:
-    assert undiscovered([5, 5, 5], 5) == 0
+    # and it is no negative zero, which would be printed so
+    assert f"{undiscovered([5, 5, 5], 5):.0f}" == "0"
 
 
 def test_nothing_is_known_before_the_first_run() -> None:
