@@ -24,10 +24,16 @@ class Geometry:
 
     @classmethod
     def of(cls, image: Image, fanout: int) -> Geometry:
-        """Return that of an image: its pages begin with an entry of the root that maps none of the image."""
+        """Return that of an image: its pages begin with an entry of the root that maps none of the image.
+
+        Where the image is in the last entry of the root (16K pages, 4 levels), it is an entry of the level below.
+        """
         page_shift, levels = image.manifest.page_shift, image.manifest.levels
-        root = page_shift + (page_shift - ENTRY_SHIFT) * (levels - 1)
-        behind = (image.sections[0].address >> root) + 1 << root
+        shift = page_shift + (page_shift - ENTRY_SHIFT) * (levels - 1)
+        begin = image.sections[0].address
+        if begin >> shift == (1 << 64) - 1 >> shift:
+            shift -= page_shift - ENTRY_SHIFT
+        behind = (begin >> shift) + 1 << shift
         return cls(_VMALLOC.get(image.manifest.arch, behind), page_shift, fanout)
 
     @property
