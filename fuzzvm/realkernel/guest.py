@@ -10,8 +10,8 @@ from fuzzvm.realkernel.errors import RealKernelError
 from fuzzvm.realkernel.qemu import MEMORY, Qemu
 
 BOOT_SECONDS = 180.0
-_RESERVING = ((512 << 20, "2G"), (1 << 30, "2560M"))
-"""Memory of a guest that sets up to so many bytes aside at the highest multiple of a gigabyte: that is plan.PHYSICAL.
+_RESERVING = "2G"
+"""Memory of a guest that sets some aside at the highest multiple of a gigabyte: that is plan.PHYSICAL.
 
 The last megabytes hold the initramfs.
 """
@@ -34,7 +34,7 @@ class Guest:
         # where the number of levels is no option, the processor that QEMU emulates has five
         append = ["no5lvl"] if (kernel.arch, kernel.levels) == ("x86_64", 4) else []
         if reserved:
-            memory = next(size for most, size in _RESERVING if reserved <= most)
+            memory = _RESERVING
             append.append(f"reserve_mem={reserved}:1G:fuzzvm")
         told = kernel.initramfs(script)
         extra = " ".join(append)

@@ -32,8 +32,8 @@ from fuzzvm.scenario.scenario import Scenario
 
 PHYSICAL = 0x4000_0000
 """Physical address that page 0 is mapped to: aligned to every block. Nobody accesses what is mapped."""
-MAX_RESERVED = 1 << 30
-"""The most memory at PHYSICAL that a guest sets aside for pages that are read: the only whole gigabyte that it has."""
+MAX_RESERVED = 512 << 20
+"""The most memory at PHYSICAL that a guest sets aside for pages that are read."""
 _SHIFTS = {"pte": Level.PTE, "contpte": Level.PTE, "pmd": Level.PMD, "pud": Level.PUD}
 """By max_page_shift, the level of the largest entry; that of a contiguous block is set as so many entries."""
 
@@ -178,7 +178,7 @@ def _check_calls(scenario: Scenario) -> None:
             raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
     window = Window(scenario.geometry(), 0)
     if reserved(scenario, window) > MAX_RESERVED:
-        raise NoCounterpartError("pages that are read must lie within one gigabyte, which the guest sets aside")
+        raise NoCounterpartError("pages that are read must lie within 512 MB, which the guest sets aside")
 
 
 def _calls(scenario: Scenario) -> tuple[Call, ...]:

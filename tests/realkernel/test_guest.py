@@ -26,7 +26,6 @@ class Booted:
     [
         (0, "1G", "no5lvl"),
         (2 * MB, "2G", "no5lvl reserve_mem=2097152:1G:fuzzvm"),
-        (1024 * MB, "2560M", "no5lvl reserve_mem=1073741824:1G:fuzzvm"),
     ],
 )
 def test_what_is_set_aside_is_at_one_gigabyte(
