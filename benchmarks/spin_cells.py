@@ -45,20 +45,15 @@ OF_MEMORY = frozenset({USE_AFTER_FREE_READ, USE_AFTER_FREE_WRITE, REUSED_OBJECT,
 ASSERTION, INVALID_END, SAFE, NO_ANSWER = "assertion violated", "invalid end state", "safe", "no answer"
 STATES = re.compile(r"^ \* (\d+) states; what goes wrong", re.MULTILINE)
 """What the head of a model says of how many there are."""
-
-
 SPIN = ("spin", "-a", "-o3", "model.pml")
-GCC = ("gcc", "-w", "-O1", "-DSAFETY", "-DNOREDUCE", "-DVECTORSZ=4096", "-o", "pan", "pan.c")
+GCC = ("gcc", "-w", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c")
 
 
 def by_spin(text: str) -> tuple[str, int]:
     """Return pan's verdict on a model, and the number of states that it stored."""
     with tempfile.TemporaryDirectory(prefix="fuzzvm-spin-") as folder:
         Path(folder, "model.pml").write_text(text, encoding="utf-8")
-        for command in (
-            ["spin", "-a", "-o3", "model.pml"],
-            ["gcc", "-w", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c"],
-        ):
+        for command in (SPIN, GCC):
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         done = subprocess.run(["./pan", f"-m{DEPTH}"], cwd=folder, check=False, capture_output=True, text=True)
     stored = re.search(r"(\d+) states, stored", done.stdout)

@@ -63,7 +63,7 @@ def _seen(search: FuzzSearch) -> str:
     """Say what share of the interleavings the runs have shown."""
     return (
         f"{search.pairs} ordered pairs of conflicting operations seen, "
-        f"and {search.undiscovered:.0f} more there are, by estimate"
+        f"and an estimated {search.undiscovered:.0f} more were not seen"
     )
 
 

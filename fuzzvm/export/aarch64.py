@@ -22,7 +22,6 @@ from fuzzvm.machine.ops import CacheOperation, Order
 from fuzzvm.machine.schedule import format_schedule
 
 LAST_REGISTER = 30
-_IN_ORDER = "updated by CAS in the order of the run; Never is said for that order alone"
 AND = " /\\ "
 _LOADS = {Order.PLAIN: "LDR", Order.ACQUIRE: "LDAR", Order.ACQUIRE_RELEASE: "LDAR", Order.ACQUIRE_PC: "LDAPR"}
 _STORES = {Order.PLAIN: "STR", Order.RELEASE: "STLR", Order.ACQUIRE_RELEASE: "STLR"}

@@ -5,6 +5,6 @@
     geometry    where the pages of a scenario are in an image
     code        an image as the code that a test case runs
 
-Layer: above `corpus`, `scenario` and `compiled`. Tests: tests/cli/test_image_verify.py, test_image_functions.py,
-test_image_cases.py.
+Layer: above `corpus`, `scenario` and `compiled`. Tests: tests/images/,
+tests/cli/test_image_verify.py, test_image_functions.py, test_image_cases.py.
 """

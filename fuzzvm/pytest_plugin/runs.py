@@ -167,8 +167,8 @@ def _verify(asked: AskedSystem, limits: Limits) -> tuple[Verdict, str]:
     if not isinstance(code, type):
         return _verify_image(asked, code, limits)
     with bounded_by(limits):
-        verdict, question = verify_system(asked.target(code).system(), limits)
-    check(code, [question], limits.max_seconds)
+        verdict, driving = verify_system(asked.target(code).system(), limits)
+    check(code, [driving], limits.max_seconds)
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""
     expect = Expectation("bug", verdict.failure.error, verdict.failure.function)

@@ -332,8 +332,8 @@ def _link(source: str, target: str) -> None:
 def _make(options: Options, arch: Arch, tree: Path, out: Path) -> list[str]:
     jobs = options.jobs or os.cpu_count() or 1
     command = ["make", "-C", str(tree), f"O={(out / 'build').resolve()}", f"ARCH={arch.builds.kernel_name}"]
-    judged = [f"KASAN_SANITIZE_{name}.o=y" for name in INSTRUMENTED]
-    return [*command, f"-j{jobs}", f"CROSS_COMPILE={arch.builds.cross}", "KASAN_SANITIZE=n", *judged]
+    instrumented = [f"KASAN_SANITIZE_{name}.o=y" for name in INSTRUMENTED]
+    return [*command, f"-j{jobs}", f"CROSS_COMPILE={arch.builds.cross}", "KASAN_SANITIZE=n", *instrumented]
 
 
 def _make_kernel(

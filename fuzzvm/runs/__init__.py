@@ -3,10 +3,12 @@
     engines      the way in: an engine runs systems until its budget is used up or a run fails
     strategies   how random engines make the choices of a run
     plans        schedules as bursts, and orders of accesses, as Hypothesis and Atheris draw and mutate them
+    walks        runs under sc as walks through the tables of the exhaustive search
     guided       the process in which Atheris runs
     minimise     makes a failing run smaller; `minimise.minimiser.minimise` is the way in
     coverage     which pairs of conflicting operations runs have covered; case_features, of test cases
     happened     which cover points runs have met
+    estimate     how many pairs no run has covered yet
 
 Others use `engines`, `minimise.minimiser`, `coverage`, `case_features` and `happened`; benchmarks also use
 `strategies`.

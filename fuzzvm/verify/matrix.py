@@ -92,7 +92,7 @@ class Bounds:
 class VerifiedCell:
     """A cell and its verdict. `expected` is the verdict that the mitigation claims, None where it claims nothing.
 
-    `gives_up` are the cover points that the mitigation says it gives up. `question` is what a second process is to be
+    `gives_up` are the cover points that the mitigation says it gives up. `driving` is what a second process is to be
     asked before the verdict is believed, None for a mitigation that ships.
     """
 
@@ -102,7 +102,7 @@ class VerifiedCell:
     bounded: bool
     """Whether bounds were asked for, so that a safe verdict within them is what was asked for."""
     gives_up: frozenset[str] = frozenset()
-    question: Driving | None = None
+    driving: Driving | None = None
 
     @property
     def as_expected(self) -> bool:
@@ -153,7 +153,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
         # where this process is guarded, the bounds hold wherever it is at: in the boot, or in a slow hook
         with bounded_by(limits):
             system = cell.system(mitigation)
-            verdict, question = verify_system(
+            verdict, driving = verify_system(
                 system,
                 limits,
                 preemptions=bounds.preemptions,
@@ -164,7 +164,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
         return _undecided(cell, bounds, str(bound), time.monotonic() - began)
     left_behind.release(LARGE)
     expected = None if cell.without else cell.scenario.expected(system.mitigation)
-    return VerifiedCell(cell, verdict, expected, bounds.asked, frozenset(system.mitigation.gives_up), question)
+    return VerifiedCell(cell, verdict, expected, bounds.asked, frozenset(system.mitigation.gives_up), driving)
 
 
 def _undecided(cell: Cell, bounds: Bounds, stopped: str, seconds: float = 0.0) -> VerifiedCell:
@@ -208,8 +208,8 @@ def check_runs(runs: Sequence[VerifiedCell], max_seconds: float | None = None) -
     Raises NondeterministicSchemeError for one that does not, StoppedError where its time is over, and as `verify_cell`
     does.
     """
-    for name in dict.fromkeys(run.cell.mitigation for run in runs if run.question is not None):
-        check(registry.get(name), [run.question for run in runs if run.cell.mitigation == name], max_seconds)
+    for name in dict.fromkeys(run.cell.mitigation for run in runs if run.driving is not None):
+        check(registry.get(name), [run.driving for run in runs if run.cell.mitigation == name], max_seconds)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ ATTEMPTS = 3
 
 
 class RemoteCaller:
-    """Makes calls on a cluster for one session. As by `calls.call_all`, a call may be made more than once there."""
+    """Makes calls on a cluster for one session. As by `parallel.call_all`, a call may be made more than once there."""
 
     def __init__(self, cluster: Cluster, session: Session) -> None:
         self._cluster = cluster

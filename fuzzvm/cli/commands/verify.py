@@ -221,7 +221,7 @@ def verify(
             say("", f"verdicts are unchecked: {unchecked}")
     if interrupted:
         return 130
-    if unchecked and any(run.question is not None for run in runs):
+    if unchecked and any(run.driving is not None for run in runs):
         return 1
     return 0 if all(run.as_expected for run in runs) else 1
 
@@ -328,14 +328,14 @@ def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) 
             for error in verdict.errors
         ],
         "errors_bound": verdict.errors_stopped or None,
-        "deterministic": None if run.question is None or not checked else True,
+        "deterministic": None if run.driving is None or not checked else True,
         **happened_to_data(run),
     }
 
 
 def _verdict(run: VerifiedCell, *, checked: bool) -> str:
     said = in_words(run.verdict)
-    believed = checked or run.question is None or run.verdict.failure is not None or run.verdict.verdict == "undecided"
+    believed = checked or run.driving is None or run.verdict.failure is not None or run.verdict.verdict == "undecided"
     return said if believed else f"{said}, unchecked"
 
 

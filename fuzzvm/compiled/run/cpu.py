@@ -19,9 +19,7 @@ from fuzzvm.compiled.run.private import CpuMemory
 from fuzzvm.compiled.run.translate import Exclusive
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.machine.generators import GeneratorProgram
-from fuzzvm.machine.ops import (
-    Dependencies,
-)
+from fuzzvm.machine.ops import Dependencies
 from fuzzvm.machine.program import Keys, LocalState, Place, Program
 from fuzzvm.supervision import user_code
 

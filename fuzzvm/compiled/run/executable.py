@@ -45,10 +45,6 @@ class Executable(Constant):
         """Loads that were taken for such of whose values nothing comes, since all began again."""
         self._live: dict[int, dict[int, tuple[int, ...]]] = {}
 
-    def is_undefined(self, address: int) -> bool:
-        """Return whether a function is called that the image does not define and nobody stands for."""
-        return address in self._undefined
-
     def branches_at_boot(self, site: int) -> bool:
         """Return whether the instruction at the site of a static key is a branch before anybody patches it."""
         return self.code.instruction(site).is_branch

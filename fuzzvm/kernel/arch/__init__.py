@@ -1,6 +1,6 @@
 """What generic code may know of an architecture: the model's <asm/vmalloc.h>, <asm/pgtable.h> and <asm/tlbflush.h>.
 
-One file an architecture, found by its module's name; generic code imports this module and no other of the package.
+One module or package an architecture, found by its name; generic code imports this module and no other of the package.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ def judged(
     system = System(shipped.get(scenario), scheme, memory)
     # those that are never the same might keep a search from its end
     limits = Limits(max_states=20_000)
-    verdict, question = verify_system(system, limits)
-    check(scheme, [question])
-    return verdict, question
+    verdict, driving = verify_system(system, limits)
+    check(scheme, [driving])
+    return verdict, driving
 
 
 def marked(scheme: type[Mitigation]) -> tuple[str, int]:
@@ -62,9 +62,9 @@ def test_what_changes_is_an_error_with_its_place(scheme: type[Mitigation]) -> No
 
 @pytest.mark.parametrize("scheme", [Locked, CountsForItself, AsksAndSortsSets], ids=lambda scheme: scheme.__name__)
 def test_what_does_the_same_has_its_verdict(scheme: type[Mitigation]) -> None:
-    verdict, question = judged(scheme)
+    verdict, driving = judged(scheme)
     assert (verdict.verdict, verdict.complete) == ("safe", True)
-    assert question is not None
+    assert driving is not None
 
 
 def test_what_ships_is_not_asked_about() -> None:
@@ -122,8 +122,8 @@ def test_a_class_that_no_other_process_finds_is_refused() -> None:
 
 def test_stacks_are_found_again() -> None:
     stacked = registry.get(f"ptdump-locks-init-mm+{steady.__file__}:Locked")
-    verdict, question = judged(stacked)
-    assert verdict.verdict == "safe" and question is not None
+    verdict, driving = judged(stacked)
+    assert verdict.verdict == "safe" and driving is not None
     with pytest.raises(NondeterministicSchemeError):
         judged(registry.get(f"none+{schemes.__file__}:OrderOfASet"))
 
@@ -141,7 +141,7 @@ def test_a_bug_of_a_scheme_that_changes_is_no_verdict_either() -> None:
 
 def test_a_scheme_that_does_not_end_elsewhere_keeps_nobody_waiting() -> None:
     system = System(shipped.get("pmd-promotion"), EndsHere, "sc")
-    question = verify_system(system)[1]
-    assert question is not None
+    driving = verify_system(system)[1]
+    assert driving is not None
     with pytest.raises(StoppedError, match="not repeated in a second process for want of time"):
-        ask(EndsHere, [question], until=0.0)
+        ask(EndsHere, [driving], until=0.0)
