@@ -12,9 +12,10 @@ from click.core import ParameterSource
 from fuzzvm.cli.common import F
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import code_of
+from fuzzvm.images.given import image_code
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.scenario import Scenario
-from fuzzvm.scenario.target import Code, ImageCode
+from fuzzvm.scenario.target import Code
 
 if TYPE_CHECKING:
     from fuzzvm.compiled.image import Image
@@ -40,15 +41,6 @@ def refuse_with_image(context: click.Context, allowed: Collection[str]) -> None:
         name = option.name or ""
         if name not in allowed and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
-
-
-def image_code(folder: Path) -> ImageCode:
-    """Return the code of the image in a folder. Raises ImageError."""
-    # imported here: ELF, DWARF and disassembly are needed for nothing else
-    from fuzzvm.compiled.image import load
-    from fuzzvm.images.code import ImageCode as OfImage
-
-    return OfImage(load(folder))
 
 
 def runnable_scenarios(
@@ -80,11 +72,6 @@ def given_code(case: TestCase, mitigation: str | None, folder: Path | None) -> C
     elif mitigation is not None:
         given = registry.get(mitigation)
     return code_of(case, given)
-
-
-def images(folders: Sequence[Path]) -> dict[str, Code]:
-    """Return the code of images by their digests. Raises ImageError."""
-    return {code.digest: code for code in map(image_code, folders)}
 
 
 def refuse_image(case: TestCase, what: str) -> None:

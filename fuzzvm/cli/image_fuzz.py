@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from fuzzvm.campaigns.plain import FuzzCell
-from fuzzvm.cli.code import image_code, runnable_scenarios
+from fuzzvm.cli.code import runnable_scenarios
+from fuzzvm.images.given import image_code
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines.strategy_loop import StrategyEngine
 from fuzzvm.scenario.scenario import Scenario

@@ -36,7 +36,7 @@ def explain_on_image(
             say(f"written: {html}")
             return 0
     if not as_json:
-        say_text(render(story, case.scenario, f"{title(code.image)}; memory {case.memory}"))
+        say_text(render(story, case.scenario, title(code.image, case.memory)))
         say(f"every access to shared memory counted: {len(case.schedule)} steps")
         say(f"replay: {replay_command}")
         return 0

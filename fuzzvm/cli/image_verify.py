@@ -123,7 +123,7 @@ def _print(
             switches = context_switches(verdict.schedule)
             steps = len(verdict.schedule)
             say("", f"{where}: {switches} context switches, {steps} steps, {how(minimal=verdict.complete)}")
-            say_text(render(story_of(run.task, verdict.schedule), run.scenario, f"{title(image)}; memory {run.memory}"))
+            say_text(render(story_of(run.task, verdict.schedule), run.scenario, title(image, run.memory)))
             kept = saved.get(id(run))
             if isinstance(kept, Path):
                 say(f"saved: {image_command('explain', kept, folder)}")

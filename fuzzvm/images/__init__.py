@@ -3,7 +3,7 @@
     calls       a scenario's calls as a task of compiled code
     functions   calls of any function of an image by its name
     geometry    where the pages of a scenario are in an image
-    code        an image as the code that a test case runs
+    code        an image as the code that a test case runs; given, those that a user names by their folders
 
 Layer: above `corpus`, `scenario` and `compiled`. Tests: tests/images/,
 tests/cli/test_image_verify.py, test_image_functions.py, test_image_cases.py.

@@ -12,6 +12,7 @@ import pytest
 
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.files.errors import FileError
+from fuzzvm.images.given import image_code
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.blame import blamed
@@ -28,7 +29,7 @@ from fuzzvm.supervision.call import call
 from fuzzvm.supervision.errors import UserCodeError
 
 if TYPE_CHECKING:
-    from fuzzvm.images.code import ImageCode
+    pass
 
 T = TypeVar("T")
 Names: TypeAlias = tuple[str, ...] | list[str]
@@ -173,17 +174,6 @@ def _image(folder: Path, given: list[Scenario] | None, engine: str) -> tuple[str
         scenario, why = cannot[0]
         raise ScenarioError(f"scenario {scenario.name} on image {folder}: {why}")
     return f"image {code.digest[:12]}", folder, can
-
-
-def image_code(folder: Path) -> ImageCode:
-    """Return the code of the image in a folder. Raises ImageError."""
-    # imported here: ELF, DWARF and disassembly are needed for nothing else
-    try:
-        from fuzzvm.compiled.image import load
-        from fuzzvm.images.code import ImageCode
-    except ImportError as error:
-        raise ImageError("images need pyelftools and capstone: pip install 'fuzzvm[compiled]'") from error
-    return ImageCode(load(folder))
 
 
 def place_of(name: str, root: Path) -> str:

@@ -14,9 +14,10 @@ from fuzzvm.compiled.errors import ImageError
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase, read
 from fuzzvm.corpus.replay import replay
+from fuzzvm.images.given import by_digest
 from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import registry
-from fuzzvm.pytest_plugin.asked import apart, image_code, place_of
+from fuzzvm.pytest_plugin.asked import apart, place_of
 from fuzzvm.pytest_plugin.failures import NotAsExpectedError
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.supervision.errors import UserCodeError
@@ -66,7 +67,7 @@ class CorpusItem(pytest.Item):
 @functools.cache
 def _images(folders: tuple[Path, ...]) -> dict[str, ImageCode]:
     """Return the code of images by their digests. Raises ImageError."""
-    return {code.digest: code for code in map(image_code, folders)}
+    return by_digest(folders)
 
 
 class CorpusFile(pytest.File):

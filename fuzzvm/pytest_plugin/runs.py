@@ -187,7 +187,7 @@ def _verify_image(asked: AskedSystem, code: Code, limits: Limits) -> tuple[Verdi
     verdict = run.verdict
     if verdict.failure is None or verdict.schedule is None:
         return verdict, ""
-    title = f"{compiled_story.title(code.image)}; memory {asked.memory}"
+    title = compiled_story.title(code.image, asked.memory)
     story = compiled_story.render(compiled_story.story_of(run.task, verdict.schedule), asked.scenario, title)
     return verdict, f"{Expectation('bug', verdict.failure.error, verdict.failure.function)}\n{story}"
 
@@ -200,6 +200,6 @@ def _report(case: TestCase, code: Code, file: str) -> str:
 
     assert isinstance(code, ImageCode)
     task, schedule = code.with_fewer_steps(case)
-    title = f"{compiled_story.title(code.image)}; memory {case.memory}"
+    title = compiled_story.title(code.image, case.memory)
     story = compiled_story.render(compiled_story.story_of(task, schedule), case.scenario, title)
     return f"{case.expect}\n{story}\nreplay: {image_command('replay', file, code.folder)}"

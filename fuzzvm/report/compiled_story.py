@@ -167,13 +167,13 @@ def _frames(program: Program) -> tuple[Frame, ...]:
     return program.frames()
 
 
-def title(image: Image) -> str:
-    """Return the line that says what an image is."""
+def title(image: Image, memory: str = "") -> str:
+    """Return the line that says what an image is, and the memory model if one is given."""
     manifest = image.manifest
     patched = f", {len(manifest.patches)} patches" if manifest.patches else ""
     return (
         f"Linux {manifest.kernel}{patched}, {manifest.arch}, {manifest.page_size} pages, {manifest.levels} levels, "
-        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}"
+        f"{manifest.atomics}; {manifest.compiler}; image {manifest.digest[:12]}{f'; memory {memory}' if memory else ''}"
     )
 
 

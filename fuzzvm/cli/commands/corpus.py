@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.code import images, images_option
+from fuzzvm.cli.code import images_option
 from fuzzvm.cli.common import F, json_option, print_json
 from fuzzvm.cli.output import say
 from fuzzvm.corpus import care
 from fuzzvm.corpus.errors import CorpusError
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import Given, mitigation_of
+from fuzzvm.images.given import by_digest
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
 
@@ -42,7 +43,7 @@ def given(own: tuple[str, ...], folders: tuple[Path, ...]) -> Given:
 
     Raises MitigationError, ImageError.
     """
-    return {**own_mitigations(own), **images(folders)}
+    return {**own_mitigations(own), **by_digest(folders)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

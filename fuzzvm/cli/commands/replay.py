@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.code import images, images_option
+from fuzzvm.cli.code import images_option
 from fuzzvm.cli.common import json_option, print_json
 from fuzzvm.cli.output import say
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import ReplayResult, given_for
 from fuzzvm.corpus.replay import replay as replay_case
+from fuzzvm.images.given import by_digest
 from fuzzvm.mitigations import registry
 
 
@@ -38,7 +39,7 @@ def replay(
     that image.
     """
     given = None if mitigation_name is None else registry.get(mitigation_name)
-    of_images = images(folders)
+    of_images = by_digest(folders)
     files = list(store.find(paths))
     results: list[tuple[Path, ReplayResult]] = []
     for path in files:
