@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -84,6 +85,9 @@ FOLDERS = (
     "workload",
 )
 """Folders whose other files come next in time; half of the functions of each are run without --full."""
+
+# what a shell has ignored on behalf of nohup, fuzzvm leaves ignored: tests send it, and wait for what it does
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")

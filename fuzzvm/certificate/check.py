@@ -64,6 +64,8 @@ def _check_bug(bug: Bug, system: System) -> None:
 
 
 def _check_safe(certificate: Safe, system: System) -> None:
+    if system.kernel.interrupts:
+        raise RejectedError("its scenario has interrupts: certificates say nothing of irq-unsafe locks")
     order = system.lock_order
     order.watched = frozenset(Taken(held, taken) for held, taken in certificate.orders)
     happened = CoverPoints(system.kernel.arch, system.booted().allocator)

@@ -156,7 +156,7 @@ class KernelProgram(GeneratorProgram):
     sleep-in-atomic, and tells the oracles what `order` watches.
     """
 
-    __slots__ = ("_atomic", "_inner", "_locks", "_op", "_order", "_queued", "context")
+    __slots__ = ("_atomic", "_inner", "_locks", "_op", "_order", "_queued", "_writes", "context")
 
     def __init__(
         self,
@@ -173,6 +173,8 @@ class KernelProgram(GeneratorProgram):
         self._op: Rmw | Await | None = None
         self._queued: list[Operation | Annotation] = []
         self._locks: tuple[Address, ...] = ()
+        self._writes: tuple[Address, ...] = ()
+        """The locks that are held for writing, where interrupts are there."""
         self._atomic: tuple[Address | str, ...] = () if context is Context.PROCESS else (f"in {context.value}",)
 
     def fresh(self) -> KernelProgram:
@@ -223,7 +225,11 @@ class KernelProgram(GeneratorProgram):
             facts = self._allocates(flags if isinstance(flags, Gfp) else GFP_KERNEL)
         elif kind is LocalBh:
             disabled = op.disabled  # type: ignore[union-attr]
-            self._atomic = (*self._atomic, BH_DISABLED) if disabled else _without(self._atomic, BH_DISABLED)
+            if disabled:
+                self._atomic = (*self._atomic, BH_DISABLED)
+            else:
+                facts = self._to_tell(self._held_where_enabled(BH_DISABLED))
+                self._atomic = _without(self._atomic, BH_DISABLED)
         elif kind is DirectReclaim:
             facts = self._reclaims(op)  # type: ignore[arg-type]
         if facts:
@@ -241,6 +247,8 @@ class KernelProgram(GeneratorProgram):
         facts: list[Fact] = []
         if self._order.contexts:
             facts += self._uses(op.address, about, waits=waits)
+            if op.address in self._order.irqs_off and getattr(about, "atomic", 0) < 0:
+                facts += self._held_where_enabled(op.address)
         if waits and self._locks:
             facts += [Taken(lock, op.address) for lock in self._locks]
         return self._to_tell(facts)
@@ -263,6 +271,21 @@ class KernelProgram(GeneratorProgram):
         return [
             *(Used(lock, context, True, action.write) for context in inside),
             *(Used(lock, context, False, action.write) for context in outside),
+        ]
+
+    def _held_where_enabled(self, reason: Address | str) -> list[Fact]:
+        """Return how the locks are used that are held where `reason` ends, which keeps interrupts away.
+
+        (mark_held_locks, of lockdep_hardirqs_on and lockdep_softirqs_on.)
+        """
+        before, self._atomic = self._atomic, _without(self._atomic, reason)
+        enabled = [context for context in self._order.contexts if self._may_interrupt(context)]
+        self._atomic = before
+        return [
+            Used(lock, context, False, lock in self._writes)
+            for lock in self._locks
+            if lock != self._order.fs_reclaim
+            for context in enabled
         ]
 
     def _may_interrupt(self, context: Context) -> bool:
@@ -305,7 +328,13 @@ class KernelProgram(GeneratorProgram):
         action = lock_action(op, response)
         if action is None or action.queued or action.failed or action.downgrade:
             return
-        self._locks = _without(self._locks, op.address) if action.release else (*self._locks, op.address)
+        if action.release:
+            self._locks = _without(self._locks, op.address)
+            self._writes = _without(self._writes, op.address)
+            return
+        self._locks = (*self._locks, op.address)
+        if action.write and self._order.contexts:
+            self._writes = (*self._writes, op.address)
 
     def _sleeps(self, what: str, address: Address | None) -> ModelError:
         where = ", ".join(self._order.name(why) if isinstance(why, int) else why for why in self._atomic)
@@ -320,7 +349,8 @@ class KernelProgram(GeneratorProgram):
         if not self._locks and not self._atomic:
             return state
         # most often they follow from where the program stands; code that takes a lock on one way alone is the exception
-        return LocalState(state.location, (state.key, self._locks, self._atomic))
+        held = (state.key, self._locks, self._atomic)
+        return LocalState(state.location, (*held, self._writes) if self._writes else held)
 
 
 T = TypeVar("T")

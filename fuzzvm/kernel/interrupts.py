@@ -97,16 +97,16 @@ def _irqs(k: Kernel) -> Address:
 def local_irq_save(k: Kernel) -> Steps[IrqsOff | int]:
     """Disable interrupts on this CPU; return whether they were on, for local_irq_restore(). It nests.
 
-    A full barrier, which the real one is not; no caller has stores pending. Raises RuntimeError where the kernel was
+    No barrier for what comes before it, as the real one is none. Raises RuntimeError where the kernel was
     booted without a word for it (`Boot.interrupts`).
     """
-    flags: IrqsOff | int = yield Rmw(_irqs(k), _Save(k.cpu), Order.ACQUIRE_RELEASE)
+    flags: IrqsOff | int = yield Rmw(_irqs(k), _Save(k.cpu), Order.ACQUIRE)
     return flags
 
 
 def local_irq_restore(k: Kernel, flags: IrqsOff | int = ON) -> Steps[None]:
-    """Have interrupts as they were when local_irq_save() returned `flags`."""
-    yield Rmw(_irqs(k), _Restore(k.cpu, flags), Order.ACQUIRE_RELEASE)
+    """Have interrupts as they were when local_irq_save() returned `flags`. No barrier for what comes after it."""
+    yield Rmw(_irqs(k), _Restore(k.cpu, flags), Order.RELEASE)
 
 
 @dataclass(frozen=True, slots=True)

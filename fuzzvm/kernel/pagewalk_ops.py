@@ -14,7 +14,6 @@ from fuzzvm.kernel.mmap_lock import AssertLocked
 from fuzzvm.kernel.pagewalk_rereads import pte_offset_kernel
 from fuzzvm.kernel.pgtable import Level, pxd_none, pxd_pgtable, pxd_table
 from fuzzvm.machine.ops import Address, Annotation, Load, Steps
-from fuzzvm.machine.program import Constant
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -35,12 +34,14 @@ class Visited(NamedTuple):
     subtree: bool
 
 
-class MmWalkOps(Constant):
+class MmWalkOps:
     """The callbacks of a walk: struct mm_walk_ops, with what `mm_walk.private` holds.
 
-    `levels` are the levels above PTE that have a callback.
+    `levels` are the levels above PTE that have a callback. They compare by value, as a program that is made again has
+    others.
     """
 
+    __slots__ = ()
     levels: ClassVar[frozenset[Level]] = frozenset()
 
     def pxd_entry(self, k: Kernel, level: Level, entryp: Address, entry: int, addr: int, end: int) -> Steps[Visited]:

@@ -6,6 +6,8 @@ import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -386,3 +388,20 @@ def test_orders_that_no_run_has_together_are_told_apart(tmp_path: Path) -> None:
 
     with pytest.raises(RejectedError):
         checked(forged(content, change), tmp_path)
+
+
+def test_what_interrupts_do_to_locks_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock is irq-unsafe though no run goes wrong, so that all states prove nothing of it; `certify` refuses."""
+    read = "read_kcore(page={}, nr_pages=1)"
+    data = {"name": "softirq", "arch": "arm64", "page_size": "4K", "levels": 4, "fanout": 2}
+    calls = {"cpus": [[read.format(0)], []], "softirqs": [[], [read.format(1)]]}
+    setup = ["vmap(page=0, nr_pages=2, max_page_shift='pte')"]
+    cell = Cell("linux-7.3", Scenario.from_data({**data, **calls, "setup": setup}), "sc")
+    assert verify_cell(cell, Bounds(Limits())).verdict.verdict == "bug"
+    of_states, of_task = certify._all_states, certify._task
+    monkeypatch.setattr(certify, "_all_states", lambda _, limits: of_states(cell, limits))
+    monkeypatch.setattr(certify, "_task", lambda _: of_task(cell))
+    without: Any = SimpleNamespace(scenario=SimpleNamespace(interrupts=()))
+    content = certify.certify(without, SAFE, Limits()).content
+    with pytest.raises(RejectedError, match="has interrupts"):
+        checked(content, tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fuzzvm.exhaustive import Limits
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, LOCK_ORDER, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LEAKED_TABLE, LOCK_NOT_RELEASED, LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import (
     ON,
@@ -25,9 +25,9 @@ from fuzzvm.kernel.irq_safety import Context, Used, conflict
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.pgtable import Level
-from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, ProgramError
+from fuzzvm.machine.errors import DEADLOCK, NO_PROGRESS, USE_AFTER_FREE_READ, ModelError, ProgramError
 from fuzzvm.machine.execution import Replay, execute
-from fuzzvm.machine.ops import Load, Steps
+from fuzzvm.machine.ops import Load, Order, Steps, Store
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.scenario import Scenario
@@ -96,6 +96,49 @@ class Irqsave(Locks):
     def inside(self, k: Kernel) -> Steps[None]:
         flags = yield from spin_lock_irqsave(k, self.a)
         yield from spin_unlock_irqrestore(k, self.a, flags)
+
+
+class HeldWhereSoftirqsComeBack(Locks):
+    """CPU 0 takes A with softirqs off, and has it still when they are on again."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        if k.cpu == 0:
+            yield from local_bh_disable(k)
+        yield from spin_lock(k.cpu, self.a)
+        if k.cpu == 0:
+            yield from local_bh_enable(k)
+        yield from spin_unlock(k.cpu, self.a)
+
+
+class HeldWhereInterruptsComeBack(Locks):
+    """The same with interrupts off."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        flags = yield from local_irq_save(k)
+        yield from spin_lock(k.cpu, self.a)
+        yield from local_irq_restore(k, flags)
+        yield from spin_unlock(k.cpu, self.a)
+
+
+class StoresInTheHandler(Mitigation):
+    """CPU 0 stores to X, its interrupt to Y: CPU 1 may see Y and not X, as an interrupt is no barrier."""
+
+    name = "stores-in-the-handler"
+    x: int
+    y: int
+
+    def attach(self, boot: Boot) -> None:
+        self.x, self.y = boot.word("x"), boot.word("y")
+
+    def after_clear(self, k: Kernel, level: Level, token: Any) -> Steps[None]:
+        if k.cpu == 0:
+            there = yield Load(self.x)
+            yield Store(self.y if there else self.x, 1)
+            return
+        y = yield Load(self.y, Order.ACQUIRE)
+        x = yield Load(self.x)
+        if y and not x:
+            raise ModelError(LEAKED_TABLE, "y without x")
 
 
 class UnsafeUnderSafe(Locks):
@@ -342,3 +385,21 @@ def test_what_ships_keeps_the_rules_where_interrupts_come_and_memory_is_short(
     cpus = [[PROMOTE[0]], ["cat_kernel_page_tables()"]]
     setup = ["vmap(page=0, nr_pages=2, max_page_shift='pte')", "vunmap(page=0, nr_pages=2)"]
     assert errors(SCHEMES[name], scenario(cpus, arch, setup, **more)) not in RULES
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kind"), [(HeldWhereSoftirqsComeBack, "softirqs"), (HeldWhereInterruptsComeBack, "hardirqs")]
+)
+def test_a_lock_that_is_held_where_interrupts_come_back_is_unsafe(scheme: type[Mitigation], kind: str) -> None:
+    """As lockdep's mark_held_locks: it was taken with them off."""
+    assert errors(scheme, in_an_interrupt(kind)) == IRQ_UNSAFE_LOCK
+    assert errors(scheme, in_an_interrupt(kind, own=0)) == DEADLOCK
+
+
+@pytest.mark.parametrize("kind", ["softirqs", "hardirqs"])
+def test_an_interrupt_is_no_barrier(kind: str) -> None:
+    pages = [f"vmap(page={page}, nr_pages=2, max_page_shift='pmd')" for page in (0, 2, 4)]
+    setup = [call.replace("nr_pages=4", "nr_pages=6") for call in BLOCKS]
+    found = scenario([[pages[0]], [pages[2]]], setup=setup, **{kind: [[pages[1]]]})
+    assert errors(StoresInTheHandler, found) == ""
+    assert errors(StoresInTheHandler, found, "arm64") == LEAKED_TABLE

@@ -326,7 +326,7 @@ VARIANTS = [
     Variant(
         "remapping of vmemmap that splits under page_table_lock",
         f"{KERNEL}.hugetlb_vmemmap:vmemmap_split_pmd",
-        "    # pte_alloc_one_kernel()\n",
+        "    # pte_alloc_one_kernel(): GFP_PGTABLE_KERNEL, with init_mm's lock held\n",
         "    yield from spin_lock(k.cpu, k.page_table_lock)\n",
         "remap-of-a-block",
         SLEEP_IN_ATOMIC,

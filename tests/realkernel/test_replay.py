@@ -212,7 +212,8 @@ def test_a_write_to_the_root_by_its_own_address_counts_once() -> None:
     assert outcome.result is Result.REPRODUCED
 
 
-def test_kasan_saying_nothing_has_diverged() -> None:
+def test_kasan_saying_nothing_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "PRINT_SECONDS", 0.1)
     quiet = [do for do in simulated.dump(PGD) if do.what != "kasan"]
     outcome, _ = walk(simulated.promotion(PGD), dump=quiet)
     assert (outcome.result, outcome.step) == (Result.DIVERGED, PLAN.failing.step)
@@ -234,6 +235,7 @@ def test_a_promotion_that_hangs_has_diverged(quick: None) -> None:
 
 def test_without_the_rehearsal_the_dump_would_be_stopped_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first read of the PMD entry is not the one that the walk follows."""
+    monkeypatch.setattr(replay, "PRINT_SECONDS", 0.1)
     monkeypatch.setattr(Rehearsal, "of", classmethod(lambda cls, accesses, hits: cls()))
     outcome, _ = walk(simulated.promotion(PGD))
     assert outcome.result is Result.DIVERGED

@@ -126,7 +126,7 @@ def uses(point: str, mitigation: str, scenario: str) -> bool:
     (named,) = ordering_points.get([point])
     scheme = registry.get(mitigation)
     found = shipped.get(scenario)
-    if point == "ptdesc-set-kernel":
+    if point == "ptdesc-set-kernel" and found.arch == "x86_64":
         found = replace(found, iommu_sva=True)
     system = System(found, scheme, "sc", without=(point,))
     for seed in range(300):

@@ -66,7 +66,7 @@ def _outcomes(task: CompiledTask) -> Outcomes:
 
 def _peek(space: Space, state: int) -> Callable[[int], int]:
     shared = space.shared
-    if space.has_agents:
+    if space.weak:
         return shared.memory(state & SHARED_MASK).peek  # type: ignore[attr-defined,no-any-return]
     return lambda address: space.values[shared.read(state & SHARED_MASK, address)]  # type: ignore[attr-defined,no-any-return]
 
