@@ -67,7 +67,7 @@ SAMPLED = (
     "report/html/test_story_page.py",
 )
 """Files that take two thirds of the time: most of their tests start processes or explore whole state spaces."""
-FUNCTIONS_IN = 5
+FUNCTIONS_IN = 6
 """Of the test functions of such a file, the part that is run without --full; those that are marked `always` are."""
 FOLDERS = (
     "bench",
@@ -84,7 +84,9 @@ FOLDERS = (
     "verify",
     "workload",
 )
-"""Folders whose other files come next in time; half of the functions of each are run without --full."""
+"""Folders whose other files come next in time."""
+FUNCTIONS_IN_FOLDERS = 3
+"""Of the test functions of such a file, the part that is run without --full."""
 
 # what a shell has ignored on behalf of nohup, fuzzvm leaves ignored: tests send it, and wait for what it does
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -143,7 +145,7 @@ def _part(path: str) -> int:
     """Return that one in so many functions of a file is run without --full."""
     if path.endswith(SAMPLED):
         return FUNCTIONS_IN
-    return 2 if path.removeprefix("tests/").partition("/")[0] in FOLDERS else 1
+    return FUNCTIONS_IN_FOLDERS if path.removeprefix("tests/").partition("/")[0] in FOLDERS else 1
 
 
 def _sample(product: list[pytest.Item]) -> list[pytest.Item]:
