@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.exhaustive.verdict import DisagreementError
 from fuzzvm.machine.errors import ScheduleError, StoppedError
+from fuzzvm.mitigations.whose import is_users
 from fuzzvm.runs.minimise.minimiser import DEFAULT_BUDGET, Minimised, NotFailingError, minimise
 from fuzzvm.scenario.target import Code
 from fuzzvm.verify.determinism.elsewhere import ask
 from fuzzvm.verify.determinism.replaying import Replaying, outcome
-from fuzzvm.verify.determinism.sources import is_users
 
 
 class NotTheSameError(Exception):

@@ -8,11 +8,11 @@ from fuzzvm.exhaustive import Limits, Verdict, verify
 from fuzzvm.exhaustive.all_errors import with_all_errors
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.exhaustive.verdict import DisagreementError
+from fuzzvm.mitigations.whose import is_users
 from fuzzvm.scenario.purpose import missing
 from fuzzvm.scenario.system import System
 from fuzzvm.verify.determinism import scheme
 from fuzzvm.verify.determinism.asked import Driving
-from fuzzvm.verify.determinism.sources import is_users
 from fuzzvm.verify.lock_order import with_lock_order
 from fuzzvm.verify.met import met_in
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 from fuzzvm.exhaustive.search import has_compiled
 from fuzzvm.exhaustive.space import StateBoundError
 from fuzzvm.exhaustive.verdict import DisagreementError
-from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError, UnkeyableError
 from fuzzvm.machine.execution import Chooser, Execution, Replay, execute
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Annotation, Operation, Value
 from fuzzvm.machine.schedule import Schedule, Step
+from fuzzvm.mitigations.whose import is_users
 from fuzzvm.runs.coverage import Covering, InterleavingCoverage
 from fuzzvm.runs.happened import Happened
 from fuzzvm.runs.plans import order_tree
 from fuzzvm.runs.walks.walker import Walker
 from fuzzvm.scenario.system import System
-from fuzzvm.supervision import user_code
 
 COMPILED_AFTER = order_tree.COMPILED_AFTER
 """Runs of a system after which compiled code goes on, where there is a loop for what chooses."""
@@ -78,7 +76,7 @@ class Runs:
     def _new(self, system: System) -> Walker | None:
         if system.memory != "sc":
             return None
-        self._users[id(system)] = not _ships(system.mitigation)
+        self._users[id(system)] = is_users(system.mitigation)
         points = self._happened.of(system).points
 
         def observe(op: Operation, stack: Sequence[str], response: Value, notes: Sequence[Annotation]) -> None:
@@ -107,13 +105,6 @@ class Runs:
             failure = Failure("not-reproducible", f"a machine says of the run: {differs}", None, (), len(schedule))
             return Execution(schedule, failure)
         raise DisagreementError(f"a walk of {system.scenario.name} goes wrong, and a machine says: {differs}")
-
-
-def _ships(mitigation: type[Mitigation]) -> bool:
-    """Return whether all code of a mitigation ships with fuzzvm."""
-    parts: tuple[type[Mitigation], ...] = getattr(mitigation, "parts", (mitigation,))
-    modules = [cls.__module__ for part in parts for cls in part.__mro__ if issubclass(cls, Mitigation)]
-    return all(user_code.is_own(str(getattr(sys.modules.get(name), "__file__", name))) for name in modules)
 
 
 def _covered(chooser: Chooser, coverage: InterleavingCoverage | None) -> Chooser:

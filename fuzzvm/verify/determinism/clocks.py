@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any
 
 from fuzzvm.supervision import inside
-from fuzzvm.verify.determinism.drive import is_own
+from fuzzvm.supervision.user_code import is_own
 
 _TIME = (
     *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import fuzzvm
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.blame import is_bound
 from fuzzvm.machine.errors import ModelError
@@ -18,11 +15,12 @@ from fuzzvm.machine.execution import InTurn, execute
 from fuzzvm.machine.generators import GeneratorProgram
 from fuzzvm.machine.ops import Annotation, Operation
 from fuzzvm.mitigations.stacked import HOOKS, overrides
+from fuzzvm.mitigations.whose import parts_of
 from fuzzvm.scenario.system import System
 from fuzzvm.supervision import stopping, user_code
+from fuzzvm.supervision.user_code import is_own
 from fuzzvm.verify.determinism.behaviour import RETURNS, Behaviour, done, failed, load_responses, step_text
 
-_OWN = str(Path(fuzzvm.__file__).parent)
 _SHOWN = 90
 """Characters of what was done that a message repeats."""
 
@@ -113,7 +111,7 @@ def _place_in(text: str, mitigation: type[Mitigation]) -> Place | None:
     names = re.split(r"[< ]", text)
     for hook in HOOKS:
         if hook in names:
-            for part in getattr(mitigation, "parts", (mitigation,)):
+            for part in parts_of(mitigation):
                 code = getattr(part, hook).__code__
                 if not is_own(code.co_filename):
                     return Place(code.co_filename, code.co_firstlineno, hook)
@@ -122,18 +120,12 @@ def _place_in(text: str, mitigation: type[Mitigation]) -> Place | None:
 
 def place_of(mitigation: type[Mitigation]) -> Place:
     """Return a place for what goes by no step of a hook: that of what a scheme answers or sets up, or of the scheme."""
-    for part in getattr(mitigation, "parts", (mitigation,)):
+    for part in parts_of(mitigation):
         for name in ("huge_vmap_allowed", "attach", *HOOKS):
             code = getattr(getattr(part, name), "__code__", None)
             if overrides(part, name) and code is not None and not is_own(code.co_filename):
                 return Place(code.co_filename, code.co_firstlineno, name)
     return Place(mitigation.__module__, 0, mitigation.__qualname__)
-
-
-@cache
-def is_own(filename: str) -> bool:
-    """Return whether a file is one of fuzzvm's own."""
-    return filename.startswith(_OWN)
 
 
 def _traced(error: BaseException) -> list[tuple[CodeType, int]]:

@@ -17,8 +17,10 @@ from fuzzvm.machine.errors import ProgramError
 from fuzzvm.mitigations import sent_files
 from fuzzvm.mitigations.sent_files import SentFile, SentLoader
 from fuzzvm.mitigations.stacked import stack
+from fuzzvm.mitigations.whose import parts_of, users_modules
 from fuzzvm.supervision import inside
-from fuzzvm.verify.determinism.drive import is_own, place_of
+from fuzzvm.supervision.user_code import is_own
+from fuzzvm.verify.determinism.drive import place_of
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,6 @@ class Source:
     name: str = ""
 
 
-def parts_of(mitigation: type[Mitigation]) -> tuple[type[Mitigation], ...]:
-    """Return the schemes that a mitigation is stacked of, itself where it is not stacked."""
-    parts: tuple[type[Mitigation], ...] = getattr(mitigation, "parts", (mitigation,))
-    return parts
-
-
-def is_users(mitigation: type[Mitigation]) -> bool:
-    """Return whether a mitigation has code that does not ship with fuzzvm."""
-    return any(_users_modules(part) for part in parts_of(mitigation))
-
-
 def source_of(mitigation: type[Mitigation]) -> Source:
     """Return where a mitigation's code is. Raises ProgramError for a class that no other process can find."""
     parts = parts_of(mitigation)
@@ -53,7 +44,7 @@ def source_of(mitigation: type[Mitigation]) -> Source:
             place = place_of(part)
             message = f"{part.__qualname__} must be at the top level of its file, for a second process to find it"
             raise ProgramError(message, place.filename, place.line)
-        for name in _users_modules(part):
+        for name in users_modules(part):
             if not _importable(name):
                 files[name] = _file_of(sys.modules[name], part)
     stacked = mitigation.name if parts != (mitigation,) else ""
@@ -92,7 +83,7 @@ def makes_sets(mitigation: type[Mitigation]) -> bool:
     libraries.
     """
     seen: set[str] = set()
-    todo = [name for part in parts_of(mitigation) for name in _users_modules(part)]
+    todo = [name for part in parts_of(mitigation) for name in users_modules(part)]
     while todo:
         name = todo.pop()
         module = sys.modules.get(name)
@@ -132,12 +123,6 @@ def _makes(code: CodeType) -> bool:
     return any(
         _makes(value) if isinstance(value, CodeType) else isinstance(value, frozenset) for value in code.co_consts
     )
-
-
-def _users_modules(part: type[Mitigation]) -> list[str]:
-    """Return the modules of a scheme's classes that do not ship with fuzzvm."""
-    names = dict.fromkeys(cls.__module__ for cls in part.__mro__ if issubclass(cls, Mitigation))
-    return [name for name in names if not is_own(str(getattr(sys.modules.get(name), "__file__", name)))]
 
 
 def _importable(name: str) -> bool:
