@@ -80,7 +80,7 @@ def why_not(image: Image, scenario: Scenario) -> str:
             function_call(image, geometry, named, OwnWords(image, 0))
         except (ImageError, ScenarioError) as error:
             return f"{named}: {error}"
-    for one in (*scenario.setup, *(one for calls in scenario.cpus for one in calls)):
+    for one in scenario.every_call:
         if type(one) not in _CALLS and not isinstance(one, CallFunction):
             return f"{one.name}() is not there for images"
         if isinstance(one, Vmap) and one.max_page_shift == "contpte":

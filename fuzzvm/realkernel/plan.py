@@ -173,7 +173,7 @@ def _check_calls(scenario: Scenario) -> None:
     if scenario.arch == "x86_64":
         # arm64's set_memory_*() want areas of vmalloc's own; and with no collapse nothing frees beside a look-up
         drivable = (*drivable, SetMemoryRo, SetMemoryRox, ReadKcore)
-    for call in _calls(scenario):
+    for call in scenario.every_call:
         if not isinstance(call, drivable):
             raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
     window = Window(scenario.geometry(), 0)
@@ -181,16 +181,12 @@ def _check_calls(scenario: Scenario) -> None:
         raise NoCounterpartError("pages that are read must lie within 512 MB, which the guest sets aside")
 
 
-def _calls(scenario: Scenario) -> tuple[Call, ...]:
-    return (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
-
-
 def reserved(scenario: Scenario, window: Window) -> int:
     """Return the bytes of memory that are mapped where a call reads what is mapped, else 0.
 
     They are to be nobody else's: a change of attributes changes the linear map of memory along.
     """
-    calls = _calls(scenario)
+    calls = scenario.every_call
     return span(calls, window) if any(isinstance(call, ReadKcore) for call in calls) else 0
 
 

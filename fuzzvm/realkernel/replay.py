@@ -67,10 +67,9 @@ def script(plan: Plan) -> list[str]:
     """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice."""
     scenario = plan.case.scenario
     slots: dict[str, int] = {}
-    everything = (*scenario.setup, *(call for calls in scenario.cpus for call in calls))
     reserved = plans.reserved(scenario, plan.window)
     lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
-    lines += [f"boot area {plan.window.start:#x} {plans.span(everything, plan.window):#x}"]
+    lines += [f"boot area {plan.window.start:#x} {plans.span(scenario.every_call, plan.window):#x}"]
     lines += [f"boot {plans.operations(call, plan.window, slots)}" for call in scenario.setup]
     for cpu, calls in enumerate(scenario.cpus):
         twice = (*calls, *calls) if rehearsable(plan, cpu) else calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, fields
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.pgtable import Geometry, Level
@@ -64,31 +64,34 @@ class Call:
         return f"{self.name}({', '.join(arguments)})"
 
 
-class Ranged(Protocol):
-    """A call that is about some pages in a row."""
+@dataclass(frozen=True)
+class OfPage(Call):
+    """A call about a page, which must be mapped unless the call says otherwise."""
+
+    page: int
 
     @property
-    def page(self) -> int:
-        """The number of the first page."""
+    def pages(self) -> range:
+        """The numbers of the pages that it is about."""
+        return range(self.page, self.page + 1)
+
+    def addresses(self, k: Kernel) -> tuple[int, int]:
+        """Return the addresses at which these pages begin and end."""
+        size = k.geometry.size(Level.PTE)
+        return k.geometry.base + self.pages.start * size, k.geometry.base + self.pages.stop * size
+
+    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
+        # of a page that is not mapped the kernel says -EINVAL or -EFAULT
+        hole = next((page for page in self.pages if page not in mapped), None)
+        return "" if hole is None else f"page {hole} is not mapped"
+
+
+@dataclass(frozen=True)
+class OfPages(OfPage):
+    """A call about some pages in a row."""
+
+    nr_pages: int
 
     @property
-    def nr_pages(self) -> int:
-        """How many pages they are."""
-
-
-def range_of(k: Kernel, page: int, nr_pages: int) -> tuple[int, int]:
-    """Return the addresses at which a range of pages begins and ends."""
-    size = k.geometry.size(Level.PTE)
-    addr = k.geometry.base + page * size
-    return addr, addr + nr_pages * size
-
-
-def pages_of(call: Ranged) -> range:
-    """Return the numbers of the pages that a call is about."""
-    return range(call.page, call.page + call.nr_pages)
-
-
-def not_mapped(call: Ranged, mapped: Collection[int]) -> str:
-    """Return that a page is not mapped, of which the kernel says -EINVAL or -EFAULT; '' where all are."""
-    hole = next((page for page in pages_of(call) if page not in mapped), None)
-    return "" if hole is None else f"page {hole} is not mapped"
+    def pages(self) -> range:
+        return range(self.page, self.page + self.nr_pages)

@@ -26,7 +26,7 @@ from fuzzvm.machine.ops import Annotation, Steps
 from fuzzvm.scenario.arguments import Argument, page_of, parse_arguments, shown, words_of
 from fuzzvm.scenario.call import Areas as Areas
 from fuzzvm.scenario.call import Call as Call
-from fuzzvm.scenario.call import not_mapped, pages_of, range_of
+from fuzzvm.scenario.call import OfPage, OfPages
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.hotplug_calls import (
     HugetlbVmemmapOptimizeFolio,
@@ -58,7 +58,7 @@ def _shift(geometry: Geometry, name: str) -> int:
 
 
 @dataclass(frozen=True)
-class Vmap(Call):
+class Vmap(OfPages):
     """Map pages at a fixed place, as ioremap and vmap do: vmap_range.
 
     `max_page_shift` is the largest entry allowed ('pte', 'contpte', 'pmd' or 'pud'), `phys_page` the first physical
@@ -67,14 +67,12 @@ class Vmap(Call):
 
     name = "vmap"
     maps = True
-    page: int
-    nr_pages: int
     max_page_shift: str = "pud"
     prot: str = "rw"
     phys_page: int = -1
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = range_of(k, self.page, self.nr_pages)
+        addr, end = self.addresses(k)
         phys_page = self.page if self.phys_page < 0 else self.phys_page
         phys_addr = phys_page << k.geometry.page_shift
         shift = _shift(k.geometry, self.max_page_shift)
@@ -93,29 +91,27 @@ class Vmap(Call):
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
         # vmap_pte_range() has BUG_ON(!pte_none(ptep_get(pte))); a block would drop the mappings below it in silence
-        live = next((page for page in pages_of(self) if page in mapped), None)
+        live = next((page for page in self.pages if page in mapped), None)
         return "" if live is None else f"page {live} is mapped already"
 
 
 @dataclass(frozen=True)
-class Vunmap(Call):
+class Vunmap(OfPages):
     """Unmap pages and leave the tables: vunmap_range."""
 
     name = "vunmap"
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = range_of(k, self.page, self.nr_pages)
+        addr, end = self.addresses(k)
         yield from vunmap_range(k, addr, end)
         return areas
 
     def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return "" if any(page in mapped for page in pages_of(self)) else "none of the pages is mapped"
+        return "" if any(page in mapped for page in self.pages) else "none of the pages is mapped"
 
 
 @dataclass(frozen=True)
-class SetMemoryRo(Call):
+class SetMemoryRo(OfPages):
     """Make mapped pages read-only: set_memory_ro. What it returns is not looked at, as by many callers of the kernel.
 
     On x86_64 it splits blocks of which a part changes; elsewhere it changes nothing from the first block on.
@@ -123,20 +119,15 @@ class SetMemoryRo(Call):
 
     name = "set_memory_ro"
     changes_attr = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = range_of(k, self.page, self.nr_pages)
+        addr, _ = self.addresses(k)
         yield from k.arch.set_memory_ro(k, addr, self.nr_pages)
         return areas
 
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
-
 
 @dataclass(frozen=True)
-class SetMemoryRox(Call):
+class SetMemoryRox(OfPages):
     """Make mapped pages read-only and executable: set_memory_rox.
 
     As set_memory_ro; and on x86_64 it then collapses pages that are alike into blocks.
@@ -145,16 +136,11 @@ class SetMemoryRox(Call):
     name = "set_memory_rox"
     collapses = True
     changes_attr = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = range_of(k, self.page, self.nr_pages)
+        addr, _ = self.addresses(k)
         yield from k.arch.set_memory_rox(k, addr, self.nr_pages)
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
 
 
 def _remember(areas: Areas, name: str, addr: int | None) -> Areas:
@@ -278,58 +264,43 @@ class CatPageTables(Call):
 
 
 @dataclass(frozen=True)
-class ReadKcore(Call):
+class ReadKcore(OfPages):
     """Read pages of an area through /proc/kcore: vread_iter. The area stays allocated meanwhile."""
 
     name = "read_kcore"
     looks_up = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, end = range_of(k, self.page, self.nr_pages)
+        addr, end = self.addresses(k)
         yield from aligned_vread_iter(k, addr, end - addr)
         return areas
 
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        # an area is found only while it is busy, and then it is mapped
-        return not_mapped(self, mapped)
-
 
 @dataclass(frozen=True)
-class TextPoke(Call):
+class TextPoke(OfPage):
     """Patch code in a page of the vmalloc area: the look-up of its page, as text_poke makes it on x86_64."""
 
     name = "text_poke"
     looks_up = True
-    page: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = range_of(k, self.page, 1)
+        addr, _ = self.addresses(k)
         yield from poke_vmalloc_pages(k, addr)
         return areas
 
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return "" if self.page in mapped else f"page {self.page} is not mapped"
-
 
 @dataclass(frozen=True)
-class PerfPageSize(Call):
+class PerfPageSize(OfPage):
     """Take a sample with PERF_SAMPLE_CODE_PAGE_SIZE at an address in a page: perf_get_page_size in a kernel thread."""
 
     name = "perf_page_size"
     looks_up = True
     disables_irqs = True
-    page: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = range_of(k, self.page, 1)
+        addr, _ = self.addresses(k)
         yield from perf_get_page_size(k, addr)
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        # what is sampled is executed
-        return "" if self.page in mapped else f"page {self.page} is not mapped"
 
 
 @dataclass(frozen=True)

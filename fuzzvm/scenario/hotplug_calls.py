@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from fuzzvm.kernel.hugetlb_vmemmap import hugetlb_vmemmap_optimize_folio
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.memory_hotplug import pagemap_range_fails, pageunmap_range, try_remove_memory
 from fuzzvm.machine.ops import Steps
-from fuzzvm.scenario.call import Areas, Call, not_mapped, range_of
+from fuzzvm.scenario.call import Areas, OfPage, OfPages
 
 
 @dataclass(frozen=True)
-class TryRemoveMemory(Call):
+class TryRemoveMemory(OfPages):
     """Take memory out that is offline, of which the pages are the linear map: try_remove_memory.
 
     What maps the pages goes away, and the tables that are empty then.
@@ -21,80 +20,56 @@ class TryRemoveMemory(Call):
 
     name = "try_remove_memory"
     removes = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        yield from try_remove_memory(k, *range_of(k, self.page, self.nr_pages))
+        yield from try_remove_memory(k, *self.addresses(k))
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
-class PageunmapRange(Call):
+class PageunmapRange(OfPages):
     """Take away KASAN's shadow of a device's memory, of which the pages are the shadow: pageunmap_range."""
 
     name = "pageunmap_range"
     removes = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        yield from pageunmap_range(k, *range_of(k, self.page, self.nr_pages))
+        yield from pageunmap_range(k, *self.addresses(k))
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
-class PagemapRangeFails(Call):
+class PagemapRangeFails(OfPages):
     """Take away KASAN's shadow of a device's memory that could not be added: pagemap_range, where it fails."""
 
     name = "pagemap_range_fails"
     removes = True
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        yield from pagemap_range_fails(k, *range_of(k, self.page, self.nr_pages))
+        yield from pagemap_range_fails(k, *self.addresses(k))
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
-class HugetlbVmemmapOptimizeFolio(Call):
+class HugetlbVmemmapOptimizeFolio(OfPages):
     """Remap the struct pages of a huge page, of which the pages are the vmemmap: hugetlb_vmemmap_optimize_folio."""
 
     name = "hugetlb_vmemmap_optimize_folio"
-    page: int
-    nr_pages: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        yield from hugetlb_vmemmap_optimize_folio(k, *range_of(k, self.page, self.nr_pages))
+        yield from hugetlb_vmemmap_optimize_folio(k, *self.addresses(k))
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return not_mapped(self, mapped)
 
 
 @dataclass(frozen=True)
-class KfenceProtectPage(Call):
+class KfenceProtectPage(OfPage):
     """Make a page of KFENCE's pool invalid: kfence_protect_page of arm64, as an object is freed in any context."""
 
     name = "kfence_protect_page"
     archs = ("arm64",)
     changes_attr = True
-    page: int
 
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
-        addr, _ = range_of(k, self.page, 1)
+        addr, _ = self.addresses(k)
         yield from k.arch.kfence_protect_page(k, addr)
         return areas
-
-    def breach(self, k: Kernel, mapped: Collection[int], areas: Areas) -> str:
-        return "" if self.page in mapped else f"page {self.page} is not mapped"

@@ -91,6 +91,11 @@ class Scenario:
         return (*(call for cpu in range(len(self.cpus)) for call in self.calls_of(cpu)), *self.shrinkers)
 
     @property
+    def every_call(self) -> tuple[Call, ...]:
+        """All calls, those at boot first."""
+        return (*self.setup, *self.calls)
+
+    @property
     def walkers(self) -> int:
         """Number of CPUs that walk page tables."""
         return len(self.cpus_with(lambda call: call.walks))
@@ -171,13 +176,13 @@ class Scenario:
     @property
     def other_mms(self) -> tuple[str, ...]:
         """The mms beside init_mm that its calls walk, in the order of their names."""
-        calls = (*self.setup, *self.calls)
+        calls = self.every_call
         return tuple(sorted({call.mm for call in calls if isinstance(call, CatPageTables) and call.walks_other_mm}))
 
     @property
     def of_functions(self) -> tuple[CallFunction, ...]:
         """The calls of kernel functions by name, at boot and of CPUs."""
-        calls = (*self.setup, *self.calls)
+        calls = self.every_call
         return tuple(call for call in calls if isinstance(call, CallFunction))
 
     def _check(self) -> None:
@@ -199,7 +204,7 @@ class Scenario:
             raise ScenarioError(f"the TLBs of {self.arch} are not modelled", "tlb")
         if self.invlpgb and self.arch != "x86_64":
             raise ScenarioError(f"{self.arch} has no INVLPGB", "invlpgb")
-        for call in (*self.setup, *self.calls):
+        for call in self.every_call:
             if call.archs and self.arch not in call.archs:
                 raise ScenarioError(f"{self.arch} has no {call.name}", str(call))
         if self.iommu_sva and self.arch != "x86_64":
