@@ -91,6 +91,11 @@ class BuiltKernel:
         return self.folder / "image"
 
     @property
+    def changes(self) -> str:
+        """Return what differs from its source, as the end of a sentence; '' where nothing does."""
+        return "".join([f", without {step}" for step in self.without] + [f", with {patch}" for patch in self.patches])
+
+    @property
     def page_shift(self) -> int:
         """Return the shift of the size of a page."""
         return PAGE_SHIFTS[self.page_size]

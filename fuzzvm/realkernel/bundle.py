@@ -48,14 +48,13 @@ def save(folder: Path, case: Path, kernel: BuiltKernel, outcome: Outcome, times:
     parts = [f" --without-fix {step}" for step in kernel.without]
     # the user has the files, by names that mean nothing elsewhere
     parts += [" --patch FILE" for _ in kernel.patches]
-    changes = [f", without {step}" for step in kernel.without] + [f", with {patch}" for patch in kernel.patches]
     readme = _README.format(
         headline=f"{outcome.result.value}: {outcome.message}",
         release=kernel.release,
         arch=kernel.arch,
         page_size=kernel.page_size,
         levels=kernel.levels,
-        changes="".join(changes),
+        changes=kernel.changes,
         times=times,
         options="".join(parts),
     )

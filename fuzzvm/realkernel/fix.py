@@ -67,8 +67,10 @@ def with_huge_beside_ptdump(text: str) -> str:
     return edited
 
 
-def _without(step: str, path: str, *edits: tuple[str, str]) -> Edit:
-    """Return an edit that replaces texts, each of which must be there once."""
+def _step(
+    step: str, arches: tuple[str, ...], path: str, *edits: tuple[str, str]
+) -> dict[str, dict[str, tuple[Edit, ...]]]:
+    """Return a row of STEPS that replaces texts in one file, each of which must be there once."""
 
     def apply(text: str) -> str:
         for old, new in edits:
@@ -80,7 +82,7 @@ def _without(step: str, path: str, *edits: tuple[str, str]) -> Edit:
             text = text.replace(old, new)
         return text
 
-    return Edit(Path(path), apply)
+    return {step: dict.fromkeys(arches, (Edit(Path(path), apply),))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +94,40 @@ class Edit:
 
 
 _VMALLOC = Edit(Path("mm/vmalloc.c"), without_trylock)
-_PAGEATTR = "arch/x86/mm/pat/set_memory.c"
 _OTHER_MM = "\tif (mm != &init_mm)\n\t\t"
 STEPS: dict[str, dict[str, tuple[Edit, ...]]] = {
     PROMOTION: {
         "x86_64": (_VMALLOC,),
         "arm64": (_VMALLOC, Edit(Path("arch/arm64/include/asm/vmalloc.h"), with_huge_beside_ptdump)),
     },
-    "walk-init-lock": dict.fromkeys(
+    **_step(
+        "walk-init-lock",
         ("x86_64", "arm64"),
+        "mm/ptdump.c",
+        (f"{_OTHER_MM}mmap_write_lock_nested(&init_mm, SINGLE_DEPTH_NESTING);\n", ""),
+        (f"{_OTHER_MM}mmap_write_unlock(&init_mm);\n", ""),
+    ),
+    **_step(
+        "collapse-lock",
+        ("x86_64",),
+        "arch/x86/mm/pat/set_memory.c",
         (
-            _without(
-                "walk-init-lock",
-                "mm/ptdump.c",
-                (f"{_OTHER_MM}mmap_write_lock_nested(&init_mm, SINGLE_DEPTH_NESTING);\n", ""),
-                (f"{_OTHER_MM}mmap_write_unlock(&init_mm);\n", ""),
-            ),
+            "\tscoped_guard(mmap_write_lock, &init_mm)\n\t\t__cpa_collapse_large_pages(cpa);\n",
+            "\t__cpa_collapse_large_pages(cpa);\n",
         ),
     ),
-    "collapse-lock": {
-        "x86_64": (
-            _without(
-                "collapse-lock",
-                _PAGEATTR,
-                (
-                    "\tscoped_guard(mmap_write_lock, &init_mm)\n\t\t__cpa_collapse_large_pages(cpa);\n",
-                    "\t__cpa_collapse_large_pages(cpa);\n",
-                ),
-            ),
-        )
-    },
-    "attributes-lock": {
-        "x86_64": (
-            _without(
-                "attributes-lock",
-                _PAGEATTR,
-                ("\tcpa.init_mm_read_locked = true;\n\tscoped_guard(mmap_read_lock, &init_mm)\n\t\tret =", "\tret ="),
-            ),
-        )
-    },
-    "lookup-lock": {
-        "x86_64": (
-            _without("lookup-lock", "arch/x86/kernel/alternative.c", ("\t\tguard(mmap_read_lock)(&init_mm);\n", "")),
-        )
-    },
+    **_step(
+        "attributes-lock",
+        ("x86_64",),
+        "arch/x86/mm/pat/set_memory.c",
+        ("\tcpa.init_mm_read_locked = true;\n\tscoped_guard(mmap_read_lock, &init_mm)\n\t\tret =", "\tret ="),
+    ),
+    **_step(
+        "lookup-lock",
+        ("x86_64",),
+        "arch/x86/kernel/alternative.c",
+        ("\t\tguard(mmap_read_lock)(&init_mm);\n", ""),
+    ),
 }
 """What `--without-fix` does: by the name of a lock, for each architecture that has it, the edits that take it out."""
 

@@ -147,11 +147,8 @@ def build(
     if as_json:
         print_json(built.to_data())
     else:
-        changed = "".join(
-            [f", without {step}" for step in built.without] + [f", with {patch}" for patch in built.patches]
-        )
         say(
-            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{changed}; "
+            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{built.changes}; "
             f"built in {built.seconds:g} s"
         )
         if built.left_out:
