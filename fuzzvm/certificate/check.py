@@ -13,7 +13,7 @@ from fuzzvm.certificate.programs import History
 from fuzzvm.certificate.states import StateCheck, named
 from fuzzvm.kernel.contexts import Taken
 from fuzzvm.kernel.cover_points import CoverPoints
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER
+from fuzzvm.kernel.errors import OF_FACTS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.ops import Annotation
 from fuzzvm.scenario.digest import task_digest
@@ -38,7 +38,7 @@ def check(certificate: Safe | Bug, scheme: type[Mitigation], asked_for_by: str) 
 
 
 def _check_bug(bug: Bug, system: System) -> None:
-    if bug.error in {LOCK_ORDER, IRQ_UNSAFE_LOCK}:
+    if bug.error in OF_FACTS:
         system.lock_order.watched = None
     machine = system.machine()
     machine.careful = True

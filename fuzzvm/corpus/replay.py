@@ -9,7 +9,7 @@ from typing import TypeAlias
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.files.shell import word
 from fuzzvm.kernel.counters import Counters
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER
+from fuzzvm.kernel.errors import OF_FACTS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.execution import MAX_STEPS, Execution, Replay, execute
@@ -94,7 +94,7 @@ def run(
     where the schedule does not fit, ScenarioError where the setup fails.
     """
     task = Target(code, case.scenario, case.memory, case.without).task()
-    if case.expect.error in {LOCK_ORDER, IRQ_UNSAFE_LOCK} and isinstance(task, System):
+    if case.expect.error in OF_FACTS and isinstance(task, System):
         task.lock_order.watched = None
 
     def followed(task: Task) -> tuple[Machine, Execution, Replay]:

@@ -22,6 +22,8 @@ BAD_TABLE_POINTER = "bad-table-pointer"
 SLEEP_IN_ATOMIC = "sleep-in-atomic"
 LOCK_ORDER = "lock-order"
 IRQ_UNSAFE_LOCK = "irq-unsafe-lock"
+OF_FACTS = frozenset({LOCK_ORDER, IRQ_UNSAFE_LOCK})
+"""What a run shows only where its programs tell all facts about locks: where `LockOrder.watched` is None."""
 MISSING_DESTRUCTOR = "missing-destructor"
 IOMMU_WALK_OF_FREED_TABLE = "iommu-walk-of-freed-table"
 

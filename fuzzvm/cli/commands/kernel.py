@@ -148,8 +148,8 @@ def build(
         print_json(built.to_data())
     else:
         say(
-            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels{built.changes}; "
-            f"built in {built.seconds:g} s"
+            f"{out}: Linux {built.release} for {built.arch}, {built.page_size} pages, {built.levels} levels"
+            f"{built.changes}; built in {built.seconds:g} s"
         )
         if built.left_out:
             say(f"options that this tree does not take, and that do not matter: {', '.join(built.left_out)}")

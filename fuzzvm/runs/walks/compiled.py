@@ -23,7 +23,7 @@ from fuzzvm.runs.plans.orders import FollowOrders
 from fuzzvm.runs.plans.races import Place, Races
 from fuzzvm.runs.strategies.pos import Pos
 from fuzzvm.runs.walks import loops
-from fuzzvm.runs.walks.pairs import CompiledPairs
+from fuzzvm.runs.walks.pairs import CompiledPairs, with_room
 from fuzzvm.runs.walks.walker import Walker
 from fuzzvm.supervision import stopping
 
@@ -265,10 +265,7 @@ class CompiledWalks:
         nodes = self._walker.space.lanes[cpu].nodes
         if self._known[cpu] == len(nodes):
             return
-        if len(nodes) > self._facts.shape[1]:
-            more = np.zeros((self._facts.shape[0], 2 * len(nodes), loops.FACTS), np.int64)
-            more[:, : self._facts.shape[1]] = self._facts
-            self._facts = more
+        self._facts = with_room(self._facts, len(nodes))
         races = self._races
         assert races is not None
         for node in nodes[self._known[cpu] :]:

@@ -48,6 +48,15 @@ def find_pairs(path: Any, facts: Any, last: Any, stamps: Any, run: int, found: A
     return count
 
 
+def with_room(facts: Any, rows: int) -> Any:
+    """Return a table of facts that has so many rows for each CPU: itself, or a larger one with its rows."""
+    if rows <= facts.shape[1]:
+        return facts
+    larger = np.zeros((facts.shape[0], 2 * rows, facts.shape[2]), facts.dtype)
+    larger[:, : facts.shape[1]] = facts
+    return larger
+
+
 class CompiledPairs:
     """Finds the pairs of the paths of one system."""
 
@@ -85,10 +94,7 @@ class CompiledPairs:
     def _describe(self, lane: Lane) -> None:
         """Note the facts of those local states of a CPU that have none."""
         nodes, cpu = lane.nodes, lane.cpu
-        if len(nodes) > self._facts.shape[1]:
-            more = np.zeros((self._facts.shape[0], 2 * len(nodes), FACTS), np.int64)
-            more[:, : self._facts.shape[1]] = self._facts
-            self._facts = more
+        self._facts = with_room(self._facts, len(nodes))
         for node in nodes[self._known[cpu] :]:
             if node.op is not None:
                 site = (cpu, *node.site)
