@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+CHANGES_WHAT_IS_PRINTED = ("BUILD_NUMBER", "CI", "COLUMNS", "HYPOTHESIS", "PYTEST")
+"""How the names of variables begin that change it: where CI is set, pytest repeats each message in its summary."""
 
 
 def pytest_in(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -16,7 +18,7 @@ def pytest_in(folder: Path, *arguments: str) -> tuple[int, str]:
     ran = subprocess.run(
         command,
         cwd=folder,
-        env={key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "HYPOTHESIS"))}
+        env={key: value for key, value in os.environ.items() if not key.startswith(CHANGES_WHAT_IS_PRINTED)}
         | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
