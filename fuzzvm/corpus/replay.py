@@ -9,7 +9,6 @@ from typing import TypeAlias
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.files.shell import word
 from fuzzvm.kernel.counters import Counters
-from fuzzvm.kernel.errors import OF_FACTS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.errors import Failure, ScheduleError
 from fuzzvm.machine.execution import MAX_STEPS, Execution, Replay, execute
@@ -93,9 +92,7 @@ def run(
     `chooser` follows the schedule and looks at the machine meanwhile; by default nobody looks. Raises ScheduleError
     where the schedule does not fit, ScenarioError where the setup fails.
     """
-    task = Target(code, case.scenario, case.memory, case.without).task()
-    if case.expect.error in OF_FACTS and isinstance(task, System):
-        task.lock_order.watched = None
+    task = Target(code, case.scenario, case.memory, case.without).task_ending(case.expect.error)
 
     def followed(task: Task) -> tuple[Machine, Execution, Replay]:
         following = chooser or Replay(case.schedule)

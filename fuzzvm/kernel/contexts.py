@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
-from fuzzvm.kernel.errors import LOCK_NOT_RELEASED, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import LOCK_NOT_RELEASED, OF_FACTS, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.gfp import GFP_KERNEL, DirectReclaim, Gfp
 from fuzzvm.kernel.interrupts import LocalBh
 from fuzzvm.kernel.irq_safety import Conflict, Context, Used, conflict
@@ -92,10 +92,23 @@ class LockOrder:
         self.fs_reclaim = fs_reclaim
         self.seen: set[Fact] = set()
         self.watched: frozenset[Fact] | None = frozenset()
+        self._learnt = 0
 
     def to_watch(self) -> frozenset[Fact]:
         """Return what the errors rest on that all runs together make; nothing where they make none."""
         return self.in_cycles() | (frozenset(self.seen) if irq_conflict(self.seen) else frozenset())
+
+    def learn(self) -> bool:
+        """Watch what the errors rest on that all runs so far make together; return whether that has changed."""
+        if self.watched is None or len(self.seen) == self._learnt:
+            return False
+        self._learnt = len(self.seen)
+        before, self.watched = self.watched, self.to_watch()
+        return self.watched != before
+
+    def watch_for(self, error: str) -> None:
+        """Watch what a run needs that is known to end with an error: everything, or nothing."""
+        self.watched = None if error in OF_FACTS else frozenset()
 
     def in_cycles(self) -> frozenset[Taken]:
         """Return those of the orders seen without which there is no cycle: all that are part of one, and few others."""

@@ -70,6 +70,13 @@ class Target:
         """Return its task. Raises as `System` and `ImageCode.task` do."""
         return self.system() if isinstance(self.code, type) else self.code.task(self.scenario, self.memory)
 
+    def task_ending(self, error: str) -> Task:
+        """Return its task, of which a run is known to end with an error. Raises as `task`."""
+        task = self.task()
+        if isinstance(task, System):
+            task.lock_order.watch_for(error)
+        return task
+
     def task_to_search(self, until: float | None = None) -> Task:
         """Return the task that is searched: of an image, not the one that test cases are runs of. Raises as `task`."""
         if isinstance(self.code, type):

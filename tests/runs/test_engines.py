@@ -6,11 +6,18 @@ import importlib.util
 
 import pytest
 
+from fuzzvm.corpus.format import Expectation, TestCase
+from fuzzvm.corpus.replay import replay
+from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER
 from fuzzvm.mitigations import registry
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget, FuzzSearch
+from fuzzvm.runs.minimise.minimiser import minimise
 from fuzzvm.scenario import shipped
+from fuzzvm.scenario.calls import ReadKcore, Vmap
+from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
+from tests.kernel.test_contexts import OneOrder, TwoOrders
 
 ENGINES = [
     pytest.param(
@@ -69,6 +76,46 @@ def test_finds_a_flush_that_is_missing(engine: str, memory: str) -> None:
     whole = FuzzSearch(Budget(runs=100))
     engines.get(engine).search([System(scenario, registry.get("static-key"), memory)], 0, whole)
     assert not whole.found
+
+
+IN_A_SOFTIRQ = Scenario(
+    arch="arm64",
+    page_size="4K",
+    levels=4,
+    fanout=2,
+    setup=(Vmap(page=0, nr_pages=2, max_page_shift="pte"),),
+    cpus=((ReadKcore(page=0, nr_pages=1),), ()),
+    softirqs=((), (ReadKcore(page=1, nr_pages=1),)),
+)
+"""One CPU takes a lock of 7.3 with softirqs on, the other in a softirq: neither waits."""
+
+
+@pytest.mark.always
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_finds_a_lock_that_is_safe_and_unsafe_though_nobody_waits(engine: str, memory: str) -> None:
+    scheme = registry.get("linux-7.3")
+    result = FuzzSearch(Budget(runs=50))
+    engines.get(engine).search([System(IN_A_SOFTIRQ, scheme, memory)], 0, result)
+    (found,) = result.found
+    expect = Expectation.of(found.execution)
+    assert expect.error == IRQ_UNSAFE_LOCK
+    case = TestCase(IN_A_SOFTIRQ, "linux-7.3", memory, found.execution.schedule, expect)
+    smallest = minimise(case, scheme).case
+    assert smallest.expect.error == IRQ_UNSAFE_LOCK
+    assert not replay(smallest, scheme).problem
+
+
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_finds_orders_that_close_a_cycle_though_nobody_waits(memory: str) -> None:
+    promotion = shipped.get("pmd-promotion")
+    systems = [System(promotion, OneOrder, memory), System(promotion, TwoOrders, memory)]
+    result = FuzzSearch(Budget(runs=100))
+    engines.get("surw").search(systems, 0, result)
+    (found,) = result.found
+    assert found.task is systems[1]
+    assert found.execution.failure is not None
+    assert found.execution.failure.error == LOCK_ORDER
 
 
 @pytest.mark.product

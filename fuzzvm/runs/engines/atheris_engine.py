@@ -99,6 +99,7 @@ class AtherisEngine:
                 raise ProgramError(*message["broken"])
             if "schedule" in message:
                 system = systems[message["system"]]
+                system.lock_order.watch_for(message["error"])
                 # run once more here: what the child saw must hold in this process as well
                 execution = execute(system.machine(), Replay(parse_schedule(message["schedule"])))
                 search.note(system, execution, message["run"])

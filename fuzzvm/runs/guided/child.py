@@ -2,8 +2,9 @@
 
 It reads its settings from standard input, as JSON. CHANNEL is the descriptor by which its owner watches it. It writes
 one JSON object a line to standard output: progress as `{"runs", "steps", "pairs", "undiscovered", "counters",
-"happened"}`, and each failing run as `{"system", "schedule", "run"}`. It ends by itself when its budget is used up, and
-when it has found a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename, line]}`.
+"happened"}`, and each failing run as `{"system", "run", "schedule", "error"}`. It ends by itself when its budget is
+used up, and when it has found a bug, unless it is to keep going. A broken mitigation is `{"broken": [message, filename,
+line]}`.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _fuzz(settings: dict[str, Any], messages: TextIO) -> None:
         happened.ended(system)
         counters.report([(index, pair) for pair in coverage.now])
         if execution.failure is not None:
-            say(system=index, schedule=format_schedule(execution.schedule), run=runs)
+            failed = {"schedule": format_schedule(execution.schedule), "error": execution.failure.error}
+            say(system=index, run=runs, **failed)
             if not settings["keep_going"]:
                 end()
 

@@ -274,7 +274,11 @@ def minimise(
 
         return minimise_on_image(case, code, budget=budget, max_states=max_states, until=until, progress=progress)
     target = Target(code, case.scenario, case.memory, case.without)
-    work = Minimiser(case, target.task(), StepBudget(budget), max_states, lambda scenario: target.on(scenario).task())
+
+    def task_on(scenario: Scenario) -> Task:
+        return target.on(scenario).task_ending(case.expect.error)
+
+    work = Minimiser(case, task_on(case.scenario), StepBudget(budget), max_states, task_on)
     with time_for_minimiser(until):
         work.run(progress)
     failing = Execution(work.best.schedule, work.best.failure)
