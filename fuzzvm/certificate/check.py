@@ -11,9 +11,8 @@ from fuzzvm.certificate.errors import RejectedError
 from fuzzvm.certificate.file import Bug, Safe
 from fuzzvm.certificate.programs import History
 from fuzzvm.certificate.states import StateCheck, named
-from fuzzvm.kernel.contexts import Taken
+from fuzzvm.kernel.contexts import Taken, irq_conflict
 from fuzzvm.kernel.cover_points import CoverPoints
-from fuzzvm.kernel.errors import OF_FACTS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.machine.ops import Annotation
 from fuzzvm.scenario.digest import task_digest
@@ -38,8 +37,7 @@ def check(certificate: Safe | Bug, scheme: type[Mitigation], asked_for_by: str) 
 
 
 def _check_bug(bug: Bug, system: System) -> None:
-    if bug.error in OF_FACTS:
-        system.lock_order.watched = None
+    system.lock_order.watch_for(bug.error)
     machine = system.machine()
     machine.careful = True
     for number, (agent, *choices) in enumerate(bug.schedule, 1):
@@ -79,5 +77,7 @@ def _check_safe(certificate: Safe, system: System) -> None:
     StateCheck(certificate, system, met).run()
     if not order.in_cycles() <= order.watched:
         raise RejectedError("locks are taken in orders that may close a cycle, and it does not list them")
+    if irq_conflict(order.seen):
+        raise RejectedError("a lock is irq-safe and irq-unsafe")
     if lacks := missing(system, happened.met):
         raise RejectedError(f"vacuous: no schedule has {', '.join(lacks)}")

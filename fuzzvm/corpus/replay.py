@@ -16,7 +16,6 @@ from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.task import Task, settled
 from fuzzvm.machine.trace import digest
 from fuzzvm.mitigations import registry
-from fuzzvm.scenario.system import System
 from fuzzvm.scenario.target import Code, Target
 from fuzzvm.supervision.folder import same_folder
 

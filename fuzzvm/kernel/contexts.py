@@ -54,6 +54,7 @@ from fuzzvm.machine.program import Keys, LocalState
 from fuzzvm.machine.rewrite import Rewrite
 
 BH_DISABLED = "local_bh_disable()"
+SERVING_SOFTIRQ = "softirq_handle_begin()"
 _OF_NO_RULE = frozenset({CacheMaintenance, Fence, Fetch, Free, InterruptAll, Load, Store, Tlbi})
 """The operations that may be executed anywhere."""
 
@@ -196,7 +197,7 @@ class KernelProgram(GeneratorProgram):
     @property
     def softirqs_off(self) -> bool:
         """Whether it has softirqs disabled."""
-        return BH_DISABLED in self._atomic
+        return BH_DISABLED in self._atomic or SERVING_SOFTIRQ in self._atomic
 
     @property
     def irqs_off(self) -> bool:
@@ -237,12 +238,12 @@ class KernelProgram(GeneratorProgram):
             flags = op.flags  # type: ignore[union-attr]
             facts = self._allocates(flags if isinstance(flags, Gfp) else GFP_KERNEL)
         elif kind is LocalBh:
-            disabled = op.disabled  # type: ignore[union-attr]
-            if disabled:
-                self._atomic = (*self._atomic, BH_DISABLED)
+            reason = SERVING_SOFTIRQ if op.serving else BH_DISABLED  # type: ignore[union-attr]
+            if op.disabled:  # type: ignore[union-attr]
+                self._atomic = (*self._atomic, reason)
             else:
-                facts = self._to_tell(self._held_where_enabled(BH_DISABLED))
-                self._atomic = _without(self._atomic, BH_DISABLED)
+                facts = self._to_tell(self._held_where_enabled(reason))
+                self._atomic = _without(self._atomic, reason)
         elif kind is DirectReclaim:
             facts = self._reclaims(op)  # type: ignore[arg-type]
         if facts:
@@ -279,7 +280,8 @@ class KernelProgram(GeneratorProgram):
         action = answer(unhindered()) if answer is not None and unhindered is not None else None
         if action is None or action.release:
             return []
-        inside = [context for context in self._order.contexts if waits and context is self.context]
+        serves = Context.SOFTIRQ if SERVING_SOFTIRQ in self._atomic else self.context
+        inside = [context for context in self._order.contexts if waits and context is serves]
         outside = [context for context in self._order.contexts if self._may_interrupt(context)]
         return [
             *(Used(lock, context, True, action.write) for context in inside),

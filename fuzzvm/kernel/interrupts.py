@@ -111,9 +111,10 @@ def local_irq_restore(k: Kernel, flags: IrqsOff | int = ON) -> Steps[None]:
 
 @dataclass(frozen=True, slots=True)
 class LocalBh(Annotation):
-    """This CPU disables its softirqs, or enables them. Nobody else can see it."""
+    """This CPU disables its softirqs, or enables them. Nobody else can see it. `serving` is that it is in one."""
 
     disabled: bool
+    serving: bool = False
 
 
 def local_bh_disable(k: Kernel) -> Steps[None]:
@@ -124,6 +125,16 @@ def local_bh_disable(k: Kernel) -> Steps[None]:
 def local_bh_enable(k: Kernel) -> Steps[None]:
     """End what local_bh_disable() began; a softirq that was held back runs before this CPU goes on."""
     yield LocalBh(False)
+
+
+def softirq_handle_begin() -> Steps[None]:
+    """Begin a softirq on this CPU: none other comes before its end, and nothing may sleep until then."""
+    yield LocalBh(True, serving=True)
+
+
+def softirq_handle_end() -> Steps[None]:
+    """End what softirq_handle_begin() began."""
+    yield LocalBh(False, serving=True)
 
 
 def spin_lock_bh(k: Kernel, lock: ExclusiveLock) -> Steps[None]:

@@ -114,6 +114,12 @@ class Kernel(Constant):
         raised = (f"source of {one.context.value} on CPU {one.cpu}" for one in self.interrupts)
         return (*(thread.name for thread in self.threads), *raised, *(("memory",) if self.memory else ()))
 
+    @property
+    def interrupt_contexts(self) -> tuple[Context, ...]:
+        """The kinds of interrupts that code of this kernel runs in, each once."""
+        softirqs = [Context.SOFTIRQ for thread in self.threads if isinstance(thread.function, RcuCore)]
+        return tuple(dict.fromkeys([*(interrupt.context for interrupt in self.interrupts), *softirqs]))
+
     def lock_name(self, address: Address) -> str:
         """Return what the lock of that word is called; the address in hexadecimal where it is the word of none."""
         return next((lock.name for lock in self.locks if lock.address == address), f"{address:#x}")

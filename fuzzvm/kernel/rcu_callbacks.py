@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fuzzvm.kernel.interrupts import local_bh_disable, local_bh_enable
+from fuzzvm.kernel.interrupts import softirq_handle_begin, softirq_handle_end
 from fuzzvm.kernel.locking.rcu import Rcu, synchronize_rcu
 from fuzzvm.kernel.workqueue import Append, Work, WorkQueue, queue_no_more, state_of_open_queue, take_work
 from fuzzvm.machine.ops import Order, Rmw, Steps
@@ -48,10 +48,13 @@ def rcu_core(k: Kernel, rcu: Rcu, callbacks: WorkQueue) -> Steps[None]:
 
 
 def rcu_do_batch(k: Kernel, ready: tuple[Work, ...]) -> Steps[None]:
-    """Run callbacks whose grace period is over, in a softirq or with softirqs off (rcu_cpu_kthread): none may sleep."""
-    yield from local_bh_disable(k)
+    """Run callbacks whose grace period is over, in a softirq: none may sleep, and what locks they take is irq-safe.
+
+    (rcu_cpu_kthread, which runs them with softirqs off, is there with rcutree.use_softirq=0 alone.)
+    """
+    yield from softirq_handle_begin()
     index = 0
     while index < len(ready):
         yield from ready[index].run(k)
         index += 1
-    yield from local_bh_enable(k)
+    yield from softirq_handle_end()

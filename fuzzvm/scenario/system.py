@@ -92,7 +92,7 @@ class System(Task):
         kernel = _boot(scenario, scheme, machine)
         self.lock_order = LockOrder(
             kernel.lock_name,
-            contexts=dict.fromkeys(interrupt.context for interrupt in kernel.interrupts),
+            contexts=kernel.interrupt_contexts,
             irqs_off=kernel.irqs_off,
             fs_reclaim=kernel.fs_reclaim,
         )

@@ -22,7 +22,7 @@ from fuzzvm.exhaustive.reduced_search import foresee
 from fuzzvm.exhaustive.space import Lane, Space, ways_of
 from fuzzvm.exhaustive.stages import SHARE_OF_PRE_PASS
 from fuzzvm.exhaustive.verdict import Verdict, no_collection
-from fuzzvm.kernel.contexts import Taken
+from fuzzvm.kernel.contexts import Taken, irq_conflict
 from fuzzvm.machine.errors import NO_PROGRESS
 from fuzzvm.machine.execution import MAX_STEPS
 from fuzzvm.machine.ops import Barrier
@@ -227,6 +227,8 @@ def _all_states(cell: Cell, limits: Limits) -> tuple[Listed, list[list[int]]]:
         foresee(space, deadline.left(SHARE_OF_PRE_PASS))
         listed = list_states(space, deadline)
         seen = system.lock_order.in_cycles()
+        if irq_conflict(system.lock_order.seen):
+            raise CertifyError("a lock that an interrupt takes is held where the interrupt may come")
         if seen <= watched:
             return listed, sorted([one.held, one.taken] for one in watched)
         watched |= seen

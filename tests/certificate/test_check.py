@@ -390,6 +390,19 @@ def test_orders_that_no_run_has_together_are_told_apart(tmp_path: Path) -> None:
         checked(forged(content, change), tmp_path)
 
 
+def test_the_locks_of_callbacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Cell(f"{LOCKS}:CallbackTakesALockBh", own.get("pmd-promotion"), "sc")
+    checked(certify.certify(right, verify_cell(right, Bounds(Limits())).verdict, Limits()).content, tmp_path)
+    wrong = Cell(f"{LOCKS}:CallbackTakesALock", own.get("pmd-promotion"), "sc")
+    with pytest.raises(certify.CertifyError, match="where the interrupt may come"):
+        certify.certify(wrong, SAFE, Limits())
+    with monkeypatch.context() as patched:
+        patched.setattr(certify, "irq_conflict", lambda seen: None)
+        forgery = certify.certify(wrong, SAFE, Limits()).content
+    with pytest.raises(RejectedError, match="irq-safe and irq-unsafe"):
+        checked(forgery, tmp_path)
+
+
 def test_what_interrupts_do_to_locks_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock is irq-unsafe though no run goes wrong, so that all states prove nothing of it; `certify` refuses."""
     read = "read_kcore(page={}, nr_pages=1)"

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import pytest
 
 from fuzzvm.exhaustive import Limits, verify
-from fuzzvm.kernel.errors import LOCK_ORDER, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.functions import Functions
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save
+from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save, spin_lock_bh, spin_unlock_bh
 from fuzzvm.kernel.kernel import Boot, Kernel
 from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
@@ -323,6 +323,41 @@ class WorkSleeps(Locks):
 
     def inside(self, k: Kernel) -> Steps[None]:
         yield from queue_work(k, self.queue, Head(self.mutex))
+
+
+@dataclass(frozen=True)
+class TakesASpinlock:
+    """An rcu_head whose function takes a spinlock."""
+
+    spin: ExclusiveLock
+
+    def run(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+class CallbackTakesALock(CallbackSleeps):
+    """A task takes the lock of its callback with softirqs on: a softirq that comes to its CPU waits for ever."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+        yield from call_rcu(k, self.queue, TakesASpinlock(self.spin))
+
+
+class CallbackTakesALockBh(CallbackSleeps):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock_bh(k, self.spin)
+        yield from spin_unlock_bh(k, self.spin)
+        yield from call_rcu(k, self.queue, TakesASpinlock(self.spin))
+
+
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+@pytest.mark.parametrize(("scheme", "error"), [(CallbackTakesALock, IRQ_UNSAFE_LOCK), (CallbackTakesALockBh, "")])
+def test_the_locks_of_a_callback_of_rcu_are_taken_in_a_softirq(
+    scheme: type[Mitigation], error: str, memory: str
+) -> None:
+    assert errors(scheme, memory=memory) == error
 
 
 @pytest.mark.parametrize(("scheme", "error"), [(CallbackSleeps, SLEEP_IN_ATOMIC), (WorkSleeps, "")])
