@@ -414,6 +414,7 @@ def test_what_interrupts_do_to_locks_is_not_shown(tmp_path: Path, monkeypatch: p
     of_states, of_task = certify._all_states, certify._task
     monkeypatch.setattr(certify, "_all_states", lambda _, limits: of_states(cell, limits))
     monkeypatch.setattr(certify, "_task", lambda _: of_task(cell))
+    monkeypatch.setattr(certify, "irq_conflict", lambda seen: None)
     without: Any = SimpleNamespace(scenario=SimpleNamespace(interrupts=()))
     content = certify.certify(without, SAFE, Limits()).content
     with pytest.raises(RejectedError, match="has interrupts"):
