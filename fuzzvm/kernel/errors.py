@@ -44,7 +44,7 @@ DESCRIPTIONS: dict[str, str] = {
     INVENTED_MAPPING: "the walk reported a mapping that was there at no time during the walk",
     BAD_TABLE_POINTER: "an entry that is none or a block was read through as if it pointed to a table",
     BROKEN_INSTRUCTION: "a CPU executed half an instruction, or a breakpoint that nobody handles, at a patched site",
-    MAP_OVER_MAPPING: "a range was mapped that was mapped already (BUG() in vmap_pte_range)",
+    MAP_OVER_MAPPING: "what is mapped was mapped again (BUG() in vmap_pte_range), or lost with its table",
     SLEEP_IN_ATOMIC: "what may sleep was called under a spinlock, in an RCU reader, an interrupt, or with them off",
     LOCK_ORDER: "locks were taken in orders that close a cycle, though nobody waits for ever in this run",
     IRQ_UNSAFE_LOCK: "a lock that an interrupt's handler waits for is held where that interrupt may come",

@@ -203,7 +203,7 @@ class Oracles:
         lost = (one for one in self._mappings_of(label, allocation.address) if not self._mapped_elsewhere(one))
         mapping = next(lost, None)
         if mapping is not None:
-            message = f"{label} is replaced by a block while {mapping.addr:#x} is mapped through it"
+            message = f"{label} is freed while {mapping.addr:#x} is mapped through it"
             raise ModelError(MAP_OVER_MAPPING, message, address=allocation.address)
         if self._tlb is not None:
             self._tlb.freeing(allocation)

@@ -443,7 +443,7 @@ CASES = [
         "a block in the place of pages that are protected otherwise",
         [put_block_over_table(0, PAGE_KERNEL_EXEC)],
         [put_block_over_table(0, PAGE_KERNEL)],
-        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        "is freed while 0xffff800000000000 is mapped through it",
         setup=map_pages(0, 2),
     ),
     Case(
@@ -451,7 +451,7 @@ CASES = [
         "a block in the place of pages of other memory",
         [put_block_over_table(2, PAGE_KERNEL)],
         [put_block_over_table(0, PAGE_KERNEL)],
-        "is replaced by a block while 0xffff800000000000 is mapped through it",
+        "is freed while 0xffff800000000000 is mapped through it",
         setup=map_pages(0, 2),
     ),
     Case(
