@@ -9,7 +9,7 @@ import click
 
 from fuzzvm.cli.common import print_json, progress_console, scenarios
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.compare.compare import OWN, Call, Comparison, Found, compare, why_left_out
+from fuzzvm.compare.compare import OWN, Call, Comparison, MetDifference, compare, why_left_out
 from fuzzvm.compare.operations import Visible
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.scenario.scenario import Scenario
@@ -87,7 +87,7 @@ def print_comparison(comparison: Comparison, image: Image, *, rows: bool) -> Non
     _print_scope(comparison)
 
 
-def _print_found(found: Found) -> None:
+def _print_found(found: MetDifference) -> None:
     difference = found.difference
     say(f"  {difference.what}: {difference.one} in {difference.function}, {_times(found.times)}")
     for side, operation in (("image", difference.compiled), ("model", difference.model)):
@@ -186,7 +186,7 @@ def comparison_to_data(comparison: Comparison, image: Image) -> dict[str, Any]:
     }
 
 
-def _found_to_data(found: Found) -> dict[str, Any]:
+def _found_to_data(found: MetDifference) -> dict[str, Any]:
     difference = found.difference
     return {
         "what": difference.what,

@@ -69,7 +69,7 @@ class Call:
 
 
 @dataclass
-class Found:
+class MetDifference:
     """A difference: where it was met first, how often, and why it does no harm; None where it is drift."""
 
     difference: Difference
@@ -102,7 +102,7 @@ class Comparison:
     scenarios: list[str] = field(default_factory=list)
     """Those that were run."""
     calls: list[Call] = field(default_factory=list)
-    found: list[Found] = field(default_factory=list)
+    found: list[MetDifference] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Scenarios that were not run, with the reason."""
@@ -199,7 +199,7 @@ class _Tally:
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
         self._calls: set[object] = set()
-        self._found: dict[object, Found] = {}
+        self._found: dict[object, MetDifference] = {}
         self._compiled: set[str] = set()
         self._model: set[str] = set()
 
@@ -245,7 +245,7 @@ class _Tally:
             if identity in self._found:
                 self._found[identity].times += 1
             else:
-                found = Found(difference, call, reason_for(difference))
+                found = MetDifference(difference, call, reason_for(difference))
                 self._found[identity] = found
                 self._comparison.found.append(found)
 

@@ -14,7 +14,7 @@ from fuzzvm.verify.determinism.sources import Source
 
 
 @dataclass(frozen=True)
-class Found:
+class Nondeterminism:
     """What is not the same, in one line; and where, if a place in the code is known."""
 
     message: str
@@ -25,7 +25,7 @@ class Found:
 class DeterminismQuestion(Protocol):
     """A question about a mitigation."""
 
-    def answered(self, mitigation: type[Mitigation], passes: int) -> Found | None:
+    def answered(self, mitigation: type[Mitigation], passes: int) -> Nondeterminism | None:
         """Return what is not the same in this process, however often it is done again; None if nothing was found."""
 
 
@@ -38,11 +38,11 @@ class Driving:
     without: tuple[str, ...]
     behaviour: Behaviour
 
-    def answered(self, mitigation: type[Mitigation], passes: int) -> Found | None:
+    def answered(self, mitigation: type[Mitigation], passes: int) -> Nondeterminism | None:
         """Return the first difference. Raises as `System` does, and for responses that cannot be made here."""
         system = System(self.scenario, mitigation, self.memory, without=self.without)
         found = difference(system, self.behaviour, passes)
-        return None if found is None else Found(found.message, found.place.filename, found.place.line)
+        return None if found is None else Nondeterminism(found.message, found.place.filename, found.place.line)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fuzzvm.machine.errors import ModelError, ProgramError, ScheduleError
 from fuzzvm.machine.trace import digest
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.target import Code
-from fuzzvm.verify.determinism.asked import Found
+from fuzzvm.verify.determinism.asked import Nondeterminism
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Replaying:
     case: TestCase
     expected: tuple[str, str]
 
-    def answered(self, mitigation: type[Mitigation], passes: int) -> Found | None:
+    def answered(self, mitigation: type[Mitigation], passes: int) -> Nondeterminism | None:
         """Return what is not the same, without a place."""
         for _ in range(passes):
             got = outcome(self.case, mitigation)
             if got[0] != self.expected[0]:
-                return Found(f"a replay in a second process gave {got[0]}, and not {self.expected[0]}")
+                return Nondeterminism(f"a replay in a second process gave {got[0]}, and not {self.expected[0]}")
             if got != self.expected:
-                return Found("a replay in a second process came to the same end by other steps")
+                return Nondeterminism("a replay in a second process came to the same end by other steps")
         return None
 
 

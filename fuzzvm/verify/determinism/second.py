@@ -47,7 +47,7 @@ def main() -> None:
 def _answer(calls: clocks.Calls) -> Answer:  # type: ignore[name-defined]  # noqa: F821
     from fuzzvm.supervision import user_code
     from fuzzvm.verify.determinism import sources
-    from fuzzvm.verify.determinism.asked import Asked, Found
+    from fuzzvm.verify.determinism.asked import Asked, Nondeterminism
 
     asked: Asked = pickle.load(sys.stdin.buffer)
     try:
@@ -61,7 +61,7 @@ def _answer(calls: clocks.Calls) -> Answer:  # type: ignore[name-defined]  # noq
         found = question.answered(mitigation, asked.passes)
         for what, filename, line in calls.take():
             message = f"a hook calls {what}(): what it does may depend on its arguments and the responses alone"
-            found = found or Found(message, filename, line)
+            found = found or Nondeterminism(message, filename, line)
         if found is not None:
             return Answer(found.message, found.filename, found.line)
     return Answer(more=bool(at_import) or sources.makes_sets(mitigation))
