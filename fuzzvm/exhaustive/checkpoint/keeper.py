@@ -60,6 +60,8 @@ class DiskKeeper:
         self._stage = ""
         self._found: Searched | None = None
         self._failed = False
+        self._restoring_since: float | None = None
+        """When a checkpoint began to be read from which a search has yet to go on."""
         self.asked: int | None = None
         """The signal that has asked for the end; the next look writes a checkpoint and raises KeyboardInterrupt."""
         self.listens = False
@@ -82,6 +84,10 @@ class DiskKeeper:
     def looked(self, search: Any) -> None:
         """Write a checkpoint if it is time, or if the end was asked for: then raise KeyboardInterrupt after it."""
         self.listens = True
+        if self._restoring_since is not None:
+            seconds = time.monotonic() - self._restoring_since
+            self._restoring_since = None
+            self._said(f"goes on after {seconds:.1f} s, in which the checkpoint was read", True)
         if self.asked is None and time.monotonic() < self._next:
             return
         self.keep(search)
@@ -139,6 +145,7 @@ class DiskKeeper:
         store = self._store
         if "facts" not in store.parts:
             return None
+        began = time.monotonic()
         self._log.restored(space)
         try:
             stage, found, facts = numbers.of_text(store.read("facts"))
@@ -148,6 +155,7 @@ class DiskKeeper:
         def column(name: str) -> Iterator[bytes]:
             return store.chunks(_COLUMN + name)
 
+        self._restoring_since = began
         return stage, found_of(found), Restored(facts, column)
 
 
