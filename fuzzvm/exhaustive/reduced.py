@@ -18,7 +18,7 @@ others.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice, permutations
 from typing import Any
 
@@ -30,6 +30,7 @@ from fuzzvm.exhaustive.footprint import Footprints
 from fuzzvm.exhaustive.futures import Facts, Futures
 from fuzzvm.exhaustive.limits import Keeper, Limits, Watch
 from fuzzvm.exhaustive.recurrence import recurrent
+from fuzzvm.exhaustive.seen import visited_states
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.space import Entry, Lane, Space, Way
 from fuzzvm.exhaustive.symmetry import Symmetry
@@ -69,7 +70,8 @@ class Reduction:
         """With how many edges a local state was last told to the CPUs that are alike."""
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
         assert isinstance(space.start, int)
-        self.visited = {self._symmetry.canonical(space.start) if self._symmetry is not None else space.start}
+        start = self._symmetry.canonical(space.start) if self._symmetry is not None else space.start
+        self.visited = visited_states([start], in_order=keeper is not None)
         self.findings: dict[Finding, None] = {}
         self.ends: set[int] = set()
         self.transitions = 0
@@ -117,12 +119,15 @@ class Reduction:
                 [number for node, count in some.items() for number in (node.number, count)] for some in self._mirrored
             ],
         }
-        found = {"visited": self.visited, "stack": self._todo, "ends": self.ends, "reduced": self._reduced}
-        return Kept(facts, {name: states(some, self._space) for name, some in found.items()})
+        columns = {"stack": states(self._todo, self._space), "ends": states(self.ends, self._space)}
+        growing: dict[str, tuple[Collection[int], Iterable[int]]] = {"visited": (self.visited, self.visited)}
+        # another list in each round
+        growing["reduced"] = (self._reduced, self._reduced)
+        return Kept(facts, columns, growing)
 
     def _restore(self, restored: Restored) -> None:
         space = self._space
-        self.visited = set(restored.states("visited", space))
+        self.visited = visited_states(restored.states("visited", space), in_order=True)
         self._todo = list(restored.states("stack", space))
         self.ends.update(restored.states("ends", space))
         self._reduced = list(restored.states("reduced", space))

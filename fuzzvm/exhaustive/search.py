@@ -10,7 +10,7 @@ from itertools import islice
 from fuzzvm.exhaustive.checkpoint.errors import CheckpointError, DamagedError
 from fuzzvm.exhaustive.checkpoint.kept import EVERY, PACKED, Kept, Restored, states
 from fuzzvm.exhaustive.limits import Keeper, Limits, StoppedError, Watch
-from fuzzvm.exhaustive.seen import Seen
+from fuzzvm.exhaustive.seen import Seen, visited_states
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.space import Space, StateBoundError
 from fuzzvm.exhaustive.symmetry import Symmetry
@@ -100,7 +100,7 @@ class Search:
         self._seen = Seen(set(), [])
         if isinstance(space.start, int):
             start = space.start if self._canonical is None else self._canonical(space.start)
-            self._seen = Seen({start}, [start])
+            self._seen = Seen(visited_states([start], in_order=keeper is not None), [start])
 
     def kept(self) -> Kept:
         """Return what has been seen, between two states: what is left to do is on the stack."""
@@ -111,8 +111,8 @@ class Search:
             "transitions": seen.transitions,
             "findings": [list(one) for one in seen.findings],
         }
-        found = {"visited": seen.visited, "stack": seen.stack, "ends": seen.ends}
-        return Kept(facts, {name: states(some, space) for name, some in found.items()})
+        columns = {"stack": states(seen.stack, space), "ends": states(seen.ends, space)}
+        return Kept(facts, columns, {"visited": (seen.visited, seen.visited)})
 
     def restore(self, restored: Restored) -> None:
         """Go on where a search was kept. Raises CheckpointError."""
@@ -124,7 +124,7 @@ class Search:
                 raise CheckpointError("written by compiled code, and the extra `fast` is not installed here")
             self._packed = restored
             return
-        seen.visited.update(restored.states("visited", space))
+        seen.visited = visited_states(restored.states("visited", space), in_order=True)
         seen.stack.extend(restored.states("stack", space))
         seen.states = len(seen.visited)
         if not seen.visited.issuperset(seen.stack):
@@ -156,6 +156,7 @@ class Search:
     def keep_with(self, keeper: Keeper | None) -> None:
         """Have it kept on disk from now on."""
         self._watch.keeper = keeper
+        self._seen.visited = visited_states(self._seen.visited, in_order=keeper is not None)
 
     def sample(self, size: int) -> list[int]:
         """Return states spread over those visited so far, at least `size` where there are as many."""

@@ -7,7 +7,7 @@ of a priority queue. Nothing is reduced here: a reduction keeps errors, and not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -139,12 +139,13 @@ class ShortestSearch:
             "error": [] if way is None or way.finding is None else [list(way.finding)],
             "rest": rest,
         }
-        columns: dict[str, Iterable[int]] = {
-            "settled": self._parents.keys(),
-            "parents": self._parents.values(),
-            "pairs": (one for some in pairs for pair in some for one in pair),
+        waiting = (one for some in pairs for pair in some for one in pair)
+        parents = self._parents
+        growing: dict[str, tuple[Collection[int], Iterable[int]]] = {
+            "settled": (parents, parents),
+            "parents": (parents, parents.values()),
         }
-        return Kept(facts, {name: states(some, self._space, AGENT_BITS) for name, some in columns.items()})
+        return Kept(facts, {"pairs": states(waiting, self._space, AGENT_BITS)}, growing, AGENT_BITS)
 
     def restore(self, restored: Restored) -> None:
         """Go on where a search was kept. Raises DamagedError."""

@@ -16,12 +16,13 @@ and compares. What is begun again is said in docs/large-runs.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from typing import Any
 
 from fuzzvm.exhaustive.checkpoint import numbers
 from fuzzvm.exhaustive.checkpoint.errors import DamagedError
-from fuzzvm.exhaustive.checkpoint.kept import DONE, Kept, Restored
+from fuzzvm.exhaustive.checkpoint.kept import DONE, Kept, Restored, states
 from fuzzvm.exhaustive.checkpoint.plain import Plain
 from fuzzvm.exhaustive.checkpoint.space_log import SpaceLog
 from fuzzvm.exhaustive.checkpoint.store import Store
@@ -31,8 +32,8 @@ from fuzzvm.files.errors import FileError
 
 SECONDS = 5.0
 """Between two checkpoints, at least."""
-SHARE = 0.02
-"""Of the time that is spent on checkpoints at most: the larger one is, the longer it is until the next."""
+SHARE = 0.03
+"""Processor time that is spent on checkpoints at most, of each second: the larger one is, the later the next."""
 _COLUMN = "search "
 """What the names of a search's columns begin with in the store."""
 
@@ -60,6 +61,8 @@ class DiskKeeper:
         self._stage = ""
         self._found: Searched | None = None
         self._failed = False
+        self._grown: dict[str, tuple[Collection[int], int]] = {}
+        """What grows of the search that is kept, and how much of it the store has."""
         self._restoring_since: float | None = None
         """When a checkpoint began to be read from which a search has yet to go on."""
         self.asked: int | None = None
@@ -72,6 +75,7 @@ class DiskKeeper:
     def at(self, stage: str, found: Searched | None = None) -> None:
         """Be told that a stage begins, and what the search for errors has found before it."""
         self._stage, self._found, self.listens = stage, found, False
+        self._grown.clear()
 
     def ended(self, space: Space, found: Searched) -> None:
         """Keep what a search has found that is at its end; what comes next begins from there."""
@@ -104,35 +108,47 @@ class DiskKeeper:
     def _keep(self, space: Space, kept: Kept) -> None:
         store = self._store
         began = time.monotonic()
-        states = kept.facts["states"]
+        used = time.process_time()
+        count = kept.facts["states"]
         try:
             self._log.write(space)
             for name in store.parts:
-                if name.startswith(_COLUMN):
+                if name.startswith(_COLUMN) and name.removeprefix(_COLUMN) not in kept.growing:
                     store.drop(name)
             for name, column in kept.columns.items():
                 for chunk in column:
                     store.append(_COLUMN + name, chunk)
+            for name, (grows, found) in kept.growing.items():
+                known, done = self._grown.get(name, (None, 0))
+                if known is not grows:
+                    store.drop(_COLUMN + name)
+                    done = 0
+                for chunk in states(islice(found, done, None), space, kept.extra):
+                    store.append(_COLUMN + name, chunk)
+                self._grown[name] = (grows, len(grows))
             store.replace("facts", numbers.text([self._stage, _found_data(self._found), kept.facts]))
-            store.about |= {"states": states, "stage": self._stage, "seconds": began - self._began}
-            store.about["written"] = int(time.time())
+            store.about |= {"states": count, "stage": self._stage, "seconds": began - self._began}
+            store.about["written"] = round(time.time(), 1)
             store.commit()
         except FileError as error:
-            self._log.forget()
-            store.roll_back()
+            self._forget()
             if not self._failed:
                 self._said(f"no checkpoint was written: {error}", True)
             self._failed = True
         except BaseException:
             # what cannot be written, and a bound that ends this as well: the last checkpoint stays
-            self._log.forget()
-            store.roll_back()
+            self._forget()
             raise
         else:
             self._failed = False
-            self._said(f"checkpoint: {states} states, {self._stage}, after {began - self._began:.0f} s", False)
-        now = time.monotonic()
-        self._next = now + max(self._seconds, (now - began) / SHARE)
+            self._said(f"checkpoint: {count} states, {self._stage}, after {began - self._began:.0f} s", False)
+        self._next = time.monotonic() + max(self._seconds, (time.process_time() - used) / SHARE)
+
+    def _forget(self) -> None:
+        """Go back to the last checkpoint; the next one is written whole."""
+        self._log.forget()
+        self._grown.clear()
+        self._store.roll_back()
 
     # Going on
 

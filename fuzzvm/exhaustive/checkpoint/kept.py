@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,16 @@ the shortest run; and one that has ended."""
 
 @dataclass
 class Kept:
-    """`facts` are JSON data, `columns` the chunks of large parts by name."""
+    """`facts` are JSON data, `columns` the chunks of large parts by name.
+
+    `growing` are parts that grow at their end alone, as states with `extra` bits of something else below: the
+    collection that grows, and what of it is written, in the same order.
+    """
 
     facts: dict[str, Any]
     columns: dict[str, Iterable[bytes]] = field(default_factory=dict)
+    growing: dict[str, tuple[Collection[int], Iterable[int]]] = field(default_factory=dict)
+    extra: int = 0
 
 
 class Restored:

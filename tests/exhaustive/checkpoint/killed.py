@@ -54,13 +54,16 @@ def cell_of(mitigation: str, scenario: str, memory: str) -> Cell:
     return Cell(mitigation, shipped.get(scenario), memory)
 
 
-def killed_often(path: Path, cell: Cell, bounds: Bounds, seed: int, kills: int) -> tuple[Verdict, int]:
-    """Return the verdict on a cell whose process is killed so many times at most, and how many times it was."""
+def killed_often(path: Path, cell: Cell, bounds: Bounds, seed: int, kills: int, most: int = 12) -> tuple[Verdict, int]:
+    """Return the verdict on a cell whose process is killed so many times at most, and how many times it was.
+
+    Each process writes up to `most` checkpoints.
+    """
     turns = random.Random(seed)
     checkpoint = Checkpoint.create(path, cell, bounds)
     killed = 0
     while True:
-        left = turns.randrange(1, 12) if killed < kills else 0
+        left = turns.randint(1, most) if killed < kills else 0
         try:
             verdict = verified(checkpoint, MortalKeeper(checkpoint, left))
             checkpoint.close()

@@ -58,11 +58,14 @@ def test_compiled_code_goes_on_in_the_same_order(tmp_path: Path, monkeypatch: py
     small_steps(monkeypatch)
     # a module's constant is a default of the constructor by now
     monkeypatch.setitem(Search.__init__.__kwdefaults__, "hand_over", 50)
-    for mitigation, scenario in (("static-key", "tlb-promotion"), ("none", "two-walkers")):
+    for mitigation, scenario, seeds in (("static-key", "tlb-promotion", 4), ("none", "two-walkers", 1)):
         cell = cell_of(mitigation, scenario, "sc")
-        verdict, killed = killed_often(tmp_path / mitigation, cell, EVERY, seed=3, kills=4)
-        assert killed
-        assert facts(verdict) == facts(plainly(cell, EVERY))
+        whole = facts(plainly(cell, EVERY))
+        for seed in range(seeds):
+            # early ones above all: later, hardly any state waits for a step
+            verdict, killed = killed_often(tmp_path / f"{mitigation}-{seed}", cell, EVERY, seed, kills=4, most=3)
+            assert killed
+            assert facts(verdict) == whole
 
 
 def test_a_bound_writes_a_checkpoint_and_another_bound_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
