@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,8 @@ class Kept:
     """
 
     facts: dict[str, Any]
-    columns: dict[str, Iterable[bytes]] = field(default_factory=dict)
-    growing: dict[str, tuple[Collection[int], Iterable[int]]] = field(default_factory=dict)
+    columns: Mapping[str, Iterable[bytes]] = field(default_factory=dict)
+    growing: Mapping[str, tuple[Collection[int], Iterable[int]]] = field(default_factory=dict)
     extra: int = 0
 
 
