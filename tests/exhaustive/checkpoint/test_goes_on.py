@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fuzzvm.exhaustive import search as search_module
+from fuzzvm.exhaustive.checkpoint.kept import REDUCED, state_bytes
+from fuzzvm.exhaustive.checkpoint.numbers import of_wide
 from fuzzvm.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.exhaustive.reduced import Reduction
+from fuzzvm.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.exhaustive.search import Search
+from fuzzvm.exhaustive.space import Space
+from fuzzvm.exhaustive.symmetry import Symmetry
 from fuzzvm.verify.checkpoints import Checkpoint
 from fuzzvm.verify.matrix import Bounds
 from tests.exhaustive.checkpoint.killed import (
@@ -103,6 +110,35 @@ def test_the_end_that_is_asked_for_comes_after_a_checkpoint(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         verified(checkpoint, keeper)
     assert "main search" in checkpoint.reached
+    checkpoint.close()
+
+
+@pytest.mark.parametrize(("scenario", "memory"), [("two-walkers", "sc"), ("lazy-mmu", "arm64")])
+def test_a_reduced_search_goes_on_with_what_it_knew_and_no_more(
+    scenario: str, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    cell = cell_of("static-key", scenario, memory)
+    checkpoint = Checkpoint.create(tmp_path / "run", cell, ALL)
+    with pytest.raises(KilledError):
+        verified(checkpoint, MortalKeeper(checkpoint, 9))
+    checkpoint.close()
+    checkpoint = Checkpoint.open(tmp_path / "run", Limits())
+    space = Space(cell.system())
+    kept = MortalKeeper(checkpoint, 0).restore(space)
+    assert kept is not None
+    stage, found, restored = kept
+    assert (stage, found, restored.kind) == ("main search", None, REDUCED)
+    if memory == "sc":
+        search = Reduction(space, Limits(), Symmetry(space), None, restored)
+    else:
+        search = WeakReduction(space, Limits(), None, None, restored)
+    again = search.kept()
+    assert json.loads(json.dumps(again.facts)) == restored.facts
+    for name, column in again.columns.items():
+        assert sorted(restored.states(name, space)) == sorted(of_wide(column, state_bytes(space)))
+    for name, (_, states) in again.growing.items():
+        assert list(restored.states(name, space)) == list(states)
     checkpoint.close()
 
 
