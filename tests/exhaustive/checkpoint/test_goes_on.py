@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.exhaustive import search as search_module
-from fuzzvm.exhaustive.checkpoint.kept import REDUCED, state_bytes
+from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper
+from fuzzvm.exhaustive.checkpoint.kept import PACKED, REDUCED, Kept, state_bytes
 from fuzzvm.exhaustive.checkpoint.numbers import of_wide
 from fuzzvm.exhaustive.limits import Limits, StoppedError, Watch
 from fuzzvm.exhaustive.reduced import Reduction
 from fuzzvm.exhaustive.reduced_weakly import WeakReduction
-from fuzzvm.exhaustive.search import Search
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.exhaustive.symmetry import Symmetry
 from fuzzvm.verify.checkpoints import Checkpoint
@@ -63,8 +63,16 @@ def test_a_search_that_is_killed_goes_on_as_if_nothing_had_been(
 def test_compiled_code_goes_on_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     small_steps(monkeypatch)
-    # a module's constant is a default of the constructor by now
-    monkeypatch.setitem(Search.__init__.__kwdefaults__, "hand_over", 50)
+    # a module's constant is a default of the function by now
+    monkeypatch.setitem(search_module.search.__kwdefaults__, "hand_over", 50)
+    kinds = []
+    keep = DiskKeeper._keep
+
+    def noted(self: DiskKeeper, space: Space, kept: Kept) -> None:
+        kinds.append(kept.facts["kind"])
+        keep(self, space, kept)
+
+    monkeypatch.setattr(DiskKeeper, "_keep", noted)
     for mitigation, scenario, seeds in (("static-key", "tlb-promotion", 4), ("none", "two-walkers", 1)):
         cell = cell_of(mitigation, scenario, "sc")
         whole = facts(plainly(cell, EVERY))
@@ -73,6 +81,7 @@ def test_compiled_code_goes_on_in_the_same_order(tmp_path: Path, monkeypatch: py
             verdict, killed = killed_often(tmp_path / f"{mitigation}-{seed}", cell, EVERY, seed, kills=4, most=3)
             assert killed
             assert facts(verdict) == whole
+    assert kinds.count(PACKED) > 10
 
 
 def test_a_bound_writes_a_checkpoint_and_another_bound_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
