@@ -12,7 +12,6 @@ only where its tables are the right ones. What the rows may say is checked in `i
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sqlite3
 import time
@@ -32,11 +31,10 @@ from fuzzvm.campaigns.rows import (
     TABLES,
     Row,
     digest,
-    right_schema,
     rows,
-    schema,
     typed,
 )
+from fuzzvm.files import databases
 from fuzzvm.files.printable import printable
 
 COUNT = "journal.commits"
@@ -49,21 +47,6 @@ STATES = (UNSETTLED, SETTLED, DIFFERS)
 
 FIGURES = ("format", "next_task", "seconds", "begun", "last_new", "rebuilt")
 """The figures of a campaign as a whole; see `Journal.value`."""
-
-_OF_THE_SYSTEM = {
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_NOLFS,
-    sqlite3.SQLITE_AUTH,
-}
-"""Errors of SQLite that say nothing of what is in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +128,7 @@ class Journal:
         counted = commits.read(path.with_name(COUNT))
         try:
             mode = "rw" if not only_read else "ro&immutable=1" if still and not _has_log(path) else "ro"
-            self.connection = connection_to(path, mode)
+            self.connection = databases.connection_to(path, mode)
         except sqlite3.Error as error:
             raise told(error, path) from error
         try:
@@ -168,7 +151,7 @@ class Journal:
         journal._path = path
         journal._count = None
         journal._commits = journal._total = 0
-        journal.connection = connection_to(path, "rwc")
+        journal.connection = databases.connection_to(path, "rwc")
         journal._begin_writing()
         for statement in SCHEMA:
             journal.connection.execute(statement)
@@ -189,7 +172,7 @@ class Journal:
     def _checked(self, counted: int | None) -> tuple[int, int]:
         """Return the number of commits and the sum of all digests. Raises DamagedError, sqlite3.Error."""
         folder = self._path.parent
-        if schema(self.connection) != right_schema():
+        if databases.schema(self.connection) != databases.schema_of(SCHEMA):
             raise DamagedError(folder, f"{self._path.name} has not the tables of a journal")
         ((whole,), *more) = self.connection.execute("PRAGMA integrity_check").fetchall()
         if whole != "ok" or more:
@@ -427,8 +410,7 @@ def told(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> CampaignError
 
     A UnicodeDecodeError is a message of SQLite's that repeats what is in the file, and is no text.
     """
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF in _OF_THE_SYSTEM:
+    if databases.of_the_system(error):
         return CampaignError(f"{path}: {error}")
     return DamagedError(path.parent, f"{path.name}: {error}")
 
@@ -436,16 +418,3 @@ def told(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> CampaignError
 def _has_log(path: Path) -> bool:
     log = path.with_name(f"{path.name}-wal")
     return log.exists() and log.stat().st_size > 0
-
-
-def connection_to(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a database that nobody vouches for. Raises sqlite3.Error."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", isolation_level=None, timeout=30.0, uri=True
-    )
-    with contextlib.ExitStack() as on_error:
-        on_error.callback(connection.close)
-        for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
-            connection.execute(f"PRAGMA {pragma}")
-        on_error.pop_all()
-    return connection

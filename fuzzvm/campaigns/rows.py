@@ -7,7 +7,6 @@ was lost or added by the sum. A digest is no signature: who writes rows on purpo
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import sqlite3
 from collections.abc import Iterator
@@ -84,19 +83,3 @@ def rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Row, bool
         row = tuple(values)
         right = tuple(map(type, row)) == kinds and found == digest(table, row)
         yield row, right
-
-
-def schema(connection: sqlite3.Connection) -> set[Row]:
-    """Return what a database says of its tables, indexes, views and triggers. Raises sqlite3.Error."""
-    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
-
-
-@functools.cache
-def right_schema() -> frozenset[Row]:
-    """Return what `schema` returns of a journal."""
-    connection = sqlite3.connect(":memory:")
-    for statement in SCHEMA:
-        connection.execute(statement)
-    found = schema(connection)
-    connection.close()
-    return frozenset(found)

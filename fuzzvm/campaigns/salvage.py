@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from fuzzvm.campaigns.journal import connection_to
-from fuzzvm.campaigns.rows import TABLES, Row, right_schema, rows, schema
+from fuzzvm.campaigns.rows import SCHEMA, TABLES, Row, rows
+from fuzzvm.files import databases
 
 
 def salvage(path: Path) -> dict[str, list[Row]]:
@@ -19,12 +19,12 @@ def salvage(path: Path) -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = {table: [] for table in TABLES}
     try:
-        connection = connection_to(path, "ro")
+        connection = databases.connection_to(path, "ro")
     except sqlite3.Error:
         return found
     with contextlib.closing(connection):
         try:
-            ours = schema(connection) & right_schema()
+            ours = databases.schema(connection) & databases.schema_of(SCHEMA)
         except (sqlite3.Error, UnicodeDecodeError):
             return found
         for table in TABLES:

@@ -37,10 +37,15 @@ def images_option(command: F) -> F:
 
 def refuse_with_image(context: click.Context, allowed: Collection[str]) -> None:
     """Raise UsageError for an option of the command line that is not among those for images."""
+    refuse_with("--image", context, allowed)
+
+
+def refuse_with(given: str, context: click.Context, allowed: Collection[str]) -> None:
+    """Raise UsageError for an option of the command line that is not among those that go with the given one."""
     for option in context.command.params:
         name = option.name or ""
         if name not in allowed and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--image and {option.opts[0]} exclude each other")
+            raise click.UsageError(f"{given} and {option.opts[0]} exclude each other")
 
 
 def runnable_scenarios(

@@ -64,6 +64,11 @@ class Where:
             call = RemoteCaller(cluster, Session.begin(names, cluster.hosts, memory=asked, memory_bounded=True))
             yield from verify_all(cells, bounds, self.jobs or len(cells), call)
 
+    def memory_here(self) -> int | None:
+        """Return the bytes that one run in this process may have, None where nobody knows."""
+        total = self._memory()
+        return None if total is None else total - inside.resident_supervisor()
+
     def _memory(self) -> int | None:
         """Return the bytes that all runs together may have on this machine, None where nobody knows."""
         if self.max_memory is not None:

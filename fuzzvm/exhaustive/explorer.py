@@ -68,6 +68,7 @@ def explore(
         if transitions == before:
             goal.end(state)
         if len(visited) >= look:
+            watch.transitions = transitions
             watch.look(len(visited))
             look = watch.next_look
     return transitions

@@ -209,6 +209,52 @@ class FlatShared:
         """Return the objects of a heap."""
         return self._heaps[number][0]
 
+    # For those who keep the state space on disk
+
+    @property
+    def slots(self) -> list[Address]:
+        """The locations that cells stand for, in their order."""
+        return list(self._slots)
+
+    @property
+    def states(self) -> list[tuple[Cells, int, int]]:
+        """The cells, and the numbers of heap and memory of the property, of each shared state."""
+        return self._states
+
+    @property
+    def heaps(self) -> list[tuple[Allocator, frozenset[int]]]:
+        """The objects of each heap, and which of them are watched."""
+        return self._heaps
+
+    @property
+    def remembered(self) -> list[Hashable]:
+        """What the property remembers, by number."""
+        return self._remembered
+
+    def restore(
+        self,
+        slots: Sequence[Address],
+        heaps: Sequence[tuple[Allocator, frozenset[int]]],
+        remembered: Sequence[Hashable],
+        states: Sequence[tuple[Cells, int, int]],
+    ) -> None:
+        """Take the numbers of another search of this task. Raises ValueError where they are not such."""
+        for address in slots:
+            self._slots.setdefault(address, len(self._slots))
+        for self.allocator, self._watched in heaps:
+            self._heap_number()
+        for one in remembered:
+            self._remembered_number(one)
+        for cells, heap, memory in states:
+            if heap >= len(self._heaps) or memory >= len(self._remembered) or (cells and not cells[-1]):
+                raise ValueError("a shared state has no parts")
+            self._number(cells, heap, memory)
+        if any(max(cells, default=0) >= len(self._values.all) for cells, _, _ in states):
+            raise ValueError("a cell has no value")
+        sizes = (len(slots), len(heaps), len(remembered), len(states))
+        if sizes != (len(self._slots), len(self._heaps), len(self._remembered), len(self._states)):
+            raise ValueError("numbers were given twice, or in another order")
+
     # Parts of a step
 
     def _start(self) -> int | Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 from fuzzvm.exhaustive.automaton import Automaton, Edge, Node
@@ -27,7 +29,8 @@ class Futures:
     new one must not make everything that was concluded before uncertain. It grows with every edge that is learned.
     """
 
-    def __init__(self, automaton: Automaton, facts: Facts) -> None:
+    def __init__(self, automaton: Automaton, facts: Facts, seen: Sequence[int] | None = None) -> None:
+        """Learn what is known; with `seen`, of each local state so many of its edges and no more."""
         self._automaton = automaton
         self._facts = facts
         self.of: list[int] = []
@@ -40,7 +43,13 @@ class Futures:
         self._grow()
         # from the ends of programs to their beginnings, so that what comes later is told of once
         for node in reversed(list(automaton.nodes)):
-            self.learn(node)
+            if seen is None or node.number < len(seen):
+                self._take_in(node, len(node.edges) if seen is None else seen[node.number])
+
+    @property
+    def seen(self) -> list[int]:
+        """How many edges of each local state were learned, which are the first ones of it."""
+        return self._seen
 
     def _grow(self) -> None:
         for node in self._automaton.nodes[len(self.places) :]:
@@ -58,12 +67,14 @@ class Futures:
         """
         if node.number >= len(self._seen):
             self._grow()
-        if len(node.edges) == self._seen[node.number]:
-            return False
-        self._seen[node.number] = len(node.edges)
+        return len(node.edges) != self._seen[node.number] and self._take_in(node, len(node.edges))
+
+    def _take_in(self, node: Node, known: int) -> bool:
+        """Take in so many edges of a local state; return whether any future grew."""
+        self._seen[node.number] = known
         self._grow()
         conflicts = 0
-        for edge in node.edges.values():
+        for edge in islice(node.edges.values(), known):
             conflicts |= self._facts.of_notes(edge)
             if edge.target is not None:
                 conflicts |= self.of[edge.target.place]
@@ -72,9 +83,9 @@ class Futures:
         grew = False
         while todo:
             place, added = todo.pop()
-            known = self.of[place]
-            if added & ~known:
-                self.of[place] = known | added
+            before_it = self.of[place]
+            if added & ~before_it:
+                self.of[place] = before_it | added
                 grew = True
-                todo += [(before, known | added) for before in self._predecessors[place] if self._passed[before]]
+                todo += [(before, before_it | added) for before in self._predecessors[place] if self._passed[before]]
         return grew

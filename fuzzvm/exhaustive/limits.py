@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from fuzzvm.exhaustive.memory_use import resident, resident_beside
 from fuzzvm.machine.errors import StoppedError
 from fuzzvm.supervision import inside
 
-__all__ = ["CHECK_EVERY", "Limits", "StoppedError", "Watch", "bounded_by", "limit_process"]
+__all__ = ["CHECK_EVERY", "Keeper", "Limits", "StoppedError", "Watch", "bounded_by", "limit_process"]
 
 CHECK_EVERY = 4096
 """States between two looks at the clock and at the memory used, at most."""
@@ -45,23 +46,45 @@ def limit_process(max_memory: int | None) -> None:
     _of_this_process[0] = max_memory
 
 
-def bounded_by(limits: Limits) -> AbstractContextManager[object]:
-    """Bound the body by time and memory where this process is guarded: it raises StoppedError wherever it stands."""
+def bounded_by(limits: Limits, lag: float = inside.LAG_SECONDS) -> AbstractContextManager[object]:
+    """Bound the body by time and memory where this process is guarded: it raises StoppedError wherever it stands.
+
+    For `lag` seconds after the end of its time it may finish what it is at.
+    """
     watch = Watch(limits)
     seconds = limits.max_seconds
     return inside.bounded(
         StoppedError,
         name="" if seconds is None else f"--max-seconds {limits.asked_seconds or seconds:g} reached",
         seconds=seconds,
+        lag=lag,
         passed=lambda: f"{passed} reached" if (passed := watch.passed()) else "",
         memory=limits.pooled_memory or limits.max_memory or 0,
     )
 
 
-class Watch:
-    """Watches the limits of one search."""
+class Keeper(Protocol):
+    """Keeps a search on disk from time to time (`checkpoint`)."""
 
-    def __init__(self, limits: Limits) -> None:
+    def looked(self, search: Any) -> None:
+        """Be told of a look of a search, at which it stands between two states. Raises KeyboardInterrupt."""
+
+    def keep(self, search: Any) -> None:
+        """Keep a search that a bound is about to end."""
+
+
+class Watch:
+    """Watches the limits of one search, and has it kept on disk where there is a `keeper`.
+
+    A search looks between two states: all that it has seen of the one is in its sets, and nothing of the next.
+    """
+
+    def __init__(self, limits: Limits, keeper: Keeper | None = None, search: Any = None) -> None:
+        self.keeper = keeper
+        self.search = search
+        """What the keeper is to keep."""
+        self.transitions = 0
+        """Steps that the loop which looks has taken so far."""
         if limits.max_memory is None:
             limits = replace(limits, max_memory=_of_this_process[0])
         self._limits = limits
@@ -71,7 +94,14 @@ class Watch:
 
     def look(self, states: int) -> None:
         """Raise StoppedError if a limit is reached; call it when there are `next_look` states."""
-        now = self.check(states)
+        try:
+            now = self.check(states)
+        except StoppedError:
+            if self.keeper is not None:
+                self.keeper.keep(self.search)
+            raise
+        if self.keeper is not None:
+            self.keeper.looked(self.search)
         if now - self._looked < LOOK_SECONDS / 2:
             self._interval = min(CHECK_EVERY, self._interval * 2)
         elif now - self._looked > LOOK_SECONDS * 2:

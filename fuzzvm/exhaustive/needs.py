@@ -92,6 +92,17 @@ class _Facts:
     def _bit(self, what: str, which: int | Barrier) -> int:
         return _FIRST << self._bits.setdefault((what, which), len(self._bits))
 
+    def all_bits(self) -> list[tuple[str, int | Barrier]]:
+        """Return what each bit from `_FIRST` on stands for."""
+        return list(self._bits)
+
+    def name_bits(self, bits: Sequence[tuple[str, int | Barrier]]) -> None:
+        """Let bits stand for these things, of which the first ones are known."""
+        for what, which in bits:
+            if what not in _KINDS:
+                raise ValueError(f"nothing is done by {what}")
+            self._bit(what, which)
+
     def named(self, mask: int) -> list[tuple[str, int | Barrier | None]]:
         """Return what these bits stand for, by name."""
         flags = {_LOOKS: "looks", _OVERTAKES: "overtakes", _STORES: "stores", _EXACT: "exact"}
@@ -193,6 +204,19 @@ class Assumed:
         """Return what bits stand for, by name: for who writes it down."""
         return self._facts.named(mask)
 
+    def kept(self) -> tuple[list[tuple[str, int | Barrier]], list[list[int]]]:
+        """Return what each bit stands for, in their order, and the bits that are assumed of each place of each CPU."""
+        return self._facts.all_bits(), self._frozen
+
+    def restore(self, bits: Sequence[tuple[str, int | Barrier]], frozen: list[list[int]]) -> None:
+        """Assume what was kept, once the automata are as they were then. Raises ValueError where that is another."""
+        self._facts.name_bits(bits)
+        self.renew()
+        known = zip(self._frozen, frozen, strict=True)
+        if self._facts.all_bits() != list(bits) or any(now[: len(then)] != then for now, then in known):
+            raise ValueError("CPUs are assumed to do something else")
+        self._frozen = frozen
+
     @property
     def entries(self) -> frozenset[Address]:
         """The locations that observers may look at, as far as they are known."""
@@ -214,6 +238,9 @@ class Anything(Assumed):
 
     def at(self, cpu: int, node: Node, before: int) -> int:
         return 0
+
+    def restore(self, bits: Sequence[tuple[str, int | Barrier]], frozen: list[list[int]]) -> None:
+        pass
 
     def learn(self, cpu: int, node: Node) -> None:
         pass

@@ -10,11 +10,14 @@ see docs/decisions/0007. numpy and numba are the extra `fast`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from fuzzvm.exhaustive import loop
+from fuzzvm.exhaustive.checkpoint.errors import DamagedError
+from fuzzvm.exhaustive.checkpoint.kept import PACKED, Kept, Restored, states
+from fuzzvm.exhaustive.checkpoint.numbers import AT_ONCE
 from fuzzvm.exhaustive.flat import FlatShared
 from fuzzvm.exhaustive.limits import CHECK_EVERY, Watch
 from fuzzvm.exhaustive.loop import Words
@@ -49,10 +52,23 @@ class Packing:
             raise TooWideError
         # the number of shared states grows fastest
         for_each = spare // (len(needed) + 2)
-        self.widths = [bits + for_each for bits in needed]
-        self.shared_width = WORD_BITS - sum(self.widths)
-        self.shifts = [self.shared_width + sum(self.widths[:cpu]) for cpu in range(len(needed))]
-        self.locals = [((1 << width) - 1) << shift for width, shift in zip(self.widths, self.shifts, strict=True)]
+        self.lay_out([bits + for_each for bits in needed])
+
+    def lay_out(self, widths: list[int]) -> None:
+        """Let the fields of CPUs be so wide; the shared state has the rest. Raises ValueError where none is left."""
+        self.widths = widths
+        self.shared_width = WORD_BITS - sum(widths)
+        if self.shared_width <= 0:
+            raise ValueError("states do not fit")
+        self.shifts = [self.shared_width + sum(widths[:cpu]) for cpu in range(len(widths))]
+        self.locals = [((1 << width) - 1) << shift for width, shift in zip(widths, self.shifts, strict=True)]
+
+    def holds(self, space: Space, words: Words) -> bool:
+        """Return whether all of these words are states of a space."""
+        shared, locals_ = self.fields(words)
+        known = [(shared, _shared_states(space))]
+        known += [(some, len(one.nodes)) for some, one in zip(locals_, space.automata, strict=True)]
+        return not words.size or bool(words.min() >= 0 and all(some.max() < count for some, count in known))
 
     def fits(self, space: Space) -> bool:
         """Return whether every number that there is now fits its field."""
@@ -100,10 +116,11 @@ class Packing:
 class PackedSearch:
     """What a search has seen so far, as arrays. Raises TooWideError where its states do not fit, MemoryError."""
 
-    def __init__(self, space: Space, seen: Seen, watch: Watch) -> None:
-        self._space = space
+    def __init__(self, space: Space, seen: Seen, watch: Watch, restored: Restored | None = None) -> None:
+        self.space = self._space = space
         self._seen = seen
         self._watch = watch
+        watch.search = self
         self._packing = Packing(space)
         self._counts = np.zeros(6, np.int64)
         self._asked = np.zeros(ROOM, np.int64)
@@ -111,6 +128,9 @@ class PackedSearch:
         self._ends = np.zeros(ROOM, np.int64)
         self._table = np.zeros((1 << 14, 2), np.int64)
         self._in_table = 0
+        if restored is not None:
+            self._restore(restored)
+            return
         self._states = self._set_with(self._packing.pack(seen.visited), 2 * len(seen.visited))
         stack = self._packing.pack(seen.stack)
         self._stack = np.zeros(4 * stack.size + ROOM, np.int64)
@@ -120,6 +140,62 @@ class PackedSearch:
         self._counts[loop.TRANSITIONS] = seen.transitions
         seen.visited.clear()
         seen.stack.clear()
+
+    def kept(self) -> Kept:
+        """Return what has been seen: what is left to do is on the stack, or waits for steps that were asked for."""
+        counts, seen, packing = self._counts, self._seen, self._packing
+        facts = {
+            "kind": PACKED,
+            "states": seen.states,
+            "transitions": seen.transitions,
+            "findings": [list(one) for one in seen.findings],
+            "widths": [packing.widths],
+            "room": self._stack.size,
+        }
+        table = self._table[self._table[:, 0] != 0]
+        words = {
+            "visited": self._visited(),
+            "stack": self._stack[: counts[loop.TOP]],
+            "asked": self._asked[: counts[loop.ASKED]],
+            "postponed": self._postponed[: counts[loop.POSTPONED]],
+            "keys": table[:, 0] - 1,
+            "entries": table[:, 1],
+        }
+        columns = {name: _chunks(some) for name, some in words.items()}
+        return Kept(facts, {**columns, "ends": states(seen.ends, self._space)})
+
+    def _restore(self, restored: Restored) -> None:
+        """Go on where a search was kept, in the same order. Raises DamagedError."""
+        counts, packing = self._counts, self._packing
+        found = {name: _words(restored.column(name)) for name in _COLUMNS}
+        widths, room = restored.counts("widths"), restored.count("room")
+        visited, stack, asked, postponed, keys, entries = found.values()
+        plain = entries > loop.UNKNOWN
+        if len(widths) != 1 or len(keys) != len(entries):
+            raise DamagedError("fields of states are missing")
+        packing.lay_out(widths[0])
+        # a key that has no step differs from none by 0
+        after = keys[plain] + entries[plain]
+        if not (
+            packing.fits(self._space)
+            and all(packing.holds(self._space, words) for words in (visited, stack, asked, postponed, keys, after))
+            and len(asked) <= self._asked.size
+            and len(postponed) <= self._postponed.size
+            and len(stack) < room <= 16 * (len(visited) + ROOM)
+        ):
+            raise DamagedError("states are none")
+        self._states = self._set_with(visited, len(visited))
+        # when the stack gets full decides when steps that were asked for are worked out, and so the order
+        self._stack = np.zeros(room, np.int64)
+        self._stack[: len(stack)] = stack
+        self._asked[: len(asked)] = asked
+        self._postponed[: len(postponed)] = postponed
+        while len(keys) + ROOM > FULLEST * self._table.shape[0]:
+            self._table = np.zeros((4 * self._table.shape[0], 2), np.int64)
+        loop.set_all(self._table, keys, entries)
+        self._in_table = int((entries != loop.UNKNOWN).sum())
+        counts[loop.TOP], counts[loop.ASKED], counts[loop.POSTPONED] = len(stack), len(asked), len(postponed)
+        counts[loop.STATES], counts[loop.TRANSITIONS] = len(visited), self._seen.transitions
 
     def run(self, *, first_only: bool) -> None:
         """Search to the end, or to the first error; what was found is in `seen` whichever way it ends.
@@ -270,13 +346,28 @@ class PackedSearch:
         seen.stack.extend(self._packing.unpack(self._stack[: self._counts[loop.TOP]]))
 
 
-def go_on(space: Space, seen: Seen, watch: Watch, *, first_only: bool) -> bool:
+_COLUMNS = ("visited", "stack", "asked", "postponed", "keys", "entries")
+
+
+def _chunks(words: Words) -> Iterator[bytes]:
+    for at in range(0, words.size, AT_ONCE):
+        yield words[at : at + AT_ONCE].astype("<i8").tobytes()
+
+
+def _words(chunks: Iterable[bytes]) -> Words:
+    data = b"".join(chunks)
+    if len(data) % 8:
+        raise DamagedError("states are cut off")
+    return np.frombuffer(data, "<i8").astype(np.int64)
+
+
+def go_on(space: Space, seen: Seen, watch: Watch, *, first_only: bool, restored: Restored | None = None) -> bool:
     """Go on with a search; return whether that is done, or states do not fit and it is left to the Python loop.
 
     Raises as PackedSearch.run does.
     """
     try:
-        PackedSearch(space, seen, watch).run(first_only=first_only)
+        PackedSearch(space, seen, watch, restored).run(first_only=first_only)
     except TooWideError:
         return False
     return True

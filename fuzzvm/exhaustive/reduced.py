@@ -18,16 +18,19 @@ others.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice, permutations
 from typing import Any
 
 from fuzzvm.exhaustive.automaton import Node
+from fuzzvm.exhaustive.checkpoint.errors import DamagedError
+from fuzzvm.exhaustive.checkpoint.kept import REDUCED, Kept, Restored, states
 from fuzzvm.exhaustive.explorer import Goal, explore
 from fuzzvm.exhaustive.footprint import Footprints
-from fuzzvm.exhaustive.futures import Futures
-from fuzzvm.exhaustive.limits import Limits, Watch
+from fuzzvm.exhaustive.futures import Facts, Futures
+from fuzzvm.exhaustive.limits import Keeper, Limits, Watch
 from fuzzvm.exhaustive.recurrence import recurrent
+from fuzzvm.exhaustive.seen import visited_states
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.space import Entry, Lane, Space, Way
 from fuzzvm.exhaustive.symmetry import Symmetry
@@ -45,20 +48,30 @@ STATES_A_LOOK = 16
 class Reduction:
     """The search of one space; `futures` grow while it goes on."""
 
-    def __init__(self, space: Space, limits: Limits, symmetry: Symmetry | None = None) -> None:
-        self._space = space
+    def __init__(
+        self,
+        space: Space,
+        limits: Limits,
+        symmetry: Symmetry | None = None,
+        keeper: Keeper | None = None,
+        restored: Restored | None = None,
+    ) -> None:
+        """Begin a search, or go on where one was kept. Raises CheckpointError."""
+        self.space = self._space = space
         self._symmetry = symmetry if symmetry is not None and symmetry.images else None
-        self._watch = Watch(limits)
+        self._watch = Watch(limits, keeper, self)
+        self._restored = restored
         boot = space.task.booted()
         unwatched = frozenset(range(len(boot.allocator.allocations))) - boot.watched
         self._footprints = self._make_footprints(unwatched)
-        self._futures = [Futures(automaton, self._footprints) for automaton in space.automata]
+        self._futures = self._learned("seen", self._footprints)
         self._accesses: list[dict[int, int]] = [{} for _ in space.lanes]
         self._mirrored: list[dict[Node, int]] = [{} for _ in space.lanes]
         """With how many edges a local state was last told to the CPUs that are alike."""
         self._cyclic: list[frozenset[int]] = [frozenset()] * len(space.lanes)
         assert isinstance(space.start, int)
-        self.visited = {self._symmetry.canonical(space.start) if self._symmetry is not None else space.start}
+        start = self._symmetry.canonical(space.start) if self._symmetry is not None else space.start
+        self.visited = visited_states([start], in_order=keeper is not None)
         self.findings: dict[Finding, None] = {}
         self.ends: set[int] = set()
         self.transitions = 0
@@ -68,6 +81,71 @@ class Reduction:
         """Whether most of what CPUs may touch is known."""
         self._outdated = 0
         """How many of them, from the first, were visited before a future grew, or while it did."""
+        self._todo: list[int] = []
+        """States that are still to be visited in this round, but for those that are visited again for `_reduced`."""
+        self._rounds = 0
+        if restored is not None:
+            self._restore(restored)
+
+    def _learned(self, name: str, facts: Facts) -> list[Futures]:
+        """Return the futures of all CPUs: as far as they are known, or as far as a search that was kept had got."""
+        automata = self._space.automata
+        if self._restored is None:
+            return [Futures(automaton, facts) for automaton in automata]
+        kept = self._restored.counts(name)
+        for seen, automaton in zip(kept, automata, strict=True):
+            if any(count > len(node.edges) for count, node in zip(seen, automaton.nodes, strict=False)):
+                raise DamagedError("more is known of CPUs than they do")
+        return [Futures(automaton, facts, seen) for automaton, seen in zip(automata, kept, strict=True)]
+
+    def kept(self) -> Kept:
+        """Return what has been seen, between two states.
+
+        Left to do are the states of `_todo`, and those of `_reduced` that rest on less than is known now. What is known
+        of CPUs is counted, and not what their automata have by now: where a restored search knew more, states that
+        were visited before would not be visited again.
+        """
+        facts: dict[str, Any] = {
+            "kind": REDUCED,
+            "states": len(self.visited),
+            "transitions": self.transitions + self._watch.transitions,
+            "findings": [list(one) for one in self.findings],
+            "symmetric": self._symmetry is not None,
+            "rounds": self._rounds,
+            "outdated": self._outdated,
+            "cyclic": [sorted(some) for some in self._cyclic],
+            "seen": [futures.seen for futures in self._futures],
+            "mirrored": [
+                [number for node, count in some.items() for number in (node.number, count)] for some in self._mirrored
+            ],
+        }
+        columns = {"stack": states(self._todo, self._space), "ends": states(self.ends, self._space)}
+        growing: dict[str, tuple[Collection[int], Iterable[int]]] = {"visited": (self.visited, self.visited)}
+        # another list in each round
+        growing["reduced"] = (self._reduced, self._reduced)
+        return Kept(facts, columns, growing)
+
+    def _restore(self, restored: Restored) -> None:
+        space = self._space
+        self.visited = visited_states(restored.states("visited", space), in_order=True)
+        self._todo = list(restored.states("stack", space))
+        self.ends.update(restored.states("ends", space))
+        self._reduced = list(restored.states("reduced", space))
+        self.findings = restored.findings()
+        self.transitions = restored.count("transitions")
+        self._rounds = restored.count("rounds")
+        self._outdated = restored.count("outdated")
+        self._cyclic = [frozenset(some) for some in restored.counts("cyclic")]
+        for lane, some, known in zip(space.lanes, restored.counts("mirrored"), self._mirrored, strict=True):
+            known.update((lane.nodes[number], count) for number, count in zip(some[::2], some[1::2], strict=True))
+        if (
+            not self.visited.issuperset(self._todo)
+            or not self.visited.issuperset(self._reduced)
+            or not self._rounds
+            or len(self._cyclic) != len(space.lanes)
+        ):
+            raise DamagedError("states to visit have not been seen")
+        self._ahead = True
 
     def _make_footprints(self, unwatched: frozenset[int]) -> Footprints:
         prop = self._space.task.property
@@ -125,11 +203,13 @@ class Reduction:
         """Search until nothing is left that rests on an outdated assumption; return how many rounds that took."""
         if not self._ahead:
             self.walk_ahead()
-        self._outdated = 0
-        todo = [*self.visited]
-        rounds = 0
-        while todo:
-            rounds += 1
+        if self._restored is None:
+            self._outdated = 0
+            self._todo = [*self.visited]
+        todo, restored = self._todo, self._restored is not None
+        while todo or restored:
+            self._rounds += not restored
+            restored = False
             self._visit(todo, first_only=first_only)
             if self.findings and first_only:
                 break
@@ -140,7 +220,7 @@ class Reduction:
             todo = self._reduced[: self._outdated]
             self._reduced = self._reduced[self._outdated :]
             self._outdated = 0
-        return rounds
+        return self._rounds
 
     def _visit(self, todo: list[int], *, first_only: bool) -> None:
         """Take the steps of a persistent set in each state of `todo` and in all that follow."""
@@ -148,10 +228,12 @@ class Reduction:
         chosen = self._chosen
         canonical = None if self._symmetry is None else self._symmetry.canonical
         goal = _Errors(self, first_only=first_only)
+        self._todo = todo
         transitions = explore(
             todo, self.visited, lambda state: chosen(state, lanes), goal, self._watch, canonical=canonical
         )
         self.transitions += transitions
+        self._watch.transitions = 0
 
     def ended(self, state: int) -> Finding | None:
         """Return what is wrong with a run that ends in a state; keep the state where that is nothing."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fuzzvm.exhaustive.checkpoint.kept import Restored
 from fuzzvm.exhaustive.flat import FlatShared
-from fuzzvm.exhaustive.limits import Limits, StoppedError
+from fuzzvm.exhaustive.limits import Keeper, Limits, StoppedError
 from fuzzvm.exhaustive.reduced import Reduction
 from fuzzvm.exhaustive.reduced_weakly import WeakReduction
 from fuzzvm.exhaustive.search import Searched
@@ -30,6 +31,8 @@ def search_reduced(
     first_only: bool = True,
     symmetry: Symmetry | None = None,
     sample: Sequence[int] | None = None,
+    keeper: Keeper | None = None,
+    restored: Restored | None = None,
 ) -> Searched:
     """As `search`, with fewer states: the same verdict, and the same `ends`.
 
@@ -43,11 +46,11 @@ def search_reduced(
         raise ValueError(f"memory model {space.task.memory} does not say what its steps touch")
     search: Reduction
     if isinstance(space.shared, FlatShared):
-        search = Reduction(space, limits, symmetry)
+        search = Reduction(space, limits, symmetry, keeper, restored)
         if sample is not None:
             _judge(search, sample, symmetry)
     else:
-        search = WeakReduction(space, limits)
+        search = WeakReduction(space, limits, None, keeper, restored)
     stopped, rounds = "", 0
     try:
         rounds = search.run(first_only=first_only)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fuzzvm.exhaustive.checkpoint.kept import Kept
 from fuzzvm.exhaustive.footprint import Footprints
-from fuzzvm.exhaustive.futures import Futures
 from fuzzvm.exhaustive.reduced import Move, Reduction, several
 from fuzzvm.exhaustive.space import SHARED_MASK, Entry, Lane, ways_of
 from fuzzvm.exhaustive.stepped import SteppedShared
@@ -30,16 +30,34 @@ class WeakReduction(Reduction):
         self._unwatched = unwatched
         prop = self._space.task.property
         self._hardware = prop.hardware
-        ops = [node.op for automaton in self._space.automata for node in automaton.nodes]
+        automata = self._space.automata
+        self._known = [len(automaton.nodes) for automaton in automata]
+        """How many local states of each CPU were known when the search began."""
+        self._not_idle: list[dict[int, None]] = [{} for _ in automata]
+        """Steps whose store is kept back, as it was not known yet that this changes nothing (`WeakFootprints.idle`)."""
+        if self._restored is not None:
+            (self._known,) = self._restored.counts("known")
+            self._not_idle = [dict.fromkeys(some) for some in self._restored.counts("not_idle")]
+        known = [automaton.nodes[:count] for automaton, count in zip(automata, self._known, strict=True)]
+        ops = [node.op for nodes in known for node in nodes]
         observed = prop.observed([op.label for op in ops if isinstance(op, Alloc)])
         self._weak = WeakFootprints(unwatched, observed, self._space.shared.model, hardware=self._hardware)
         looks = Looks(self._weak, self._space.shared.model)
-        self._looks = [Futures(automaton, looks) for automaton in self._space.automata]
+        self._looks = self._learned("looks", looks)
         self._begun: dict[int, Begun] = {}
         self._entries: list[dict[int, Entry]] = [{} for _ in self._space.lanes]
         """Those of each lane's table of which ways are left out, without them."""
         self._equal: dict[int, int] = {}
         return self._weak
+
+    def kept(self) -> Kept:
+        kept = super().kept()
+        kept.facts |= {
+            "known": [self._known],
+            "not_idle": [list(some) for some in self._not_idle],
+            "looks": [futures.seen for futures in self._looks],
+        }
+        return kept
 
     def walk_ahead(self) -> None:
         """Do nothing: what CPUs may do was looked for under sequential consistency."""
@@ -143,6 +161,7 @@ class WeakReduction(Reduction):
         nodes = self._space.automata[lane.cpu].nodes
         entries = self._entries[lane.cpu]
         looks = self._looks[lane.cpu]
+        not_idle = self._not_idle[lane.cpu]
         shared: Any = self._space.shared
 
         def compute_entry(key: int) -> int:
@@ -154,7 +173,11 @@ class WeakReduction(Reduction):
             if not isinstance(entry, int) and isinstance(node.op, Store | CacheMaintenance) and len(entry) == 2:
                 unfinished = shared.unfinished(key & SHARED_MASK)
                 # where a store overtakes loads of what may be freed, it matters when it is executed
-                if not (unfinished and unfinished[lane.cpu].objects) and self._weak.idle(node):
+                if unfinished and unfinished[lane.cpu].objects:
+                    pass
+                elif key in not_idle or not self._weak.idle(node):
+                    not_idle[key] = None
+                else:
                     entry = tuple(way for way in entry if way.choices == _AT_ONCE)
             elif not isinstance(entry, int) and isinstance(node.op, Load) and all(way.finding is None for way in entry):
                 targets = [((key + way.delta) & SHARED_MASK, (key + way.delta) >> lane.shift) for way in entry]

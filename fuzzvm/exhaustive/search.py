@@ -7,8 +7,10 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import islice
 
-from fuzzvm.exhaustive.limits import Limits, StoppedError, Watch
-from fuzzvm.exhaustive.seen import Seen
+from fuzzvm.exhaustive.checkpoint.errors import CheckpointError, DamagedError
+from fuzzvm.exhaustive.checkpoint.kept import EVERY, PACKED, Kept, Restored, states
+from fuzzvm.exhaustive.limits import Keeper, Limits, StoppedError, Watch
+from fuzzvm.exhaustive.seen import Seen, visited_states
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.space import Space, StateBoundError
 from fuzzvm.exhaustive.symmetry import Symmetry
@@ -56,9 +58,14 @@ def search(
     first_only: bool = True,
     symmetry: Symmetry | None = None,
     hand_over: int | None = HAND_OVER,
+    keeper: Keeper | None = None,
+    restored: Restored | None = None,
 ) -> Searched:
     """Visit every state that can be reached; see Search. Raises AsymmetryError where CPUs are not alike that should."""
-    found = Search(space, limits, first_only=first_only, symmetry=symmetry, hand_over=hand_over).run()
+    one = Search(space, limits, first_only=first_only, symmetry=symmetry, hand_over=hand_over, keeper=keeper)
+    if restored is not None:
+        one.restore(restored)
+    found = one.run()
     assert found is not None
     return found
 
@@ -80,17 +87,48 @@ class Search:
         first_only: bool = True,
         symmetry: Symmetry | None = None,
         hand_over: int | None = HAND_OVER,
+        keeper: Keeper | None = None,
     ) -> None:
-        self._space = space
+        self.space = self._space = space
         self._first_only = first_only
-        self._watch = Watch(limits)
+        self._watch = Watch(limits, keeper, self)
+        self._packed: Restored | None = None
+        """Where compiled code was when the search was kept."""
         self._canonical = symmetry.canonical if symmetry is not None and symmetry.images else None
         compiled = self._canonical is None and not space.weak and has_compiled()
         self._hand_over = hand_over if compiled else None
         self._seen = Seen(set(), [])
         if isinstance(space.start, int):
             start = space.start if self._canonical is None else self._canonical(space.start)
-            self._seen = Seen({start}, [start])
+            self._seen = Seen(visited_states([start], in_order=keeper is not None), [start])
+
+    def kept(self) -> Kept:
+        """Return what has been seen, between two states: what is left to do is on the stack."""
+        seen, space = self._seen, self._space
+        facts = {
+            "kind": EVERY,
+            "states": len(seen.visited),
+            "transitions": seen.transitions,
+            "findings": [list(one) for one in seen.findings],
+        }
+        columns = {"stack": states(seen.stack, space), "ends": states(seen.ends, space)}
+        return Kept(facts, columns, {"visited": (seen.visited, seen.visited)})
+
+    def restore(self, restored: Restored) -> None:
+        """Go on where a search was kept. Raises CheckpointError."""
+        space = self._space
+        seen = self._seen = Seen(set(), [], transitions=restored.count("transitions"), findings=restored.findings())
+        seen.ends.update(restored.states("ends", space))
+        if restored.kind == PACKED:
+            if self._hand_over is None:
+                raise CheckpointError("written by compiled code, and the extra `fast` is not installed here")
+            self._packed = restored
+            return
+        seen.visited = visited_states(restored.states("visited", space), in_order=True)
+        seen.stack.extend(restored.states("stack", space))
+        seen.states = len(seen.visited)
+        if not seen.visited.issuperset(seen.stack):
+            raise DamagedError("states to visit have not been seen")
 
     def run(self, pause: int | None = None) -> Searched | None:
         """Go on until no state is left, or an error or a limit ends it; or until there are `pause` states: then None.
@@ -105,7 +143,7 @@ class Search:
         try:
             if pause is not None and not self._visit(pause):
                 return None
-            if not self._visit(self._hand_over) and not self._go_on():
+            if (self._packed is not None or not self._visit(self._hand_over)) and not self._go_on():
                 self._visit(None)
         except (StoppedError, StateBoundError) as bound:
             stopped = str(bound)
@@ -114,6 +152,11 @@ class Search:
             seen.ends.clear()
             stopped = f"out of memory after {seen.states} states"
         return Searched(seen.states, seen.transitions, tuple(seen.findings), stopped, frozenset(seen.ends))
+
+    def keep_with(self, keeper: Keeper | None) -> None:
+        """Have it kept on disk from now on."""
+        self._watch.keeper = keeper
+        self._seen.visited = visited_states(self._seen.visited, in_order=keeper is not None)
 
     def sample(self, size: int) -> list[int]:
         """Return states spread over those visited so far, at least `size` where there are as many."""
@@ -127,7 +170,7 @@ class Search:
         except ImportError:
             # it is installed and cannot be used, most often for a version of numpy that numba does not know
             return False
-        return packed.go_on(self._space, self._seen, self._watch, first_only=self._first_only)
+        return packed.go_on(self._space, self._seen, self._watch, first_only=self._first_only, restored=self._packed)
 
     def _visit(self, until: int | None) -> bool:
         """Visit states until none is left, or there are `until`; return whether none is, or an error ended it."""
@@ -141,6 +184,7 @@ class Search:
         visited, stack, findings = seen.visited, seen.stack, seen.findings
         lanes = [(lane.mask, lane.table, lane.compute) for lane in space.lanes]
         transitions = seen.transitions
+        watch.search = self
         weak = space.weak
         look = watch.next_look if until is None else min(watch.next_look, until)
         try:
@@ -184,6 +228,7 @@ class Search:
                     seen.end(state, space.ended(state))
                 if len(visited) >= look:
                     if len(visited) >= watch.next_look:
+                        seen.transitions = transitions
                         watch.look(len(visited))
                     if until is not None and len(visited) >= until:
                         return not stack or bool(findings and first_only)

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 from fuzzvm.exhaustive.shared import Finding
+
+
+class InOrder(dict[int, None]):
+    """A set of states that knows in which order they came, so that those since the last checkpoint are known.
+
+    It stands in the place of a set where a search is kept on disk.
+    """
+
+    add = dict.setdefault
+
+    def update(self, states: Iterable[int]) -> None:  # type: ignore[override]
+        """Add states."""
+        super().update(dict.fromkeys(states))
+
+    def issuperset(self, states: Iterable[int]) -> bool:
+        """Return whether all of these states are in it."""
+        return all(map(self.__contains__, states))
+
+
+def visited_states(states: Iterable[int], *, in_order: bool) -> set[int]:
+    """Return a set of states, in their order where a search is kept on disk."""
+    if not in_order:
+        return set(states)
+    found = InOrder()
+    found.update(states)
+    return cast("set[int]", found)
 
 
 @dataclass

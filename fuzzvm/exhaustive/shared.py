@@ -7,7 +7,7 @@ A search sees shared state through this narrow interface. `flat` is the fast one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fuzzvm.exhaustive.automaton import Edge, Node
 from fuzzvm.machine.errors import Failure, ModelError
@@ -48,6 +48,10 @@ class Shared(Protocol):
 
     start: int | Finding
     nodes: list[Node]
+
+    @property
+    def states(self) -> Sequence[Any]:
+        """What each shared state is made of, by number."""
 
     def step(self, shared: int, cpu: int, node: Node) -> Sequence[Outcome]:
         """Return every way that a CPU's step can go; none where it is blocked."""

@@ -7,9 +7,13 @@ of a priority queue. Nothing is reduced here: a reduction keeps errors, and not 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
-from fuzzvm.exhaustive.limits import Limits, StoppedError, Watch
+from fuzzvm.exhaustive.checkpoint.errors import DamagedError
+from fuzzvm.exhaustive.checkpoint.kept import SHORTEST, Kept, Restored, states
+from fuzzvm.exhaustive.limits import Keeper, Limits, StoppedError, Watch
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.space import Space, StateBoundError, Way
 from fuzzvm.machine.schedule import Schedule
@@ -61,10 +65,12 @@ class ShortestSearch:
     It ends when no run can be shorter than the best one that it has found.
     """
 
-    def __init__(self, space: Space, wanted: Wanted, limits: Limits, *, preemptions: bool) -> None:
-        self._space = space
+    def __init__(
+        self, space: Space, wanted: Wanted, limits: Limits, *, preemptions: bool, keeper: Keeper | None = None
+    ) -> None:
+        self.space = self._space = space
         self._wanted = wanted
-        self._watch = Watch(limits)
+        self._watch = Watch(limits, keeper, self)
         self._preemptions = preemptions
         self._parents: dict[int, int] = {}
         self.transitions = 0
@@ -73,6 +79,17 @@ class ShortestSearch:
         """All pairs of a lower cost are settled."""
         self._last: Ending = (0, None, None)
         """How the best run ends."""
+        self._switches = self._steps = 0
+        """The cost of the pairs that are settled now,"""
+        self._settling: tuple[list[tuple[int, int]], int] = ([], 0)
+        """those pairs, and how many of them are settled;"""
+        self._level: dict[int, list[tuple[int, int]]] = {}
+        """pairs to settle with as many switches, by their steps,"""
+        self._following: dict[int, list[tuple[int, int]]] = {}
+        """and with one more."""
+        self._near: list[tuple[int, int]] = []
+        self._far: list[tuple[int, int]] = []
+        """Those found by settling pairs now, that go with the same number of switches, and with one more."""
 
     @property
     def states(self) -> int:
@@ -82,25 +99,79 @@ class ShortestSearch:
     def run(self, most: int | None) -> bool:
         """Search the runs with up to `most` switches; return whether that left any out."""
         assert isinstance(self._space.start, int)
-        start = self._space.start << AGENT_BITS | _NOBODY
-        level: dict[int, list[tuple[int, int]]] = {0: [(start, start)]}
-        switches = 0
-        while level:
-            if most is not None and switches > most:
+        if not self._parents:
+            start = self._space.start << AGENT_BITS | _NOBODY
+            self._level = {0: [(start, start)]}
+        while self._level:
+            if most is not None and self._switches > most:
                 return True
-            following: dict[int, list[tuple[int, int]]] = {}
-            steps = 0
-            while level:
+            while level := self._level:
                 # a step costs one, so the next list is nearly always the next number
-                while steps not in level:
-                    steps += 1
-                self.reached = (switches, steps)
+                while self._steps not in level:
+                    self._steps += 1
+                self.reached = (self._switches, self._steps)
                 if self.best is not None and self.reached >= self.best:
                     return False
-                self._settle(level.pop(steps), switches, steps, level, following)
-            level = following
-            switches += 1
+                self._settle(level.pop(self._steps), self._switches, self._steps, level, self._following)
+            self._level, self._following = self._following, {}
+            self._switches += 1
+            self._steps = 0
         return False
+
+    def kept(self) -> Kept:
+        """Return what has been settled, and the pairs that are left."""
+        settling, done = self._settling
+        pairs = [settling[done:]]
+        rest = [[self._steps, 0, len(pairs[0])]]
+        for switches, levels, now in ((0, self._level, self._near), (1, self._following, self._far)):
+            # what was found by now comes behind what is there, as it would in the end
+            levels = {**levels, **({self._steps + 1: [*levels.get(self._steps + 1, ()), *now]} if now else {})}
+            rest += [[steps, switches, len(some)] for steps, some in levels.items()]
+            pairs += levels.values()
+        pair, agent, way = self._last
+        facts = {
+            "kind": SHORTEST,
+            "states": self.states,
+            "transitions": self.transitions + self._watch.transitions,
+            "at": [[self._switches, self._steps]],
+            "best": None if self.best is None else [list(self.best)],
+            "last": None if self.best is None else [pair, agent, None if way is None else [way.choices, way.delta]],
+            "error": [] if way is None or way.finding is None else [list(way.finding)],
+            "rest": rest,
+        }
+        waiting = (one for some in pairs for pair in some for one in pair)
+        parents = self._parents
+        growing: dict[str, tuple[Collection[int], Iterable[int]]] = {
+            "settled": (parents, parents),
+            "parents": (parents, parents.values()),
+        }
+        return Kept(facts, {"pairs": states(waiting, self._space, AGENT_BITS)}, growing, AGENT_BITS)
+
+    def restore(self, restored: Restored) -> None:
+        """Go on where a search was kept. Raises DamagedError."""
+        space = self._space
+        read = {name: list(restored.states(name, space, AGENT_BITS)) for name in ("settled", "parents", "pairs")}
+        self._parents = dict(zip(read["settled"], read["parents"], strict=True))
+        self.transitions = restored.count("transitions")
+        ((self._switches, self._steps),) = restored.counts("at")
+        pairs = iter(zip(read["pairs"][::2], read["pairs"][1::2], strict=True))
+        for steps, switches, count in restored.counts("rest"):
+            level = self._following if switches else self._level
+            level.setdefault(steps, []).extend(islice(pairs, count))
+        if not self._parents or any(parent not in self._parents for parent in read["parents"]):
+            raise DamagedError("pairs were not settled from each other")
+        if any(steps < self._steps for steps in self._level):
+            raise DamagedError("pairs are left that were settled")
+        if restored.facts.get("best") is not None:
+            ((switches, steps),) = restored.counts("best")
+            pair, agent, way = restored.facts["last"]
+            found = restored.findings("error")
+            choices, delta = way if way is not None else ((), 0)
+            numbers = [*choices, delta, 0 if agent is None else agent]
+            if pair not in self._parents or len(found) != (way is not None) or set(map(type, numbers)) != {int}:
+                raise DamagedError("a run that goes wrong does not end")
+            ending = None if way is None else Way(tuple(choices), delta, next(iter(found)))
+            self.best, self._last = (switches, steps), (pair, agent, ending)
 
     def _settle(
         self,
@@ -113,17 +184,18 @@ class ShortestSearch:
         parents = self._parents
         space = self._space
         lanes = [(lane.cpu, lane.mask, lane.table, lane.compute) for lane in space.lanes]
-        near: list[tuple[int, int]] = []
-        far: list[tuple[int, int]] = []
+        near = self._near = []
+        far = self._far = []
         transitions = 0
         look = self._watch.next_look
-        for pair, parent in pairs:
+        for index, (pair, parent) in enumerate(pairs):
             if pair in parents:
                 continue
-            parents[pair] = parent
             if len(parents) >= look:
+                self._settling, self._watch.transitions = (pairs, index), transitions
                 self._watch.look(len(parents))
                 look = self._watch.next_look
+            parents[pair] = parent
             state = pair >> AGENT_BITS
             last = pair & _AGENT_MASK
             free = last == _NOBODY or (self._preemptions and not self._can_step(state, last))
@@ -156,6 +228,8 @@ class ShortestSearch:
         if far:
             following_level.setdefault(steps + 1, []).extend(far)
         self.transitions += transitions
+        self._watch.transitions = 0
+        self._settling, self._near, self._far = ([], 0), [], []
 
     def _branch(
         self,
@@ -219,6 +293,8 @@ def shortest_run(
     wanted: Wanted = ANY,
     most_switches: int | None = None,
     preemptions: bool = False,
+    keeper: Keeper | None = None,
+    restored: Restored | None = None,
 ) -> ShortestRun:
     """Return the run that goes wrong as wanted with fewest context switches, then fewest steps.
 
@@ -228,7 +304,9 @@ def shortest_run(
     if isinstance(space.start, Finding):
         hit = space.start in wanted
         return ShortestRun(() if hit else None, space.start if hit else None, True, 1, 0)
-    run = ShortestSearch(space, wanted, limits, preemptions=preemptions)
+    run = ShortestSearch(space, wanted, limits, preemptions=preemptions, keeper=keeper)
+    if restored is not None:
+        run.restore(restored)
     stopped = ""
     try:
         if run.run(most_switches):

@@ -18,7 +18,7 @@ from fuzzvm.exhaustive.stepped import SteppedShared
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.machine import NO_LOCATION
 from fuzzvm.machine.memory import MemoryModel
-from fuzzvm.machine.ops import Free
+from fuzzvm.machine.ops import Barrier, Free
 from fuzzvm.machine.task import Task
 
 T = TypeVar("T")
@@ -180,6 +180,20 @@ class Space:
     def assumed(self) -> Assumed | None:
         """What CPUs are assumed to do, where memory forgets by that; None where it forgets nothing."""
         return self._assumed if self._assumed is not None and self._assumed.forgets else None
+
+    @property
+    def memory_assumed(self) -> Assumed | None:
+        """What memory is told of CPUs, whether or not it forgets anything by that; None under the flat model."""
+        return self._assumed
+
+    def restore_assumed(self, bits: Sequence[tuple[str, int | Barrier]], frozen: list[list[int]]) -> None:
+        """Begin again with what was assumed of CPUs in another process, once the automata know what they knew there.
+
+        Raises ValueError where that is something else.
+        """
+        assert self._assumed is not None
+        self._assumed.restore(bits, frozen)
+        self._begin()
 
     def renew(self) -> None:
         """Begin again, with what is known by now of what CPUs do; states have other numbers afterwards."""

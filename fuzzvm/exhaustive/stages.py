@@ -21,6 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from fuzzvm.exhaustive.checkpoint.errors import DamagedError
+from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper, found_of
+from fuzzvm.exhaustive.checkpoint.kept import DONE, EVERY, PACKED, REDUCED, SHORTEST, Restored
 from fuzzvm.exhaustive.deadline import Deadline
 from fuzzvm.exhaustive.limits import Limits, StoppedError
 from fuzzvm.exhaustive.memory_use import release_memory
@@ -58,6 +61,17 @@ class Progress:
     reduce: bool = True
     found: Searched | None = None
     shortest: ShortestRun | None = None
+    keeper: DiskKeeper | None = None
+    """Keeps the main search and the shortest run on disk."""
+    kept: Restored | None = None
+    """Where a search was kept that is to go on."""
+
+    def restored(self, *kinds: str) -> Restored | None:
+        """Return where a search of one of these kinds was kept, None where none was; once, as it may begin again."""
+        kept, self.kept = self.kept, None
+        if kept is not None and kept.kind not in kinds:
+            raise DamagedError(f"no search of this verdict is of kind {kept.kind!r}")
+        return kept
 
     @property
     def decided(self) -> bool:
@@ -103,7 +117,7 @@ def _shallow_shortest(now: Progress) -> None:
 
 
 def _main_search(now: Progress) -> None:
-    now.found = now.space.settled(lambda: _searched(now, now.deadline.left()))
+    now.found = now.space.settled(lambda: _searched(now, now.deadline.left(), now.keeper))
 
 
 def _shortest(now: Progress) -> None:
@@ -112,7 +126,11 @@ def _shortest(now: Progress) -> None:
     if found.endless is not None:
         now.shortest = ShortestRun(found.endless, NEVER_ENDS, False, found.states, found.transitions)
         return
-    now.shortest = now.space.settled(lambda: shortest_run(now.space, now.deadline.left(SHARE_OF_SHORTEST)))
+    now.shortest = now.space.settled(
+        lambda: shortest_run(
+            now.space, now.deadline.left(SHARE_OF_SHORTEST), keeper=now.keeper, restored=now.restored(SHORTEST)
+        )
+    )
 
 
 def _any_run(now: Progress) -> None:
@@ -143,13 +161,21 @@ STAGES = (
 # Searches
 
 
-def _searched(now: Progress, limits: Limits) -> Searched:
+def _searched(now: Progress, limits: Limits, keeper: DiskKeeper | None = None) -> Searched:
     """Look for errors, and where there are none for runs that never end.
 
     Both at once, as either may find out that CPUs do more than the other assumed.
     """
     deadline = Deadline(limits)
-    found = next(one.run(now, limits) for one in SEARCHES if one.applies(now))
+    if now.kept is not None and now.kept.kind == DONE:
+        ended = found_of(now.restored(DONE).facts.get("searched"))  # type: ignore[union-attr]
+        if ended is None:
+            raise DamagedError("a search that has ended has found nothing")
+        found = ended
+    else:
+        found = next(one.run(now, limits, keeper) for one in SEARCHES if one.applies(now))
+        if keeper is not None and not found.stopped:
+            keeper.ended(now.space, found)
     if found.findings or not found.complete or now.preemptions is not None or not may_cycle(now.space):
         return found
     try:
@@ -159,38 +185,62 @@ def _searched(now: Progress, limits: Limits) -> Searched:
     return found if endless is None else replace(found, findings=(NEVER_ENDS,), endless=endless)
 
 
-def _bounded(now: Progress, limits: Limits) -> Searched:
-    found = shortest_run(now.space, limits, most_switches=now.preemptions, preemptions=True)
+def _bounded(now: Progress, limits: Limits, keeper: DiskKeeper | None) -> Searched:
+    found = shortest_run(
+        now.space,
+        limits,
+        most_switches=now.preemptions,
+        preemptions=True,
+        keeper=keeper,
+        restored=now.restored(SHORTEST),
+    )
     findings = () if found.finding is None else (found.finding,)
     return Searched(found.states, found.transitions, findings, found.stopped)
 
 
-def _every_state(now: Progress, limits: Limits) -> Searched:
-    return search(now.space, limits)
+def _every_state(now: Progress, limits: Limits, keeper: DiskKeeper | None) -> Searched:
+    return search(now.space, limits, keeper=keeper, restored=now.restored(EVERY, PACKED))
 
 
-def _reduced(now: Progress, limits: Limits) -> Searched:
-    return search_reduced(now.space, limits)
+def _reduced(now: Progress, limits: Limits, keeper: DiskKeeper | None) -> Searched:
+    return search_reduced(now.space, limits, keeper=keeper, restored=now.restored(REDUCED))
 
 
-def _every_state_then_reduced(now: Progress, limits: Limits) -> Searched:
+def _every_state_then_reduced(now: Progress, limits: Limits, keeper: DiskKeeper | None) -> Searched:
+    kept = now.restored(EVERY, PACKED, REDUCED)
     try:
-        return _strongly(now.space, limits, Symmetry(now.space))
+        symmetry = Symmetry(now.space) if kept is None or kept.facts.get("symmetric") is not False else None
+        return _strongly(now.space, limits, symmetry, keeper, kept)
     except AsymmetryError:
         # CPUs that run the same calls are told apart; what they learnt of each other is forgotten
         now.space = Space(now.space.task)
-        return _strongly(now.space, limits, None)
+        return _strongly(now.space, limits, None, keeper, None)
 
 
-def _strongly(space: Space, limits: Limits, symmetry: Symmetry | None) -> Searched:
-    """Visit every state while there are few; from there on those that reductions leave, if that is worth it."""
+def _strongly(
+    space: Space, limits: Limits, symmetry: Symmetry | None, keeper: DiskKeeper | None, kept: Restored | None
+) -> Searched:
+    """Visit every state while there are few; from there on those that reductions leave, if that is worth it.
+
+    Which of the two it is has been decided where a search was kept: the first few states are not.
+    """
     deadline = Deadline(limits)
+    if kept is not None and kept.kind == REDUCED:
+        return search_reduced(space, limits, symmetry=symmetry, keeper=keeper, restored=kept)
     every = Search(space, limits)
-    found = every.run(pause=FEW)
+    found = None
+    if kept is not None:
+        every.restore(kept)
+    else:
+        found = every.run(pause=FEW)
     if found is None:
         try:
-            return search_reduced(space, deadline.left(), symmetry=symmetry, sample=every.sample(SAMPLE))
+            if kept is not None:
+                raise NotWorthItError
+            sample = every.sample(SAMPLE)
+            return search_reduced(space, deadline.left(), symmetry=symmetry, sample=sample, keeper=keeper)
         except NotWorthItError:
+            every.keep_with(keeper)
             found = every.run()
     assert found is not None
     most = limits.max_states
@@ -206,7 +256,7 @@ class SearchKind(NamedTuple):
 
     name: str
     applies: Callable[[Progress], bool]
-    run: Callable[[Progress, Limits], Searched]
+    run: Callable[[Progress, Limits, DiskKeeper | None], Searched]
 
 
 SEARCHES = (
@@ -218,10 +268,42 @@ SEARCHES = (
 """The first one that applies is taken."""
 
 
-def decide(task: Task, deadline: Deadline, *, preemptions: int | None = None, reduce: bool = True) -> Progress:
-    """Go through the stages; return what is known in the end."""
-    now = Progress(Space(task), deadline, preemptions, reduce)
-    for stage in STAGES:
+def decide(
+    task: Task,
+    deadline: Deadline,
+    *,
+    preemptions: int | None = None,
+    reduce: bool = True,
+    keeper: DiskKeeper | None = None,
+) -> Progress:
+    """Go through the stages; return what is known in the end.
+
+    A `keeper` keeps what takes long on disk, or has done so in another process: then this goes on from there. Raises
+    CheckpointError where it cannot.
+    """
+    now = Progress(Space(task), deadline, preemptions, reduce, keeper=keeper)
+    stages = list(STAGES)
+    if keeper is not None and (kept := keeper.restore(now.space)) is not None:
+        name, now.found, now.kept = kept
+        stages = [stage for stage in stages if stage.name in _KEPT and stages.index(stage) >= _index(name)]
+    for stage in stages:
+        if keeper is not None:
+            keeper.at(stage.name, now.found)
         if stage.applies(now):
             stage.run(now)
+    if keeper is not None:
+        keeper.at("")
+    if now.kept is not None:
+        raise DamagedError("the search that it is of is not one of this verdict")
     return now
+
+
+_KEPT = ("main search", "shortest run", "any run")
+
+
+def _index(name: str) -> int:
+    """Return the place of the stage of that name among all. Raises DamagedError."""
+    names = [stage.name for stage in STAGES]
+    if name not in _KEPT:
+        raise DamagedError(f"no verdict has a stage {name!r}")
+    return names.index(name)

@@ -218,6 +218,64 @@ class SteppedShared:
         except BaseException as error:
             raise self._automata[cpu].executing_error(node, error) from error
 
+    # For those who keep the state space on disk
+
+    @property
+    def states(self) -> list[tuple[int, int, int, int]]:
+        """The numbers of memory, masks, heap and memory of the property, of each shared state."""
+        return self._states
+
+    @property
+    def memories(self) -> list[MemoryModel]:
+        """Memory, by number; not to be stepped."""
+        return self._memories
+
+    @property
+    def masks(self) -> list[Masks]:
+        """What CPUs are assumed to do, by number."""
+        return self._masks
+
+    @property
+    def heaps(self) -> list[tuple[Allocator, frozenset[int]]]:
+        """The objects of each heap, and which of them are watched."""
+        return self._heaps
+
+    @property
+    def remembered(self) -> list[Hashable]:
+        """What the property remembers, by number."""
+        return self._remembered
+
+    def restore(
+        self,
+        memories: Sequence[MemoryModel],
+        masks: Sequence[Masks],
+        heaps: Sequence[tuple[Allocator, frozenset[int]]],
+        remembered: Sequence[Hashable],
+        states: Sequence[tuple[int, int, int, int]],
+    ) -> list[int]:
+        """Take the numbers of another search of this task, but for those of memories, which nobody else knows.
+
+        Returns the numbers that the memories have got. Raises ValueError where they are not those of such a search.
+        """
+        live = [self._memory_number(memory) for memory in memories]
+        for mask in masks:
+            self._masks_number(mask)
+        for allocator, watched in heaps:
+            self._heap_numbers.setdefault((allocator.state(), watched), len(self._heap_numbers))
+            if len(self._heap_numbers) > len(self._heaps):
+                self._heaps.append((allocator, watched))
+        for one in remembered:
+            self._remembered_number(one)
+        for memory, mask_number, heap, known in states:
+            if mask_number >= len(self._masks) or heap >= len(self._heaps) or known >= len(self._remembered):
+                raise ValueError("a shared state has no parts")
+            self._number(live[memory], mask_number, heap, known)
+        sizes = (len(set(live)), len(masks), len(heaps), len(remembered), len(states))
+        found = (len(live), len(self._masks), len(self._heaps), len(self._remembered), len(self._states))
+        if sizes != found or any(len(mask) != len(self._automata) for mask in masks):
+            raise ValueError("numbers were given twice, or in another order")
+        return live
+
     # Parts of a step
 
     def _start(self, machine: Machine, initial: Hashable) -> int | Finding:

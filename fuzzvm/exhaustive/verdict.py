@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper
 from fuzzvm.exhaustive.deadline import Deadline
 from fuzzvm.exhaustive.limits import Limits
 from fuzzvm.exhaustive.reduced_search import foresee
@@ -78,28 +79,30 @@ def verify(
     preemptions: int | None = None,
     reduce: bool = True,
     explored: Callable[[Space], None] | None = None,
+    keeper: DiskKeeper | None = None,
 ) -> Verdict:
     """Explore every behaviour of a task, within the limits.
 
     `preemptions` bounds how often a CPU is interrupted that could have gone on. `reduce` allows partial-order and
     symmetry reduction, under memory models that they know. `explored` is told of the space whose automata know all
-    that was explored, before any schedule is replayed. Raises DisagreementError where a replay differs, UnkeyableError
-    and ProgramError for a broken mitigation.
+    that was explored, before any schedule is replayed. `keeper` keeps searches on disk, and goes on with those that it
+    has: the seconds of `limits` are for this process, those of the verdict count in all. Raises CheckpointError,
+    DisagreementError where a replay differs, UnkeyableError and ProgramError for a broken mitigation.
     """
     deadline = Deadline(limits)
     with no_collection(), task.unchanged():
-        now = decide(task, deadline, preemptions=preemptions, reduce=reduce)
+        now = decide(task, deadline, preemptions=preemptions, reduce=reduce, keeper=keeper)
     if explored is not None:
         explored(now.space)
     found, shortest = now.found, now.shortest
     assert found is not None
     states, transitions = found.states, found.transitions
+    seconds = deadline.seconds + (0.0 if keeper is None else keeper.seconds_before)
     if shortest is None:
-        return Verdict(None, None, found.complete, found.stopped, states, transitions, deadline.seconds)
+        return Verdict(None, None, found.complete, found.stopped, states, transitions, seconds)
     if shortest.schedule is None:
         failure = _unseen(found.findings[0])
-        return Verdict(failure, None, False, shortest.stopped, states, transitions, deadline.seconds)
-    seconds = deadline.seconds
+        return Verdict(failure, None, False, shortest.stopped, states, transitions, seconds)
     failure = replayed(task, shortest.schedule, shortest.finding)
     return Verdict(failure, shortest.schedule, shortest.complete, shortest.stopped, states, transitions, seconds)
 

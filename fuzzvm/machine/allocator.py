@@ -64,6 +64,27 @@ class Allocator:
         objects = tuple((one.label, one.size, one.frame) for one in self.allocations)
         return objects, frozenset(self.dead), tuple(self._owner_of_frame), tuple(self._free_frames)
 
+    def parts(self) -> tuple[list[Allocation], dict[int, int], list[int], list[int]]:
+        """Return its objects, the step at which each dead one was freed, each frame's owner, and the free frames."""
+        return self.allocations, self.dead, self._owner_of_frame, self._free_frames
+
+    @classmethod
+    def of_parts(
+        cls, allocations: list[Allocation], dead: dict[int, int], owner_of_frame: list[int], free_frames: list[int]
+    ) -> Allocator:
+        """Return the allocator that has these parts. Raises ValueError where they do not go together."""
+        objects, frames = range(len(allocations)), range(len(owner_of_frame))
+        if not (
+            all(one.frame in frames for one in allocations)
+            and all(number in objects for number in (*dead, *owner_of_frame))
+            and all(frame in frames for frame in free_frames)
+        ):
+            raise ValueError("objects and frames do not go together")
+        made = cls()
+        made.allocations, made.dead = allocations, dead
+        made._owner_of_frame, made._free_frames = owner_of_frame, free_frames
+        return made
+
     def alloc(self, size: int, label: Hashable, step: int) -> Allocation:
         """Return a new object of `size` locations."""
         number = len(self.allocations)

@@ -16,7 +16,9 @@ from fuzzvm.mitigations.errors import short
 from fuzzvm.scenario.scenario import Scenario
 
 _PARTS = ("machine", "kernel", "mitigations", "scenario")
-"""The packages that say what a task does."""
+"""The packages that say what a task does,"""
+WITH_SEARCH = (*_PARTS, "exhaustive", "verify")
+"""and with those that search it."""
 _MAX_BYTES = 1 << 20
 """Of a file of the model."""
 
@@ -26,9 +28,16 @@ def task_digest(scenario: Scenario, mitigation: str, memory: str, without: tuple
 
     Of a scheme in a file it has the text, and not where that lies. Raises MitigationError, FileError.
     """
-    scheme = [_text_of(part) if registry.is_path(part) else part for part in registry.split(mitigation)]
-    data = [_model(), scenario.to_data(), scheme, memory, list(without)]
+    data = [code_digest(), scenario.to_data(), scheme_texts(mitigation), memory, list(without)]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def scheme_texts(mitigation: str) -> list[str | list[str]]:
+    """Return the names of a scheme's parts; of those in a file the class, and the digest of the file's text.
+
+    Raises MitigationError.
+    """
+    return [_text_of(part) if registry.is_path(part) else part for part in registry.split(mitigation)]
 
 
 def _text_of(spec: str) -> list[str]:
@@ -39,11 +48,11 @@ def _text_of(spec: str) -> list[str]:
 
 
 @functools.cache
-def _model() -> str:
-    """Return the digest of the model's code."""
+def code_digest(parts: tuple[str, ...] = _PARTS) -> str:
+    """Return the digest of the code in some packages of fuzzvm, by default of those that say what a task does."""
     root = Path(__file__).parents[1]
     found = hashlib.sha256()
-    for part in _PARTS:
+    for part in parts:
         for path in sorted((root / part).rglob("*")):
             if path.suffix in (".py", ".toml"):
                 text = read_bytes(path, _MAX_BYTES)

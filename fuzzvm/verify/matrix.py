@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.exhaustive import Limits, Verdict
+from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper
 from fuzzvm.exhaustive.limits import StoppedError, bounded_by
 from fuzzvm.exhaustive.memory_use import LeftBehind
 from fuzzvm.exhaustive.verdict import no_collection
@@ -143,15 +144,21 @@ LARGE = 64 << 20
 """Bytes that searches must leave behind for them to be given back: that takes as long as a small search."""
 
 
-def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None) -> VerifiedCell:
-    """Verify one cell. Raises MitigationError, ScenarioError, ProgramError."""
+KEEPING_SECONDS = 60.0
+"""That a checkpoint may take to be written when the time of a search is over."""
+
+
+def verify_cell(
+    cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None = None, keeper: DiskKeeper | None = None
+) -> VerifiedCell:
+    """Verify one cell. Raises MitigationError, ScenarioError, ProgramError, and CheckpointError where it is kept."""
     limits = bounds.limits
     left_behind = _left_behind()
     began = time.monotonic()
 
     try:
         # where this process is guarded, the bounds hold wherever it is at: in the boot, or in a slow hook
-        with bounded_by(limits):
+        with bounded_by(limits) if keeper is None else bounded_by(limits, KEEPING_SECONDS):
             system = cell.system(mitigation)
             verdict, driving = verify_system(
                 system,
@@ -159,6 +166,7 @@ def verify_cell(cell: Cell, bounds: Bounds, mitigation: type[Mitigation] | None 
                 preemptions=bounds.preemptions,
                 reduce=bounds.reduce,
                 all_errors=bounds.all_errors,
+                keeper=keeper,
             )
     except StoppedError as bound:
         return _undecided(cell, bounds, str(bound), time.monotonic() - began)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fuzzvm.exhaustive import Limits, Verdict, verify
 from fuzzvm.exhaustive.all_errors import with_all_errors
+from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.exhaustive.verdict import DisagreementError
 from fuzzvm.mitigations.whose import is_users
@@ -24,12 +25,13 @@ def verify_system(
     preemptions: int | None = None,
     reduce: bool = True,
     all_errors: bool = False,
+    keeper: DiskKeeper | None = None,
 ) -> tuple[Verdict, Driving | None]:
     """Return the verdict, with the cover points that were met and those that it lacks, and what is still to be asked.
 
     The second value is what second processes are to be asked before the verdict is believed (`scheme.check`), None
     where the scheme ships. Raises NondeterministicSchemeError where a scheme is seen already not to do the same every
-    time, and as `verify` does.
+    time, and as `verify` does. The verdict is what a `keeper` keeps; the search for orders of locks behind it is not.
     """
     limits = limits or Limits()
     users = is_users(system.mitigation)
@@ -45,7 +47,7 @@ def verify_system(
         driving = scheme.driving(system, space) if users else None
 
     try:
-        verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored)
+        verdict = verify(system, limits, preemptions=preemptions, reduce=reduce, explored=explored, keeper=keeper)
         verdict = with_lock_order(system, verdict, limits)
         if all_errors:
             verdict = with_all_errors(system, verdict, limits)

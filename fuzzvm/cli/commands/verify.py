@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from fuzzvm.cli.code import refuse_with_image
+from fuzzvm.cli.checkpointed import WITH_CHECKPOINT, WITH_RESUME, begun, resumed, verified
+from fuzzvm.cli.code import refuse_with, refuse_with_image
 from fuzzvm.cli.common import (
     hook_seconds_option,
     json_option,
@@ -107,6 +108,18 @@ from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
     metavar="FILE.py",
     help="With --image: a Python file of functions that stand for those of the same name, which are not run.",
 )
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write how far one run has come to this new file every few seconds; --resume goes on from there.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Go on with the run of a checkpoint. Bounds, --save, --happened and --json are given anew.",
+)
 @happened_option
 @json_option
 @click.pass_context
@@ -130,6 +143,8 @@ def verify(
     all_errors: bool,
     image: Path | None,
     boundary: Path | None,
+    checkpoint: Path | None,
+    resume: Path | None,
     happened: bool,
     as_json: bool,
 ) -> int:
@@ -149,7 +164,12 @@ def verify(
     fuzzvm verify -m ./mine.py:MyScheme -s two-walkers --memory sc
     fuzzvm verify --executor dask://scheduler.example.org:8786
     fuzzvm verify --image ./linux-7.3 -s pmd-promotion
+    fuzzvm verify -m deferred-free -s tlb-vmalloc-cycle --memory arm64 --checkpoint night.checkpoint
     """
+    if resume is not None:
+        refuse_with("--resume", context, WITH_RESUME)
+    elif checkpoint is not None:
+        refuse_with("--checkpoint", context, WITH_CHECKPOINT)
     if memory is not None and not searchable(memory):
         raise click.UsageError(f"memory model {memory} cannot be searched exhaustively")
     if all_errors and preemptions is not None:
@@ -173,9 +193,13 @@ def verify(
         )
     if boundary is not None:
         raise click.UsageError("--boundary needs --image")
-    with bounded_by(of_process):
-        names = [name for name, _ in mitigations(mitigation_names, releases=True)]
-    chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
+    if resume is not None:
+        goes_on = resumed(resume, limits)
+        chosen = [goes_on.cell]
+    else:
+        with bounded_by(of_process):
+            names = [name for name, _ in mitigations(mitigation_names, releases=True)]
+        chosen = cells(names, scenarios(scenario_names, tlb=tlb), memory, tuple(dict.fromkeys(without)))
     if save is not None:
         store.check_writable(save)
     if html is not None:
@@ -192,7 +216,12 @@ def verify(
             for error in run.verdict.errors:
                 saved[id(error)] = store.save(_case_of(run, error), save)[0]
 
-    runs, interrupted = _verify(chosen, bounds, where, keep)
+    if checkpoint is not None or resume is not None:
+        kept = begun(checkpoint, chosen, bounds) if checkpoint is not None else goes_on
+        run = verified(kept, where.memory_here(), keep)
+        runs, interrupted = ([], True) if run is None else ([run], False)
+    else:
+        runs, interrupted = _verify(chosen, bounds, where, keep)
     unchecked = ""
     if not interrupted:
         # before anything is said: a verdict on a scheme that does not do the same every time is none

@@ -136,3 +136,8 @@ class Values:
 
     def __getitem__(self, number: int) -> Any:
         return self._values[number]
+
+    @property
+    def all(self) -> list[Any]:
+        """All values, by number."""
+        return self._values

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fuzzvm.machine.ops import (
     Address,
@@ -144,6 +144,28 @@ class MemoryModel(ABC):
 
         A state and its normal form have the same steps, with the same ways in the same order.
         """
+
+    def kept(self, share: Callable[[Any], int], number: Callable[[Value], int]) -> Any:
+        """Return all of `state()` as JSON data, for a search that is kept on disk; values stand as their numbers.
+
+        `share` returns a number for a part that many memories have; `kept_part` is asked for its data.
+        """
+        raise NotImplementedError(f"memory model {self.name} cannot be kept on disk")
+
+    def kept_part(self, part: Any, number: Callable[[Value], int]) -> Any:
+        """Return a part that was shared as JSON data."""
+        raise NotImplementedError(f"memory model {self.name} has no parts")
+
+    def part_of(self, data: Any, value: Callable[[int], Value]) -> Any:
+        """Return the part that `kept_part` gave this data of.
+
+        Raises ValueError, TypeError, IndexError for other data.
+        """
+        raise NotImplementedError(f"memory model {self.name} has no parts")
+
+    def of_kept(self, data: Any, parts: Sequence[Any], value: Callable[[int], Value]) -> MemoryModel:
+        """Return the memory that `kept` gave this data of, a copy of this one in all else. Raises as `part_of` does."""
+        raise NotImplementedError(f"memory model {self.name} cannot be kept on disk")
 
     @abstractmethod
     def contents(self) -> Mapping[Address, Value]:

@@ -14,8 +14,9 @@ interrupt of all CPUs drains every buffer and serialises every CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from fuzzvm.machine.memory import Choose, MemoryModel, Needs, Unfinished
 from fuzzvm.machine.ops import (
@@ -98,6 +99,27 @@ class TotalStoreOrder(MemoryModel):
             tuple([tuple([(address, key_of(value)) for address, value in buffer]) for buffer in self._buffers]),
             tuple([frozenset([(address, key_of(value)) for address, value in gone]) for gone in self._replaced]),
         )
+
+    def kept(self, share: Callable[[Any], int], number: Callable[[Value], int]) -> Any:
+        def pairs(entries: Iterable[tuple[Address, Value]]) -> list[tuple[Address, int]]:
+            return [(address, number(value)) for address, value in entries]
+
+        return [pairs(self._cells.items()), list(map(pairs, self._buffers)), list(map(pairs, self._replaced))]
+
+    def of_kept(self, data: Any, parts: Sequence[Any], value: Callable[[int], Value]) -> TotalStoreOrder:
+        def entries(pairs: Any) -> tuple[tuple[Address, Value], ...]:
+            if any(type(address) is not int for address, _ in pairs):
+                raise ValueError("no part of a memory")
+            return tuple((address, value(written)) for address, written in pairs)
+
+        cells, buffers, replaced = data
+        other = self.copy()
+        other._cells, other._own, other._known = dict(entries(cells)), True, None
+        other._buffers = [entries(buffer) for buffer in buffers]
+        other._replaced = [frozenset(entries(gone)) for gone in replaced]
+        if len(other._buffers) != self.cpus or len(other._replaced) != self.cpus:
+            raise ValueError("a memory has other parts")
+        return other
 
     def normalise(self, needs: Sequence[Needs]) -> None:
         # what can no longer be fetched, and no longer come back, need not be known

@@ -26,8 +26,10 @@ What is left out, and in which direction it errs:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from fuzzvm.machine.memory import NOTHING, Choose, MemoryModel, Needs, Unfinished
+from fuzzvm.machine.memory.arm64 import kept
 from fuzzvm.machine.memory.arm64.local import Local, Pending
 from fuzzvm.machine.memory.arm64.normal_form import NormalForms
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE, STORE, Message, Timeline
@@ -121,6 +123,29 @@ class Arm64(MemoryModel):
             self._timeline, self._locals, needs, self.points_to, self.key_of
         )
         self._known = self._timeline
+
+    def kept(self, share: Callable[[Any], int], number: Callable[[Value], int]) -> Any:
+        return list(map(share, self.parts()))
+
+    def kept_part(self, part: Timeline | Local, number: Callable[[Value], int]) -> Any:
+        return kept.data_of(part, number)
+
+    def part_of(self, data: Any, value: Callable[[int], Value]) -> Timeline | Local:
+        part = kept.part_of(data, value)
+        forms, key_of = self._forms, self.key_of
+        return forms.timeline(part, key_of) if isinstance(part, Timeline) else forms.local(part, key_of)
+
+    def of_kept(self, data: Any, parts: Sequence[Any], value: Callable[[int], Value]) -> Arm64:
+        other = self.copy()
+        timeline, *locals_ = [parts[number] for number in data]
+        if not isinstance(timeline, Timeline) or [type(one) for one in locals_] != [Local] * self.cpus:
+            raise ValueError("a memory has other parts")
+        if max(map(kept.latest, locals_)) > len(timeline):
+            raise ValueError("a view is behind the end of the timeline")
+        other._timeline = other._known = timeline
+        other._locals = locals_
+        other._fresh = 0
+        return other
 
     def contents(self) -> Mapping[Address, Value]:
         return self._timeline.contents()  # type: ignore[return-value]
