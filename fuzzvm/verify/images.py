@@ -31,6 +31,10 @@ FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
 """Cover points that are read off compiled code; the others of a scenario's purpose are not asked for."""
 
 
+COLLAPSES = "set_memory_rox"
+"""The function of x86_64 that collapses pages."""
+
+
 @dataclass(frozen=True)
 class ImageRun:
     """A scenario of an image under a memory model: its verdict, and the task in which its schedule is one.
@@ -91,10 +95,17 @@ def verify_image(
 
 
 def _of_functions(scenario: Scenario) -> frozenset[str]:
-    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees."""
+    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees.
+
+    Beside set_memory_rox(), which collapses pages into blocks, it is the same.
+    """
     functions = scenario.cpus_with(lambda call: isinstance(call, CallFunction))
+    walks = scenario.cpus_with(lambda call: call.walks)
     promotions = scenario.cpus_with(lambda call: call.may_promote(scenario.geometry()))
-    return frozenset(FOLLOWED) if race(functions, promotions) else frozenset()
+    collapses = scenario.cpus_with(lambda call: isinstance(call, CallFunction) and call.function == COLLAPSES)
+    if race(functions, promotions):
+        return frozenset(FOLLOWED)
+    return frozenset({TABLE_FREED, WALKED_TABLE_FREED}) if race(functions | walks, collapses) else frozenset()
 
 
 def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:
