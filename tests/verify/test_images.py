@@ -11,9 +11,9 @@ import pytest
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.run.boundary import on_each_cpu, pgprot2cachemode
 from fuzzvm.kernel.cover_points import TABLE_FREED, WALKED_TABLE_FREED
-from fuzzvm.machine.ops import InterruptAll
+from fuzzvm.machine.ops import Free, InterruptAll, Load, address_of
 from fuzzvm.scenario import own
-from fuzzvm.verify.images import _of_functions
+from fuzzvm.verify.images import _met, _of_functions
 
 COLLAPSE = Path(__file__).parents[2] / "benchmarks/history/cpa-collapse.toml"
 
@@ -24,6 +24,17 @@ def test_a_collapse_beside_a_walk_must_free_a_table_that_is_walked(tmp_path: Pat
     other = tmp_path / "other.toml"
     other.write_text(COLLAPSE.read_text().replace("set_memory_rox", "set_memory_ro"))
     assert _of_functions(own.get(str(other))) == set()
+
+
+@pytest.mark.always
+@pytest.mark.parametrize(("table", "met"), [(7, {TABLE_FREED, WALKED_TABLE_FREED}), (8, {TABLE_FREED})])
+def test_that_who_frees_a_table_has_read_it_is_no_walk(table: int, met: set[str]) -> None:
+    frees = [Load(address_of(7)), Free(address_of(7))]
+    walks = [Load(address_of(table))]
+    automata = [SimpleNamespace(nodes=[SimpleNamespace(op=op, edges=True) for op in ops]) for ops in (frees, walks)]
+    task: Any = SimpleNamespace(environment=SimpleNamespace(memory=SimpleNamespace(boot_objects=5)))
+    space: Any = SimpleNamespace(automata=automata)
+    assert _met(task, own.get(str(COLLAPSE)), space) == met
 
 
 def calling(name: str, *arguments: int) -> Any:
