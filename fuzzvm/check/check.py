@@ -129,7 +129,10 @@ def check(
         )
     try:
         head = build(
-            replace(options, tree=tree, patches=series.files), out / "head", lambda text: progress(f"patched: {text}")
+            replace(options, tree=tree, patches=series.files),
+            out / "head",
+            lambda text: progress(f"patched: {text}"),
+            out / "base",
         )
     except BusyError:
         # which says nothing about the series

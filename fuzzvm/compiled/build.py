@@ -14,16 +14,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fuzzvm.compiled import index, link, make_folder, objects, read_files, toolchain
+from fuzzvm.compiled import index, link, make_folder, objects, read_files, reuse, toolchain
 from fuzzvm.compiled import manifest as manifests
 from fuzzvm.compiled.arch import ImageArch, architecture
 from fuzzvm.compiled.elf import MAX_BYTES, Elf
 from fuzzvm.compiled.errors import ImageError
-from fuzzvm.compiled.manifest import FORMAT, Manifest
+from fuzzvm.compiled.manifest import FORMAT, FRAGMENT, Manifest
 from fuzzvm.compiled.toolchain import Compiler
 from fuzzvm.files.errors import FileError
 from fuzzvm.files.reading import opened, read_text
@@ -36,8 +36,6 @@ from fuzzvm.kbuild.run import run
 
 MAX_CONFIG = 16 << 20
 """Bytes of a configuration; a whole one has some 200 KB."""
-FRAGMENT = "fragment.config"
-"""What the kernel is configured by."""
 READ = "read-files"
 """The files that the compiler read, a line each: relative to the tree, or to make's folder."""
 _LOCK = ".fuzzvm-image"
@@ -92,9 +90,10 @@ class Options:
         return "tree" if self.given.is_dir() else "archive"
 
 
-def build(options: Options, out: Path, progress: Progress = lambda text: None) -> Manifest:
+def build(options: Options, out: Path, progress: Progress = lambda text: None, base: Path | None = None) -> Manifest:
     """Build an image into a folder, or return what is there where nothing has changed.
 
+    `base` is the folder of an image of the same tree without patches: its objects are taken where that is possible.
     Raises ImageError and KbuildError. The user's files are not written to.
     """
     given = options.given
@@ -110,10 +109,12 @@ def build(options: Options, out: Path, progress: Progress = lambda text: None) -
         # before anything is made for it
         opened(options.vmlinux, MAX_BYTES).close()
     sources.check_apart(out, given)
-    building = _Build(options, arch, out, progress)
+    building = _Build(options, arch, out, progress, base)
     sources.take_folder(out, _LOCK, "fuzzvm image build")
     try:
-        with _alone(out):
+        with ExitStack() as alone:
+            for folder in filter(None, (out, base)):
+                alone.enter_context(_alone(folder))
             return building.run()
     except OSError as error:
         raise KbuildError(f"{error.filename or out}: {error.strerror}") from error
@@ -147,7 +148,8 @@ class _Linked:
 class _Build:
     """One build, with what its steps share."""
 
-    def __init__(self, options: Options, arch: ImageArch, out: Path, progress: Progress) -> None:
+    def __init__(self, options: Options, arch: ImageArch, out: Path, progress: Progress, base: Path | None) -> None:
+        self._base = base
         self._options = options
         self._arch = arch
         self._out = out
@@ -255,10 +257,16 @@ class _Build:
         out, kernel = self._out, self._arch.kernel
         tree = self._source(key)
         toolchain.check_version(compiler, tree, kernel)
-        folder = make_folder.take(self._out, key, self._progress)
+        taken = None
+        if self._base is not None and _there(self._base):
+            made_for = self._options.given, self._fragment, compiler.text
+            taken = reuse.begun(self._base, *made_for, out, tree, self._patched())
+        folder = make_folder.take(out, key, self._progress) if taken is None else taken.take(key)
         make = self._make(compiler, tree, folder)
-        self._progress("configuring")
-        run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], self._log, _MAKE_SECONDS)
+        # objects are taken with their configuration
+        if taken is None:
+            self._progress("configuring")
+            run([*make, f"KCONFIG_ALLCONFIG={(out / FRAGMENT).resolve()}", "allnoconfig"], self._log, _MAKE_SECONDS)
         made = (folder / ".config").read_text(encoding="utf-8")
         self._check_taken(made)
         config = parse(made)
@@ -275,6 +283,9 @@ class _Build:
             if self._stamp() == self._before:
                 make_folder.settle(self._out)
             raise
+        if taken is not None and not taken.is_whole():
+            self._base = None
+            return self._compile(compiler, key)
         for name in wanted:
             if not ((folder / name).is_file() and (folder / read_files.command_file(name)).is_file()):
                 raise KbuildError(f"make has made no {name}: this tree does not know it")

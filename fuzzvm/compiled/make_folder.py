@@ -31,6 +31,22 @@ def take(out: Path, key: str, progress: Callable[[str], None]) -> Path:
     return folder
 
 
+def begin_again(out: Path, key: str) -> None:
+    """Note that a folder is filled with what another build has made: one that is cut here is begun anew."""
+    _write(out / _STATE, {"status": "again", "key": key, "began": time.time_ns()})
+
+
+def is_settled(out: Path) -> bool:
+    """Return whether make came to its end in a folder, and all that it has read is as it was."""
+    state = _read(out / _STATE)
+    used = state.get("used")
+    return state.get("status") == "done" and isinstance(used, dict) and all(map(_is_as_it_was, used.items()))
+
+
+def _is_as_it_was(file: tuple[str, object]) -> bool:
+    return _stat(file[0]) == file[1]
+
+
 def settle(out: Path) -> None:
     """Note that make has come to its end with the source as it is now, and what it has read."""
     folder, state_file = (out / "build").resolve(), out / _STATE

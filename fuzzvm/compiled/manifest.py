@@ -16,6 +16,8 @@ MAX_BYTES = 16 << 20
 MANIFEST = "image.json"
 IMAGE = "image.elf"
 INDEX = "index"
+FRAGMENT = "fragment.config"
+"""What the kernel was configured by."""
 FORMAT = 1
 """Counts up when what `fuzzvm image build` writes changes, so that an older folder is not misread."""
 

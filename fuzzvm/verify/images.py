@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.environment import Boundary
@@ -19,7 +20,7 @@ from fuzzvm.exhaustive.deadline import Deadline
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.images.calls import image_task, why_not
 from fuzzvm.kernel.cover_points import PROMOTION, TABLE_FREED, WALKED_TABLE_FREED
-from fuzzvm.machine.ops import Await, Free, Load, Operation, Rmw, object_of
+from fuzzvm.machine.ops import Await, Free, Load, Rmw, object_of
 from fuzzvm.machine.task import settled
 from fuzzvm.scenario.calls import CallFunction
 from fuzzvm.scenario.purpose import purpose
@@ -29,6 +30,10 @@ from fuzzvm.verify.matrix import Bounds, memories
 
 FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
 """Cover points that are read off compiled code; the others of a scenario's purpose are not asked for."""
+
+
+COLLAPSES = "set_memory_rox"
+"""The function of x86_64 that collapses pages."""
 
 
 @dataclass(frozen=True)
@@ -91,41 +96,36 @@ def verify_image(
 
 
 def _of_functions(scenario: Scenario) -> frozenset[str]:
-    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees."""
+    """Return the points that a call of a function by name is for: beside a promotion, to meet what that frees.
+
+    Beside set_memory_rox(), which collapses pages into blocks, it is the same.
+    """
     functions = scenario.cpus_with(lambda call: isinstance(call, CallFunction))
+    walks = scenario.cpus_with(lambda call: call.walks)
     promotions = scenario.cpus_with(lambda call: call.may_promote(scenario.geometry()))
-    return frozenset(FOLLOWED) if race(functions, promotions) else frozenset()
+    collapses = scenario.cpus_with(lambda call: isinstance(call, CallFunction) and call.function == COLLAPSES)
+    if race(functions, promotions):
+        return frozenset(FOLLOWED)
+    return frozenset({TABLE_FREED, WALKED_TABLE_FREED}) if race(functions | walks, collapses) else frozenset()
 
 
 def _met(task: CompiledTask, scenario: Scenario, space: Space) -> frozenset[str]:
-    """Return which of the points that are followed happen in some schedule that was explored."""
-    freed: set[int] = set()
-    freed_by_vmap: set[int] = set()
-    walked: set[int] = set()
-    for cpu, automaton in enumerate(space.automata):
-        calls = scenario.cpus[cpu]
-        promotes = any(call.may_promote(scenario.geometry()) for call in calls)
-        walks = any(call.walks or isinstance(call, CallFunction) for call in calls)
-        for node in automaton.nodes:
-            if not node.edges:
-                continue
-            match node.op:
-                case Free(address):
-                    freed.add(object_of(address))
-                    if promotes:
-                        freed_by_vmap.add(object_of(address))
-                case Load() | Rmw() | Await() as op if walks:
-                    walked.add(_object(op))
+    """Return which of the points that are followed happen in some schedule that was explored.
+
+    A table that is freed counts as walked where another CPU than the one that frees it has read it.
+    """
     boot = task.environment.memory.boot_objects
-    tables = {number for number in freed if number >= boot}
-    met = {TABLE_FREED} if tables else set[str]()
-    if tables & freed_by_vmap:
+    freed: list[set[int]] = []
+    walked: list[set[int]] = []
+    for cpu, automaton in enumerate(space.automata):
+        walks = any(call.walks or isinstance(call, CallFunction) for call in scenario.cpus[cpu])
+        ops = [node.op for node in automaton.nodes if node.edges]
+        objects = {object_of(op.address) for op in ops if isinstance(op, Free)}
+        freed.append({number for number in objects if number >= boot})
+        walked.append({object_of(op.address) for op in ops if walks and isinstance(op, Load | Rmw | Await)})
+    met = {TABLE_FREED} if any(freed) else set[str]()
+    if any(freed[cpu] for cpu in scenario.cpus_with(lambda call: call.may_promote(scenario.geometry()))):
         met.add(PROMOTION)
-    if tables & walked:
+    if any(freed[one] & walked[other] for one, other in permutations(range(len(freed)), 2)):
         met.add(WALKED_TABLE_FREED)
     return frozenset(met)
-
-
-def _object(op: Operation) -> int:
-    assert isinstance(op, Load | Rmw | Await)
-    return object_of(op.address)

@@ -288,6 +288,35 @@ def copy_page_to_iter_nofault(c: Caller) -> Steps[int]:
     return c[2]
 
 
+# Changes of protection (arch/x86/mm/pat/set_memory.c)
+
+
+def not_mapped(c: Caller) -> Steps[int]:
+    """Say that the linear map has nothing of a page (pfn_range_is_mapped, __virt_addr_valid): it has no tables here."""
+    yield from ()
+    return 0
+
+
+def pgprot2cachemode(c: Caller) -> Steps[int]:
+    """Return the cache mode of attributes (arch/x86/mm/init.c): write-back, 0, where none of their bits is set."""
+    if c[0] & _CACHE_MODE:
+        raise ImageError(f"cache modes of pages are not supported (attributes {c[0]:#x})")
+    yield from ()
+    return 0
+
+
+_CACHE_MODE = 0x98
+"""PWT, PCD and PAT of a page of 4K (Intel SDM vol. 3A 4.9)."""
+
+
+def on_each_cpu(c: Caller) -> Steps[None]:
+    """Interrupt all CPUs so that they flush TLBs, and wait for them (kernel/smp.c); other work is refused."""
+    name = c.environment.executable.image.name_at(c[1])
+    if name not in ("__cpa_flush_tlb", "__cpa_flush_all"):
+        raise ImageError(f"on_each_cpu() of {name or hex(c[1])} is not supported")
+    yield InterruptAll()
+
+
 BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     **dict.fromkeys(("_raw_spin_lock", "_raw_spin_lock_irq", "_raw_spin_lock_irqsave"), spin_lock),
     **dict.fromkeys(("_raw_spin_unlock", "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore"), spin_unlock),
@@ -304,6 +333,9 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     "mutex_unlock": mutex_unlock,
     "jump_label_update": jump_label_update,
     **dict.fromkeys(("flush_tlb_kernel_range", "flush_tlb_all"), flush_tlb_kernel_range),
+    **dict.fromkeys(("pfn_range_is_mapped", "__virt_addr_valid"), not_mapped),
+    "pgprot2cachemode": pgprot2cachemode,
+    "on_each_cpu_cond_mask": on_each_cpu,
     "__SCT__WARN_trap": warn_trap,
     "memset": memset,
     "slab_is_available": slab_is_available,

@@ -120,6 +120,10 @@ class X8664:
             "__pgtable_l5_enabled": (4, 0),
             "__supported_pte_mask": (8, (1 << 64) - 1),
             "__default_kernel_pte_mask": (8, (1 << 64) - 1),
+            # init_64.c, after mark_rodata_ro(); init.c; tlb.c
+            "kernel_set_to_readonly": (4, 1),
+            "direct_gbpages": (4, 1),
+            "tlb_single_page_flush_ceiling": (8, 33),
         }
         found = {name: value.to_bytes(size, "little") for name, (size, value) in values.items()}
         if image.symbols_named("boot_cpu_data") and image.features:

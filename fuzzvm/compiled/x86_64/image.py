@@ -41,6 +41,8 @@ class X8664:
         ("arch/x86/mm/dump_pagetables.o", ("CONFIG_PTDUMP", "CONFIG_PTDUMP_CORE")),
         ("arch/x86/mm/debug_pagetables.o", ("CONFIG_PTDUMP_DEBUGFS",)),
         ("arch/x86/mm/pat/set_memory.o", ()),
+        # pgd_lock
+        ("arch/x86/mm/fault.o", ()),
         ("arch/x86/kernel/jump_label.o", ("CONFIG_JUMP_LABEL",)),
     )
     tables = ("init_top_pgt",)
