@@ -19,7 +19,7 @@ COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
 
-settings.register_profile("ci", COMMON, max_examples=60, stateful_step_count=40, derandomize=True, database=None)
-settings.register_profile("dev", COMMON, max_examples=60, stateful_step_count=40)
-settings.register_profile("fuzz", COMMON, max_examples=20_000, stateful_step_count=60)
+settings.register_profile("ci", COMMON, max_examples=40, stateful_step_count=16, derandomize=True, database=None)
+settings.register_profile("dev", COMMON, max_examples=40, stateful_step_count=16)
+settings.register_profile("fuzz", COMMON, max_examples=20_000, stateful_step_count=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

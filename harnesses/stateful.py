@@ -1,6 +1,7 @@
 """The kernel's calls as the rules of a Hypothesis state machine, for every shipped mitigation.
 
-CPUs are given calls and stepped as Hypothesis draws it; after each rule the oracles are asked. Where a mitigation is
+CPUs are given calls as Hypothesis draws them. One rule runs them to their end: first many times, each time by another
+plan, to look for a bug, and then once more to go on from there. The oracles watch each run. Where a mitigation is
 claimed to be safe a bug fails the test, and is left behind as a minimised test case in corpus/findings (another
 folder: FUZZVM_CORPUS); where it is claimed to fail the machine has to find a bug.
 
@@ -16,6 +17,7 @@ import sys
 import unittest
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import ClassVar
 
 from hypothesis import Phase, seed, settings
@@ -38,12 +40,11 @@ from fuzzvm.corpus.store import save
 from fuzzvm.kernel import arch as architectures
 from fuzzvm.kernel.hooks import Mitigation, Verdict
 from fuzzvm.kernel.pgtable import Level, pxd_pfn, pxd_pgprot
-from fuzzvm.machine.schedule import MAX_STEPS
+from fuzzvm.machine.execution import Execution
 from fuzzvm.mitigations import registry
 from fuzzvm.runs.minimise.minimiser import minimise
-from fuzzvm.runs.plans.generate import plans
-from fuzzvm.runs.plans.orders import FollowOrders, Orders
-from fuzzvm.runs.plans.plan import Plan
+from fuzzvm.runs.plans.generate import PLANS
+from fuzzvm.runs.stretch import Stretch
 from fuzzvm.scenario.calls import (
     PROTS,
     Call,
@@ -57,12 +58,15 @@ from fuzzvm.scenario.calls import (
     Vunmap,
 )
 from fuzzvm.scenario.interactive import InteractiveSystem
+from fuzzvm.scenario.scenario import Scenario
 
 FINDINGS = Path(__file__).resolve().parent.parent / "corpus" / "findings"
 MAX_MAPPERS = 2
+RUNS = [6] * 4 + [96]
+"""Runs of an example, drawn: few for most scenarios, and many for some. Bugs between two walkers need a hundred."""
 SEEDS = 8
 EXAMPLES_A_SEED = 1000
-"""How long a machine with a claimed bug is given to find it; the rarest one takes about a thousand examples."""
+"""How long a machine with a claimed bug is given to find it; most take a few dozen examples."""
 
 
 class FoundBugError(Exception):
@@ -102,7 +106,6 @@ class Area:
 
 MAPPER = st.runner().flatmap(lambda machine: st.integers(0, machine.mappers - 1))
 PROT = st.sampled_from(["rw", "ro", "rwx"])
-BURST = st.integers(1, 24) | st.just(MAX_STEPS)
 
 
 class KernelCalls(RuleBasedStateMachine):
@@ -125,23 +128,28 @@ class KernelCalls(RuleBasedStateMachine):
         arch=st.sampled_from([(name, levels) for name in architectures.names() for levels in (4, 3)]).filter(
             lambda arch: arch[1] in architectures.get(arch[0]).levels
         ),
-        fanout=st.sampled_from([2, 4]),
+        fanout=st.sampled_from([2, 2, 4]),
         leftovers=st.sampled_from([True, True, False]),
-        mappers=st.integers(1, MAX_MAPPERS),
+        mappers=st.sampled_from([1, 1, MAX_MAPPERS]),
+        weak=st.sampled_from([False, False, False, False, True]),
+        runs=st.sampled_from(RUNS),
     )
-    def boot(self, arch: tuple[str, int], fanout: int, leftovers: bool, mappers: int) -> object:
-        """Boot; with `leftovers` there are empty tables everywhere that earlier mappings have left."""
+    def boot(self, arch: tuple[str, int], fanout: int, leftovers: bool, mappers: int, weak: bool, runs: int) -> object:
+        """Boot; with `leftovers` there are empty tables everywhere that earlier mappings have left.
+
+        `weak`: memory is the architecture's, not sc. `runs`: how many runs the example may use to look for bugs.
+        """
         name, levels = arch
         half = fanout**levels // 2
         nr_pages = fanout**2 if mappers * fanout**2 <= half else fanout
         ranges = [Range(cpu, half + cpu * nr_pages, nr_pages) for cpu in range(mappers)]
         self.mappers = mappers
         self.fanout = fanout
+        self.runs = runs
         self.room = half // fanout
         self.mapped: dict[int, tuple[int, int]] = {}
         self.allocated: dict[str, Area] = {}
         self.number_of_areas = 0
-        self.orders = Orders()
         setup: list[Call] = []
         if leftovers:
             for its_range in ranges:
@@ -154,7 +162,7 @@ class KernelCalls(RuleBasedStateMachine):
             levels,
             fanout,
             self.mitigation,
-            None,
+            None if weak else "sc",
             mappers + self.walkers,
             setup=setup,
         )
@@ -171,11 +179,25 @@ class KernelCalls(RuleBasedStateMachine):
         prot=PROT,
     )
     def vmap(self, its_range: Range, part: str, max_page_shift: str, prot: str) -> Mapped:
-        nr_pages = {"all": its_range.nr_pages, "block": self.fanout, "page": 1}[part]
+        return self.map(
+            its_range, {"all": its_range.nr_pages, "block": self.fanout, "page": 1}[part], max_page_shift, prot
+        )
+
+    def map(self, its_range: Range, nr_pages: int, max_page_shift: str, prot: str) -> Mapped:
+        """Give the CPU of a range a call that maps pages of it."""
         for page in range(its_range.first, its_range.first + nr_pages):
             self.mapped[page] = page, PROTS[prot]
         self.system.call(its_range.cpu, Vmap(its_range.first, nr_pages, max_page_shift, prot))
         return Mapped(its_range, nr_pages)
+
+    @precondition(lambda self: self.a_mapper_rests())
+    @rule(target=mappings, its_range=consumes(ranges), max_page_shift=st.sampled_from(["pmd", "pud"]), prot=PROT)
+    def vmap_over_tables(self, its_range: Range, max_page_shift: str, prot: str) -> Mapped:
+        """Map by pages and unmap, which leaves tables, and map by blocks, which frees them."""
+        nr_pages = its_range.nr_pages if max_page_shift == "pud" else self.fanout
+        self.system.call(its_range.cpu, Vmap(its_range.first, nr_pages, "pte"))
+        self.system.call(its_range.cpu, Vunmap(its_range.first, nr_pages))
+        return self.map(its_range, nr_pages, max_page_shift, prot)
 
     @precondition(lambda self: self.a_mapper_rests())
     @rule(target=ranges, mapped=consumes(mappings))
@@ -217,36 +239,36 @@ class KernelCalls(RuleBasedStateMachine):
     def check_wx_pages(self, cpu: int) -> None:
         self.system.call(cpu, CheckWxPages())
 
-    @precondition(lambda self: bool(self.system.enabled()))
-    @rule(
-        agent=st.runner().flatmap(lambda self: st.sampled_from(self.system.enabled())),
-        count=BURST,
-        ways=st.lists(st.integers(0, 3), max_size=3),
-    )
-    def step(self, agent: int, count: int, ways: list[int]) -> None:
-        self.system.step(agent, count, ways)
+    @precondition(lambda self: self.may_race())
+    @rule(data=PLANS)
+    def interleave(self, data: bytes) -> None:
+        """Look for a bug by many plans, and then run all calls to their end by another one."""
+        self.run_all(Random(data))
 
-    @precondition(lambda self: len(self.system.enabled()) > self.walkers)
-    @rule(bursts=st.lists(st.tuples(st.integers(0, 2), BURST), min_size=3, max_size=8))
-    def take_turns(self, bursts: list[tuple[int, int]]) -> None:
-        """Let CPUs step in turn, each time another one of those that can."""
-        last = None
-        for which, count in bursts:
-            others = [agent for agent in self.system.enabled() if agent != last]
-            if others:
-                last = others[which % len(others)]
-                self.system.step(last, count)
-
-    @precondition(lambda self: len(self.system.enabled()) > self.walkers)
-    @rule(plan=st.runner().flatmap(lambda self: plans(self.orders)))
-    def interleave(self, plan: Plan) -> None:
-        """Run all calls to their end, by a plan that knows what was raced for in those before."""
-        chooser = FollowOrders(plan, self.orders)
+    def run_all(self, source: Random) -> None:
+        """Do that. Raises FoundBugError where one of the many runs fails."""
+        stretch = Stretch(self.system)
+        found = stretch.look_for_bug(source, self.runs)
+        if found is not None:
+            raise FoundBugError(self.case_of(self.system.scenario, found))
+        self.runs -= stretch.runs
+        chooser = stretch.follow(source)
         self.system.finish(chooser)
         chooser.end()
 
+    def case_of(self, scenario: Scenario, execution: Execution) -> TestCase:
+        """Return the test case of a run."""
+        system = self.system.system
+        expect = Expectation.of(execution)
+        return TestCase(scenario, system.mitigation_name, system.memory, execution.schedule, expect)
+
+    def may_race(self) -> bool:
+        """Return whether a CPU that maps has calls to make, and another CPU has."""
+        busy = [not self.system.idle(cpu) for cpu in range(self.mappers + self.walkers)]
+        return any(busy[: self.mappers]) and sum(busy) > 1
+
     def a_mapper_rests(self) -> bool:
-        """Return whether a CPU that maps has nothing to do: calls upon calls would leave few rules for stepping."""
+        """Return whether a CPU that maps has nothing to do: long runs show less of what is raced for."""
         return any(self.system.idle(cpu) for cpu in range(self.mappers))
 
     def resting_walkers(self) -> list[int]:
@@ -258,10 +280,7 @@ class KernelCalls(RuleBasedStateMachine):
     @invariant()
     def no_oracle_has_spoken(self) -> None:
         if self.system.failure is not None:
-            scenario, execution = self.system.to_scenario_and_schedule()
-            system = self.system.system
-            expect = Expectation.of(execution)
-            raise FoundBugError(TestCase(scenario, system.mitigation_name, system.memory, execution.schedule, expect))
+            raise FoundBugError(self.case_of(*self.system.to_scenario_and_schedule()))
 
     @invariant()
     def what_was_asked_for_is_mapped(self) -> None:
@@ -292,7 +311,7 @@ class KernelCalls(RuleBasedStateMachine):
         """Run all calls to their end, where no rule or invariant has failed."""
         # an exception on its way is what the test is about, and Hypothesis' own say that this run does not count
         if sys.exc_info()[0] is None and hasattr(self, "system"):
-            self.system.finish()
+            self.run_all(Random(b""))
             self.no_oracle_has_spoken()
             self.what_was_asked_for_is_mapped()
 
@@ -333,7 +352,7 @@ def claimed_buggy(machine: type[KernelCalls]) -> type[unittest.TestCase]:
     class Buggy(machine.TestCase):  # type: ignore[name-defined, misc]
         settings = settings(
             max_examples=EXAMPLES_A_SEED,
-            stateful_step_count=40,
+            stateful_step_count=16,
             phases=(Phase.generate,),
             derandomize=False,
             database=None,
@@ -359,10 +378,6 @@ def define(name: str, mitigation: type[Mitigation], walkers: int, verdict: Verdi
     test = claimed_safe(machine) if verdict == "safe" else claimed_buggy(machine)
     test.__name__ = test.__qualname__ = name
     test.__module__ = __name__
-    if verdict == "bug" and walkers == 2 and mitigation.one_walker == "safe":
-        # it takes both walkers and a mapping CPU in one order: about a thousand examples, now and then several thousand
-        in_time = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
-        return unittest.skipUnless(in_time, "a bug between two walkers takes a minute: HYPOTHESIS_PROFILE=fuzz")(test)
     return test
 
 

@@ -14,14 +14,16 @@ from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import replay
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.pgtable import PAGE_KERNEL
 from fuzzvm.machine.schedule import context_switches
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario.calls import Vmap
+from tests.mitigations import lockless, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = settings(
@@ -33,6 +35,44 @@ COMMON = settings(
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )
+
+
+BROKEN = [
+    (mutants.LockNeverTaken, 1),
+    (mutants.KeyCheckedBeforeClear, 1),
+    (mutants.LockDroppedBeforeClear, 1),
+    (mutants.KeyOffBeforeWalkEnds, 1),
+    (mutants.PlainFlag, 2),
+    (mutants.KeyNeverOn, 1),
+    (mutants.KeyOnAfterFirstRead, 1),
+    (mutants.OneSiteUnpatched, 1),
+    (mutants.TrylockInstead, 1),
+    (mutants.KeyLeftOn, 1),
+    (mutants.KeyOffTwice, 1),
+    (mutants.LockKept, 1),
+    (lockless.LooksOnce, 1),
+    (lockless.LetsGoTooEarly, 1),
+    (lockless.WaitsBeforeTheClear, 1),
+    (lockless.FreesWithReferences, 1),
+    (lockless.NoRetry, 1),
+    (lockless.EvenTooEarly, 1),
+    (lockless.WalksCountUnfenced, 1),
+    (registry.shipped()["static-key-enable"], 2),
+    (registry.shipped()["deferred-free"], 1),
+    (registry.shipped()["cpa-lock"], 1),
+    (registry.shipped()["ptdump-locks-init-mm"], 2),
+]
+
+
+@pytest.fixture(scope="module")
+def profile() -> settings:
+    """The profile `ci` of the harnesses."""
+    before = settings.get_current_profile_name()
+    spec = importlib.util.spec_from_file_location("harnesses_conftest", ROOT / "harnesses" / "conftest.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    settings.load_profile(before)
+    return settings.get_profile("ci")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +111,20 @@ def test_an_unexpected_bug_is_kept_as_a_minimised_test_case(
     assert "Failing test case" not in report
 
 
+@pytest.mark.product
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken[0].__name__)
+def test_a_broken_scheme_is_found_in_profile_ci(
+    broken: tuple[type[Mitigation], int], stateful: ModuleType, profile: settings
+) -> None:
+    scheme, walkers = broken
+    machine = type(
+        "Machine", (stateful.KernelCalls,), {"mitigation": scheme, "walkers": walkers, "__module__": stateful.__name__}
+    )
+    with pytest.raises(stateful.FoundBugError) as found:
+        run_state_machine_as_test(machine, settings=profile)
+    assert replay(found.value.case, scheme).problem == ""
+
+
 def test_a_claim_of_a_bug_that_is_not_there_fails(stateful: ModuleType) -> None:
     test = stateful.define("ClaimedBuggy", registry.shipped()["config-off"], 1, "bug")
     test.settings = settings(COMMON, max_examples=5, derandomize=False)
@@ -93,7 +147,7 @@ def test_hypofuzz_finds_the_state_machine_of_a_test(stateful: ModuleType) -> Non
 
 def test_a_mapping_that_nobody_asked_for_is_noticed(stateful: ModuleType) -> None:
     machine = type("Machine", (stateful.KernelCalls,), {"mitigation": registry.shipped()["config-off"], "walkers": 1})()
-    machine.boot(arch=("arm64", 4), fanout=2, leftovers=False, mappers=1)
+    machine.boot(arch=("arm64", 4), fanout=2, leftovers=False, mappers=1, weak=True, runs=0)
     machine.system.call(0, Vmap(8, 1))
     machine.system.finish()
     with pytest.raises(AssertionError, match=r"wrongly mapped or missing: \[\(8, "):

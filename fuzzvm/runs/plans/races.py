@@ -76,6 +76,11 @@ class Races:
         self.places = {place: dict(whole[place]) for place in sorted(whole) if len(whole[place]) > 1}
         self.version += known != (self._quiet, self._freed, self.places)
 
+    @property
+    def freed(self) -> bool:
+        """Whether one of the places is an object that was freed."""
+        return any(kind == _OBJECT for kind, _ in self.places)
+
     def may_race(self, op: Operation | None) -> bool:
         """Return whether an operation accesses a place that is raced for, for all that is known."""
         if isinstance(op, _ACCESSES):
