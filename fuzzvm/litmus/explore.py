@@ -321,8 +321,8 @@ class Explorer:
         return self._known[key]
 
     def _wanted(self, run: ThreadRun) -> bool:
-        """Return whether the registers of a run that has ended hold what the condition asks."""
-        return all(
+        """Return whether the registers of a run that has ended hold what the condition asks, by messages so far."""
+        return run.views.address < FUTURE and all(
             self.values.final(place, run.registers[number][0]) == value
             for number, place, value in self._interest.final.get(run.cpu, ())
         )

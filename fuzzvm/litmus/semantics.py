@@ -77,7 +77,7 @@ class Compiler:
         self._values = values
         self._accesses = Accesses(values, self._is_read_after)
         if test.translation is not None:
-            self._accesses = TranslatedAccesses(values, self._is_read_after, test.translation, taken)
+            self._accesses = TranslatedAccesses(test, values, self._is_read_after, taken)
         self.loads = self._accesses.loads
         """(thread, location) of each load that any run has done."""
 

@@ -13,11 +13,12 @@ from fuzzvm.litmus import entries
 from fuzzvm.litmus.access import Accesses, Address, Step, WriteBack
 from fuzzvm.litmus.encoding import MASK32, MASK64, Encoding
 from fuzzvm.litmus.faults import ACCESS_FLAG, PERMISSION, TRANSLATION
+from fuzzvm.litmus.interest import FUTURE
 from fuzzvm.litmus.operands import read, register, unsupported
-from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Translation, entry_name, page_name
+from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Test, entry_name, page_name
 from fuzzvm.litmus.state import Fault, Position, Register, ThreadRun
 from fuzzvm.machine.memory.arm64.timeline import INVALIDATE
-from fuzzvm.machine.memory.arm64.translation import TranslatedViews, Walk
+from fuzzvm.machine.memory.arm64.translation import NO_LIMIT, TranslatedViews, Walk
 
 _ALL = ("ALLE1", "VMALLE1")
 _PAGE = ("VAE1", "VAAE1", "VALE1", "VAALE1")
@@ -31,11 +32,17 @@ class TranslatedAccesses(Accesses):
     """Builds the steps of instructions that access memory by virtual address."""
 
     def __init__(
-        self, values: Encoding, is_read_after: Callable[[Position, int], bool], translation: Translation, taken: Taken
+        self, test: Test, values: Encoding, is_read_after: Callable[[Position, int], bool], taken: Taken
     ) -> None:
         super().__init__(values, is_read_after)
-        self._translation = translation
+        assert test.translation is not None
+        self._translation = test.translation
         self._taken = taken
+        self._invalidates = {
+            cpu
+            for cpu, thread in enumerate(test.threads)
+            if any(instruction.mnemonic == "TLBI" for instruction in thread.code)
+        }
         self._virtual: Address | None = None
 
     def _address(self, operands: tuple[Operand, ...], instruction: Instruction) -> tuple[Address, WriteBack | None]:
@@ -71,9 +78,27 @@ class TranslatedAccesses(Accesses):
                 else:
                     for going in self._begin(way, walk, value, (where, view, pick), writes=writes, by=instruction):
                         ways.extend(_within(walk.limit, going, access(going)))
+            if position[0] in self._invalidates:
+                for going in self._later(run, name, (where, view, pick), writes=writes, by=instruction):
+                    ways.extend(_within(NO_LIMIT, going, access(going)))
             return ways
 
         return step
+
+    def _later(
+        self, run: ThreadRun, name: str, virtual: Register, *, writes: bool, by: Instruction
+    ) -> Iterator[ThreadRun]:
+        """Yield the way to begin an access that faults by all messages so far, and will not by one yet to come.
+
+        Everything that follows is ordered behind such a walk but a TLBI, which may come before that message: this run
+        shows nothing else (see `interest` for `FUTURE`).
+        """
+        entry = self._values.location(entry_name(name))
+        value = run.timeline.latest(entry)
+        assert isinstance(value, int)
+        if self._forbids(value, run.cpu, writes=writes):
+            walk = Walk(0, FUTURE, NO_LIMIT, NO_LIMIT)
+            yield from self._begin(run.copy(), walk, self._values.default_entry(name), virtual, writes=writes, by=by)
 
     def _walks(
         self, run: ThreadRun, name: str, dependency: int, instruction: Instruction
@@ -137,7 +162,7 @@ class TranslatedAccesses(Accesses):
         entry = self._values.location(entry_name(name))
         updated = self._hardware(value, way.cpu, writes=writes)
         views = _views(way)
-        floor = views.update_floor(entry, walk, pick)
+        floor = views.update_floor(walk, pick)
         if not views.begin(entry, walk):
             return
         views.physical = page | where & MASK32, view, pick

@@ -57,7 +57,6 @@ class TranslatedViews(Views):
         "translated",
         "updates",
         "walked",
-        "walked_by",
     )
 
     def __init__(self, cpu: int, ets: int = 0) -> None:
@@ -67,8 +66,7 @@ class TranslatedViews(Views):
         self.before_faults = 0
         """Stores that a DMB ST orders before faults that follow."""
         self.walked = 0
-        """The latest walk of an access that did not fault; `walked_by` is that by each entry."""
-        self.walked_by: dict[Hashable, int] = {}
+        """The latest walk of an access that did not fault."""
         self.updates = 0
         """Updates of entries by this CPU's walks."""
         self.translated = 0
@@ -88,7 +86,6 @@ class TranslatedViews(Views):
         other.ets = self.ets
         other.before_faults = self.before_faults
         other.walked = self.walked
-        other.walked_by = self.walked_by.copy()
         other.updates = self.updates
         other.translated = self.translated
         other.chain = self.chain
@@ -104,7 +101,6 @@ class TranslatedViews(Views):
             self.before_faults,
             self.walked,
             self.updates,
-            frozenset(self.walked_by.items()),
         )
 
     # Walks
@@ -149,22 +145,20 @@ class TranslatedViews(Views):
         if self.walked >= walk.limit:  # TLBI-ob: same-low-order-bits & po
             return False
         self.walked = max(self.walked, walk.place)
-        self.walked_by[entry] = max(self.walked_by.get(entry, 0), walk.place)
         self.translated = walk.place
         self.accessed = 0
-        # dob: [Imp & TTD & R]; tr-ib; [Exp & M]; po; [Exp & W | HU]. IFB-ob: the same before IFB
+        # dob: [Imp & TTD & R]; tr-ib; [Exp & M]; po; [Exp & W | HU], which lmws adds nothing to. IFB-ob: before IFB
         self.address = max(self.address, walk.place)
         cell = self.cells.get(entry, EMPTY)
-        self.cells[entry] = cell._replace(seen_pick=max(cell.seen_pick, walk.place))  # lmws
         self.chain = cell.chain  # dtrm: lmrs
         self.chain_pick = cell.chain_pick
         return True
 
-    def update_floor(self, entry: Hashable, walk: Walk, dependency_pick: int) -> int:
+    def update_floor(self, walk: Walk, dependency_pick: int) -> int:
         """Return the timestamp that an update of the entry by a walk must be later than; before `begin`."""
-        # aob: rmw; HU. lmws: [Imp & TTD & R]; HU. dob, pob: addr; HU, ctrl; HU and addr; [Exp & M]; po; HU. IFB-ob
-        before = max(walk.place, self.walked_by.get(entry, 0), dependency_pick, self.control, self.address)
-        return max(before, self.fetch_floor, self.synchronised if self.ets else 0)
+        # aob: rmw; HU. dob, pob: addr; HU, ctrl; HU and addr; [Exp & M]; po; HU. IFB-ob. DSB-ob with FEAT_ETS2
+        before = max(walk.place, dependency_pick, self.control, self.address, self.fetch_floor)
+        return max(before, self.synchronised if self.ets else 0)
 
     def updated(self, entry: Hashable, timestamp: int, dependency: int, dependency_pick: int) -> None:
         """Record an update of an entry by a walk. It is no explicit store, and no load is forwarded from it."""
