@@ -157,6 +157,7 @@ class Explorer:
             for name in self.values.names():
                 if page_name(name) is None:
                     self._initial.setdefault(self.values.location(entry_name(name)), self.values.default_entry(name))
+            self._fetched.clear()  # nothing stores code where accesses are translated
         # In order: encodings of instructions that are no NOP or B are numbered as they come.
         for declaration in test.declarations:
             if isinstance(declaration.value, Code):

@@ -20,6 +20,7 @@ _UPDATE = re.compile(r"(?:P(\d{1,4}):)?(HA|HD)", re.ASCII | re.IGNORECASE)
 """Whose hardware sets access flags (HA), or marks entries dirty as well (HD): that of one thread, or of all."""
 
 _REFUSED = {
+    "el0": "threads at EL0",
     "memorytype": "memory attributes",
     "mt": "memory attributes",
 }

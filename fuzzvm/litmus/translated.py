@@ -67,6 +67,8 @@ class TranslatedAccesses(Accesses):
         def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = virtual(run)
             name = self._values.name_at(where)
+            if self._values.code_index(where) is not None:
+                raise LitmusError(f"{instruction} accesses code, which page tables leave out here", instruction.line)
             if name is None or page_name(name) is not None:
                 _views(run).physical = where, view, pick
                 return access(run)
@@ -172,6 +174,10 @@ class TranslatedAccesses(Accesses):
         for going, at in way.store_ways(entry, updated, floor, walk.source):
             _views(going).updated(entry, at, view, pick)
             yield going
+
+    def maintain(self, instruction: Instruction, position: Position, name: str) -> Step:
+        """Refuse DC and IC: code is not translated here."""
+        raise unsupported(instruction)
 
     def invalidate(self, instruction: Instruction, position: Position) -> Step:
         """Return the step of a TLBI."""

@@ -14,6 +14,7 @@ HEADERS = [
     ("Variant=handled", "Variant=handled is not supported"),
     ("CacheType=DIC PIPT", "CacheType=PIPT is not supported"),
     ("TTHM=P0:HA P0:HX", "TTHM=P0:HX is not supported"),
+    ("EL0=P0", "EL0=P0: threads at EL0 are not supported"),
     ("MT=x:nc", "MT=x:nc: memory attributes are not supported"),
 ]
 
