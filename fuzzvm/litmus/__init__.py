@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuzzvm.litmus.program import LitmusError, Place
+from fuzzvm.litmus.program import LitmusError, Shown
 
 __all__ = ["LitmusError", "Result", "run"]
 
@@ -27,7 +27,7 @@ class Result:
     name: str
     quantifier: str
     condition: str
-    places: tuple[Place, ...]
+    places: tuple[Shown, ...]
     states: tuple[tuple[str, ...], ...]
     positive: int
     negative: int
@@ -110,7 +110,7 @@ def run(
         anything = Explorer(test, Speed.ANY, bounds).explore()
         ended = bool(anything.states) or anything.cut or bool(anything.stopped)
         stopped = "" if anything.states else anything.stopped
-    shown = tuple(tuple(map(explorer.values.show, state)) for state in sorted(explored.states))
+    shown = tuple(tuple(map(explorer.show, explored.places, state)) for state in sorted(explored.states))
     return Result(
         test.name,
         test.quantifier,

@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable, Collection
 
 from fuzzvm.litmus.encoding import MASK64, Encoding, is_address
+from fuzzvm.litmus.entries import compute, is_entry
 from fuzzvm.litmus.interest import FUTURE, Interest
 from fuzzvm.litmus.operands import address, base, check_widths, read, register, unsupported
-from fuzzvm.litmus.program import Instruction, LitmusError, Name
+from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand
 from fuzzvm.litmus.state import Position, Register, Reservation, ThreadRun
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, COMPLETE, INVALIDATE
 from fuzzvm.machine.ops import Order
 
 Step = Callable[[ThreadRun], "list[ThreadRun] | None"]
+Address = Callable[[ThreadRun], Register]
+WriteBack = Callable[[ThreadRun], None]
 
 _LOADS = {
     "LDR": (Order.PLAIN, False),
@@ -76,6 +79,14 @@ class Accesses:
             return None
         return self._atomic(instruction, position, match[1], acquire=acquire, release=release)
 
+    def _address(self, operands: tuple[Operand, ...], instruction: Instruction) -> tuple[Address, WriteBack | None]:
+        """Return the reader of where a load or store goes, and what writes its base register back; see `address`."""
+        return address(operands, instruction)
+
+    def _base(self, operand: Operand, instruction: Instruction) -> Address:
+        """Return the reader of where an access without offset goes; see `base`."""
+        return base(operand, instruction)
+
     def _checked(self, where: int, mask: int, instruction: Instruction) -> int:
         """Return the location of an access.
 
@@ -99,10 +110,10 @@ class Accesses:
         following = (position[0], position[1] + 1)
         target, mask = register(instruction.operands[0], instruction)
         if order is Order.PLAIN and not exclusive:
-            get, write_back = address(instruction.operands[1:], instruction)
+            get, write_back = self._address(instruction.operands[1:], instruction)
         else:
             (operand,) = instruction.operands[1:]
-            get, write_back = base(operand, instruction), None
+            get, write_back = self._base(operand, instruction), None
 
         def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
@@ -132,9 +143,16 @@ class Accesses:
     def _read(run: ThreadRun, where: int, source: int, mask: int, instruction: Instruction) -> int:
         """Return what an access reads. Raises LitmusError where that is 32 bits of an address."""
         value = _value(run, where, source)
-        if value > mask and is_address(value):
+        if value > mask and (is_address(value) or is_entry(value)):
             raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
         return value & mask
+
+    @staticmethod
+    def _updated(name: str, old: int, operand: int, mask: int, instruction: Instruction) -> int:
+        """Return what an atomic stores where there was `old`."""
+        if is_entry(old) or is_entry(operand):
+            return compute({"SET": "ORR", "CLR": "BIC"}.get(name, name), old, operand, instruction)
+        return _UPDATES[name](old, operand, mask) & mask
 
     def _sources(self, run: ThreadRun, where: int, floor: int, mask: int, position: Position) -> dict[int, int]:
         """Return the timestamps of the stores that a load may read from, each with the floor of the load, newest first.
@@ -154,10 +172,10 @@ class Accesses:
         number, mask = register(instruction.operands[0], instruction)
         data = read(number, mask, instruction)
         if order is Order.PLAIN:
-            get, write_back = address(instruction.operands[1:], instruction)
+            get, write_back = self._address(instruction.operands[1:], instruction)
         else:
             (operand,) = instruction.operands[1:]
-            get, write_back = base(operand, instruction), None
+            get, write_back = self._base(operand, instruction), None
 
         def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
@@ -182,7 +200,7 @@ class Accesses:
         status, _ = register(instruction.operands[0], instruction)
         number, mask = register(instruction.operands[1], instruction)
         (operand,) = instruction.operands[2:]
-        data, get = read(number, mask, instruction), base(operand, instruction)
+        data, get = read(number, mask, instruction), self._base(operand, instruction)
 
         def done(way: ThreadRun, result: int) -> None:
             way.reservation = None
@@ -229,11 +247,11 @@ class Accesses:
         data = read(number, mask, instruction)
         target = None if name.startswith("ST") else register(instruction.operands[1], instruction)[0]
         (operand,) = instruction.operands[1 if name.startswith("ST") else 2 :]
-        get = base(operand, instruction)
+        get = self._base(operand, instruction)
         quiet = target is None
         load_order = Order.ACQUIRE if acquire and not quiet else Order.PLAIN
         store_order = Order.RELEASE if release else Order.PLAIN
-        update = None if name == "SWP" else _UPDATES[name[2:]]
+        update = None if name == "SWP" else name[2:]
 
         def step(run: ThreadRun) -> list[ThreadRun] | None:
             where, view, pick = get(run)
@@ -248,7 +266,7 @@ class Accesses:
                 before = way.views.store_floor(where, max(pick, data_pick), store_order)
                 old = self._read(way, where, source, mask, instruction)
                 loaded = way.views.loaded(where, source, found[source], pick, load_order, quiet=quiet)
-                new = value if update is None else update(old, value, mask) & mask
+                new = value if update is None else self._updated(update, old, value, mask, instruction)
                 chain, chain_pick = max(view, data_view), max(pick, data_pick)
                 if update is not None:
                     chain, chain_pick = max(chain, loaded.view), max(chain_pick, loaded.pick)
@@ -283,7 +301,7 @@ class Accesses:
         compare, data, get = (
             read(target, mask, instruction),
             read(number, mask, instruction),
-            base(operand, instruction),
+            self._base(operand, instruction),
         )
         quiet = target is None
         kept = target is not None and self._is_read_after(position, target)

@@ -7,9 +7,11 @@ the range that A64 reserves (Arm ARM C4.1), one for each text.
 
 from __future__ import annotations
 
+from fuzzvm.litmus import entries
 from fuzzvm.litmus.program import (
     Code,
     Constant,
+    Entry,
     Instruction,
     Label,
     LitmusError,
@@ -17,6 +19,8 @@ from fuzzvm.litmus.program import (
     Place,
     Relative,
     Test,
+    entry_name,
+    page_name,
     show_instruction,
 )
 
@@ -66,15 +70,59 @@ class Encoding:
                 self._has_code = True
             if isinstance(declaration.value, Name) and declaration.value.text != "NOP":
                 names.add(declaration.value.text)
+            if isinstance(declaration.value, Entry):
+                names.add(declaration.value.page)
             if declaration.place.thread is None:
                 names.add(declaration.place.name)
             if declaration.pointer:
                 self._types[declaration.place] = (64, False)
             elif declaration.kind:
                 self._types[declaration.place] = _TYPES.get(declaration.kind, (64, False))
-        names.update(place.name for place in (*test.condition.places, *test.locations) if place.thread is None)
+        places = (*test.condition.places, *test.locations)
+        names.update(place.name for place in places if isinstance(place, Place) and place.thread is None)
+        names.update([page for name in names if (page := page_name(name))])
+        names.discard("")
         for name in sorted(names):  # in this order, so that states sort as herd7 sorts them
             self.location(name)
+        if test.translation is not None:
+            for name in sorted(name for name in names if page_name(name) is None):
+                self.location(entry_name(name))
+                self._types[Place(None, entry_name(name))] = (64, False)
+
+    def names(self) -> list[str]:
+        """Return the names of all locations."""
+        return list(self._names)
+
+    def default_entry(self, name: str) -> int:
+        """Return what the page-table entry of a location is where the test does not say."""
+        return entries.encode(self._number(name), ())
+
+    def _number(self, name: str) -> int:
+        return (self.location(name) & ~_LOCATIONS) >> _LOCATION_SHIFT if name else 0
+
+    def page(self, entry: int) -> int | None:
+        """Return the address of the location that a page-table value leads to, None where it leads to none."""
+        number = entries.page_of(entry)
+        return _LOCATIONS | number << _LOCATION_SHIFT if number else None
+
+    def completed(self, place: Place, value: int, line: int) -> int:
+        """Return a value given for a place: the entry of a location leads to it where the value does not say.
+
+        Raises LitmusError for the entry of a location where the value is none of an entry.
+        """
+        page = page_name(place.name) if place.thread is None else None
+        if page is None:
+            return value
+        if not entries.is_entry(value):
+            raise LitmusError(f"{self.show(value)} is no page-table value, as {place.name} holds", line)
+        if entries.page_of(value):
+            return value
+        return entries.with_page(value, self._number(page))
+
+    def name_at(self, address: int) -> str | None:
+        """Return the name of the location that an address lies in, None if it lies in none."""
+        found = self._location_at(address)
+        return None if found is None else found[0]
 
     def final(self, place: Place, value: int) -> int:
         """Return a value as the type of a place has it: untyped places are int, 32 bits and signed, as in herd7."""
@@ -88,6 +136,8 @@ class Encoding:
 
     def _named(self, value: int) -> bool:
         """Return whether a value is an address or an instruction, which have no type."""
+        if entries.is_entry(value):
+            return True
         return self.code_index(value) is not None or self._location_at(value) is not None or self._is_instruction(value)
 
     def _is_instruction(self, value: int) -> bool:
@@ -189,9 +239,11 @@ class Encoding:
         Raises LitmusError for a label that is not there, and for a number that addresses are made of.
         """
         if isinstance(value, int):
-            if is_address(value & MASK64):
+            if is_address(value & MASK64) or entries.is_entry(value & MASK64):
                 raise LitmusError(f"the number {value:#x} stands for an address here", line)
             return value & MASK64
+        if isinstance(value, Entry):
+            return entries.encode(self._number(value.page), value.fields)
         if isinstance(value, Name):
             if value.text == "NOP":
                 return _NOP
@@ -203,6 +255,9 @@ class Encoding:
 
     def show(self, value: int) -> str:
         """Return a value as herd7 prints it."""
+        if entries.is_entry(value):
+            page = self.page(value)
+            return entries.show(value, "" if page is None else self.name_at(page) or "")
         code = self.code_index(value)
         if code is not None:
             thread, index = code

@@ -17,22 +17,40 @@ from random import Random
 
 from fuzzvm.litmus.bounds import BoundReachedError, Bounds
 from fuzzvm.litmus.encoding import Encoding, is_address
+from fuzzvm.litmus.entries import ACCESSED, VALID, is_entry
+from fuzzvm.litmus.faults import UNDEFINED, FaultsShown
 from fuzzvm.litmus.interest import FUTURE, Interest, interest_of
 from fuzzvm.litmus.partial_order import redundant
-from fuzzvm.litmus.program import Code, Constant, Label, LitmusError, Name, Place, Relative, Test
+from fuzzvm.litmus.program import (
+    Code,
+    Constant,
+    Label,
+    LitmusError,
+    Name,
+    Place,
+    Relative,
+    Shown,
+    Test,
+    entry_name,
+    page_name,
+)
 from fuzzvm.litmus.semantics import Compiler, Step
-from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, ZERO, Position, Register, ThreadRun
-from fuzzvm.machine.memory.arm64.timeline import Message, Timeline
+from fuzzvm.litmus.state import EXCEPTION_LINK, REGISTERS, UPDATED, ZERO, Fault, Position, Register, ThreadRun
+from fuzzvm.machine.memory.arm64.timeline import STORE, Message, Timeline
+from fuzzvm.machine.memory.arm64.translation import TranslatedViews
 from fuzzvm.machine.memory.arm64.views import CacheType
 
 JUMPS = 1 / 32
 """How often FAST goes on with any timeline that is left, and not with the newest."""
 MAX_STEPS = 400
 """Instructions after which a thread must not jump back; longer executions are left out, and `cut` says so."""
+HARDWARE = -1
+"""The CPU of messages that no thread puts."""
 STEPS = 256
 """Instructions of one run between two looks at the clock; a thread may have thousands of them."""
 
-Outcome = tuple[int, ...]
+Outcome = tuple[tuple[int, ...], tuple[int, ...]]
+"""Values of the observed registers, and numbers of the faults that were taken; see `faults`."""
 State = tuple[int, ...]
 
 
@@ -43,7 +61,7 @@ class FinalStates:
     `stopped` names the bound that ended the exploration, if one did.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[Shown, ...]
     states: frozenset[State]
     timelines: int
     cut: bool
@@ -83,11 +101,12 @@ class Explorer:
         self._bounds = bounds or Bounds()
         self._test = test
         self.values = Encoding(test)
-        self._compiler = Compiler(test.threads, test.handlers, self.values)
+        self._compiler = Compiler(test, self.values, self._taken)
         self._initial: dict[object, object] = {}
         self._registers = [[ZERO] * REGISTERS for _ in test.threads]
         self._fetched: set[Position] = set()
         self._decoded: dict[tuple[int, Position], Step | None] = {}
+        self._entries = [self.values.location(name) for name in self.values.names() if page_name(name) is not None]
         self._known: dict[tuple[int, tuple[Message, ...]], Alone | None] = {}
         self.cut = False
         self._initialise()
@@ -96,13 +115,14 @@ class Explorer:
             if place.thread is not None and place.thread >= len(test.threads):
                 raise LitmusError(f"no thread P{place.thread}", 1)
         self.places = tuple(sorted(places, key=lambda place: place.order))
+        cpus = range(len(test.threads))
         self._observed = [
-            [(int(place.name[1:]), place) for place in self.places if place.thread == cpu]
-            for cpu in range(len(test.threads))
+            [(int(place.name[1:]), place) for place in self.places if isinstance(place, Place) and place.thread == cpu]
+            for cpu in cpus
         ]
-        self._interest = (
-            Interest() if speed in (Speed.ALL, Speed.ANY) else interest_of(test, self.values, self._fetched)
-        )
+        self._faults = FaultsShown(test, self.values, self.places)
+        everything = speed in (Speed.ALL, Speed.ANY) or test.translation is not None
+        self._interest = Interest() if everything else interest_of(test, self.values, self._fetched)
         self._compiler.ask(self._interest)
         mnemonics = {instruction.mnemonic for thread in test.threads for instruction in thread.code}
         self._maintains = bool(mnemonics & {"DC", "IC"})
@@ -117,8 +137,11 @@ class Explorer:
             if declaration.place.thread is not None and declaration.place.thread >= len(test.threads):
                 raise LitmusError(f"no thread P{declaration.place.thread}", declaration.line)
         for declaration in test.declarations:
-            value = 0 if declaration.value is None else self.values.constant(declaration.value, declaration.line)
             place = declaration.place
+            value = 0
+            if declaration.value is not None:
+                given = self.values.constant(declaration.value, declaration.line)
+                value = self.values.completed(place, given, declaration.line)
             if place.thread is None:
                 self._initial[self.values.location(place.name)] = value
             else:
@@ -130,6 +153,11 @@ class Explorer:
                 for operand in instruction.operands:
                     if instruction.mnemonic == "ADR" and isinstance(operand, Name) and operand.text in thread.labels:
                         self._expose(Label(cpu, operand.text), instruction.line)
+        if test.translation is not None:
+            for name in self.values.names():
+                if page_name(name) is None:
+                    self._initial.setdefault(self.values.location(entry_name(name)), self.values.default_entry(name))
+            self._fetched.clear()  # nothing stores code where accesses are translated
         # In order: encodings of instructions that are no NOP or B are numbered as they come.
         for declaration in test.declarations:
             if isinstance(declaration.value, Code):
@@ -161,6 +189,10 @@ class Explorer:
         threads = range(len(self._test.threads))
         caches = self._test.caches
         fetched = {self.values.code_address(*at) for at in self._fetched} if caches is CacheType.DIC1_IDC1 else set()
+        if self._test.translation is not None:
+            # a walk of the thread that stores may read what was there before; a TLBI is an IC that stores come before
+            fetched = set(self._entries)
+            caches = CacheType.DIC0_IDC1
 
         def observed(store: Message) -> bool:
             address = store.address
@@ -212,7 +244,21 @@ class Explorer:
                 return None
             outcomes.append(alone.outcomes)
             following.update(alone.candidates)
+        following.update(self._spontaneous(timeline))
         return outcomes, following
+
+    def _spontaneous(self, timeline: Timeline) -> dict[Message, int]:
+        """Return the updates of access flags that hardware may make next, for no access that can be seen."""
+        translation = self._test.translation
+        found: dict[Message, int] = {}
+        if translation is None or not translation.access:
+            return found
+        for address in self._entries:
+            value = timeline.latest(address)
+            assert isinstance(value, int)
+            if is_entry(value) and value & VALID and not value & ACCESSED:
+                found[Message(STORE, HARDWARE, address, value | ACCESSED)] = max(timeline.stores(address), default=0)
+        return found
 
     def _settles(self, state: State) -> bool:
         """Return whether no further state can change the truth of the quantified condition, if that is all one asks."""
@@ -225,10 +271,11 @@ class Explorer:
         """Yield the final states of a timeline on which each thread has ended in one of its outcomes."""
         memory = []
         for place in self.places:
-            if place.thread is None:
+            if isinstance(place, Place) and place.thread is None:
                 memory.append(self._final_value(place, timeline))
         for combination in product(*outcomes):
-            yield (*(value for outcome in combination for value in outcome), *memory)
+            registers = [value for values, _ in combination for value in values]
+            yield (*registers, *memory, *(fault for _, faults in combination for fault in faults))
 
     def _final_value(self, place: Place, timeline: Timeline) -> int:
         address = self.values.location(place.name)
@@ -250,7 +297,12 @@ class Explorer:
         candidates: dict[Message, int] = {}
         outcomes: set[Outcome] = set()
         certified = False
-        stack = [ThreadRun(cpu, self._registers[cpu].copy(), timeline)]
+        translation = self._test.translation
+        views = None if translation is None else TranslatedViews(cpu, translation.ets)
+        begin = ThreadRun(cpu, self._registers[cpu].copy(), timeline, views)
+        if translation is not None and cpu in translation.access:
+            begin.ordered = UPDATED
+        stack = [begin]
         looped: set[object] = set()
         while stack:
             self._bounds.tick()
@@ -262,15 +314,16 @@ class Explorer:
             for message, floor in run.candidates:
                 candidates[message] = max(floor, candidates.get(message, 0))
             if ended and len(run.timeline) == run.base and self._wanted(run):
-                outcomes.add(
-                    tuple(self.values.final(place, run.registers[number][0]) for number, place in self._observed[cpu])
-                )
+                registers = [
+                    self.values.final(place, run.registers[number][0]) for number, place in self._observed[cpu]
+                ]
+                outcomes.add((tuple(registers), self._faults.of(run)))
         self._known[key] = Alone(candidates, frozenset(outcomes)) if certified else None
         return self._known[key]
 
     def _wanted(self, run: ThreadRun) -> bool:
-        """Return whether the registers of a run that has ended hold what the condition asks."""
-        return all(
+        """Return whether the registers of a run that has ended hold what the condition asks, by messages so far."""
+        return run.views.address < FUTURE and all(
             self.values.final(place, run.registers[number][0]) == value
             for number, place, value in self._interest.final.get(run.cpu, ())
         )
@@ -375,20 +428,30 @@ class Explorer:
 
     def _fault(self, run: ThreadRun) -> list[ThreadRun] | None:
         """Take the exception of an undefined instruction: to the thread's handler, or to its end without one."""
-        run.registers[EXCEPTION_LINK] = (self.values.code_address(*run.position), 0, 0)
         run.views.context_synchronisation()
+        if run.position[0] >= 0:
+            run.faults |= {Fault(run.position[1], "", UNDEFINED)}
+        self._taken(run)
+        return None
+
+    def _taken(self, run: ThreadRun) -> None:
+        """Set a run on from an instruction that faults."""
+        run.registers[EXCEPTION_LINK] = (self.values.code_address(*run.position), 0, 0)
         if run.cpu in self._test.handlers:
             run.position = (-1 - run.cpu, 0)
         else:
             run.position = (run.cpu, len(self._test.threads[run.cpu].code))
-        return None
+
+    def show(self, place: Shown, value: int) -> str:
+        """Return the value of a place of a final state as herd7 prints it."""
+        return self.values.show(value) if isinstance(place, Place) else self._faults.show(place, value)
 
 
 def resolver(explorer: Explorer) -> Callable[[Place, Constant], int]:
     """Return the function that gives a condition's constants their values, as the types of their places have them."""
 
     def resolve(place: Place, constant: Constant) -> int:
-        return explorer.values.final(place, explorer.values.constant(constant, 1))
+        return explorer.values.final(place, explorer.values.completed(place, explorer.values.constant(constant, 1), 1))
 
     return resolve
 

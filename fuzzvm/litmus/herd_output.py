@@ -8,16 +8,25 @@ execution of which ends, there is Undecided or Vacuous.
 from __future__ import annotations
 
 from fuzzvm.litmus import Result
+from fuzzvm.litmus.program import Place
 
 _KINDS = {"exists": "Allowed", "~exists": "Forbidden", "forall": "Required"}
 
 
 def state_lines(result: Result) -> list[str]:
     """Return one line a final state, in herd7's order: `0:X0=1; [x]=2;`."""
-    return [
-        " ".join(f"{place}={value};" for place, value in zip(result.places, state, strict=True))
-        for state in result.states
-    ]
+    return [_state_line(result, state) for state in result.states]
+
+
+def _state_line(result: Result, state: tuple[str, ...]) -> str:
+    values = []
+    faults = []
+    for place, value in zip(result.places, state, strict=True):
+        if isinstance(place, Place):
+            values.append(f"{place}={value};")
+        else:
+            faults.append(f" {value};" if value[0] == "F" else f"  {value};")
+    return " ".join(values) + "".join(faults)
 
 
 def format_result(result: Result, seconds: float) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from fuzzvm.litmus.encoding import MASK32, MASK64, is_address
+from fuzzvm.litmus.entries import is_entry
 from fuzzvm.litmus.program import Immediate, Instruction, LitmusError, Memory, Name, Operand, Shift
 from fuzzvm.litmus.state import LINK, ZERO, Register, ThreadRun
 
@@ -49,7 +50,7 @@ def read(number: int | None, mask: int, instruction: Instruction) -> Callable[[T
 
     def read32(run: ThreadRun) -> Register:
         value, view, pick = run.registers[number]
-        if value > mask and is_address(value):
+        if value > mask and (is_address(value) or is_entry(value)):
             raise LitmusError(f"{instruction} takes 32 bits of an address", instruction.line)
         return value & mask, view, pick
 

@@ -11,12 +11,15 @@ from typing import Any
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from lark.exceptions import VisitError
 
-from fuzzvm.litmus.headers import cache_type
+from fuzzvm.litmus.faults import FAULTS
+from fuzzvm.litmus.headers import cache_type, translation_of
 from fuzzvm.litmus.program import (
     Code,
     Condition,
     Constant,
     Declaration,
+    Entry,
+    FaultPlace,
     Immediate,
     Instruction,
     Label,
@@ -27,17 +30,23 @@ from fuzzvm.litmus.program import (
     Place,
     Relative,
     Shift,
+    Shown,
     Test,
     Thread,
     Valuation,
+    entry_name,
     show_instruction,
 )
 from fuzzvm.litmus.refusal import refusal
 
 _THREAD = re.compile(r"P(\d{1,4})(\.F)?", re.ASCII)
 _REGISTER = re.compile(r"[WX](\d{1,4})", re.ASCII)
-_NO_LOCATION = ("pte_", "phy_")
+_ENTRY = "pte_"
+_PAGE = "phy_"
 """What names begin with that herd7 takes for page-table entries and physical addresses."""
+_FAULT = re.compile(r"[A-Z]\w+|.+:\w+", re.ASCII)
+"""The kind of a fault, which a location's name is not taken for."""
+_BITS = frozenset({"valid", "af", "db", "dbm"})
 MAX_DIGITS = 20
 """Digits of a number: 64 bits have no more."""
 MAX_DEPTH = 100
@@ -112,6 +121,66 @@ class _Build(Transformer[Any, Any]):
     def name(self, items: list[Any]) -> Constant:
         return Name(_location(items[0]))
 
+    def entry_of(self, items: list[Any]) -> Token:
+        name: Token = items[1]
+        return name.update(value=entry_name(_location(name)))
+
+    def entry_name(self, items: list[Any]) -> Constant:
+        return Name(str(items[0]))
+
+    def bit_field(self, items: list[Any]) -> tuple[Token, int]:
+        name, number = items
+        value = _integer(number)
+        if str(name) not in _BITS or value not in (0, 1):
+            raise LitmusError(f"the field {name}:{number} of a page-table entry is not supported", name.line)
+        return name, value
+
+    def page_field(self, items: list[Any]) -> tuple[Token, str]:
+        name, page = items[0], str(items[-1])
+        if len(items) == 2:
+            if not page.startswith(_PAGE):
+                raise LitmusError(f"the field {name}:{page} of a page-table entry is not supported", name.line)
+            page = page[len(_PAGE) :]
+        if str(name) != "oa":
+            raise LitmusError(f"the field {name} of a page-table entry is not supported", name.line)
+        return name, page
+
+    def entry(self, items: list[tuple[Token, int | str]]) -> Entry:
+        page = ""
+        fields = []
+        for name, value in items:
+            if isinstance(value, str):
+                page = value
+            else:
+                fields.append((str(name), value))
+        return Entry(page, tuple(fields), items[0][0].line or 1)
+
+    def entry_place(self, items: list[Any]) -> tuple[Place, int]:
+        return Place(None, str(items[0])), items[0].line
+
+    def label_of(self, items: list[Any]) -> list[str]:
+        return [str(items[0])]
+
+    def fault_name(self, items: list[Any]) -> Token:
+        name: Token = items[0]
+        return name.update(value=":".join(map(str, items)).removeprefix("D-"))
+
+    def fault(self, items: list[Any]) -> tuple[FaultPlace, int]:
+        word, thread, *rest = items
+        match = _THREAD.fullmatch(thread)
+        if match is None or match[2]:
+            raise LitmusError(f"{thread} is no thread that a fault can be of", word.line)
+        label = rest.pop(0)[0] if rest and isinstance(rest[0], list) else ""
+        location = _location(rest.pop(0)) if rest and not _FAULT.fullmatch(rest[0]) else ""
+        kind = str(rest.pop(0)) if rest else ""
+        if rest or (kind and kind not in FAULTS):
+            raise LitmusError(f"faults of kind {' '.join([kind, *rest])} are not supported", word.line)
+        return FaultPlace(int(match[1]), label, location, kind), word.line
+
+    def faulted(self, items: list[Any]) -> Condition:
+        place = items[0][0]
+        return Condition(f"f{str(place)[1:]}", (place,), lambda state, resolve: bool(state[place]))
+
     def label(self, items: list[Any]) -> Label:
         return _label(f"{items[0]}:{items[1]}", items[0].line)
 
@@ -131,9 +200,10 @@ class _Build(Transformer[Any, Any]):
         match = _REGISTER.fullmatch(name)
         if match is None or int(match[1]) > 30:
             raise LitmusError(f"register {items[1]} is not supported", items[1].line)
-        if not str(items[0]).isdecimal():
+        thread = items[0].update(value=str(items[0]).removeprefix("P"))
+        if not str(thread).isdecimal():
             raise LitmusError(f"{items[0]} is no number of a thread", items[0].line)
-        return Place(_integer(items[0]), f"X{int(match[1])}"), items[0].line
+        return Place(_integer(thread), f"X{int(match[1])}"), items[0].line
 
     def declaration(self, items: list[Any]) -> Declaration:
         index = next(index for index, item in enumerate(items) if isinstance(item, tuple))
@@ -204,7 +274,7 @@ class _Build(Transformer[Any, Any]):
                     column.code.append(instruction)
         return threads, handlers
 
-    def locations(self, items: list[Any]) -> tuple[Place, ...]:
+    def locations(self, items: list[Any]) -> tuple[Shown, ...]:
         return tuple(place for place, _ in items[1:])
 
     def equality(self, items: list[Any]) -> Condition:
@@ -244,7 +314,7 @@ class _Build(Transformer[Any, Any]):
         text = " \\/ ".join(item.text for item in items)
         return Condition(text, _places(items), lambda state, resolve: any(i.holds(state, resolve) for i in items))
 
-    def final(self, items: list[Any]) -> tuple[str, Condition, tuple[Place, ...]]:
+    def final(self, items: list[Any]) -> tuple[str, Condition, tuple[Shown, ...]]:
         locations = items[0] if isinstance(items[0], tuple) else ()
         if len(items) == 1 and locations is items[0]:
             return "forall", self.truth([]), locations  # what herd7 asks of a test that asks nothing
@@ -265,7 +335,9 @@ class _Build(Transformer[Any, Any]):
         name = str(title).split()[1]
         if not name.isprintable():
             raise LitmusError("the title has a character that cannot be printed", title.line)
-        return Test(name, cache_type(headers), declarations, threads, handlers, quantifier, condition, locations)
+        test = Test(name, cache_type(headers), declarations, threads, handlers, quantifier, condition, locations)
+        test.translation = translation_of(test, headers)
+        return test
 
 
 def _integer(token: Token) -> int:
@@ -276,11 +348,11 @@ def _integer(token: Token) -> int:
 
 
 def _location(token: Token) -> str:
-    """Return the name of a location. Raises LitmusError for one that herd7 takes for something else."""
+    """Return the name of a location. Raises LitmusError for the physical address of one."""
     name = str(token)
-    if name.startswith(_NO_LOCATION):
-        raise LitmusError(f"page-table entries and physical addresses are not supported: {name}", token.line or 1)
-    return name
+    if name.startswith(_PAGE):
+        raise LitmusError(f"physical addresses are supported in page-table entries only: {name}", token.line or 1)
+    return entry_name(name[len(_ENTRY) :]) if name.startswith(_ENTRY) else name
 
 
 def _label(text: str, line: int) -> Label:
@@ -291,7 +363,7 @@ def _label(text: str, line: int) -> Label:
     return Label(int(match[1]), name)
 
 
-def _places(items: list[Condition]) -> tuple[Place, ...]:
+def _places(items: list[Condition]) -> tuple[Shown, ...]:
     return tuple(place for item in items for place in item.places)
 
 

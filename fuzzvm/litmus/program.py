@@ -107,7 +107,35 @@ class Code:
     instruction: Instruction
 
 
-Constant = int | Name | Label | Code
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A page-table value: `(oa:PA(x), valid:0)`.
+
+    `page` is the location that the output address is of, '' where none is given; `fields` are those given.
+    """
+
+    page: str
+    fields: tuple[tuple[str, int], ...]
+    line: int = field(compare=False, default=1)
+
+    def __str__(self) -> str:
+        fields = "".join(f", {name}:{value}" for name, value in self.fields)
+        return f"(oa:PA({self.page}){fields})"
+
+
+Constant = int | Name | Label | Code | Entry
+
+_ENTRY_OF = "PTE("
+
+
+def entry_name(name: str) -> str:
+    """Return the name of the location that holds the page-table entry of a location."""
+    return f"{_ENTRY_OF}{name})"
+
+
+def page_name(name: str) -> str | None:
+    """Return the location whose page-table entry a location holds, None if it holds none."""
+    return name[len(_ENTRY_OF) : -1] if name.startswith(_ENTRY_OF) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +150,34 @@ class Place:
 
     @property
     def order(self) -> tuple[int, int, int, str]:
-        """Sorts as herd7 prints: registers by thread and number, then locations by name."""
+        """Sorts as herd7 prints: registers by thread and number, then locations by name, page-table entries last."""
         if self.thread is None:
-            return (1, 0, 0, self.name)
+            return (1, int(page_name(self.name) is not None), 0, self.name)
         digits = "".join(filter(str.isdigit, self.name))
         return (0, self.thread, int(digits or 0), self.name)
 
 
-Valuation = dict[Place, int]
+@dataclass(frozen=True, slots=True)
+class FaultPlace:
+    """What a state shows of faults: `Fault(P0:L0,x,MMU:Translation)`, 1 where one happened. '' stands for any."""
+
+    thread: int
+    label: str
+    location: str
+    kind: str
+
+    def __str__(self) -> str:
+        where = f"P{self.thread}:{self.label}" if self.label else f"P{self.thread}"
+        return f"Fault({','.join(part for part in (where, self.location, self.kind) if part)})"
+
+    @property
+    def order(self) -> tuple[int, int, int, str]:
+        """Sorts behind registers and locations, as herd7 prints them."""
+        return (2, self.thread, 0, str(self))
+
+
+Shown = Place | FaultPlace
+Valuation = dict[Shown, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +188,7 @@ class Condition:
     """
 
     text: str
-    places: tuple[Place, ...]
+    places: tuple[Shown, ...]
     holds: Callable[[Valuation, Callable[[Place, Constant], int]], bool]
     equalities: tuple[tuple[Place, Constant], ...] | None = None
 
@@ -164,9 +212,24 @@ class Declaration:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How the accesses of a test are translated: whether with FEAT_ETS2 or FEAT_ETS3, and who updates entries.
+
+    `access` and `dirty` are the threads whose CPU sets the access flag, and marks entries dirty.
+    """
+
+    ets: int = 0
+    access: frozenset[int] = frozenset()
+    dirty: frozenset[int] = frozenset()
+
+
 @dataclass(slots=True)
 class Test:
-    """A litmus test. `handlers` are the fault handlers (`P1.F`) by thread, `caches` what fetches need to be told."""
+    """A litmus test. `handlers` are the fault handlers (`P1.F`) by thread, `caches` what fetches need to be told.
+
+    `translation` is None where no access of the test is translated by page tables.
+    """
 
     name: str
     caches: CacheType
@@ -175,4 +238,5 @@ class Test:
     handlers: dict[int, Thread]
     quantifier: str
     condition: Condition
-    locations: tuple[Place, ...]
+    locations: tuple[Shown, ...]
+    translation: Translation | None = None

@@ -12,8 +12,8 @@ _FINAL = re.compile(r"^[ \t]*(locations|~?exists|forall|filter|final)\b", re.MUL
 _MAX_SHOWN = 80
 
 _KINDS = (
-    (re.compile(r"\b(PTE|TTD|PA)\s*\(|\bpteval_t\b|\b(oa|valid|af|dbm?)\s*:"), "page-table entries are not supported"),
-    (re.compile(r"\bfault\s*\(", re.IGNORECASE), "faults in a condition are not supported"),
+    (re.compile(r"\battrs\s*:"), "memory attributes are not supported"),
+    (re.compile(r"\bparel1_t\b"), "values of PAR_EL1 are not supported"),
     (re.compile(r"^filter\b"), "filters are not supported"),
     (re.compile(r"%\w"), "symbolic registers are not supported"),
     (

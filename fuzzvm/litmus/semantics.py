@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fuzzvm.litmus import entries
 from fuzzvm.litmus.access import Accesses
 from fuzzvm.litmus.encoding import MASK32, MASK64, Encoding
 from fuzzvm.litmus.interest import Interest
 from fuzzvm.litmus.operands import check_widths, read, register, source, unsupported
-from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Thread
+from fuzzvm.litmus.program import Instruction, LitmusError, Name, Operand, Relative, Test, Thread
 from fuzzvm.litmus.registers import is_read_after
 from fuzzvm.litmus.state import EXCEPTION_LINK, FLAGS, LINK, ZERO, Position, Register, ThreadRun
+from fuzzvm.litmus.translated import Taken, TranslatedAccesses
 from fuzzvm.machine.ops import Barrier
 
 Step = Callable[[ThreadRun], "list[ThreadRun] | None"]
@@ -60,20 +62,22 @@ _BUILT = frozenset(
     {
         *("MOV", "MOVZ", "SXTW", "UXTW", "CMP", "CSEL", "CSINC", "CSET", "ADR", "MSR"),
         *("B", "CBZ", "CBNZ", "BL", "BR", "BLR", "RET", "ERET"),
-        *("NOP", "ISB", "DMB", "DSB", "DC", "IC"),
+        *("NOP", "ISB", "DMB", "DSB", "DC", "IC", "TLBI"),
     }
 )
 """Mnemonics that have a method of the compiler's; a file cannot name any other of its members."""
 
 
 class Compiler:
-    """Builds steps for the code of one test."""
+    """Builds steps for the code of one test. `taken` sets a run on from a fault of an access."""
 
-    def __init__(self, threads: list[Thread], handlers: dict[int, Thread], values: Encoding) -> None:
-        self._threads = threads
-        self._handlers = handlers
+    def __init__(self, test: Test, values: Encoding, taken: Taken) -> None:
+        self._threads = test.threads
+        self._handlers = test.handlers
         self._values = values
         self._accesses = Accesses(values, self._is_read_after)
+        if test.translation is not None:
+            self._accesses = TranslatedAccesses(test, values, self._is_read_after, taken)
         self.loads = self._accesses.loads
         """(thread, location) of each load that any run has done."""
 
@@ -120,6 +124,8 @@ class Compiler:
         left = read(*register(instruction.operands[1], instruction), instruction)
         right = source(instruction.operands[2:], instruction)
         compute = _ARITHMETIC[mnemonic]
+        if isinstance(self._accesses, TranslatedAccesses):
+            compute = _of_entries(mnemonic, compute, instruction)
         if mnemonic in ("LSL", "LSR"):
             # LSLV and LSRV take the amount modulo the width of the register (Arm ARM C6.2)
             right = _modulo(right, 32 if mask == MASK32 else 64)
@@ -379,6 +385,9 @@ class Compiler:
 
     def _dsb(self, instruction: Instruction, position: Position) -> Step:
         kind = _barrier("DSB", instruction)
+        if kind is None and isinstance(self._accesses, TranslatedAccesses):
+            # what it completes of a TLBI is not modelled
+            raise unsupported(instruction)
         following = (position[0], position[1] + 1)
 
         def step(run: ThreadRun) -> list[ThreadRun] | None:
@@ -396,6 +405,11 @@ class Compiler:
 
     def _ic(self, instruction: Instruction, position: Position) -> Step:
         return self._accesses.maintain(instruction, position, "IVAU")
+
+    def _tlbi(self, instruction: Instruction, position: Position) -> Step:
+        if not isinstance(self._accesses, TranslatedAccesses):
+            raise unsupported(instruction)
+        return self._accesses.invalidate(instruction, position)
 
     def _msr(self, instruction: Instruction, position: Position) -> Step:
         system, source = instruction.operands
@@ -426,6 +440,19 @@ def _condition(operand: Operand, instruction: Instruction) -> Callable[[int], bo
     if isinstance(operand, Name) and operand.text.upper() in _CONDITIONS:
         return _CONDITIONS[operand.text.upper()]
     raise unsupported(instruction)
+
+
+def _of_entries(
+    mnemonic: str, compute: Callable[[int, int], int], instruction: Instruction
+) -> Callable[[int, int], int]:
+    """Return an operation that knows page-table values."""
+
+    def computed(left: int, right: int) -> int:
+        if entries.is_entry(left) or entries.is_entry(right):
+            return entries.compute(mnemonic, left, right, instruction)
+        return compute(left, right)
+
+    return computed
 
 
 def _modulo(get: Callable[[ThreadRun], Register], bits: int) -> Callable[[ThreadRun], Register]:

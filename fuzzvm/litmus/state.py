@@ -6,6 +6,8 @@ it comes to a store, it either fulfils one of them or puts a new message at the 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fuzzvm.machine.memory.arm64.timeline import CLEAN, STORE, Message, Timeline
 from fuzzvm.machine.memory.arm64.views import Views
 
@@ -18,11 +20,21 @@ LINK = 30
 EXCEPTION_LINK = 33
 REGISTERS = 34
 
-ORDERED = (STORE, CLEAN)
+ORDERED: tuple[int, ...] = (STORE, CLEAN)
 """The kinds of message that a thread puts in program order where they are to one location (lmws, po-scl-ob)."""
+UPDATED: tuple[int, ...] = (CLEAN,)
+"""The same for a thread whose walks update page-table entries, in whatever order."""
 
 Position = tuple[int, int]
 """Thread whose code it is, and index; a fault handler's thread is negative, see `program` of `semantics`."""
+
+
+class Fault(NamedTuple):
+    """A fault that a thread has taken: `at` is the index of the instruction. `kind` is as herd7 names it."""
+
+    at: int
+    location: str
+    kind: str
 
 
 class Reservation:
@@ -43,7 +55,9 @@ class ThreadRun:
         "base",
         "candidates",
         "cpu",
+        "faults",
         "open",
+        "ordered",
         "position",
         "previous",
         "registers",
@@ -53,13 +67,13 @@ class ThreadRun:
         "views",
     )
 
-    def __init__(self, cpu: int, registers: list[Register], timeline: Timeline) -> None:
+    def __init__(self, cpu: int, registers: list[Register], timeline: Timeline, views: Views | None = None) -> None:
         self.cpu = cpu
         self.position: Position = (cpu, 0)
         self.previous: Position = (cpu, -1)
         """Where the instruction stood that was executed last."""
         self.registers = registers
-        self.views = Views()
+        self.views = Views() if views is None else views
         self.timeline = timeline
         self.base = len(timeline)
         self.open = tuple(i + 1 for i, message in enumerate(timeline.messages) if message.cpu == cpu)
@@ -67,6 +81,8 @@ class ThreadRun:
         self.candidates: tuple[tuple[Message, int], ...] = ()
         """New messages that could come right after the timeline that the run began with, with their floors."""
         self.reservation: Reservation | None = None
+        self.faults: frozenset[Fault] = frozenset()
+        self.ordered = ORDERED
         self.steps = 0
 
     def copy(self) -> ThreadRun:
@@ -82,6 +98,8 @@ class ThreadRun:
         other.open = self.open
         other.candidates = self.candidates
         other.reservation = self.reservation
+        other.faults = self.faults
+        other.ordered = self.ordered
         other.steps = self.steps
         return other
 
@@ -90,7 +108,8 @@ class ThreadRun:
         reservation = self.reservation
         reserved = None if reservation is None else (reservation.address, reservation.source, reservation.at)
         own = self.timeline.messages[self.base :]
-        return (self.position, tuple(self.registers), self.views.key(), own, self.open, self.candidates, reserved)
+        views = self.views.key()
+        return (self.position, tuple(self.registers), views, own, self.open, self.candidates, reserved, self.faults)
 
     def put(
         self, kind: int, address: int | None, value: object, floor: int, source: int | None = None
@@ -109,7 +128,7 @@ class ThreadRun:
             atomic = source is None or timeline.atomic(address, source, timestamp)
             fits = timestamp > floor and promise == message and atomic
             open_then = tuple(t for t in self.open if t != timestamp)
-            if kind in ORDERED and promise.kind in ORDERED and promise.address == address:
+            if kind in self.ordered and promise.kind in self.ordered and promise.address == address:
                 # coherence: if this message were not the promise, nothing that comes after it could be
                 if fits:
                     self.open = open_then
@@ -124,12 +143,18 @@ class ThreadRun:
                 self.candidates = (*self.candidates, (message, floor))
             self.timeline = timeline.extend(message)
             ways.append((self, end))
+        elif kind not in self.ordered and floor <= self.base and timeline.atomic(address, source, self.base + 1):
+            # an update by a walk, between which and what it read stand new messages of this run alone: it may come
+            # before them, and with those the run shows no outcome
+            self.candidates = (*self.candidates, (message, floor))
+            ways.append((self, self.base + 1))
         return ways
 
     def _hopeless(self) -> bool:
         """Return whether some promise lies before all that this thread may still do, so that nothing fulfils it."""
         views = self.views
-        store = max(views.write_floor, views.control, views.address)
+        # updates of page-table entries wait for less than other stores do
+        store = max(views.write_floor if STORE in self.ordered else 0, views.control, views.address)
         clean = max(views.clean_floor, views.control)
         floors = (store, clean, views.invalidate_floor, views.invalidate_floor)
         messages = self.timeline.messages

@@ -9,23 +9,23 @@ from fuzzvm.litmus.parser import parse
 from fuzzvm.machine.memory.arm64.views import CacheType
 
 HEADERS = [
-    ("Variant=vmsa", "Variant=vmsa is not supported"),
     ("variant=ifetch,memtag", "Variant=memtag is not supported"),
     ("Variant=self mixed", "Variant=mixed is not supported"),
     ("Variant=handled", "Variant=handled is not supported"),
     ("CacheType=DIC PIPT", "CacheType=PIPT is not supported"),
-    ("TTHM=P0:HA", "TTHM=P0:HA: updates of page-table entries by hardware are not supported"),
+    ("TTHM=P0:HA P0:HX", "TTHM=P0:HX is not supported"),
+    ("EL0=P0", "EL0=P0: threads at EL0 are not supported"),
     ("MT=x:nc", "MT=x:nc: memory attributes are not supported"),
 ]
 
 DECLARATIONS = [
-    ("[PTE(x)]=(oa:PA(x), valid:0);", "page-table entries are not supported: [PTE(x)]=(oa:PA(x), valid:0)"),
-    ("y=1; [TTD(x)]=(af:0); z=2;", "page-table entries are not supported: [TTD(x)]=(af:0)"),
-    ("0:X1=PTE(x);", "page-table entries are not supported: 0:X1=PTE(x)"),
-    ("pteval_t 0:X1=(oa:PA(x));", "page-table entries are not supported: pteval_t 0:X1=(oa:PA(x))"),
-    ("pte_x=1;", "page-table entries and physical addresses are not supported: pte_x"),
-    ("0:X1=pte_x;", "page-table entries and physical addresses are not supported: pte_x"),
-    ("0:X1=phy_x;", "page-table entries and physical addresses are not supported: phy_x"),
+    ("[PTE(x)]=(oa:PA(x), el0:0);", "the field el0:0 of a page-table entry is not supported"),
+    ("[PTE(x)]=(oa:x);", "the field oa:x of a page-table entry is not supported"),
+    ("[PTE(x)]=(valid:2);", "the field valid:2 of a page-table entry is not supported"),
+    ("[PTE(x)]=(oa:PA(x), attrs:(Device-GRE));", "memory attributes are not supported: [PTE(x)]=(oa:PA(x), attrs"),
+    ("pte_x=1;", "1 is no page-table value, as PTE(x) holds"),
+    ("0:X1=phy_x;", "physical addresses are supported in page-table entries only: phy_x"),
+    ("0:X1=0x5E70000000000000;", "the number 0x5e70000000000000 stands for an address here"),
     ("int v[2]={1,2};", "arrays are not supported: int v[2]={1,2}"),
     ("int v[2];", "arrays are not supported: int v[2]"),
     ("0:X1=x:green;", "'x:green' is no label of a thread; tagged addresses are not supported"),
@@ -42,7 +42,8 @@ INSTRUCTIONS = [
     ("LDRB W0,[X1]", "unsupported instruction LDRB W0,[X1]"),
     ("STP W0,W2,[X1]", "unsupported instruction STP W0,W2,[X1]"),
     ("SVC #0", "unsupported instruction SVC #0"),
-    ("TLBI VAAE1IS,X1", "unsupported instruction TLBI VAAE1IS,X1"),
+    ("TLBI VAAE1IS,X1", "TLBI VAAE1IS,X1 with x, no location's page"),
+    ("TLBI ASIDE1IS,X1", "unsupported instruction TLBI ASIDE1IS,X1"),
     ("ADD W0,X1,W2", "unsupported instruction ADD W0,X1,W2"),
     ("MOV W0,X2", "unsupported instruction MOV W0,X2"),
     ("MOV X0,#0x10000000000000", "a number of MOV X0,#4503599627370496 stands for an address here"),
@@ -50,10 +51,10 @@ INSTRUCTIONS = [
 ]
 
 CONDITIONS = [
-    ("exists ([PTE(x)]=(oa:PA(x)))", "page-table entries are not supported: exists"),
-    ("exists (pte_x=1)", "page-table entries and physical addresses are not supported: pte_x"),
-    ("exists (0:X0=1 /\\ fault(P0:L0,x))", "faults in a condition are not supported: exists"),
-    ("exists (0:X0=1 /\\ ~Fault(P0))", "faults in a condition are not supported: exists"),
+    ("exists (0:X0=parel1_t:(oa:PA(x)))", "values of PAR_EL1 are not supported: exists"),
+    ("exists (0:X0=1 /\\ fault(P0:L0,x,TagCheck))", "faults of kind TagCheck are not supported"),
+    ("exists (0:X0=1 /\\ ~Fault(P0,I-MMU:Translation))", "faults of kind I-MMU:Translation are not supported"),
+    ("exists fault(P0,SupervisorCall)", "faults of kind SupervisorCall are not supported"),
     ("exists ([v[1]]=1)", "arrays are not supported: exists"),
     ("filter 0:X0=1\nexists (true)", "filters are not supported: filter"),
     ("locations [0:X0 ins_t;]\nexists (true)", "cannot read the condition 'locations [0:X0 ins_t;] exists (true)'"),

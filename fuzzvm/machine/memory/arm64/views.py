@@ -134,7 +134,7 @@ class Views:
 
     def copy(self) -> Views:
         """Return equal views that go their own way."""
-        other = Views.__new__(Views)
+        other = Views.__new__(type(self))
         other.loads = self.loads
         other.loads_pick = self.loads_pick
         other.quiet = self.quiet
