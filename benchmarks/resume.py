@@ -106,10 +106,12 @@ def _kills(commands: Commands, path: Path, errors: Path, asked: argparse.Namespa
     for number in range(asked.kills):
         began, process = time.time(), commands.start(*options, errors=errors)
         read = None
-        while number and read is None and process.poll() is None:
+        begun = False
+        while not begun and process.poll() is None:
             time.sleep(0.05)
             said = GOES_ON.search(errors.read_text(encoding="utf-8"))
             read = float(said[1]) if said else None
+            begun = read is not None or (not number and path.exists() and path.stat().st_size > 0)
         until = time.monotonic() + turns.uniform(asked.least, asked.most)
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.05)

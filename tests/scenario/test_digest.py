@@ -23,7 +23,7 @@ def test_each_part_of_a_task_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         task_digest(replace(PROMOTION, lazy_mmu=True), "none", "sc"),
     ]
     assert made[0] == task_digest(PROMOTION, "none", "sc")
-    monkeypatch.setattr(digest, "_model", lambda: "another")
+    monkeypatch.setattr(digest, "code_digest", lambda: "another")
     assert len({*made, task_digest(PROMOTION, "none", "sc")}) == 6
 
 
