@@ -127,7 +127,7 @@ def test_a_broken_scheme_is_found_in_profile_ci(
 
 def test_a_claim_of_a_bug_that_is_not_there_fails(stateful: ModuleType) -> None:
     test = stateful.define("ClaimedBuggy", registry.shipped()["config-off"], 1, "bug")
-    test.settings = settings(COMMON, max_examples=5, derandomize=False)
+    test.settings = settings(COMMON, max_examples=2, stateful_step_count=10, derandomize=False)
     ((_, report),) = run(test).failures
     assert "no bug found under config-off" in report
 
