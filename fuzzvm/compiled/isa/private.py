@@ -7,7 +7,7 @@ are kept, so that equal memory of few words is a small key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 _WIDEST = 8
@@ -107,11 +107,9 @@ class TrackedMemory:
         return True
 
 
-def _overlapping(cells: dict[int, Any], address: int, size: int) -> Iterator[int]:
-    """Yield the addresses of the cells that share a byte with a range, in order."""
-    for at in range(address - _WIDEST + 1, address + size):
-        if at in cells and at + cells[at][0] > address:
-            yield at
+def _overlapping(cells: dict[int, Any], address: int, size: int) -> list[int]:
+    """Return the addresses of the cells that share a byte with a range, in order."""
+    return [at for at in range(address - _WIDEST + 1, address + size) if at in cells and at + cells[at][0] > address]
 
 
 def _parts(cells: dict[int, Any], address: int, size: int) -> list[Any]:
@@ -131,7 +129,7 @@ def _parts(cells: dict[int, Any], address: int, size: int) -> list[Any]:
 
 def _clear(cells: dict[int, Any], address: int, size: int) -> None:
     """Cut a range out of the cells that overlap it."""
-    for at in list(_overlapping(cells, address, size)):
+    for at in _overlapping(cells, address, size):
         width, value, *tracked = cells.pop(at)
         for begin, end in ((at, address), (address + size, at + width)):
             if begin < end:

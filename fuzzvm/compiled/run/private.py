@@ -67,10 +67,10 @@ class CpuMemory(TrackedMemory):
         return other
 
     def load(self, address: int, size: int) -> tuple[int, int, int] | None:
+        cell = self.cells.get(address)
+        if cell is not None and cell[0] == size:
+            return cell[1:]
         if not self.low <= address < self.high:
-            cell = self.cells.get(address)
-            if cell is not None and cell[0] == size:
-                return cell[1:]
             constant = self._constants(address, size)
             return None if constant is None else (constant, 0, 0)
         try:
@@ -85,13 +85,11 @@ class CpuMemory(TrackedMemory):
             return super().load(address, size)
 
     def store(self, address: int, size: int, value: int, view: int, pick: int) -> bool:
-        if not self.low <= address < self.high:
-            cell = self.cells.get(address)
-            if cell is None or cell[0] != size:
-                return False
+        cell = self.cells.get(address)
+        if cell is not None and cell[0] == size:
             self.cells[address] = size, value, view, pick
             return True
-        return super().store(address, size, value, view, pick)
+        return self.low <= address < self.high and super().store(address, size, value, view, pick)
 
     def take(self, address: int, size: int, value: int) -> None:
         """Make a location of memory that CPUs share the CPU's own: nobody else accesses it."""
