@@ -93,6 +93,8 @@ class DiskKeeper:
         if self._restoring_since is not None:
             seconds = time.monotonic() - self._restoring_since
             self._restoring_since = None
+            # what there is has just been read
+            self._next = time.monotonic() + self._seconds
             self._said(f"goes on after {seconds:.1f} s, in which the checkpoint was read", True)
         if self.asked is None and (time.monotonic() < self._next or time.process_time() < self._next_used):
             return
@@ -175,7 +177,7 @@ class DiskKeeper:
             return store.chunks(_COLUMN + name)
 
         self._restoring_since = began
-        return stage, found_of(found), Restored(facts, column)
+        return stage, found_of(found), Restored(facts, column, self._grown)
 
 
 def _found_data(found: Searched | None) -> Any:
