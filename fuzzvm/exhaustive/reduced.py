@@ -131,6 +131,8 @@ class Reduction:
         self._todo = list(restored.states("stack", space))
         self.ends.update(restored.states("ends", space))
         self._reduced = list(restored.states("reduced", space))
+        restored.read("visited", self.visited)
+        restored.read("reduced", self._reduced)
         self.findings = restored.findings()
         self.transitions = restored.count("transitions")
         self._rounds = restored.count("rounds")

@@ -125,6 +125,7 @@ class Search:
             self._packed = restored
             return
         seen.visited = visited_states(restored.states("visited", space), in_order=True)
+        restored.read("visited", seen.visited)
         seen.stack.extend(restored.states("stack", space))
         seen.states = len(seen.visited)
         if not seen.visited.issuperset(seen.stack):

@@ -152,6 +152,8 @@ class ShortestSearch:
         space = self._space
         read = {name: list(restored.states(name, space, AGENT_BITS)) for name in ("settled", "parents", "pairs")}
         self._parents = dict(zip(read["settled"], read["parents"], strict=True))
+        restored.read("settled", self._parents)
+        restored.read("parents", self._parents)
         self.transitions = restored.count("transitions")
         ((self._switches, self._steps),) = restored.counts("at")
         pairs = iter(zip(read["pairs"][::2], read["pairs"][1::2], strict=True))

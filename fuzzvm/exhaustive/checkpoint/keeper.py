@@ -33,7 +33,7 @@ from fuzzvm.files.errors import FileError
 SECONDS = 5.0
 """Between two checkpoints, at least."""
 SHARE = 0.03
-"""Processor time that is spent on checkpoints at most, of each second: the larger one is, the later the next."""
+"""Part of the processor time that is spent on checkpoints at most: the larger one is, the later the next."""
 _COLUMN = "search "
 """What the names of a search's columns begin with in the store."""
 
@@ -54,6 +54,8 @@ class DiskKeeper:
         self._said = said
         self._seconds = seconds
         self._next = time.monotonic() + seconds
+        self._next_used = 0.0
+        """By the clock, and in processor time of this process: when the next checkpoint is due."""
         about = store.about.get("seconds", 0.0)
         self.seconds_before = float(about) if isinstance(about, int | float) and about >= 0 else 0.0
         """The seconds that were spent on the verdict in other processes, up to the last checkpoint."""
@@ -91,8 +93,10 @@ class DiskKeeper:
         if self._restoring_since is not None:
             seconds = time.monotonic() - self._restoring_since
             self._restoring_since = None
+            # what there is has just been read
+            self._next = time.monotonic() + self._seconds
             self._said(f"goes on after {seconds:.1f} s, in which the checkpoint was read", True)
-        if self.asked is None and time.monotonic() < self._next:
+        if self.asked is None and (time.monotonic() < self._next or time.process_time() < self._next_used):
             return
         self.keep(search)
         if self.asked is not None:
@@ -142,7 +146,8 @@ class DiskKeeper:
         else:
             self._failed = False
             self._said(f"checkpoint: {count} states, {self._stage}, after {began - self._began:.0f} s", False)
-        self._next = time.monotonic() + max(self._seconds, (time.process_time() - used) / SHARE)
+        self._next = time.monotonic() + self._seconds
+        self._next_used = time.process_time() + (time.process_time() - used) / SHARE
 
     def _forget(self) -> None:
         """Go back to the last checkpoint; the next one is written whole."""
@@ -172,7 +177,7 @@ class DiskKeeper:
             return store.chunks(_COLUMN + name)
 
         self._restoring_since = began
-        return stage, found_of(found), Restored(facts, column)
+        return stage, found_of(found), Restored(facts, column, self._grown)
 
 
 def _found_data(found: Searched | None) -> Any:

@@ -33,11 +33,22 @@ class Kept:
 class Restored:
     """What `Kept` held, as it is read; each method raises DamagedError for what is no such thing."""
 
-    def __init__(self, facts: Any, column: Callable[[str], Iterator[bytes]]) -> None:
+    def __init__(
+        self,
+        facts: Any,
+        column: Callable[[str], Iterator[bytes]],
+        grown: dict[str, tuple[Collection[int], int]] | None = None,
+    ) -> None:
         if not isinstance(facts, dict):
             raise DamagedError("it does not say where the search was")
         self.facts = facts
         self.column = column
+        self.grown = {} if grown is None else grown
+        """What was read of each part that grows, and how much of it is on disk: all, when it has been read."""
+
+    def read(self, name: str, grows: Collection[int]) -> None:
+        """Be told that a part was read, in its order, and that the search goes on with this collection."""
+        self.grown[name] = (grows, len(grows))
 
     @property
     def kind(self) -> str:
