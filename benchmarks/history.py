@@ -99,6 +99,10 @@ def main() -> int:
     parser.add_argument("--below", type=Path, default=Path("history-images"))
     asked = parser.parse_intermixed_args()
     changes: dict[str, dict[str, Any]] = tomllib.loads((HISTORY / "list.toml").read_text(encoding="utf-8"))
+    if unknown := set(asked.names) - set(changes):
+        parser.error(f"no change {', '.join(sorted(unknown))}; there are {', '.join(changes)}")
+    if not asked.tree.is_dir():
+        parser.error(f"{asked.tree}: no such folder")
     built: dict[str, float] = {}
     rows = []
     for name in asked.names or changes:

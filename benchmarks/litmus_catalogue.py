@@ -33,6 +33,8 @@ SHELVES = (
 )
 OTHER_MODELS = {"aarch64-down-one-leg"}
 """Shelves whose kinds are those of a model of their own, and not of aarch64.cat."""
+VARIANTS = {"aarch64-ifetch": "ifetch,fatal", "aarch64-mixed": "mixed", "aarch64-VMSA": "vmsa,fatal"}
+"""What herd7 is told of a shelf, beside what its tests say of themselves."""
 MAX_SECONDS = 60
 
 
@@ -67,8 +69,8 @@ def herd7(path: Path, shelf: str) -> list[str] | None:
     command = shutil.which("herd7")
     if command is None:
         return None
-    variant = {"aarch64-ifetch": ["-variant", "ifetch,fatal"], "aarch64-mixed": ["-variant", "mixed"]}.get(shelf, [])
-    done = subprocess.run([command, *variant, str(path)], capture_output=True, text=True, check=False)
+    variant = VARIANTS.get(shelf)
+    done = subprocess.run([command, *(["-variant", variant] if variant else []), str(path)], capture_output=True, text=True, check=False)
     match = re.search(r"^States \d+\n((?:.*;\s*\n)*)(?:Loop )?(?:Ok|No)$", done.stdout, re.MULTILINE)
     return None if match is None else [line.strip() for line in match[1].splitlines()]
 
@@ -98,6 +100,8 @@ def shelves(catalogue: Path, names: tuple[str, ...]) -> int:
     """Print what became of the tests of some shelves; return 1 if one disagrees."""
     bad = 0
     for name in names:
+        if not (catalogue / name).is_dir():
+            raise SystemExit(f"{catalogue / name}: no such folder")
         counted: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for path, outcome, why in compare(catalogue / name):

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -51,8 +51,8 @@ def begun(path: Path, cells: Sequence[Cell], bounds: Bounds) -> Checkpoint:
     """Return a new checkpoint of the one cell that there is. Raises UsageError, FileError, MitigationError."""
     if len(cells) != 1:
         raise click.UsageError(
-            f"--checkpoint is of one run, and these are {len(cells)}: name one mitigation or release, one scenario, "
-            "and --memory"
+            f"--checkpoint keeps one run, and these options choose {len(cells)}: name one mitigation or release, one "
+            "scenario, and --memory"
         )
     return Checkpoint.create(path, cells[0], bounds)
 
@@ -75,14 +75,14 @@ def verified(checkpoint: Checkpoint, memory: int | None, keep: Callable[[Verifie
     keeper = checkpoint.keeper(line.said)
     bounds = replace(checkpoint.bounds, limits=replace(checkpoint.bounds.limits, max_memory=memory))
     try:
-        with _asks(keeper):
+        with _asks(keeper, checkpoint.path):
             run = verify_cell(checkpoint.cell, bounds, keeper=keeper)
             keep(run)
     except CheckpointError as error:
         raise FileError(checkpoint.path, str(error)) from error
     except KeyboardInterrupt:
         line.end()
-        say(f"fuzzvm verify --resume {word(str(checkpoint.path))} goes on from {checkpoint.reached}", err=True)
+        say(f"fuzzvm verify --resume {word(str(checkpoint.path))} goes on: {checkpoint.reached}", err=True)
         if keeper.asked not in (None, signal.SIGINT):
             _end_by(keeper.asked)
         return None
@@ -93,8 +93,9 @@ def verified(checkpoint: Checkpoint, memory: int | None, keep: Callable[[Verifie
 
 
 @contextmanager
-def _asks(keeper: DiskKeeper) -> Iterator[None]:
+def _asks(keeper: DiskKeeper, path: Path) -> Iterator[None]:
     """In the body, let the first signal ask for the end where that is noticed, and end the body at once elsewhere."""
+    says = f"\nwriting a last checkpoint; fuzzvm verify --resume {word(str(path))} goes on\n".encode()
     before = {
         number: signal.getsignal(number)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -105,6 +106,9 @@ def _asks(keeper: DiskKeeper) -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         if keeper.listens and keeper.asked is None:
             keeper.asked = number
+            # at once, since the process may be ended before there is another time
+            with suppress(OSError):
+                os.write(2, says)
             return
         handler = before[signal.Signals(number)]
         if not callable(handler):

@@ -72,6 +72,8 @@ class TranslatedAccesses(Accesses):
             if name is None or page_name(name) is not None:
                 _views(run).physical = where, view, pick
                 return access(run)
+            if instruction.mnemonic.startswith(("LDX", "LDAX", "STX", "STLX", "CAS")):
+                raise LitmusError(f"{instruction} is supported for page-table entries only", instruction.line)
             ways: list[ThreadRun] = []
             for way, walk, value in self._walks(run, name, view, instruction):
                 kind = self._forbids(value, run.cpu, writes=writes)
@@ -153,8 +155,6 @@ class TranslatedAccesses(Accesses):
         self, way: ThreadRun, walk: Walk, value: int, virtual: Register, *, writes: bool, by: Instruction
     ) -> Iterator[ThreadRun]:
         """Yield each way to begin an access by virtual address whose walk has read `value`."""
-        if by.mnemonic.startswith(("LDX", "LDAX", "STX", "STLX", "CAS")):
-            raise LitmusError(f"{by} is supported for page-table entries only", by.line)
         page = self._values.page(value)
         if page is None:
             raise LitmusError(f"{by} goes by {self._values.show(value)}, which has no page", by.line)

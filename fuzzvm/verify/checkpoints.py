@@ -78,7 +78,7 @@ class Checkpoint:
         """How far it has come, in words."""
         about = self._store.about
         if "written" not in about:
-            return "no state yet"
+            return "nothing is kept yet"
         return f"{about['states']} states, {about['stage']}, after {about['seconds']:.0f} s"
 
     def keeper(self, said: Said) -> DiskKeeper:
@@ -121,13 +121,13 @@ def _refuse_other(said: dict[str, Any], now: dict[str, Any]) -> None:
     for key, named in _NAMES.items():
         if said.get(key) != now[key]:
             shown = f": {said.get(key)!s:.40}, here {now[key]}" if key in ("fuzzvm", "python", "format") else ""
-            raise CheckpointError(f"written {named}{shown}; the run is to be begun again")
+            raise CheckpointError(f"written {named}{shown}; begin the run again with --checkpoint and a new file")
 
 
 def _said_in(about: dict[str, Any], limits: Limits) -> tuple[Cell, Bounds]:
     """Return the cell and the bounds that a checkpoint is of. Raises CheckpointError."""
     if about.get("format") != FORMAT:
-        _refuse_other(about, {"format": FORMAT, **dict.fromkeys(_NAMES, "")} | {"format": FORMAT})
+        _refuse_other(about, dict.fromkeys(_NAMES, "") | {"format": FORMAT})
     try:
         scenario = Scenario.from_data(about["scenario"])
         mitigation, memory, without = about["mitigation"], about["memory"], about["without"]

@@ -83,7 +83,7 @@ def test_signals_write_a_last_checkpoint(tmp_path: Path) -> None:
         name = f"run-{number}"
         done = run(tmp_path, *RUN, "--checkpoint", name, left=20, number=number)
         assert done.returncode == status, done.stderr
-        assert f"fuzzvm verify --resume {name} goes on from " in done.stderr
+        assert f"fuzzvm verify --resume {name} goes on" in done.stderr
         assert " states, main search" in done.stderr
         assert run(tmp_path, "verify", "--resume", name).returncode == 0
 
@@ -92,10 +92,10 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, *RUN, "--checkpoint", "run", left=20)
     there = (tmp_path / "run").read_bytes()
     for arguments, why in (
-        ((*RUN, "--checkpoint", "run"), "run: there already; --resume goes on with it"),
+        ((*RUN, "--checkpoint", "run"), "run: there already: name a new file"),
         (("verify", "--resume", "run", "-m", "none"), "--resume and --mitigation exclude each other"),
         (("verify", "--resume", "run", "--checkpoint", "more"), "--resume and --checkpoint exclude each other"),
-        ((*RUN[:-2], "--checkpoint", "more"), "--checkpoint is of one run, and these are 3"),
+        ((*RUN[:-2], "--checkpoint", "more"), "--checkpoint keeps one run, and these options choose 3"),
         ((*RUN, "--all-errors", "--checkpoint", "more"), "--checkpoint and --all-errors exclude each other"),
         (("verify", "--image", ".", "--checkpoint", "more"), "--checkpoint and --image exclude each other"),
         (("verify", "--resume", "none"), "none: No such file or directory"),
@@ -108,3 +108,60 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
     assert (tmp_path / "run").read_bytes() == there
     assert not (tmp_path / "more").exists()
+
+
+WAITS = """
+from dataclasses import dataclass
+
+import helper
+from fuzzvm.kernel.hooks import Mitigation
+from fuzzvm.machine.ops import Await, Store
+
+
+@dataclass(frozen=True)
+class Zero:
+    cpu: int
+
+    def __call__(self, value):
+        return value == 0
+
+    def blocked_by(self, value):
+        return () if value == 0 else (self.cpu,)
+
+
+class Waits(Mitigation):
+    name = "waits"
+
+    def attach(self, boot):
+        self.busy = tuple(boot.word(f"busy{cpu}") for cpu in range(boot.nr_cpus))
+        self.idle = tuple(boot.word(f"idle{cpu}") for cpu in range(boot.nr_cpus))
+
+    def before_free(self, k, level, token):
+        words = self.busy if helper.RIGHT else self.idle
+        cpu = 0
+        while cpu < len(words):
+            yield Await(words[cpu], Zero(cpu))
+            cpu += 1
+
+    def before_walk(self, k, mm):
+        yield Store(self.busy[k.cpu], 1)
+        yield Store(self.idle[k.cpu], 0)
+
+    def after_walk(self, k, mm, token):
+        yield Store(self.busy[k.cpu], 0)
+"""
+
+
+@pytest.mark.always
+def test_other_code_in_a_module_that_the_scheme_imports_is_refused(tmp_path: Path) -> None:
+    """The numbers of states and responses are the same with both; what is waited for is not."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    (tmp_path / "helper.py").write_text("RIGHT = True\n")
+    cell = ("-m", "./waits.py:Waits", "-s", "pmd-promotion", "--memory", "sc", "--no-reduction")
+    run(tmp_path, "verify", *cell, "--max-states", "244", "--checkpoint", "run")
+    (tmp_path / "helper.py").write_text("RIGHT = False\n")
+    done = run(tmp_path, "verify", "--resume", "run")
+    assert done.returncode == 2
+    assert "run: a program does something else now; begin the run again" in done.stderr
+    (tmp_path / "helper.py").write_text("RIGHT = True\n")
+    assert only(run(tmp_path, "verify", "--resume", "run", "--json"))["verdict"] == "safe"

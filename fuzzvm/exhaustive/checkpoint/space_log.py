@@ -4,15 +4,18 @@ States of a search are integers (`space`). They are made of numbers of local sta
 numbers of values, heaps and so on, each given in the order in which the search met things. All of these lists only
 grow, so a checkpoint appends what is new in them. Automata are not written down but run again: for each local state
 the file has the response that first led there, and the program of this process says what it does. So the file holds no
-code; where a program does something else now, the numbers differ, which is an error. What programs remember beside
-their state (the orders of locks) is remembered again by that.
+code. It has a digest of all that programs do and say in these local states; where a program does something else now,
+that is an error, whatever module its code is in. What programs remember beside their state (the orders of locks) is
+remembered again by running them.
 
 Tables of steps are left out. They are worked out again, from the same numbers, as the search asks for them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from fuzzvm.exhaustive.checkpoint import numbers
@@ -75,7 +78,7 @@ class SpaceLog:
         self._append("remembered", shared.remembered, plain)
         # what came before may have given numbers to values, and to nothing else
         self._append("values", space.values.all, plain)
-        store.replace("automata", numbers.text([_automaton_data(automaton) for automaton in space.automata]))
+        store.replace("automata", numbers.text([_automaton_data(one, self._plain) for one in space.automata]))
 
     def _append(self, name: str, elements: list[Any], data: Any) -> None:
         done = self._written.get(name, 0)
@@ -134,8 +137,10 @@ class SpaceLog:
             if space.values.number(value_of(data)) != number:
                 raise DamagedError("a value has another number")
         automata = numbers.of_text(store.read("automata"))
-        for automaton, (origins, edges) in zip(space.automata, automata, strict=True):
+        for automaton, (origins, edges, does) in zip(space.automata, automata, strict=True):
             _run_again(automaton, origins, edges, len(space.values.all))
+            if _does(automaton, self._plain) != does:
+                raise CheckpointError("a program does something else now; begin the run again")
         shared = space.shared
         if isinstance(shared, FlatShared):
             slots = _counts(numbers.rows(store.chunks("slots")))
@@ -229,10 +234,38 @@ def _pair(data: Any) -> tuple[int, int]:
     return first, second
 
 
-def _automaton_data(automaton: Any) -> Any:
+def _automaton_data(automaton: Any, plain: Plain) -> Any:
     nodes = automaton.nodes[1:]
     origins = [None if node.origin is None else [node.origin[0].number, node.origin[1]] for node in nodes]
-    return [origins, [list(node.edges) for node in nodes]]
+    return [origins, [list(node.edges) for node in nodes], _does(automaton, plain)]
+
+
+def _does(automaton: Any, plain: Plain) -> str:
+    """Return a digest of the operation of each local state, and of what is told, follows and fails on each edge."""
+    digest = hashlib.blake2b(digest_size=32)
+    for node in automaton.nodes[1:]:
+        edges = [
+            [
+                response,
+                [_said(note.annotation, plain) for note in edge.notes],
+                None if edge.target is None else edge.target.number,
+                str(edge.error),
+            ]
+            for response, edge in node.edges.items()
+        ]
+        digest.update(numbers.text([_said(node.op, plain), node.stack, edges]))
+    return digest.hexdigest()
+
+
+def _said(value: Any, plain: Plain) -> Any:
+    """Return an operation as JSON data; of what a checkpoint cannot hold in it, such as a function, what it executes."""
+    try:
+        return plain.data(value)
+    except CheckpointError:
+        parts = [_said(getattr(value, field.name), plain) for field in fields(value)] if is_dataclass(value) else []
+        code = getattr(value, "__code__", None)
+        executes = [] if code is None else [code.co_code.hex(), list(code.co_names), code.co_firstlineno]
+        return [f"{type(value).__module__}:{type(value).__qualname__}", *parts, *executes]
 
 
 def _run_again(automaton: Any, origins: Any, edges: Any, values: int) -> None:

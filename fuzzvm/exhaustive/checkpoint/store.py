@@ -37,7 +37,7 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self.about: dict[str, Any] = {}
-        """What the checkpoint says of itself; see `describe`."""
+        """What the checkpoint is of, and how far it has come; JSON data."""
         self._connection = connection
         self._digests: dict[str, list[bytes]] = {}
         self._committed: dict[str, list[bytes]] = {}
@@ -49,7 +49,7 @@ class Store:
             # never through a link, and never in place of another file
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         except FileExistsError as error:
-            raise FileError(path, "there already; --resume goes on with it") from error
+            raise FileError(path, "there already: name a new file, or give it to --resume if it is a checkpoint") from error
         except (OSError, ValueError) as error:
             raise FileError(path, getattr(error, "strerror", None) or str(error)) from error
         store = cls._opened(path)
