@@ -70,7 +70,9 @@ def herd7(path: Path, shelf: str) -> list[str] | None:
     if command is None:
         return None
     variant = VARIANTS.get(shelf)
-    done = subprocess.run([command, *(["-variant", variant] if variant else []), str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [command, *(["-variant", variant] if variant else []), str(path)], capture_output=True, text=True, check=False
+    )
     match = re.search(r"^States \d+\n((?:.*;\s*\n)*)(?:Loop )?(?:Ok|No)$", done.stdout, re.MULTILINE)
     return None if match is None else [line.strip() for line in match[1].splitlines()]
 

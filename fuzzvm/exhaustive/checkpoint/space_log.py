@@ -258,7 +258,7 @@ def _does(automaton: Any, plain: Plain) -> str:
 
 
 def _said(value: Any, plain: Plain) -> Any:
-    """Return an operation as JSON data; of what a checkpoint cannot hold in it, such as a function, what it executes."""
+    """Return an operation as JSON data; of what a checkpoint cannot hold, such as a function, what it executes."""
     try:
         return plain.data(value)
     except CheckpointError:

@@ -49,7 +49,9 @@ class Store:
             # never through a link, and never in place of another file
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         except FileExistsError as error:
-            raise FileError(path, "there already: name a new file, or give it to --resume if it is a checkpoint") from error
+            raise FileError(
+                path, "there already: name a new file, or give it to --resume if it is a checkpoint"
+            ) from error
         except (OSError, ValueError) as error:
             raise FileError(path, getattr(error, "strerror", None) or str(error)) from error
         store = cls._opened(path)
