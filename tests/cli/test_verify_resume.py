@@ -47,7 +47,7 @@ def run(folder: Path, *arguments: str, left: int = 0, number: int = signal.SIGKI
     return subprocess.run(
         [sys.executable, "-P", "-c", DIES, str(left), str(int(number)), *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
         capture_output=True,
         text=True,
         check=False,
