@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fuzzvm import litmus
-from fuzzvm.litmus import LitmusError, entries, explore, state
+from fuzzvm.litmus import LitmusError, entries
 from fuzzvm.litmus.herd_output import state_lines
 from fuzzvm.litmus.program import Instruction
+from tests.litmus.test_reductions import agree
 
 VA, ENTRY, FLAG, OWN = "X20", "X21", "X22", "X23"
 SHOOT = ["DSB ISH", f"LSR X9,{VA},#12", "TLBI VAAE1IS,X9", "DSB ISH"]
@@ -74,13 +75,7 @@ def text(columns: list[list[str]], header: str = "Variant=vmsa") -> str:
 @example(text([["STR X13,[X21]", "STR W10,[X20]"], ["LDR W0,[X20]"]], "TTHM=HD"))
 @example(text([["STR X12,[X21]", "LDR W0,[X20]"], ["LDR W0,[X22]"]], "TTHM=P0:HA"))
 def test_reductions_change_nothing(test: str) -> None:
-    reduced = litmus.run(test, "random")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explore, "redundant", lambda *arguments: False)
-        patch.setattr(state, "ORDERED", ())
-        full = litmus.run(test, "random")
-    assert full.states == reduced.states
-    assert full.timelines >= reduced.timelines
+    agree(test)
 
 
 @pytest.mark.parametrize(
