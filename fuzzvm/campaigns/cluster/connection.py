@@ -9,6 +9,7 @@ import itertools
 import logging
 import pickle
 import queue
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -21,8 +22,11 @@ from fuzzvm.campaigns.cluster.tls import Certificates, configured
 
 TLS = "tls://"
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 10.0
-"""That the scheduler, or a worker, is given for an answer before there are tasks."""
+"""That somebody is given to take connections at the address."""
+ANSWER_SECONDS = 30.0
+"""That who has taken a connection is given for an answer. A scheduler on a busy machine is one all the same."""
+FACTS_SECONDS = 5.0
+"""That a worker is given to say what it is. One that is silent says so later."""
 WORKERS_SECONDS = 60.0
 """That a command waits for the first worker."""
 LOOK_SECONDS = 2.0
@@ -65,17 +69,18 @@ def connect(
     else:
         security = configured(distributed) if certificates is None else certificates.security(distributed)
         more = ", or it and we have no certificates of the same authority"
+    within = CONNECT_SECONDS
     try:
+        _await_listener(distributed, address)
+        within = ANSWER_SECONDS
         if asyncio.run(_kind(distributed, address, security)) != "Scheduler":
             raise ValueError("a worker, perhaps")
         client = distributed.Client(
-            address, timeout=CONNECT_SECONDS, set_as_default=False, direct_to_workers=False, security=security
+            address, timeout=ANSWER_SECONDS, set_as_default=False, direct_to_workers=False, security=security
         )
     except Exception as error:
         # what is not dask may answer anything, and dask raises as much
-        raise ClusterError(
-            f"no scheduler of dask answers at {address} within {CONNECT_SECONDS:g} seconds{more}"
-        ) from error
+        raise ClusterError(f"no scheduler of dask answers at {address} within {within:g} seconds{more}") from error
     try:
         yield Cluster(client, address, on_waiting, seconds)
     finally:
@@ -85,12 +90,27 @@ def connect(
             client.close(timeout=CLOSE_SECONDS)
 
 
+def _await_listener(distributed: Any, address: str) -> None:
+    """Return once a connection to the address is taken; raises OSError where none is for CONNECT_SECONDS."""
+    place = distributed.comm.get_address_host_port(address)
+    until = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection(place, timeout=CONNECT_SECONDS).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 async def _kind(distributed: Any, address: str, security: Any) -> object:
     """Return what of dask answers at an address. Raises all sorts of exceptions where nothing does.
 
     Asked before there is a client: that would wait for ever where a connection is taken and nothing said.
     """
-    async with asyncio.timeout(CONNECT_SECONDS):
+    async with asyncio.timeout(ANSWER_SECONDS):
         async with distributed.rpc(address, connection_args=security.get_connection_args("client")) as there:
             return (await there.identity())["type"]
 
@@ -197,8 +217,18 @@ class Cluster:
 
     def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """Return what the scheduler answers; `question` is begun in the thread of dask. Raises ClusterError."""
+
+        async def asked() -> T:
+            answer = asyncio.ensure_future(question())
+            while not answer.done() and self._client.status == "running":
+                await asyncio.wait([answer], timeout=0.2)
+            if not answer.done():
+                answer.cancel()
+                raise ConnectionError("the scheduler has gone")
+            return answer.result()
+
         try:
-            answer: T = self._client.sync(question, callback_timeout=ANSWER_SECONDS)
+            answer: T = self._client.sync(asked, callback_timeout=ANSWER_SECONDS)
         except Exception as error:
             # as in `submit`
             raise self._gone() from error
@@ -233,7 +263,7 @@ class Cluster:
         async def of(address: str) -> Any:
             # each by itself: one that is silent keeps back no other's answer
             asked = self._client.run(worker.facts, workers=[address], on_error="return")
-            return (await asyncio.wait_for(asked, ANSWER_SECONDS / 2))[address]
+            return (await asyncio.wait_for(asked, FACTS_SECONDS))[address]
 
         addresses = list(await self._client.nthreads())
         answers = await asyncio.gather(*map(of, addresses), return_exceptions=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.clock import PATIENCE
+
 
 def chromium() -> str:
     """Return Chromium's path, or skip the test that asks."""
@@ -29,8 +31,9 @@ def opened(page_file: Path, **options: Any) -> Iterator[Any]:
     said: list[str] = []
     with sync_playwright() as playwright:
         # without a sandbox of its own: the tests may run as root
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE * 1000)
         context = browser.new_context(offline=True, **options)
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))

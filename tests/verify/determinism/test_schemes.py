@@ -16,6 +16,7 @@ from fuzzvm.machine.errors import ProgramError, StoppedError
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.system import System
+from fuzzvm.verify.determinism import elsewhere
 from fuzzvm.verify.determinism.asked import Driving
 from fuzzvm.verify.determinism.elsewhere import SEEDS, NondeterministicSchemeError, ask
 from fuzzvm.verify.determinism.scheme import check
@@ -145,3 +146,12 @@ def test_a_scheme_that_does_not_end_elsewhere_keeps_nobody_waiting() -> None:
     assert driving is not None
     with pytest.raises(StoppedError, match="not repeated in a second process for want of time"):
         ask(EndsHere, [driving], until=0.0)
+
+
+def test_what_ends_a_second_process_is_its_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(shipped.get("pmd-promotion"), EndsHere, "sc")
+    driving = verify_system(system)[1]
+    assert driving is not None
+    monkeypatch.setattr(elsewhere, "SECONDS", 1.0)
+    with pytest.raises(NondeterministicSchemeError, match="has not done within 1 s in a second process"):
+        ask(EndsHere, [driving])
