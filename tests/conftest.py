@@ -90,6 +90,8 @@ FUNCTIONS_IN_FOLDERS = 4
 
 # what a shell has ignored on behalf of nohup, fuzzvm leaves ignored: tests send it, and wait for what it does
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")

@@ -14,6 +14,7 @@ from fuzzvm.campaigns.errors import DamagedError
 from fuzzvm.campaigns.folder import Folder, is_case_name
 from fuzzvm.campaigns.journal import (
     FIGURES,
+    MANY,
     SETTLED,
     STATES,
     UNSETTLED,
@@ -63,6 +64,10 @@ class Possible:
     def target(self, number: int) -> bool:
         """Return whether there is a target of that number."""
         return number in self._targets
+
+    def pair(self, target: int, samples: int) -> bool:
+        """Return whether a target may have covered a pair in so many samples."""
+        return self.target(target) and 1 <= samples <= MANY
 
     def failing(self, row: FailingRow) -> bool:
         """Return whether that may be a way to fail."""
@@ -117,10 +122,10 @@ def check(folder: Folder, written: Written, journal: Journal, *, unsettled: bool
     next_task = journal.value("next_task")
     all_are(lambda task: possible.task(task) and task.number < next_task, journal.open_tasks(), "open_task")
     all_are(lambda row: possible.done(row[0][0], row[0][1], row[1]), list(journal.sums().items()), "done")
-    all_are(lambda row: possible.target(row[0]), journal.pairs(), "pair")
+    all_are(lambda row: possible.pair(row[0][0], row[1]), list(journal.pairs().items()), "pair")
     all_are(possible.failing, journal.failing(), "failing")
     all_are(possible.finding, journal.findings(), "finding")
-    all_are(lambda row: 0 <= row[0] < MAX_TIME and row[1] >= 0, journal.samples(-MAX_TIME), "sample")
+    all_are(lambda row: 0 <= row.time < MAX_TIME and min(row[1:]) >= 0, journal.samples(-MAX_TIME), "sample")
     all_are(lambda row: possible.event(*row), journal.events(), "event")
     all_are(lambda row: possible.cover(*row), journal.cover_rows(), "cover")
     found = {(finding.mitigation, finding.error) for finding in journal.findings()}

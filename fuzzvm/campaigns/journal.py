@@ -15,10 +15,10 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzzvm.campaigns import commits
 from fuzzvm.campaigns.commits import CommitCount
@@ -45,6 +45,9 @@ SETTLED = "settled"
 DIFFERS = "differs"
 STATES = (UNSETTLED, SETTLED, DIFFERS)
 
+MANY = 3
+"""Samples that a pair was in are counted up to here: what the estimate of those in none asks for is one, and two."""
+
 FIGURES = ("format", "next_task", "seconds", "begun", "last_new", "rebuilt")
 """The figures of a campaign as a whole; see `Journal.value`."""
 
@@ -61,7 +64,7 @@ class OpenTask:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What has been done, by one engine or in all."""
+    """What has been done, by one engine or in all. `samples` are the tasks that have said which pairs were in them."""
 
     tasks: int = 0
     runs: int = 0
@@ -69,6 +72,7 @@ class Sums:
     cpu_seconds: float = 0.0
     pairs: int = 0
     failing: int = 0
+    samples: int = 0
 
     def values(self) -> tuple[Any, ...]:
         """Return the figures in their order."""
@@ -76,6 +80,16 @@ class Sums:
 
     def __add__(self, more: Sums) -> Sums:
         return Sums(*map(sum, zip(self.values(), more.values(), strict=True)))
+
+
+class Sample(NamedTuple):
+    """How far a campaign had come. `time` is in seconds since 1970, `undiscovered` an estimate of the pairs left."""
+
+    time: float
+    runs: int
+    pairs: int
+    findings: int
+    undiscovered: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +187,7 @@ class Journal:
         """Return the number of commits and the sum of all digests. Raises DamagedError, sqlite3.Error."""
         folder = self._path.parent
         if databases.schema(self.connection) != databases.schema_of(SCHEMA):
+            self._check_format()
             raise DamagedError(folder, f"{self._path.name} has not the tables of a journal")
         ((whole,), *more) = self.connection.execute("PRAGMA integrity_check").fetchall()
         if whole != "ok" or more:
@@ -188,13 +203,21 @@ class Journal:
         seal = (done, total % MODULUS)
         if type(done) is not int or seals != [(*seal, digest("seal", seal))]:
             raise DamagedError(folder, f"rows of {self._path.name} were lost or added")
-        if self.value("format") != FORMAT:
-            raise CampaignError(f"{self._path}: format {self.value('format'):g} is not one that this fuzzvm reads")
+        self._check_format()
         if counted is None:
             raise DamagedError(folder, f"{COUNT} is missing, or holds no number")
         if done < counted:
             raise DamagedError(folder, f"{self._path.name} has lost {counted - done} of its {counted} commits")
         return done, total % MODULUS
+
+    def _check_format(self) -> None:
+        """Raise CampaignError where the journal says that it is of another format; nothing where it says none."""
+        try:
+            format_of = self.value("format")
+        except sqlite3.Error:
+            return
+        if format_of != FORMAT:
+            raise CampaignError(f"{self._path}: format {format_of:g} is not one that this fuzzvm reads")
 
     def settings(self) -> str:
         """Return the text of the campaign's settings."""
@@ -282,14 +305,15 @@ class Journal:
 
     # Coverage
 
-    def add_pairs(self, target: int, pairs: Iterable[int]) -> None:
-        """Keep pairs that a target had not covered."""
-        for pair in pairs:
-            self._insert("pair", target, pair)
+    def add_pairs(self, target: int, pairs: Mapping[int, int]) -> None:
+        """Keep pairs that a target has covered, with the number of samples that each was in, up to MANY."""
+        for pair, samples in pairs.items():
+            self._take("pair", "target = ? AND pair = ?", target, pair)
+            self._insert("pair", target, pair, samples)
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """Return all pairs with their targets."""
-        return self.connection.execute("SELECT target, pair FROM pair").fetchall()
+    def pairs(self) -> dict[tuple[int, int], int]:
+        """Return in how many samples each pair was, up to MANY, by target and pair."""
+        return {(row[0], row[1]): row[2] for row in self._rows("pair", "target, pair")}
 
     def count_pairs(self) -> int:
         """Return how many pairs were covered."""
@@ -381,16 +405,15 @@ class Journal:
         self._take("campaign", "name = ?", name)
         self._insert("campaign", name, value)
 
-    def sample(self, runs: int, pairs: int, findings: int) -> None:
-        """Keep how far it has come by now."""
+    def sample(self, runs: int, pairs: int, findings: int, undiscovered: float) -> None:
+        """Keep how far it has come by now, and how many pairs are estimated to be left."""
         now = time.time()
         self._take("sample", "time = ?", now)
-        self._insert("sample", now, runs, pairs, findings)
+        self._insert("sample", now, runs, pairs, findings, undiscovered)
 
-    def samples(self, since: float) -> list[tuple[float, int, int, int]]:
+    def samples(self, since: float) -> list[Sample]:
         """Return how far it had come, when, from a time on."""
-        question = "SELECT time, runs, pairs, findings FROM sample WHERE time >= ? ORDER BY time"
-        return self.connection.execute(question, (since,)).fetchall()
+        return [Sample(*row) for row in self._rows("sample", "time", "time >= ?", since)]
 
     def say(self, what: str, when: float | None = None) -> None:
         """Keep an event: a worker that died, a sitting that began or ended; by default one of now."""

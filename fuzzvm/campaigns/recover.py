@@ -85,7 +85,7 @@ class _Known:
     figures: dict[str, float]
     done: dict[tuple[int, str], Sums]
     open_tasks: list[OpenTask]
-    pairs: set[tuple[int, int]]
+    pairs: dict[tuple[int, int], int]
     failing: list[FailingRow]
     findings: dict[str, FindingRow]
     events: list[tuple[float, str]]
@@ -233,7 +233,7 @@ def _known(rows: dict[str, list[Row]], chosen: Settings) -> _Known:
         figures={row[0]: row[1] for row in rows["campaign"] if possible.figure(*row)},
         done={key: sums for key, sums in done.items() if possible.done(*key, sums)},
         open_tasks=[task for row in rows["open_task"] if possible.task(task := OpenTask(*row))],
-        pairs={(row[0], row[1]) for row in rows["pair"] if possible.target(row[0])},
+        pairs={(row[0], row[1]): row[2] for row in rows["pair"] if possible.pair(row[0], row[2])},
         failing=[row for row in failing if possible.failing(row)],
         findings={row.file: row for row in findings if possible.finding(row)},
         events=[(row[0], row[1]) for row in rows["event"] if possible.event(*row)],
@@ -252,7 +252,7 @@ class _Rebuilding:
         self._targets = {target: number for number, target in enumerate(chosen.targets)}
         self._texts: list[str] = []
         """What may tell of a task's number."""
-        self._pairs = set(known.pairs)
+        self._pairs = dict(known.pairs)
         self._cover = list(known.cover)
         self._findings: list[FindingRow] = []
         self._failing: list[FailingRow] = []
@@ -284,7 +284,9 @@ class _Rebuilding:
             if index < len(findings):
                 continue
             target = self._targets[Cell.of(case)]
-            self._pairs |= {(target, pair) for pair in result.pairs}
+            for pair in result.pairs:
+                # one sample at least: too few make the estimate of what is left too high
+                self._pairs.setdefault((target, pair), 1)
             self._cover += [(target, point, met) for point, met in result.cover]
             if index < len(findings) + len(unsettled):
                 self._take_unsettled(path, case, result)
@@ -426,8 +428,8 @@ class _Rebuilding:
             journal.add_done(target, engine, sums)
         for task in known.open_tasks:
             journal.add_open(task)
-        for target, pair in sorted(self._pairs):
-            journal.add_pairs(target, [pair])
+        for (target, pair), samples in sorted(self._pairs.items()):
+            journal.add_pairs(target, {pair: samples})
         for row in self._failing:
             journal.add_failing(row.target, row.error, row.pair, row.found, row.message, row.file, row.state)
         for finding in self._findings:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 Row: TypeAlias = tuple[Any, ...]
 
-FORMAT = 2
+FORMAT = 3
 MODULUS = 1 << 62
 """Of digests and their sum, which SQLite keeps as integers of 64 bits."""
 
@@ -22,11 +22,11 @@ TABLES: dict[str, tuple[type[Any], ...]] = {
     "settings": (str,),
     "campaign": (str, float),
     "open_task": (int, int, str, int),
-    "done": (int, str, int, int, int, float, int, int),
-    "pair": (int, int),
+    "done": (int, str, int, int, int, float, int, int, int),
+    "pair": (int, int, int),
     "failing": (int, int, str, str, str, str, str, str, str),
     "finding": (int, str, str, str, str, str, str, str, str, str, int, int, float),
-    "sample": (float, int, int, int),
+    "sample": (float, int, int, int, float),
     "event": (float, str),
     "cover": (int, str, int),
 }
@@ -41,9 +41,11 @@ CREATE TABLE open_task (
     digest INTEGER NOT NULL);
 CREATE TABLE done (
     target INTEGER, engine TEXT, tasks INTEGER NOT NULL, runs INTEGER NOT NULL, steps INTEGER NOT NULL,
-    cpu_seconds REAL NOT NULL, pairs INTEGER NOT NULL, failing INTEGER NOT NULL, digest INTEGER NOT NULL,
-    PRIMARY KEY (target, engine)) WITHOUT ROWID;
-CREATE TABLE pair (target INTEGER, pair INTEGER, digest INTEGER NOT NULL, PRIMARY KEY (target, pair)) WITHOUT ROWID;
+    cpu_seconds REAL NOT NULL, pairs INTEGER NOT NULL, failing INTEGER NOT NULL, samples INTEGER NOT NULL,
+    digest INTEGER NOT NULL, PRIMARY KEY (target, engine)) WITHOUT ROWID;
+CREATE TABLE pair (
+    target INTEGER, pair INTEGER, samples INTEGER NOT NULL, digest INTEGER NOT NULL,
+    PRIMARY KEY (target, pair)) WITHOUT ROWID;
 CREATE TABLE failing (
     id INTEGER PRIMARY KEY, target INTEGER NOT NULL, error TEXT NOT NULL, failed TEXT NOT NULL, freed TEXT NOT NULL,
     found TEXT NOT NULL, message TEXT NOT NULL, state TEXT NOT NULL, file TEXT NOT NULL, digest INTEGER NOT NULL,
@@ -55,7 +57,7 @@ CREATE TABLE finding (
     UNIQUE (mitigation, error, failed, freed, schedule));
 CREATE TABLE sample (
     time REAL PRIMARY KEY, runs INTEGER NOT NULL, pairs INTEGER NOT NULL, findings INTEGER NOT NULL,
-    digest INTEGER NOT NULL) WITHOUT ROWID;
+    undiscovered REAL NOT NULL, digest INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE event (time REAL NOT NULL, what TEXT NOT NULL, digest INTEGER NOT NULL);
 CREATE TABLE cover (
     target INTEGER, point TEXT, met INTEGER NOT NULL, digest INTEGER NOT NULL,

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fuzzvm.campaigns.errors import CampaignError, NondeterministicError
+from fuzzvm.campaigns.estimate import undiscovered_by_target
 from fuzzvm.campaigns.executor import Died, Done, Executor
 from fuzzvm.campaigns.folder import Folder, full_disk
 from fuzzvm.campaigns.integrity import unsettled_case
 from fuzzvm.campaigns.journal import (
     DIFFERS,
+    MANY,
     SETTLED,
     UNSETTLED,
     FailingRow,
@@ -113,7 +115,10 @@ class Campaign:
         self._settings = settings
         self._journal = journal
         self._executor = executor
-        self._covered: set[tuple[int, int]] = set(journal.pairs())
+        self._covered = journal.pairs()
+        self._samples = Counter[int]()
+        for (number, _), sums in journal.sums().items():
+            self._samples[number] += sums.samples
         self._ways = {(row.target, row.error, row.pair) for row in journal.failing()}
         self._targets = TimeShares(range(len(settings.targets)))
         self._engines = TimeShares(settings.engines)
@@ -162,7 +167,7 @@ class Campaign:
             self._take_in(self._executor.close(GRACE if self.state.interrupted else 0))
         finally:
             self._executor.close(0)
-        self._commit()
+        self._commit(last=True)
 
     # What is next
 
@@ -295,8 +300,15 @@ class Campaign:
                 continue
             news += len(fresh)
             store.save(first.case, self._folder.corpus)
-            self._journal.add_pairs(row.target, fresh)
-            self._covered |= {(row.target, pair) for pair in fresh}
+            self._covered |= {(row.target, pair): 0 for pair in fresh}
+        counted = {}
+        for pair in frozenset[int]().union(*(first.pairs for first in result.covered)):
+            # beyond that nothing goes by it, and nothing is written
+            if (samples := self._covered[row.target, pair]) < MANY:
+                counted[pair] = self._covered[row.target, pair] = samples + 1
+        self._journal.add_pairs(row.target, counted)
+        # an engine that measures coverage itself does not say which pairs it has seen
+        self._samples[row.target] += bool(result.covered)
         failing = 0
         for one in result.failing:
             way = (row.target, one.case.expect.error, one.pair)
@@ -313,7 +325,9 @@ class Campaign:
             self.state.unsettled += 1
             self._to_settle.append(self._journal.failing(UNSETTLED)[-1])
         self._journal.add_cover(row.target, result.cover)
-        self._journal.end_task(row, Sums(1, result.runs, result.steps, result.cpu_seconds, news, failing))
+        self._journal.end_task(
+            row, Sums(1, result.runs, result.steps, result.cpu_seconds, news, failing, bool(result.covered))
+        )
         if news or failing:
             self._new()
         paid = news + FINDING * failing
@@ -397,12 +411,13 @@ class Campaign:
         self.state.sitting_seconds = time.monotonic() - self._began
         self.state.seconds = self._seconds_before + self.state.sitting_seconds
 
-    def _commit(self) -> None:
+    def _commit(self, *, last: bool = False) -> None:
         self._time()
         with full_disk(self._folder):
             self._journal.set_value("seconds", self.state.seconds)
             now = time.monotonic()
-            if now - self._sampled >= SAMPLE_SECONDS:
+            if last or now - self._sampled >= SAMPLE_SECONDS:
                 self._sampled = now
-                self._journal.sample(self.state.runs, self.state.pairs, self.state.findings)
+                left = sum(undiscovered_by_target(self._covered, self._samples).values())
+                self._journal.sample(self.state.runs, self.state.pairs, self.state.findings, left)
             self._journal.commit()

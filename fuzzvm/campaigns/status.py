@@ -12,8 +12,9 @@ from typing import Any
 
 from fuzzvm.campaigns import integrity
 from fuzzvm.campaigns.errors import DamagedError
+from fuzzvm.campaigns.estimate import undiscovered_by_target
 from fuzzvm.campaigns.folder import Folder
-from fuzzvm.campaigns.journal import DIFFERS, UNSETTLED, FailingRow, FindingRow, Journal, Sums, told
+from fuzzvm.campaigns.journal import DIFFERS, UNSETTLED, FailingRow, FindingRow, Journal, Sample, Sums, told
 from fuzzvm.campaigns.settings import Settings, Written
 from fuzzvm.runs.happened import ENOUGH_RUNS
 
@@ -54,8 +55,22 @@ class MitigationStatus:
 
 
 @dataclass(frozen=True)
+class TargetStatus:
+    """What there is on one target. `undiscovered` estimates the pairs that were not seen, None where nothing does."""
+
+    mitigation: str
+    scenario: str
+    memory: str
+    sums: Sums
+    undiscovered: float | None
+
+
+@dataclass(frozen=True)
 class Status:
-    """A campaign as it stands. `seconds` is of all sittings; `last_new` is seconds ago, None for never."""
+    """A campaign as it stands. `seconds` is of all sittings; `last_new` is seconds ago, None for never.
+
+    `undiscovered` estimates how many pairs were not seen in those targets that have an estimate, None where none has.
+    """
 
     folder: Path
     running: bool
@@ -64,7 +79,10 @@ class Status:
     seconds: float
     runs_per_second_lately: float | None
     pairs: int
+    undiscovered: float | None
     last_new: float | None
+    targets: tuple[TargetStatus, ...]
+    samples: tuple[Sample, ...]
     mitigations: tuple[MitigationStatus, ...]
     engines: dict[str, Sums]
     findings: tuple[FindingRow, ...]
@@ -114,6 +132,7 @@ class Status:
             "runs_per_second": round(self.sums.runs / max(self.seconds, 1e-9), 1),
             "runs_per_second_lately": self.runs_per_second_lately,
             "coverage": self.pairs,
+            "pairs_undiscovered": _rounded(self.undiscovered),
             "seconds_since_last_new": None if self.last_new is None else round(self.last_new, 1),
             "saved": [str(self.path(finding)) for finding in self.findings],
             "open_tasks": self.open_tasks,
@@ -140,6 +159,7 @@ class Status:
                             "engine": finding.engine,
                             "message": finding.message,
                             "proven_minimal": bool(finding.proven),
+                            "time": finding.time,
                             "saved": str(self.path(finding)),
                         }
                         for finding in one.findings
@@ -156,8 +176,22 @@ class Status:
                 }
                 for name, sums in self.engines.items()
             },
+            "targets": [
+                {
+                    "mitigation": one.mitigation,
+                    "scenario": one.scenario,
+                    "memory": one.memory,
+                    "runs": one.sums.runs,
+                    "cpu_seconds": round(one.sums.cpu_seconds, 3),
+                    "coverage": one.sums.pairs,
+                    "pairs_undiscovered": _rounded(one.undiscovered),
+                    "failing": one.sums.failing,
+                }
+                for one in self.targets
+            ],
             "unsettled": [str(Folder(self.folder).unsettled / row.file) for row in self.unsettled],
             "not_reproducible": [row.found for row in self.differing],
+            "samples": [one._asdict() for one in self.samples],
             "events": [{"time": when, "what": what} for when, what in self.events],
         }
 
@@ -192,10 +226,11 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
     findings = tuple(journal.findings())
     unsettled = tuple(journal.failing(UNSETTLED))
     now = time.time()
-    samples = journal.samples(now - LATELY)
+    samples = tuple(journal.samples(0.0))
+    recent = [one for one in samples if one.time >= now - LATELY]
     lately = None
-    if running and len(samples) > 1 and samples[-1][0] > samples[0][0]:
-        lately = round((samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]), 1)
+    if running and len(recent) > 1 and recent[-1].time > recent[0].time:
+        lately = round((recent[-1].runs - recent[0].runs) / (recent[-1].time - recent[0].time), 1)
     last_new = journal.value("last_new")
     claims = dict(settings.claims)
 
@@ -203,6 +238,9 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
         chosen = frozenset(targets)
         return sum((sums for (target, _), sums in by_task.items() if target in chosen), Sums())
 
+    left = undiscovered_by_target(
+        journal.pairs(), {number: sums_of([number]).samples for number in range(len(settings.targets))}
+    )
     cover = journal.cover()
     names = {number: f"{target.scenario.name}, {target.memory}" for number, target in enumerate(settings.targets)}
 
@@ -228,6 +266,12 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
         seconds=journal.value("seconds"),
         runs_per_second_lately=lately,
         pairs=journal.count_pairs(),
+        undiscovered=sum(left.values()) if left else None,
+        targets=tuple(
+            TargetStatus(target.mitigation, target.scenario.name, target.memory, sums_of([number]), left.get(number))
+            for number, target in enumerate(settings.targets)
+        ),
+        samples=samples,
         last_new=now - last_new if last_new else None,
         mitigations=mitigations,
         engines={
@@ -241,3 +285,7 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
         rebuilt=journal.value("rebuilt"),
         events=tuple(journal.events()),
     )
+
+
+def _rounded(estimate: float | None) -> float | None:
+    return None if estimate is None else round(estimate, 1)

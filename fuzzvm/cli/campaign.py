@@ -13,6 +13,7 @@ from rich.text import Text
 from fuzzvm.campaigns.run import State
 from fuzzvm.campaigns.status import MitigationStatus, Status
 from fuzzvm.cli.common import progress_console, shell_path
+from fuzzvm.cli.fuzz_results import seen_in_words
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus.command import command
@@ -66,6 +67,8 @@ def print_campaign(status: Status) -> None:
             for name, sums in status.engines.items()
         ],
     )
+    if status.undiscovered is not None:
+        say("", seen_in_words(status.pairs, status.undiscovered))
     for one in status.mitigations:
         for where in one.vacuous if one.verdict == "vacuous" else ():
             never = not_met([point for point, met in one.cover[where].items() if not met], "no run")

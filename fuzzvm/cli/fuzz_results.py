@@ -10,7 +10,6 @@ from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import print_table, say
 from fuzzvm.corpus.command import command, image_command
 from fuzzvm.machine.schedule import context_switches
-from fuzzvm.runs.engines import FuzzSearch
 
 
 def explaining(cell: FuzzCell, file: Path) -> str:
@@ -50,7 +49,8 @@ def print_results(results: list[FuzzCellResult]) -> None:
                 how = "saved" if finding.new else "known"
                 say(f"  {how}: {explaining(result.cell, finding.path)}")
         if result.search.pairs and not result.findings:
-            say("", f"{result.cell.name}, {result.cell.engine.name}: {_seen(result.search)}")
+            seen = seen_in_words(result.search.pairs, result.search.undiscovered)
+            say("", f"{result.cell.name}, {result.cell.engine.name}: {seen}")
         for scenario, one in result.happened:
             if result.verdict == "vacuous" and one.vacuous:
                 never = not_met(one.missing, f"none of the {one.runs} runs")
@@ -59,11 +59,10 @@ def print_results(results: list[FuzzCellResult]) -> None:
         say("", "ended by Ctrl-C before the budget was used up", err=True)
 
 
-def _seen(search: FuzzSearch) -> str:
-    """Say what share of the interleavings the runs have shown."""
+def seen_in_words(pairs: int, undiscovered: float) -> str:
+    """Say what share of the interleavings was seen, of pairs and of an estimate of how many others there are."""
     return (
-        f"{search.pairs} ordered pairs of conflicting operations seen, "
-        f"and an estimated {search.undiscovered:.0f} more were not seen"
+        f"{pairs} ordered pairs of conflicting operations seen, and an estimated {undiscovered:.0f} more were not seen"
     )
 
 

@@ -44,7 +44,7 @@ def small_journal(path: Path) -> None:
             task = journal.begin_task(number % 3, "pct", 100)
             if number % 4:
                 journal.end_task(task, Sums(1, 100, 900, 0.5, 7, 1))
-            journal.add_pairs(number % 3, [number * 977])
+            journal.add_pairs(number % 3, {number * 977: 1})
             journal.add_cover(number % 3, [("promotion", number > 20), ("walk", True)])
             journal.say(f"event {number}")
         pair = GuiltyPair("ptdump_pte_entry", "free_table < pmd_free_pte_page")
@@ -53,7 +53,7 @@ def small_journal(path: Path) -> None:
         journal.add_finding(
             FindingRow("none", "deadlock", pair, "0*3 1", "a.toml", "two-walkers", "pct", "message", 1, 0, 5.0)
         )
-        journal.sample(3, 4, 5)
+        journal.sample(3, 4, 5, 6.0)
         journal.commit()
 
 

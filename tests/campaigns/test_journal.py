@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fuzzvm.campaigns.errors import DamagedError
+from fuzzvm.campaigns.errors import CampaignError, DamagedError
 from fuzzvm.campaigns.guilty import GuiltyPair
 from fuzzvm.campaigns.journal import SETTLED, UNSETTLED, FindingRow, Journal, Sums
 
@@ -66,3 +68,13 @@ def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "j").touch()
     with pytest.raises(DamagedError, match="has not the tables of a journal"):
         Journal(tmp_path / "j")
+
+
+def test_one_of_another_format_is_not_called_damaged(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "j")) as older:
+        older.execute("CREATE TABLE campaign (name TEXT PRIMARY KEY, value REAL NOT NULL, digest INTEGER NOT NULL)")
+        older.execute("INSERT INTO campaign VALUES ('format', 2, 0)")
+        older.commit()
+    with pytest.raises(CampaignError, match="j: format 2 is not one that this fuzzvm reads") as raised:
+        Journal(tmp_path / "j")
+    assert not isinstance(raised.value, DamagedError)

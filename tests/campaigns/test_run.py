@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fuzzvm.campaigns import own_code, settle, sitting
+from fuzzvm.campaigns import own_code, settle, sitting, status
 from fuzzvm.campaigns.errors import CampaignError
+from fuzzvm.campaigns.estimate import undiscovered_by_target
 from fuzzvm.campaigns.executor import Died, Done
 from fuzzvm.campaigns.folder import Folder
-from fuzzvm.campaigns.journal import Journal
+from fuzzvm.campaigns.journal import MANY, Journal
 from fuzzvm.campaigns.plain import FuzzCell
 from fuzzvm.campaigns.run import State
 from fuzzvm.campaigns.settings import EVEN, Settings, digest_of_data, parse
-from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask, perform
+from fuzzvm.campaigns.tasks import CampaignResult, CampaignTask, Searched, perform
 from fuzzvm.corpus import store
 from fuzzvm.corpus.format import read
 from fuzzvm.mitigations import registry
 from fuzzvm.runs import engines
+from fuzzvm.runs.estimate import undiscovered
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.target import Target
 from fuzzvm.verify.matrix import Cell
@@ -66,6 +69,44 @@ def resume(path: Path) -> State:
 def test_any_executor_of_four_members_will_do(tmp_path: Path) -> None:
     state = begin(tmp_path / "c", Inline())
     assert (state.runs, state.findings, state.unsettled) == (1500, 1, 0)
+
+
+class Recording(Inline):
+    """Keeps what its tasks came to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[CampaignResult] = []
+
+    def wait(self, seconds: float) -> list[Done[CampaignResult] | Died]:
+        reports = super().wait(seconds)
+        self.results += [report.result for report in reports if isinstance(report, Done)]
+        return reports
+
+
+def test_a_pair_is_counted_once_for_each_task_that_it_was_in(tmp_path: Path) -> None:
+    recording, again = Recording(), Recording()
+    begin(tmp_path / "c", recording)
+    sitting.resume(tmp_path / "c", lambda state: None, more_runs=300, executor=lambda settings: again)
+    samples = [
+        {pair for first in result.covered for pair in first.pairs}
+        for result in (*recording.results, *again.results)
+        if isinstance(result, Searched)
+    ]
+    assert len(samples) > MANY and all(samples) and again.results
+    times = Counter(pair for sample in samples for pair in sample)
+    with closing(Journal(tmp_path / "c" / "journal.sqlite", only_read=True, still=True)) as journal:
+        assert journal.pairs() == {(0, pair): min(count, MANY) for pair, count in times.items()}
+        assert sum(sums.samples for sums in journal.sums().values()) == len(samples)
+        last = journal.samples(0)[-1]
+    now = status.read(tmp_path / "c")
+    assert now.undiscovered == now.targets[0].undiscovered == undiscovered(times.values(), len(samples))
+    # the last sample is of the end
+    assert (last.runs, last.pairs, last.undiscovered) == (now.sums.runs, len(times), now.undiscovered)
+
+
+def test_one_sample_says_nothing_of_what_is_left() -> None:
+    assert undiscovered_by_target({(0, 1): 1, (1, 5): 1, (1, 6): 2}, {0: 1, 1: 4, 2: 3}) == {1: 0.0, 2: 0.0}
 
 
 def test_settings_come_back_from_their_file(tmp_path: Path) -> None:

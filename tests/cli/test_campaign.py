@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -100,6 +101,11 @@ def test_a_campaign_finds_saves_and_says_how_it_stands(tmp_path: Path) -> None:
     assert again["saved"] == data["saved"] and again["runs"] == 3000
     text = fuzzvm("status", "c", cwd=tmp_path).stdout
     assert "c: finished" in text and "fuzzvm explain c/findings/none-" in text
+    done = fuzzvm("status", "c", "--html", "c.html", cwd=tmp_path)
+    assert done.returncode == 0 and "c: finished" in done.stdout
+    page = (tmp_path / "c.html").read_text()
+    assert names <= {Path(found).name for found in re.findall(r"c/findings/[^<]*", page)} and "polyline" in page
+    assert f"estimated {again['pairs_undiscovered']:.0f} more were not seen" in page
     # nothing is left to do, and nothing is done twice
     # and a folder outside is named each time
     resumed = ("fuzz", "--resume", "c", "--corpus", "mine")
