@@ -6,6 +6,11 @@ Under a spinlock, in an RCU reader, in the handler of an interrupt, and with int
 called that may sleep: mutexes, semaphores, grace periods, and allocations that may reclaim. That is an error of the run
 at the step that would sleep, whether or not it does, as with CONFIG_DEBUG_ATOMIC_SLEEP.
 
+With PREEMPT_RT a spinlock sleeps and a raw spinlock does not. So a spinlock may not be waited for under a raw spinlock,
+nor in a hardirq that PREEMPT_RT does not run in a thread: lockdep's rule of wait types (check_wait_context,
+task_wait_context). The page allocator takes a spinlock, zone->lock, whatever the flags. As in lockdep, a trylock is no
+wait, interrupts off are no lock, and NMI handlers are not looked at. Where every kernel sleeps, the error is the first.
+
 Locks are taken in some order. Where a run takes B while it holds A, and later A while it holds B, there is a schedule
 in which two CPUs wait for each other, or only other locks prevent it. As in lockdep that is an error though nobody
 waits, locks that are only tried for begin no wait, and readers count as writers: a reader queues behind a writer that
@@ -23,11 +28,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
-from fuzzvm.kernel.errors import LOCK_NOT_RELEASED, OF_FACTS, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import INVALID_WAIT_CONTEXT, LOCK_NOT_RELEASED, OF_FACTS, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.gfp import GFP_KERNEL, DirectReclaim, Gfp
 from fuzzvm.kernel.interrupts import LocalBh
 from fuzzvm.kernel.irq_safety import Conflict, Context, Used, conflict
-from fuzzvm.kernel.locking.lock import lock_action
+from fuzzvm.kernel.locking.lock import WaitType, lock_action
 from fuzzvm.kernel.pgtable import TableLabel
 from fuzzvm.machine.blame import executing_error
 from fuzzvm.machine.errors import ModelError
@@ -76,7 +81,8 @@ class LockOrder:
 
     `watched` is what the oracles are told of: most of it is part of no error, and a search need not remember it. None
     is all. `contexts` are the kinds of interrupts that there are, `irqs_off` the words of CPUs that have them off, and
-    `fs_reclaim` is the word that stands for reclaim, None where there is no shrinker.
+    `fs_reclaim` is the word that stands for reclaim, None where there is no shrinker. `no_thread` says that PREEMPT_RT
+    runs hardirqs in no thread.
     """
 
     def __init__(
@@ -86,11 +92,13 @@ class LockOrder:
         contexts: Collection[Context] = (),
         irqs_off: Collection[Address] = (),
         fs_reclaim: Address | None = None,
+        no_thread: bool = False,
     ) -> None:
         self.name = name
         self.contexts = tuple(contexts)
         self.irqs_off = frozenset(irqs_off)
         self.fs_reclaim = fs_reclaim
+        self.no_thread = no_thread
         self.seen: set[Fact] = set()
         self.watched: frozenset[Fact] | None = frozenset()
         self._learnt = 0
@@ -167,10 +175,10 @@ class KernelProgram(GeneratorProgram):
     """A generator of the kernel's that knows which locks its CPU holds, and why it may not sleep.
 
     Both follow from its own operations and their responses. `context` is what it runs in. Raises ModelError
-    sleep-in-atomic, and tells the oracles what `order` watches.
+    sleep-in-atomic and invalid-wait-context, and tells the oracles what `order` watches.
     """
 
-    __slots__ = ("_atomic", "_inner", "_locks", "_op", "_order", "_queued", "_writes", "context")
+    __slots__ = ("_atomic", "_inner", "_locks", "_op", "_order", "_queued", "_spins", "_writes", "context")
 
     def __init__(
         self,
@@ -190,6 +198,9 @@ class KernelProgram(GeneratorProgram):
         self._writes: tuple[Address, ...] = ()
         """The locks that are held for writing, where interrupts are there."""
         self._atomic: tuple[Address | str, ...] = () if context is Context.PROCESS else (f"in {context.value}",)
+        spins = context is Context.HARDIRQ and order.no_thread
+        self._spins: tuple[Address | str, ...] = self._atomic if spins else ()
+        """Why a spinlock may not be waited for: raw spinlocks that are held, and a hardirq that no thread runs."""
 
     def fresh(self) -> KernelProgram:
         return KernelProgram(self._make, self._rewrite, self._order, self.context)
@@ -223,6 +234,8 @@ class KernelProgram(GeneratorProgram):
             raise
         kind = type(op)
         if kind in _OF_NO_RULE:
+            if self._spins and kind is Free:
+                raise self._waits("zone->lock, which a free takes,", op.address)  # type: ignore[union-attr]
             return op
         facts: list[Fact] = []
         if kind is Rmw or kind is Await:
@@ -258,6 +271,8 @@ class KernelProgram(GeneratorProgram):
         if may_sleep and self._atomic:
             raise self._sleeps(f"{self._order.name(op.address)} may be waited for", op.address)
         waits = getattr(about, "waits", False)
+        if self._spins and waits and getattr(about, "wait_type", WaitType.SPIN) > WaitType.SPIN:
+            raise self._waits(self._order.name(op.address), op.address)
         facts: list[Fact] = []
         if self._order.contexts:
             facts += self._uses(op.address, about, waits=waits)
@@ -312,10 +327,12 @@ class KernelProgram(GeneratorProgram):
         return context is Context.HARDIRQ or (self.context is Context.PROCESS and not self.softirqs_off)
 
     def _allocates(self, gfp: Gfp) -> list[Fact]:
+        if gfp.direct_reclaim and self._atomic:
+            raise self._sleeps(f"an allocation ({gfp.name}) may sleep", None)
+        if self._spins:
+            raise self._waits(f"zone->lock, which an allocation ({gfp.name}) takes,", None)
         if not gfp.direct_reclaim:
             return []
-        if self._atomic:
-            raise self._sleeps(f"an allocation ({gfp.name}) may sleep", None)
         reclaim = self._order.fs_reclaim
         if reclaim is None or not gfp.fs or reclaim in self._locks:
             return []
@@ -338,8 +355,11 @@ class KernelProgram(GeneratorProgram):
         atomic = getattr(about, "atomic", 0)
         if atomic > 0:
             self._atomic = (*self._atomic, op.address)
+            if getattr(about, "wait_type", None) is WaitType.SPIN:
+                self._spins = (*self._spins, op.address)
         elif atomic < 0:
             self._atomic = _without(self._atomic, op.address)
+            self._spins = _without(self._spins, op.address)
         action = lock_action(op, response)
         if action is None or action.queued or action.failed or action.downgrade:
             return
@@ -352,8 +372,14 @@ class KernelProgram(GeneratorProgram):
             self._writes = (*self._writes, op.address)
 
     def _sleeps(self, what: str, address: Address | None) -> ModelError:
-        where = ", ".join(self._order.name(why) if isinstance(why, int) else why for why in self._atomic)
-        return ModelError(SLEEP_IN_ATOMIC, f"{what} in atomic context: {where}", address=address)
+        return ModelError(SLEEP_IN_ATOMIC, f"{what} in atomic context: {self._named(self._atomic)}", address=address)
+
+    def _waits(self, lock: str, address: Address | None) -> ModelError:
+        where = self._named(self._spins)
+        return ModelError(INVALID_WAIT_CONTEXT, f"{lock} may sleep with PREEMPT_RT, under {where}", address=address)
+
+    def _named(self, reasons: Iterable[Address | str]) -> str:
+        return ", ".join(self._order.name(why) if isinstance(why, int) else why for why in reasons)
 
     def stack_of(self, error: Exception) -> tuple[str, ...]:
         # an error of its own is raised while the generator stands at the operation that is refused
@@ -365,7 +391,8 @@ class KernelProgram(GeneratorProgram):
             return state
         # most often they follow from where the program stands; code that takes a lock on one way alone is the exception
         held = (state.key, self._locks, self._atomic)
-        return LocalState(state.location, (*held, self._writes) if self._writes else held)
+        more = (self._writes, self._spins) if self._writes or self._spins else ()
+        return LocalState(state.location, (*held, *more))
 
 
 T = TypeVar("T")

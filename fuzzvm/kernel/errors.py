@@ -20,6 +20,7 @@ STALE_TRANSLATION = "stale-translation"
 BROKEN_INSTRUCTION = "broken-instruction"
 BAD_TABLE_POINTER = "bad-table-pointer"
 SLEEP_IN_ATOMIC = "sleep-in-atomic"
+INVALID_WAIT_CONTEXT = "invalid-wait-context"
 LOCK_ORDER = "lock-order"
 IRQ_UNSAFE_LOCK = "irq-unsafe-lock"
 OF_FACTS = frozenset({LOCK_ORDER, IRQ_UNSAFE_LOCK})
@@ -46,6 +47,7 @@ DESCRIPTIONS: dict[str, str] = {
     BROKEN_INSTRUCTION: "a CPU executed half an instruction, or a breakpoint that nobody handles, at a patched site",
     MAP_OVER_MAPPING: "what is mapped was mapped again (BUG() in vmap_pte_range), or lost with its table",
     SLEEP_IN_ATOMIC: "what may sleep was called under a spinlock, in an RCU reader, an interrupt, or with them off",
+    INVALID_WAIT_CONTEXT: "a spinlock, which sleeps with PREEMPT_RT, was taken under a raw one or in a raw hardirq",
     LOCK_ORDER: "locks were taken in orders that close a cycle, though nobody waits for ever in this run",
     IRQ_UNSAFE_LOCK: "a lock that an interrupt's handler waits for is held where that interrupt may come",
     IOMMU_WALK_OF_FREED_TABLE: "a page table was freed while a device may still walk it (IOMMU_SVA)",

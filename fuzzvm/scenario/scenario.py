@@ -38,7 +38,8 @@ class Scenario:
     broadcast, which interrupts nobody. With `iommu_sva` a device walks the kernel's page tables on x86_64.
 
     `softirqs`, `hardirqs` and `nmis` hold for each CPU the calls of an interrupt that it takes once, at any time that
-    nothing holds it back; those of CPUs at the end may be left out. With `shrinkers` or `allocations_fail` memory runs
+    nothing holds it back; those of CPUs at the end may be left out. With `irqf_no_thread` PREEMPT_RT runs
+    hardirqs in no thread, as IPIs and handlers with IRQF_NO_THREAD. With `shrinkers` or `allocations_fail` memory runs
     short for a while: an allocation reclaims then, for which these calls are made, or fails.
     """
 
@@ -61,6 +62,7 @@ class Scenario:
     nmis: tuple[tuple[Call, ...], ...] = ()
     shrinkers: tuple[Call, ...] = ()
     allocations_fail: bool = False
+    irqf_no_thread: bool = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -227,6 +229,8 @@ class Scenario:
         geometry = self.geometry()
         pages = (geometry.end - geometry.base) >> geometry.page_shift
         asked = 0
+        if self.irqf_no_thread and not any(self.hardirqs):
+            raise ScenarioError("irqf_no_thread is about hardirqs, and there are none", "irqf_no_thread")
         for key in _INTERRUPTS:
             if len(getattr(self, key)) > len(self.cpus):
                 raise ScenarioError(f"{key} has calls for more than the {len(self.cpus)} CPUs that there are", key)
@@ -265,6 +269,8 @@ class Scenario:
             data["allocations_fail"] = True
         if self.iommu_sva:
             data["iommu_sva"] = True
+        if self.irqf_no_thread:
+            data["irqf_no_thread"] = True
         data["setup"] = [str(call) for call in self.setup]
         data["cpus"] = [[str(call) for call in calls] for calls in self.cpus]
         for key in _INTERRUPTS:
@@ -279,9 +285,9 @@ class Scenario:
         """Return the scenario of `to_data`. Raises ScenarioError saying what is wrong and where."""
         types = {"name": str, "summary": str, "arch": str, "page_size": str, "levels": int, "fanout": int}
         types |= {"cont_ptes": int, "lazy_mmu": bool, "tlb": bool, "walk_rereads": bool, "invlpgb": bool}
-        types |= {"iommu_sva": bool, "allocations_fail": bool}
+        types |= {"iommu_sva": bool, "allocations_fail": bool, "irqf_no_thread": bool}
         optional = {"name", "summary", "cont_ptes", "lazy_mmu", "tlb", "walk_rereads", "invlpgb", "iommu_sva"}
-        optional |= {"allocations_fail"}
+        optional |= {"allocations_fail", "irqf_no_thread"}
         for key in data:
             if key not in (*types, "setup", "cpus", "shrinkers", *_INTERRUPTS):
                 raise ScenarioError(f"unknown key {key!r} in a scenario", key)

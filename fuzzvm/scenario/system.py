@@ -95,6 +95,7 @@ class System(Task):
             contexts=kernel.interrupt_contexts,
             irqs_off=kernel.irqs_off,
             fs_reclaim=kernel.fs_reclaim,
+            no_thread=scenario.irqf_no_thread,
         )
         oracles = Oracles(machine, kernel)
         machine.observer = oracles

@@ -8,18 +8,27 @@ from typing import Any, ClassVar
 import pytest
 
 from fuzzvm.exhaustive import Limits, verify
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import INVALID_WAIT_CONTEXT, IRQ_UNSAFE_LOCK, LOCK_ORDER, SLEEP_IN_ATOMIC
 from fuzzvm.kernel.functions import Functions
+from fuzzvm.kernel.gfp import GFP_ATOMIC
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import local_irq_restore, local_irq_save, spin_lock_bh, spin_unlock_bh
 from fuzzvm.kernel.kernel import Boot, Kernel
-from fuzzvm.kernel.locking.exclusive import ExclusiveLock, mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from fuzzvm.kernel.locking.exclusive import (
+    ExclusiveLock,
+    mutex_lock,
+    mutex_unlock,
+    raw_spin_lock,
+    raw_spin_unlock,
+    spin_lock,
+    spin_unlock,
+)
 from fuzzvm.kernel.locking.rcu import Rcu, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from fuzzvm.kernel.mmap_lock import Mm, mmap_read_lock, mmap_read_trylock, mmap_read_unlock
-from fuzzvm.kernel.pgtable import Level
+from fuzzvm.kernel.pgtable import Level, TableLabel
 from fuzzvm.kernel.rcu_callbacks import call_rcu
 from fuzzvm.kernel.workqueue import queue_work
-from fuzzvm.machine.ops import Address, Order, Rmw, Steps
+from fuzzvm.machine.ops import Address, Alloc, Free, Load, Order, Rmw, Steps
 from fuzzvm.mitigations import registry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.pairs import scenarios
@@ -46,10 +55,12 @@ class Locks(Mitigation):
     mutex: ExclusiveLock
     other: ExclusiveLock
     spin: ExclusiveLock
+    raw: ExclusiveLock
     rcu: Rcu
 
     def attach(self, boot: Boot) -> None:
         self.mutex, self.other, self.spin = boot.lock("a_mutex"), boot.lock("b_mutex"), boot.lock("a_spinlock")
+        self.raw = boot.lock("a_raw_spinlock")
         self.rcu = boot.rcu()
 
     def before_promotion(self, k: Kernel, level: Level) -> Steps[bool]:
@@ -135,6 +146,148 @@ def test_what_may_sleep(scheme: type[Mitigation], error: str, memory: str) -> No
     assert errors(scheme, memory=memory) == error
 
 
+class UnderRaw(Locks):
+    """Does something under a raw spinlock."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from raw_spin_lock(k.cpu, self.raw)
+        yield from self.under(k)
+        yield from raw_spin_unlock(k.cpu, self.raw)
+
+    def under(self, k: Kernel) -> Steps[None]:
+        yield from ()
+
+
+class SpinlockUnderRaw(UnderRaw):
+    def under(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+class SpinlockUnderRawUnderSpinlock(UnderRaw):
+    """The raw spinlock counts, though a spinlock is held outside."""
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.other)
+        yield from super().inside(k)
+        yield from spin_unlock(k.cpu, self.other)
+
+    under = SpinlockUnderRaw.under
+
+
+class SpinlockAfterRaw(UnderRaw):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from super().inside(k)
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    def __call__(self, old: int) -> int:
+        return 1
+
+
+class SpinlockUnderRawOneWayOnly(Locks):
+    """How it holds a lock depends on what nobody reads any more where it takes the other."""
+
+    raw_where: ClassVar[int] = 1
+
+    def attach(self, boot: Boot) -> None:
+        super().attach(boot)
+        self.word = boot.lock_word("w")
+
+    def inside(self, k: Kernel) -> Steps[None]:
+        seen = yield Rmw(self.word, _Mark(), Order.ACQUIRE_RELEASE)
+        if seen == self.raw_where:
+            yield from raw_spin_lock(k.cpu, self.raw)
+        else:
+            yield from spin_lock(k.cpu, self.raw)
+        del seen
+        # both ways come to one state here, unless how the lock is held tells them apart
+        yield Load(self.word)
+        yield from spin_lock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.spin)
+        yield from spin_unlock(k.cpu, self.raw)
+
+    def walk_locked(self, k: Kernel, mm: Mm, token: Any) -> Steps[None]:
+        yield Rmw(self.word, _Mark(), Order.ACQUIRE_RELEASE)
+
+
+class SpinlockUnderRawTheOtherWayOnly(SpinlockUnderRawOneWayOnly):
+    raw_where = 0
+
+
+class RawUnderSpinlock(Locks):
+    def inside(self, k: Kernel) -> Steps[None]:
+        yield from spin_lock(k.cpu, self.spin)
+        yield from raw_spin_lock(k.cpu, self.raw)
+        yield from raw_spin_unlock(k.cpu, self.raw)
+        yield from spin_unlock(k.cpu, self.spin)
+
+
+class RawUnderRaw(UnderRaw):
+    def under(self, k: Kernel) -> Steps[None]:
+        yield from raw_spin_lock(k.cpu, self.other)
+        yield from raw_spin_unlock(k.cpu, self.other)
+
+
+class MutexUnderRaw(UnderRaw):
+    def under(self, k: Kernel) -> Steps[None]:
+        yield from mutex_lock(k.cpu, self.mutex)
+        yield from mutex_unlock(k.cpu, self.mutex)
+
+
+class TrylockUnderRaw(UnderRaw):
+    """As in lockdep: a trylock waits for nothing."""
+
+    def under(self, k: Kernel) -> Steps[None]:
+        got = yield from mmap_read_trylock(k, k.init_mm)
+        if got:
+            yield from mmap_read_unlock(k, k.init_mm)
+
+
+class AllocatesUnderRaw(UnderRaw):
+    """The page allocator takes zone->lock, a spinlock, with GFP_ATOMIC as well."""
+
+    def under(self, k: Kernel) -> Steps[None]:
+        yield Alloc(2, TableLabel(Level.PTE, k.geometry.base), flags=GFP_ATOMIC)
+
+
+class FreesUnderRaw(UnderRaw):
+    def free_table(self, k: Kernel, table: Address, level: Level) -> Steps[None]:
+        yield from raw_spin_lock(k.cpu, self.raw)
+        yield Free(table)
+        yield from raw_spin_unlock(k.cpu, self.raw)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "error"),
+    [
+        (SpinlockUnderRaw, INVALID_WAIT_CONTEXT),
+        (SpinlockUnderRawUnderSpinlock, INVALID_WAIT_CONTEXT),
+        (SpinlockUnderRawOneWayOnly, INVALID_WAIT_CONTEXT),
+        (SpinlockUnderRawTheOtherWayOnly, INVALID_WAIT_CONTEXT),
+        (AllocatesUnderRaw, INVALID_WAIT_CONTEXT),
+        (FreesUnderRaw, INVALID_WAIT_CONTEXT),
+        (MutexUnderRaw, SLEEP_IN_ATOMIC),
+        (SpinlockAfterRaw, ""),
+        (RawUnderSpinlock, ""),
+        (RawUnderRaw, ""),
+        (TrylockUnderRaw, ""),
+    ],
+)
+@pytest.mark.parametrize("memory", ["sc", "arm64"])
+def test_a_spinlock_is_not_taken_under_a_raw_spinlock(scheme: type[Mitigation], error: str, memory: str) -> None:
+    assert errors(scheme, memory=memory) == error
+
+
+def test_it_says_which_locks() -> None:
+    verdict = verify_cell(Cell("locks", PROMOTION, "sc"), Bounds(Limits()), SpinlockUnderRaw).verdict
+    assert verdict.failure is not None
+    assert verdict.failure.message == "a_spinlock may sleep with PREEMPT_RT, under a_raw_spinlock"
+
+
 class InterruptsOff(Mitigation):
     name = "interrupts-off"
 
@@ -217,13 +370,8 @@ def test_what_ships_sleeps_nowhere_and_keeps_its_order(name: str, scenario: str)
     found = (shipped.shipped() | scenarios())[scenario]
     assert memories(found)[0] == "sc"
     run = verify_cell(Cell(name, found, "sc"), Bounds(Limits()))
-    assert run.verdict.failure is None or run.verdict.failure.error not in {SLEEP_IN_ATOMIC, LOCK_ORDER}
-
-
-@dataclass(frozen=True)
-class _Mark:
-    def __call__(self, old: int) -> int:
-        return 1
+    rules = {SLEEP_IN_ATOMIC, INVALID_WAIT_CONTEXT, LOCK_ORDER}
+    assert run.verdict.failure is None or run.verdict.failure.error not in rules
 
 
 class OrdersThatExcludeEachOther(Mitigation):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fuzzvm.exhaustive import Limits
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LEAKED_TABLE, LOCK_NOT_RELEASED, LOCK_ORDER, SLEEP_IN_ATOMIC
+from fuzzvm.kernel.errors import (
+    INVALID_WAIT_CONTEXT,
+    IRQ_UNSAFE_LOCK,
+    LEAKED_TABLE,
+    LOCK_NOT_RELEASED,
+    LOCK_ORDER,
+    SLEEP_IN_ATOMIC,
+)
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.interrupts import (
     ON,
@@ -183,6 +191,18 @@ class SafeUnderSafe(UnsafeUnderSafe):
 )
 def test_a_lock_that_an_interrupt_takes_is_taken_with_it_off(kind: str, scheme: type[Mitigation], error: str) -> None:
     assert errors(scheme, in_an_interrupt(kind)) == error
+
+
+@pytest.mark.parametrize(
+    ("scheme", "error"), [(Irqsave, INVALID_WAIT_CONTEXT), (Mutex, SLEEP_IN_ATOMIC), (Locks, INVALID_WAIT_CONTEXT)]
+)
+def test_a_hardirq_that_no_thread_runs_takes_no_spinlock(scheme: type[Mitigation], error: str) -> None:
+    """Nor does it free: the page allocator takes one."""
+    found = in_an_interrupt("hardirqs")
+    assert errors(scheme, replace(found, irqf_no_thread=True)) == error
+    assert Scenario.from_data(replace(found, irqf_no_thread=True).to_data()).irqf_no_thread
+    with pytest.raises(ScenarioError, match="there are none"):
+        replace(in_an_interrupt("softirqs"), irqf_no_thread=True)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +383,7 @@ def test_an_ipi_waits_until_the_outermost_restore() -> None:
 
 
 SCHEMES = {**registry.shipped(), **registry.releases()}
-RULES = {SLEEP_IN_ATOMIC, LOCK_ORDER, IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, DEADLOCK, NO_PROGRESS}
+RULES = {SLEEP_IN_ATOMIC, INVALID_WAIT_CONTEXT, LOCK_ORDER, IRQ_UNSAFE_LOCK, LOCK_NOT_RELEASED, DEADLOCK, NO_PROGRESS}
 
 
 @pytest.mark.product

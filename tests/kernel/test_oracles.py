@@ -17,6 +17,7 @@ from fuzzvm.kernel.errors import (
     DESCRIPTIONS,
     FREE_OF_LINKED_TABLE,
     HARDWARE_WALK_OF_FREED_TABLE,
+    INVALID_WAIT_CONTEXT,
     INVENTED_MAPPING,
     IOMMU_WALK_OF_FREED_TABLE,
     IRQ_UNSAFE_LOCK,
@@ -538,7 +539,7 @@ def test_an_error_is_found_and_its_twin_is_clean(case: Case) -> None:
 OF_HARDWARE = {HARDWARE_WALK_OF_FREED_TABLE, TLB_CONFLICT, STALE_TRANSLATION}
 """The errors that are found where TLBs are watched: tests/kernel/test_tlb.py has a case of each."""
 
-OF_CONTEXT = {SLEEP_IN_ATOMIC, LOCK_ORDER, IRQ_UNSAFE_LOCK}
+OF_CONTEXT = {SLEEP_IN_ATOMIC, INVALID_WAIT_CONTEXT, LOCK_ORDER, IRQ_UNSAFE_LOCK}
 """The errors that programs find of themselves: test_contexts.py and test_interrupted.py have a case of each."""
 
 OF_FREERS = {MISSING_DESTRUCTOR, IOMMU_WALK_OF_FREED_TABLE}

@@ -8,7 +8,8 @@ import pytest
 
 from fuzzvm.corpus.format import Expectation, TestCase
 from fuzzvm.corpus.replay import replay
-from fuzzvm.kernel.errors import IRQ_UNSAFE_LOCK, LOCK_ORDER
+from fuzzvm.kernel.errors import INVALID_WAIT_CONTEXT, IRQ_UNSAFE_LOCK, LOCK_ORDER
+from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
 from fuzzvm.runs import engines
 from fuzzvm.runs.engines import Budget, FuzzSearch
@@ -17,7 +18,7 @@ from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import ReadKcore, Vmap
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.scenario.system import System
-from tests.kernel.test_contexts import OneOrder, TwoOrders
+from tests.kernel.test_contexts import OneOrder, RawUnderSpinlock, SpinlockUnderRaw, TwoOrders
 
 ENGINES = [
     pytest.param(
@@ -107,15 +108,21 @@ def test_finds_a_lock_that_is_safe_and_unsafe_though_nobody_waits(engine: str, m
 
 
 @pytest.mark.parametrize("memory", ["sc", "arm64"])
-def test_finds_orders_that_close_a_cycle_though_nobody_waits(memory: str) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong", "error"),
+    [(OneOrder, TwoOrders, LOCK_ORDER), (RawUnderSpinlock, SpinlockUnderRaw, INVALID_WAIT_CONTEXT)],
+)
+def test_finds_locks_that_do_not_go_together_though_nobody_waits(
+    right: type[Mitigation], wrong: type[Mitigation], error: str, memory: str
+) -> None:
     promotion = shipped.get("pmd-promotion")
-    systems = [System(promotion, OneOrder, memory), System(promotion, TwoOrders, memory)]
+    systems = [System(promotion, right, memory), System(promotion, wrong, memory)]
     result = FuzzSearch(Budget(runs=100))
     engines.get("surw").search(systems, 0, result)
     (found,) = result.found
     assert found.task is systems[1]
     assert found.execution.failure is not None
-    assert found.execution.failure.error == LOCK_ORDER
+    assert found.execution.failure.error == error
 
 
 @pytest.mark.product

@@ -1,4 +1,4 @@
-"""spinlock_t and struct mutex: one owner, acquire and release, and no more (kernel/locking/)."""
+"""spinlock_t, raw_spinlock_t and struct mutex: one owner, acquire and release, and no more (kernel/locking/)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from typing import ClassVar, NamedTuple
 
 from fuzzvm.kernel.errors import UNLOCK_WITHOUT_LOCK
-from fuzzvm.kernel.locking.lock import Lock, LockAction, OfCpu
+from fuzzvm.kernel.locking.lock import Lock, LockAction, OfCpu, WaitType
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Order, Rmw, Steps
 
@@ -17,7 +17,7 @@ UNLOCKED = 0
 
 @dataclass(frozen=True, slots=True)
 class ExclusiveLock(Lock):
-    """A spinlock or a mutex. Its word holds 0, or an `Owner`."""
+    """A spinlock, a raw spinlock or a mutex: the functions that take it say which. Its word holds 0, or an `Owner`."""
 
 
 class Owner(NamedTuple):
@@ -53,16 +53,16 @@ class _Unlocked:
 
 @dataclass(frozen=True, slots=True)
 class _Take(OfCpu):
-    spins: bool
+    wait_type: WaitType
     waits: ClassVar[bool] = True
 
     @property
     def may_sleep(self) -> bool:
-        return not self.spins
+        return self.wait_type is WaitType.SLEEP
 
     @property
     def atomic(self) -> int:
-        return int(self.spins)
+        return int(not self.may_sleep)
 
     def __call__(self, old: Owner | int) -> Owner:
         return _owner(self.cpu)
@@ -76,11 +76,11 @@ class _Take(OfCpu):
 
 @dataclass(frozen=True, slots=True)
 class _Release(OfCpu):
-    spins: bool
+    wait_type: WaitType
 
     @property
     def atomic(self) -> int:
-        return -int(self.spins)
+        return -int(self.wait_type is not WaitType.SLEEP)
 
     def __call__(self, old: Owner | int) -> int:
         return UNLOCKED
@@ -102,32 +102,43 @@ _UNLOCKED = _Unlocked()
 
 def spin_lock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Take a spinlock; enabled only while it is free, which stands for the spinning."""
-    yield _taking(cpu, lock, spins=True)
+    yield _taking(cpu, lock, WaitType.CONFIG)
 
 
 def spin_unlock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Release a spinlock. Raises ModelError unlock-without-lock."""
-    owner = yield _releasing(cpu, lock, spins=True)
+    owner = yield _releasing(cpu, lock, WaitType.CONFIG)
+    _check_owner(owner, cpu, lock)
+
+
+def raw_spin_lock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
+    """Take a raw spinlock, which spins with PREEMPT_RT as well: under it nothing may be taken that sleeps there."""
+    yield _taking(cpu, lock, WaitType.SPIN)
+
+
+def raw_spin_unlock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
+    """Release a raw spinlock. Raises ModelError unlock-without-lock."""
+    owner = yield _releasing(cpu, lock, WaitType.SPIN)
     _check_owner(owner, cpu, lock)
 
 
 def mutex_lock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Take a mutex; enabled only while it is free."""
-    yield _taking(cpu, lock, spins=False)
+    yield _taking(cpu, lock, WaitType.SLEEP)
 
 
 def mutex_unlock(cpu: int, lock: ExclusiveLock) -> Steps[None]:
     """Release a mutex. Raises ModelError unlock-without-lock."""
-    owner = yield _releasing(cpu, lock, spins=False)
+    owner = yield _releasing(cpu, lock, WaitType.SLEEP)
     _check_owner(owner, cpu, lock)
 
 
-def _taking(cpu: int, lock: ExclusiveLock, *, spins: bool) -> Rmw:
-    return Rmw(lock.address, _take(cpu, spins), Order.ACQUIRE, _UNLOCKED)
+def _taking(cpu: int, lock: ExclusiveLock, wait_type: WaitType) -> Rmw:
+    return Rmw(lock.address, _take(cpu, wait_type), Order.ACQUIRE, _UNLOCKED)
 
 
-def _releasing(cpu: int, lock: ExclusiveLock, *, spins: bool) -> Rmw:
-    return Rmw(lock.address, _release(cpu, spins), Order.RELEASE)
+def _releasing(cpu: int, lock: ExclusiveLock, wait_type: WaitType) -> Rmw:
+    return Rmw(lock.address, _release(cpu, wait_type), Order.RELEASE)
 
 
 def _check_owner(owner: object, cpu: int, lock: ExclusiveLock) -> None:

@@ -8,6 +8,7 @@ Each answer is optional, as `LockValue`, `LockUpdate` and `LockCondition` say.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
@@ -28,6 +29,17 @@ class Words(Protocol):
 
     def lock_word(self, name: str, unused: str = "free", words: int = 1) -> Address:
         """Return the address of a new word that holds 0, or of the first of several; `unused` says what 0 means."""
+
+
+class WaitType(enum.IntEnum):
+    """How a CPU waits for a lock (enum lockdep_wait_type of include/linux/lockdep_types.h, Linux 7.3).
+
+    `SPIN`: it spins, raw_spinlock_t. `CONFIG`: it spins, but sleeps with PREEMPT_RT, spinlock_t. `SLEEP`: it sleeps.
+    """
+
+    SPIN = 2
+    CONFIG = 3
+    SLEEP = 4
 
 
 class LockAction(NamedTuple):
@@ -69,6 +81,8 @@ class LockUpdate(Protocol):
     """Whether the CPU may sleep in what it begins; left out where it never sleeps."""
     atomic: int
     """1 where the CPU may not sleep from here on, -1 where that ends; left out where it makes no difference."""
+    wait_type: WaitType
+    """How it waits for a spinlock, or which one it releases; left out of other kinds of lock, which sleep."""
 
     def __call__(self, value: Any, /) -> Value:
         """Return what the word holds afterwards."""
