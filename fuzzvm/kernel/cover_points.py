@@ -49,7 +49,9 @@ POINTS: dict[str, str] = {
 
 _CLEARS = frozenset({"pmd_free_pte_page", "pud_free_pmd_page", "p4d_free_pud_page"})
 _COLLAPSES = frozenset({"collapse_pmd_page", "collapse_pud_page"})
-_LOOKUPS = frozenset({"vmalloc_to_page", "perf_get_pgtable_size"})
+_LOOKUPS = frozenset(
+    {"vmalloc_to_page", "perf_get_pgtable_size", "spurious_kernel_fault", "kernel_page_present", "copy_page_tables"}
+)
 _NEVER_LINKED = frozenset({"pxd_alloc", "split_large_page"})
 """Functions that free the table that they have allocated, where another CPU was first."""
 

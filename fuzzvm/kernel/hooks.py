@@ -62,11 +62,15 @@ class Mitigation(Constant):
     lookups: ClassVar[Mapping[str, Verdict]] = {}
     """The verdicts claimed for look-ups of single addresses beside CPA's collapse, by the name of the call.
 
-    `perf_page_size` is by itself where a TLB flush interrupts, and `perf_page_size invlpgb` where it is broadcast.
+    `perf_page_size` is by itself where a TLB flush interrupts, and `perf_page_size invlpgb` where it is broadcast;
+    so is `spurious_kernel_fault`.
     """
 
     removals: ClassVar[Mapping[str, Verdict]] = {}
-    """The verdicts claimed where memory is taken out, by the name of the call, whatever runs beside it."""
+    """The verdicts claimed where memory is taken out, by the name of the call, whatever runs beside it.
+
+    `kexec_load`, which reads tables that are not its own, has a claim of its own.
+    """
 
     functions: ClassVar[Functions] = BASE
     """The functions of the kernel around the hooks, where releases differ in these."""

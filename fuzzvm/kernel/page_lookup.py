@@ -2,7 +2,9 @@
 
 `vmalloc_to_page` (mm/vmalloc.c) takes no lock: who calls it has to own the mapping. /proc/kcore calls it for what
 others own, under the lock of the areas alone. perf's `perf_get_pgtable_size` (kernel/events/core.c) walks with
-interrupts off. Text poking takes init_mm's lock since 7.3.
+interrupts off, and so does x86_64's `spurious_kernel_fault`, whose fault has disabled them. Hibernation asks
+`kernel_page_present` of pages of the linear map, under no lock of page tables. Text poking takes init_mm's lock since
+7.3.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from fuzzvm.kernel.locking.exclusive import spin_lock, spin_unlock
 from fuzzvm.kernel.locking.rcu import rcu_read_lock, rcu_read_unlock
 from fuzzvm.kernel.mmap_lock import LOOKUP, mmap_read_lock, mmap_read_unlock
 from fuzzvm.kernel.pagewalk_rereads import pte_offset_kernel
-from fuzzvm.kernel.pgtable import Level, pxd_leaf, pxd_none, pxd_pfn, pxd_pgtable, pxd_table
+from fuzzvm.kernel.pgtable import PROT_WRITE, Level, pxd_leaf, pxd_none, pxd_pfn, pxd_pgprot, pxd_pgtable, pxd_table
 from fuzzvm.machine.ops import Load, Steps
 
 if TYPE_CHECKING:
@@ -112,3 +114,85 @@ def perf_get_pgtable_size(k: Kernel, addr: int) -> Steps[int]:
         if pxd_leaf(entry):
             return k.geometry.size(level)
         level, table = k.geometry.below(level), pxd_pgtable(entry)
+
+
+def do_kern_addr_fault(k: Kernel, addr: int) -> Steps[bool]:
+    """Handle a write that was denied by a TLB or the page tables; return whether that was spurious: it is tried again.
+
+    (arch/x86/mm/fault.c.) A fault of the kernel's is handled with interrupts off: its gate disables them, and
+    exc_page_fault() enables them for user addresses alone.
+    """
+    flags = yield from local_irq_save(k)
+    yield from _reader_begins(k)
+    spurious = yield from spurious_kernel_fault(k, addr)
+    yield from _reader_ends(k)
+    yield from local_irq_restore(k, flags)
+    return bool(spurious)
+
+
+def spurious_kernel_fault(k: Kernel, addr: int) -> Steps[bool]:
+    """Return whether the page tables of init_mm allow a write to an address (arch/x86/mm/fault.c).
+
+    Upper entries are read as `*pmd`: to see that they are present, that they are no block, and for the table below; the
+    PTE twice, and the PMD once more at last. With `walk_rereads` each of these is a load, as in vmalloc_to_page().
+    """
+    level, table = Level.PGD, k.init_mm.pgd
+    above = table
+    while level < Level.PTE:
+        above = table + k.geometry.index(level, addr)
+        entry = yield Load(above)
+        if pxd_none(entry):
+            return False
+        if k.walk_rereads:
+            entry = yield Load(above)
+        if pxd_leaf(entry):
+            return _may_write(entry)
+        if k.walk_rereads:
+            entry = yield Load(above)
+            entry = pte_offset_kernel(entry, addr, above)
+        level, table = k.geometry.below(level), pxd_pgtable(entry)
+    pte = yield Load(table + k.geometry.index(Level.PTE, addr))
+    if pxd_none(pte):
+        return False
+    if k.walk_rereads:
+        pte = yield Load(table + k.geometry.index(Level.PTE, addr))
+    if not _may_write(pte):
+        return False
+    if k.walk_rereads:
+        # "Make sure we have permissions in PMD": a table's entry allows everything
+        pmd = yield Load(above)
+        return pxd_table(pmd) or _may_write(pmd)
+    return True
+
+
+def _may_write(entry: int) -> bool:
+    return pxd_leaf(entry) and bool(pxd_pgprot(entry) & PROT_WRITE)
+
+
+def kernel_page_present(k: Kernel, addr: int) -> Steps[bool]:
+    """Return whether a page of the linear map is mapped: hibernation asks so while it counts pages (saveable_page).
+
+    hibernate() holds device_hotplug_lock, as who takes memory out does; a device's memory goes without it. x86_64 asks
+    lookup_address(), which reads an upper entry for none, for a block, for its presence, and for the table below; arm64
+    once with READ_ONCE(), and in pmd_offset() for the table below. With `walk_rereads` each of these is a load.
+    """
+    level, table = Level.PGD, k.init_mm.pgd
+    while level < Level.PTE:
+        entryp = table + k.geometry.index(level, addr)
+        entry = yield Load(entryp)
+        if pxd_none(entry):
+            return False
+        if k.walk_rereads and not k.arch.reads_entries_once:
+            entry = yield Load(entryp)
+        if pxd_leaf(entry):
+            return True
+        if k.walk_rereads:
+            if not k.arch.reads_entries_once:
+                entry = yield Load(entryp)
+                if pxd_none(entry):
+                    return False
+            entry = yield Load(entryp)
+            entry = pte_offset_kernel(entry, addr, entryp)
+        level, table = k.geometry.below(level), pxd_pgtable(entry)
+    pte = yield Load(table + k.geometry.index(Level.PTE, addr))
+    return pxd_leaf(pte)

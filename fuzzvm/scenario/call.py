@@ -21,7 +21,8 @@ class Call:
     `walks` says whether it is a walk of ptdump, `maps` whether it may promote a range in vmap, `collapses` whether it
     may collapse pages into a block through CPA, `changes_attr` whether it changes the protection of mapped pages,
     `looks_up` whether it looks up single addresses, `disables_irqs` whether it has interrupts off at some time,
-    `removes` whether it frees the tables of memory that is taken out.
+    `removes` whether it frees the tables of memory that is taken out, `copies` whether it reads all tables of the
+    linear map to copy them.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Call:
     looks_up: ClassVar[bool] = False
     disables_irqs: ClassVar[bool] = False
     removes: ClassVar[bool] = False
+    copies: ClassVar[bool] = False
 
     @property
     def walks_other_mm(self) -> bool:

@@ -16,7 +16,13 @@ from fuzzvm.kernel import efi, process_mm
 from fuzzvm.kernel.gfp import Gfp
 from fuzzvm.kernel.interrupts import idle
 from fuzzvm.kernel.kernel import Kernel
-from fuzzvm.kernel.page_lookup import aligned_vread_iter, perf_get_page_size, poke_vmalloc_pages
+from fuzzvm.kernel.page_lookup import (
+    aligned_vread_iter,
+    do_kern_addr_fault,
+    kernel_page_present,
+    perf_get_page_size,
+    poke_vmalloc_pages,
+)
 from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_RO, PAGE_KERNEL_ROX, Geometry, Level
 from fuzzvm.kernel.ptdump import ptdump_check_wx, ptdump_walk
 from fuzzvm.kernel.vmalloc import vfree, vm_unmap_aliases, vmalloc, vmalloc_huge
@@ -30,6 +36,7 @@ from fuzzvm.scenario.call import OfPage, OfPages
 from fuzzvm.scenario.errors import ScenarioError
 from fuzzvm.scenario.hotplug_calls import (
     HugetlbVmemmapOptimizeFolio,
+    KexecLoad,
     KfenceProtectPage,
     PagemapRangeFails,
     PageunmapRange,
@@ -304,6 +311,34 @@ class PerfPageSize(OfPage):
 
 
 @dataclass(frozen=True)
+class SpuriousKernelFault(OfPage):
+    """Write to a page and be denied: whether a stale TLB entry did that is asked by spurious_kernel_fault."""
+
+    name = "spurious_kernel_fault"
+    archs = ("x86_64",)
+    looks_up = True
+    disables_irqs = True
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = self.addresses(k)
+        yield from do_kern_addr_fault(k, addr)
+        return areas
+
+
+@dataclass(frozen=True)
+class KernelPagePresent(OfPage):
+    """Ask whether a page of the linear map is mapped, as hibernation does of pages that it may save."""
+
+    name = "kernel_page_present"
+    looks_up = True
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        addr, _ = self.addresses(k)
+        yield from kernel_page_present(k, addr)
+        return areas
+
+
+@dataclass(frozen=True)
 class CallFunction(Call):
     """Call any function of a kernel image by its name; the kernel model refuses it. `arguments` explains its words."""
 
@@ -348,11 +383,14 @@ CALLS: dict[str, type[Call]] = {
         ReadKcore,
         TextPoke,
         PerfPageSize,
+        SpuriousKernelFault,
+        KernelPagePresent,
         TryRemoveMemory,
         PageunmapRange,
         PagemapRangeFails,
         HugetlbVmemmapOptimizeFolio,
         KfenceProtectPage,
+        KexecLoad,
         CallFunction,
     )
 }

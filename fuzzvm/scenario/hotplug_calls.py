@@ -1,4 +1,4 @@
-"""The calls that take memory out, or its shadow, or remap what describes it; and what KFENCE does to its pool."""
+"""The calls that take memory out, or its shadow, or remap what describes it, or copy its tables; and KFENCE's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fuzzvm.kernel.hugetlb_vmemmap import hugetlb_vmemmap_optimize_folio
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.memory_hotplug import pagemap_range_fails, pageunmap_range, try_remove_memory
+from fuzzvm.kernel.trans_pgd import trans_pgd_create_copy
 from fuzzvm.machine.ops import Steps
-from fuzzvm.scenario.call import Areas, OfPage, OfPages
+from fuzzvm.scenario.call import Areas, Call, OfPage, OfPages
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,18 @@ class KfenceProtectPage(OfPage):
     def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
         addr, _ = self.addresses(k)
         yield from k.arch.kfence_protect_page(k, addr)
+        return areas
+
+
+@dataclass(frozen=True)
+class KexecLoad(Call):
+    """Load a kernel for kexec, which copies the tables of the linear map: machine_kexec_post_load of arm64."""
+
+    name = "kexec_load"
+    archs = ("arm64",)
+    looks_up = True
+    copies = True
+
+    def run(self, k: Kernel, areas: Areas) -> Steps[Areas]:
+        yield from trans_pgd_create_copy(k)
         return areas

@@ -18,16 +18,19 @@ from fuzzvm.scenario.calls import (
     CatKernelPageTables,
     CatPageTables,
     CheckWxPages,
+    KernelPagePresent,
     PerfPageSize,
     ReadKcore,
     SetMemoryRo,
     SetMemoryRox,
+    SpuriousKernelFault,
     TextPoke,
     Vmap,
     Vunmap,
 )
 from fuzzvm.scenario.hotplug_calls import (
     HugetlbVmemmapOptimizeFolio,
+    KexecLoad,
     PagemapRangeFails,
     PageunmapRange,
     TryRemoveMemory,
@@ -36,6 +39,7 @@ from fuzzvm.scenario.scenario import Scenario
 
 ALL = ("arm64", "x86_64")
 X86 = ("x86_64",)
+ARM = ("arm64",)
 
 OWNED = "who looks an address up has it mapped, and a promotion takes only what nobody has mapped"
 APART = "each of the two has a part of the kernel's addresses to itself, with no table in common below the upper ones"
@@ -150,6 +154,41 @@ WALKERS = (
         owned=True,
         parts=(VMALLOC, LINEAR),
         invlpgb=True,
+    ),
+    Walker(
+        "spurious-fault",
+        "a write that is denied, whose fault asks with interrupts off whether the page tables deny it",
+        "arch/x86/mm/fault.c: do_kern_addr_fault, spurious_kernel_fault",
+        lambda page: (SpuriousKernelFault(page + 1),),
+        X86,
+        owned=True,
+        parts=(VMALLOC, LINEAR),
+    ),
+    Walker(
+        "spurious-fault-invlpgb",
+        "the same on a CPU whose TLB flushes are broadcast (INVLPGB)",
+        "arch/x86/mm/fault.c: spurious_kernel_fault; arch/x86/mm/tlb.c: flush_tlb_all",
+        lambda page: (SpuriousKernelFault(page + 1),),
+        X86,
+        owned=True,
+        parts=(VMALLOC, LINEAR),
+        invlpgb=True,
+    ),
+    Walker(
+        "kernel-page-present",
+        "hibernation asks whether a page is mapped, with no lock of page tables",
+        "kernel/power/snapshot.c: saveable_page; set_memory.c of x86, pageattr.c of arm64: kernel_page_present",
+        lambda page: (KernelPagePresent(page + 1),),
+        owned=True,
+        parts=(LINEAR,),
+    ),
+    Walker(
+        "kexec-load",
+        "kexec_load copies the tables of the linear map, with no lock of memory hotplug",
+        "arch/arm64/kernel/machine_kexec.c: machine_kexec_post_load; arch/arm64/mm/trans_pgd.c: trans_pgd_create_copy",
+        lambda _: (KexecLoad(),),
+        ARM,
+        parts=(LINEAR,),
     ),
     Walker(
         "vmemmap-remap",

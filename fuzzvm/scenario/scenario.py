@@ -12,6 +12,7 @@ from fuzzvm.kernel.irq_safety import Context
 from fuzzvm.kernel.pgtable import Geometry
 from fuzzvm.scenario.calls import Call, CallFunction, CatPageTables, parse_call
 from fuzzvm.scenario.errors import ScenarioError
+from fuzzvm.scenario.hotplug_calls import KexecLoad
 
 MAX_CPUS = 8
 MAX_CALLS = 64
@@ -156,6 +157,8 @@ class Scenario:
             # who looks an address up has it mapped: nobody says what comes of it where he has not
             claims.append(None)
         claims += [mitigation.removals.get(call.name) for calls in self.cpus for call in calls if call.removes]
+        if race(self.cpus_with(lambda call: call.copies), self.cpus_with(lambda call: call.removes)):
+            claims.append(mitigation.removals.get(KexecLoad.name))
         if architectures.get(self.arch).collapses:
             collapse = self.cpus_with(lambda call: call.collapses)
             if race(walk, collapse):

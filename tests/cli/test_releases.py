@@ -97,11 +97,11 @@ def test_pairs_end_in_a_table_and_a_page(tmp_path: Path) -> None:
     done = fuzzvm("pairs", "--release", "linux-7.3", "--arch", "arm64", "--markdown", str(page))
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["promotion-pmd", "safe", "safe", "-", "-", "-", "-"] in rows
-    assert ["hot-remove", "safe", "safe", "safe", "-", "safe", "safe"] in rows
+    assert ["promotion-pmd", "safe", "safe", *["-"] * 6] in rows
+    assert ["hot-remove", "safe", "safe", "safe", "-", "safe", "safe", "use-after-free-read", "safe"] in rows
     assert "what nobody has mapped" in done.stdout
     text = page.read_text(encoding="utf-8")
-    assert "| promotion-pud | safe | safe | - | - | - | - |" in text
+    assert "| promotion-pud | safe | safe | - | - | - | - | - | - |" in text
     assert "| kcore |" in text
 
 
@@ -109,7 +109,8 @@ def test_pairs_end_in_a_table_and_a_page(tmp_path: Path) -> None:
 def test_pairs_say_in_json_what_goes_wrong() -> None:
     data = json.loads(fuzzvm("pairs", "--release", "linux-7.3", "--arch", "x86_64", "--json").stdout)
     wrong = {(one["freer"], one["walker"]) for one in data["pairs"] if one["verdict"] == "bug"}
-    collapse = {(f"collapse-{level}", walker) for level in ("pmd", "pud") for walker in ("kcore", "perf-invlpgb")}
+    unlocked = ("kcore", "perf-invlpgb", "spurious-fault-invlpgb")
+    collapse = {(f"collapse-{level}", walker) for level in ("pmd", "pud") for walker in unlocked}
     # what frees a table while an entry leads to it does so beside every walker
     assert {pair for pair in wrong if pair[0].startswith(("promotion", "collapse"))} == collapse
     freed = {(one["freer"], one["walker"]) for one in data["pairs"] if one["bug"] == "free-of-linked-table"}

@@ -8,7 +8,7 @@ import pytest
 
 from fuzzvm.exhaustive import Limits
 from fuzzvm.kernel import memory_hotplug
-from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE, MISSING_DESTRUCTOR
+from fuzzvm.kernel.errors import BAD_TABLE_POINTER, FREE_OF_LINKED_TABLE, MISSING_DESTRUCTOR
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.kernel import Kernel
 from fuzzvm.kernel.oracles import Oracles
@@ -18,6 +18,7 @@ from fuzzvm.machine.errors import USE_AFTER_FREE_READ, USE_AFTER_FREE_WRITE
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address, Free, InterruptAll, Operation, Steps, Store, Tlbi
 from fuzzvm.mitigations import registry
+from fuzzvm.scenario import hotplug_calls
 from fuzzvm.scenario.pairs import scenarios
 from fuzzvm.scenario.scenario import Scenario
 from fuzzvm.verify.matrix import Bounds, Cell, verify_cell
@@ -202,3 +203,25 @@ def test_the_table_of_a_split_is_constructed_in_the_newest_and_x86_destructs_non
     run = verify_cell(Cell(release, Scenario.from_data(SPLIT), "sc"), Bounds(Limits()))
     assert run.verdict.failure is not None
     assert run.verdict.failure.error == expected
+
+
+def test_the_lock_that_a_dump_takes_would_keep_hot_remove_from_the_copy_of_kexec(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """kexec_load() does not take it, and meets freed tables; what it reads twice may be none by then."""
+    cell = Cell("linux-7.3", scenarios()["pair-arm64-hot-remove-kexec-load"], "sc")
+    rereads = replace(cell, scenario=replace(cell.scenario, walk_rereads=True))
+    copy = hotplug_calls.trans_pgd_create_copy
+
+    def locked(k: Kernel) -> Steps[None]:
+        yield from memory_hotplug.get_online_mems(k)
+        yield from copy(k)
+        yield from memory_hotplug.put_online_mems(k)
+
+    for one in (cell, rereads):
+        failure = verify_cell(one, Bounds(Limits())).verdict.failure
+        assert failure is not None
+        assert failure.error in {USE_AFTER_FREE_READ, BAD_TABLE_POINTER}
+    monkeypatch.setattr(hotplug_calls, "trans_pgd_create_copy", locked)
+    for one in (cell, rereads):
+        assert verify_cell(one, Bounds(Limits())).verdict.verdict == "safe"

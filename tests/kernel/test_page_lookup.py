@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuzzvm.exhaustive import Limits
-from fuzzvm.kernel.page_lookup import vmalloc_to_page
-from fuzzvm.kernel.pgtable import PAGE_KERNEL, Level
+from fuzzvm.kernel.page_lookup import kernel_page_present, spurious_kernel_fault, vmalloc_to_page
+from fuzzvm.kernel.pgtable import PAGE_KERNEL, PAGE_KERNEL_RO, Level
 from fuzzvm.kernel.vmap import vmap_range
 from fuzzvm.machine.ops import Free, InterruptAll, Load, Tlbi
 from fuzzvm.mitigations import registry
@@ -30,6 +30,19 @@ def test_an_address_is_found_at_every_level(arch: str, level: Level) -> None:
     last = base + size - page
     assert machine.boot(vmalloc_to_page(k, last)) == (8 * size + size - page) >> k.geometry.page_shift
     assert machine.boot(vmalloc_to_page(k, base + size)) == 0
+
+
+@pytest.mark.parametrize("level", [Level.PTE, Level.PMD, Level.PUD])
+@pytest.mark.parametrize(("prot", "spurious"), [(PAGE_KERNEL, True), (PAGE_KERNEL_RO, False)])
+def test_a_denied_write_is_spurious_where_the_page_tables_allow_it(level: Level, prot: int, spurious: bool) -> None:
+    machine, k = boot("x86_64")
+    size = k.geometry.size(level)
+    base = k.geometry.base
+    machine.boot(vmap_range(k, base, base + size, 0, prot, k.geometry.shifts[level]))
+    assert machine.boot(spurious_kernel_fault(k, base)) is spurious
+    assert machine.boot(spurious_kernel_fault(k, base + size)) is False
+    assert machine.boot(kernel_page_present(k, base)) is True
+    assert machine.boot(kernel_page_present(k, base + size)) is False
 
 
 def kcore(
@@ -65,9 +78,26 @@ def test_with_rereads_an_entry_is_read_as_often_as_c_reads_it() -> None:
     assert len(often) == 2 * (3 * 4 + 1)
 
 
-def test_a_flush_by_ipi_waits_for_interrupts_and_a_broadcast_does_not() -> None:
+@pytest.mark.parametrize(
+    ("call", "arch", "loads"),
+    [
+        # present, leaf, and the table below; the PTE twice, and the PMD at last
+        ("spurious_kernel_fault(page=0)", "x86_64", 3 * 3 + 2 + 1),
+        # none, leaf, present, and the table below
+        ("kernel_page_present(page=0)", "x86_64", 3 * 4 + 1),
+        ("kernel_page_present(page=0)", "arm64", 3 * 2 + 1),
+    ],
+)
+def test_other_look_ups_read_as_often_as_their_c(call: str, arch: str, loads: int) -> None:
+    for rereads, expected in ((False, 4), (True, loads)):
+        found = [op for op in alone(kcore(calls=(call,), rereads=rereads, arch=arch), 0) if isinstance(op, Load)]
+        assert len(found) == expected
+
+
+@pytest.mark.parametrize("call", ["perf_page_size(page=0)", "spurious_kernel_fault(page=0)"])
+def test_a_flush_by_ipi_waits_for_interrupts_and_a_broadcast_does_not(call: str) -> None:
     for invlpgb in (False, True):
-        system = kcore(calls=("perf_page_size(page=0)",), invlpgb=invlpgb)
+        system = kcore(calls=(call,), invlpgb=invlpgb)
         machine = system.machine(tracing=True)
         # interrupts are off from the first step on
         machine.step(0, lambda _: 0)

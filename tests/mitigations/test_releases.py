@@ -77,7 +77,15 @@ def test_a_change_of_protection_would_be_kept_from_a_collapse_by_cpa_lock_alone(
     assert verdict(NEWEST, scenario, "sc", "attributes-lock", "collapse-lock") == "safe"
 
 
-@pytest.mark.parametrize("scenario", ["pair-x86_64-collapse-pmd-kcore", "pair-x86_64-collapse-pmd-perf-invlpgb"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "pair-x86_64-collapse-pmd-kcore",
+        "pair-x86_64-collapse-pmd-perf-invlpgb",
+        "pair-x86_64-collapse-pmd-spurious-fault-invlpgb",
+        "pair-arm64-hot-remove-kexec-load",
+    ],
+)
 def test_what_the_newest_leaves_open(scenario: str) -> None:
     assert verdict(NEWEST, scenario) == USE_AFTER_FREE_READ
 

@@ -61,6 +61,9 @@ class Architecture(Constant, ABC):
     collapses: ClassVar[bool] = False
     """Whether set_memory_rox may replace a table of pages by a block."""
 
+    reads_entries_once: ClassVar[bool] = True
+    """Whether kernel_page_present reads an upper entry once (READ_ONCE) for all that it asks of it."""
+
     branch: ClassVar[int] = BRANCH
     """What a fetch of a patched site gives while the branch is in it; NOP is 0 everywhere."""
     mms_sharing_kernel_tables: ClassVar[tuple[str, ...]] = ()

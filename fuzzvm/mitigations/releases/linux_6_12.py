@@ -17,7 +17,7 @@ class _Arm64(Mitigation):
     name = NAME
     one_walker = "safe"
     two_walkers = "safe"
-    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", **KASAN}
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", "kexec_load": "bug", **KASAN}
     functions = Functions(huge_vmap_beside_ptdump=False)
     gives_up = frozenset({PROMOTION, TABLE_FREED, WALKED_TABLE_FREED})
 
@@ -37,6 +37,8 @@ class _X86(Mitigation):
         "text_poke": "safe",
         "perf_page_size": "safe",
         "perf_page_size invlpgb": "safe",
+        "spurious_kernel_fault": "safe",
+        "spurious_kernel_fault invlpgb": "safe",
     }
     functions = Functions(collapses=False)
     gives_up = frozenset({COLLAPSE})

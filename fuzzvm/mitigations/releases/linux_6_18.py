@@ -15,7 +15,7 @@ class _Arm64(StaticKeyMitigation):
     """arm64_ptdump_lock_key (arch/arm64/mm/mmu.c, ptdump.c)."""
 
     name = NAME
-    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", **KASAN}
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", "kexec_load": "bug", **KASAN}
     functions = Functions(splits_kernel_mappings=True, split_spares_kfence=True, hot_add_constructs=True)
 
 
@@ -34,6 +34,8 @@ class _X86(Mitigation):
         "text_poke": "bug",
         "perf_page_size": "safe",
         "perf_page_size invlpgb": "bug",
+        "spurious_kernel_fault": "safe",
+        "spurious_kernel_fault invlpgb": "bug",
     }
 
 

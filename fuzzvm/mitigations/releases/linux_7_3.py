@@ -40,7 +40,7 @@ class _Arm64(stack((VmapTrylock, PtdumpLocksInitMm), NAME)):  # type: ignore[mis
     name = NAME
     one_walker = "safe"
     two_walkers = "safe"
-    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", **KASAN}
+    removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "safe", "kexec_load": "bug", **KASAN}
     functions = Functions(
         flushes_all_at_limit=True,
         splits_kernel_mappings=True,
@@ -65,6 +65,8 @@ class _X86(stack((VmapTrylock, PtdumpLocksInitMm, _CpaLock), NAME)):  # type: ig
         "text_poke": "safe",
         "perf_page_size": "safe",
         "perf_page_size invlpgb": "bug",
+        "spurious_kernel_fault": "safe",
+        "spurious_kernel_fault invlpgb": "bug",
     }
     functions = Functions(
         pud_free_detaches_first=True, collapse_holds_cpa_lock=True, split_constructs=True, text_poke_locks_init_mm=True

@@ -41,6 +41,7 @@ class X86(Architecture):
     levels = (4, 5)
     vmalloc_start = 0xFFFF_C900_0000_0000
     collapses = True
+    reads_entries_once = False
     # efi_sync_low_kernel_mappings(), pgd_ctor()
     mms_sharing_kernel_tables = ("efi_mm", "current_mm")
     branch = alternative.JMP8
