@@ -30,7 +30,7 @@ class Functions(Constant):
     collapse_holds_cpa_lock: bool = False
     """Whether cpa_lock is held over collapse, flush and free (__cpa_collapse_large_pages of 7.3)."""
     flushes_all_at_limit: bool = False
-    """Whether arm64's flush_tlb_kernel_range flushes all TLBs for MAX_DVM_OPS pages already, as in 7.3.
+    """Whether arm64's flush_tlb_kernel_range flushes all TLBs for MAX_DVM_OPS pages already, as in 6.18 and 7.3.
 
     False is arch/arm64/include/asm/tlbflush.h of 6.12: for more pages than that.
     """

@@ -48,6 +48,21 @@ def test_a_tree_is_compared_function_by_function(tmp_path: Path) -> None:
     assert f"{len(functions)} of {len(functions)} modelled functions differ" in done.stdout
 
 
+def test_6_18_is_compared_with_its_own_texts(tmp_path: Path) -> None:
+    """Work items that free tables came later: of those functions nothing is known there."""
+    known = [function for function in modelled() if "linux-6.18" in function.digests]
+    later = {function.name for function in modelled()} - {function.name for function in known}
+    assert later == {
+        "__cpa_collapse_large_pages",
+        "kernel_pgtable_work_func",
+        "pagetable_free_kernel",
+        "poke_vmalloc_pages",
+    }
+    tree = make_tree(tmp_path / "tree", version="VERSION = 6\nPATCHLEVEL = 18\nSUBLEVEL = 0\n")
+    data = json.loads(fuzzvm("releases", "--check", str(tree), "--release", "linux-6.18", "--json").stdout)
+    assert data["functions"] == len(data["drift"]) == len(known)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -55,7 +70,7 @@ def test_a_tree_is_compared_function_by_function(tmp_path: Path) -> None:
         (("releases", "--check", "{}/empty"), "its Makefile names no version"),
         (("releases", "--release", "linux-7.3"), "goes with --check"),
         (("releases", "--check", "{}/tree", "--release", "linux-2.4"), "no release 'linux-2.4'"),
-        (("releases", "--check", "{}/tree", "--release", "linux-6.18"), "nothing is known of the sources"),
+        (("releases", "--check", "{}/tree", "--release", "linux-6.12"), "nothing is known of the sources"),
         (("verify", "--release", "linux-2.4"), "there are linux-6.12, linux-6.18, linux-7.3"),
         (("pairs", "--release", "linux-2.4"), "there are linux-6.12, linux-6.18, linux-7.3"),
         (("verify", "-m", "linux-6.18+linux-7.3"), "are two kernels"),

@@ -16,7 +16,9 @@ class _Arm64(StaticKeyMitigation):
 
     name = NAME
     removals: ClassVar[Mapping[str, Verdict]] = {"try_remove_memory": "bug", "kexec_load": "bug", **KASAN}
-    functions = Functions(splits_kernel_mappings=True, split_spares_kfence=True, hot_add_constructs=True)
+    functions = Functions(
+        flushes_all_at_limit=True, splits_kernel_mappings=True, split_spares_kfence=True, hot_add_constructs=True
+    )
 
 
 class _X86(Mitigation):
@@ -44,5 +46,5 @@ class Linux618(Release):
 
     name = NAME
     summary = "arm64 has the counted static key; x86_64 frees at once, and collapses without a lock"
-    sources = "6.18's commit 'arm64: Enable vmalloc-huge with ptdump'; x86_64 as 6.12 with the collapse of 6.15"
+    sources = "6.18, as it was tagged"
     schemes: ClassVar[Mapping[str, type[Mitigation]]] = {"arm64": _Arm64, "x86_64": _X86}

@@ -19,7 +19,9 @@ from fuzzvm.kernel.pgtable import (
     mk_table,
 )
 from fuzzvm.machine.ops import Barrier, Fence, Store, Tlbi
+from fuzzvm.mitigations.releases.linux_6_18 import Linux618
 from fuzzvm.mitigations.releases.linux_7_3 import Linux73
+from fuzzvm.mitigations.releases.release import Release
 from tests.support import boot, operations, run
 
 ARM64 = architectures.get("arm64")
@@ -78,10 +80,13 @@ def test_flush_of_a_range(pages: int, flushes: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("release", [Linux618, Linux73])
 @pytest.mark.parametrize(("pages", "flushes"), [(3, 3), (4, 0), (5, 0)])
-def test_linux_7_3_flushes_everything_for_that_many_pages_already(pages: int, flushes: int) -> None:
+def test_since_6_18_everything_is_flushed_for_that_many_pages_already(
+    release: type[Release], pages: int, flushes: int
+) -> None:
     """__flush_tlb_range_limit_excess() in arch/arm64/include/asm/tlbflush.h: pages >= MAX_DVM_OPS."""
-    machine, kernel = boot("arm64", 3, 4, cpus=1, tracing=True, mitigation=Linux73.on("arm64"))
+    machine, kernel = boot("arm64", 3, 4, cpus=1, tracing=True, mitigation=release.on("arm64"))
     run(machine, ARM64.flush_tlb_kernel_range(kernel, BASE, BASE + (pages << 12)))
     by_page = [Tlbi("vaale1is", BASE + (page << 12)) for page in range(flushes)]
     assert [op for op in operations(machine) if isinstance(op, Tlbi)] == (by_page or [Tlbi("vmalle1is", 0)])
