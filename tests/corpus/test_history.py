@@ -34,6 +34,7 @@ OPEN = {
     ("linux-7.3", "x86-vmemmap-shrinker"),
     ("linux-7.3", "pair-x86_64-hot-remove-ptdump"),
     ("linux-7.3", "pair-arm64-kasan-shadow-unlocked-ptdump"),
+    ("linux-7.3", "pair-arm64-hot-remove-kexec-load"),
 }
 """What there is no day after of yet: docs/open-in-7.3.md."""
 CASES = {(case.mitigation, case.scenario.name): case for case in map(read, sorted(HISTORY.glob("*.toml")))}
