@@ -196,10 +196,26 @@ VARIANTS = [
     Variant(
         "perf: interrupts stay off",
         "page_lookup.py",
-        lines("yield from local_irq_restore(k, flags)"),
-        "",
+        lines("yield from local_irq_restore(k, flags)", "return int(size)"),
+        lines("return int(size)"),
         "pair-x86_64-collapse-pmd-perf",
         "no-progress",
+    ),
+    Variant(
+        "a denied write: interrupts are on again before the walk",
+        "page_lookup.py",
+        lines(
+            "spurious = yield from spurious_kernel_fault(k, addr)",
+            "yield from _reader_ends(k)",
+            "yield from local_irq_restore(k, flags)",
+        ),
+        lines(
+            "yield from _reader_ends(k)",
+            "yield from local_irq_restore(k, flags)",
+            "spurious = yield from spurious_kernel_fault(k, addr)",
+        ),
+        "pair-x86_64-collapse-pmd-spurious-fault",
+        "use-after-free-read",
     ),
     Variant(
         "hot-remove, arm64: a table is freed before its entry is cleared",
