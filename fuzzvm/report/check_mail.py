@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fuzzvm.report.check_words import BAD, kernel_in_words, look_in_words, verdict_in_words
-from fuzzvm.report.mail import Row, columns, fit, listing, section, wrapped, wrapped_lines
+from fuzzvm.report.mail import columns, compiled_steps, fit, section, wrapped, wrapped_lines
 
 FINDING = """\
 The code that was run is the compiler's, and what it calls outside of it (allocation, printing, the slow paths of locks)
@@ -103,18 +103,10 @@ def _told(pair: Mapping[str, Any], when: str, run: Mapping[str, Any]) -> Iterato
     yield section(f"Report: {where}", [line for one in story["report"] for line in fit(one)])
     calls = [*(f"boot: {call}" for call in pair["boot"])]
     calls += [f"CPU {cpu}: {call}" for cpu, every in enumerate(pair["cpus"]) for call in every]
-    names = [f"CPU {cpu}" for cpu in range(story["cpus"])]
-    # what memory does by itself stands in the first column, and says so
-    rows = [
-        Row(step["number"], step["cpu"], step["function"], step["text"])
-        if step["cpu"] < len(names)
-        else Row(step["number"], 0, "", f"memory: {step['text']}")
-        for step in story["steps"]
-    ]
     said = f"{run['steps']} steps, {run['context_switches']} context switches; {minimal}."
     yield section(
         "The interleaving",
-        [*wrapped_lines(said), "", *(line for call in calls for line in fit(call)), "", *listing(names, rows)],
+        [*wrapped_lines(said), "", *(line for call in calls for line in fit(call)), "", *compiled_steps(story)],
     )
 
 

@@ -149,10 +149,24 @@ def test_a_corpus_needs_the_image(broken: Path, other: Path, saved: Path, tmp_pa
     assert (kept.returncode, len(list(corpus.iterdir()))) == (1, 1)
 
 
+def test_a_stress_program_of_compiled_code_says_what_was_run(broken: Path, saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stress"
+    done = fuzzvm("export", str(saved), "--to", "stress", "--image", str(broken), "-o", str(out))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"written: {out}\n", "")
+    module = (out / "fuzzvm_stress.c").read_text()
+    comment = module[: module.index("*/")]
+    case = read(saved)
+    assert f"{case.expect.error} in {case.expect.function}" in comment
+    assert read_manifest(broken).digest[:12] in comment and "fuzzvm explain schedule.toml --image DIR" in comment
+    assert "pmd_free_pte_page()" in comment
+    assert "do_vmap(at + 0x0UL, 0x200000UL" in module
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "FILE", "--to", "litmus"), "fuzzvm export is not there for kernel images"),
+        (("export", "FILE", "--to", "litmus"), "runs only where --image DIR gives it"),
+        (("export", "FILE", "--to", "promela", "--image", "IMAGE"), "--to promela is not there for kernel images"),
         (("mail", "FILE"), "fuzzvm mail is not there for kernel images"),
         (("kernel", "replay", "FILE", "--kernel", "."), "fuzzvm kernel replay is not there for kernel images"),
         (("replay", "FILE", "--mitigation", "none"), "runs only where --image DIR gives it"),

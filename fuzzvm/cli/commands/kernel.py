@@ -12,6 +12,7 @@ from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progre
 from fuzzvm.cli.output import plain, say, say_text
 from fuzzvm.corpus.format import read
 from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.files.folder import check_new
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.mitigations import registry
 from fuzzvm.realkernel import build as builds
@@ -203,7 +204,7 @@ def replay(
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
     if bundle is not None:
-        bundles.check(bundle)
+        check_new(bundle)
     case = read(file)
     refuse_image(case, "fuzzvm kernel replay")
     built = builds.load(folder)
