@@ -12,6 +12,7 @@ from fuzzvm.export.stress_words import Told
 from fuzzvm.kernel.errors import DESCRIPTIONS
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.mitigations import registry
+from fuzzvm.realkernel.plan import JUDGED
 from fuzzvm.report.mail import compiled_steps, steps
 from fuzzvm.report.story import tell
 from fuzzvm.scenario.target import Code
@@ -57,6 +58,7 @@ def _of_image(case: TestCase, code: Code, file: Path) -> Told:
     story = story_of(task, schedule)
     if story.failure is None:
         raise CorpusError(file, NOTHING_WRONG)
+    judged = story.failure.error in JUDGED
     told = to_data(story, case.scenario, title(code.image))
     return Told(
         error=story.failure.error,
@@ -65,6 +67,8 @@ def _of_image(case: TestCase, code: Code, file: Path) -> Told:
         kernel=f"compiled code: {title(code.image, case.memory)}",
         schedule=f"{len(story.steps)} steps and {context_switches(schedule)} context switches",
         listing=compiled_steps(told),
-        instead="The command below tells the schedule with source lines.",
-        command=image_command("explain", "schedule.toml", "DIR"),
+        instead=INSTEAD if judged else "The command below tells the schedule with source lines.",
+        command=image_command("kernel replay", "schedule.toml", "DIR") + " --kernel OUT"
+        if judged
+        else image_command("explain", "schedule.toml", "DIR"),
     )

@@ -15,6 +15,7 @@ from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Entry, Window
 from fuzzvm.scenario.calls import (
     Call,
+    CallFunction,
     CatKernelPageTables,
     CatPageTables,
     CheckWxPages,
@@ -43,13 +44,17 @@ JUDGED = ("use-after-free-read", "use-after-free-reused")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A step that reads or writes a page-table entry. `stack` names the model's functions, innermost first."""
+    """A step that reads or writes a page-table entry. `stack` names the model's functions, innermost first.
+
+    `somewhere` says that it may be any entry of the same table.
+    """
 
     step: int
     cpu: int
     entry: Entry
     write: bool
     stack: tuple[str, ...]
+    somewhere: bool = False
 
     def __str__(self) -> str:
         return f"CPU {self.cpu} {'writes' if self.write else 'reads'} the {self.entry}"
@@ -75,7 +80,8 @@ Expected = Access | TableFreed
 class Plan:
     """What is expected, in the schedule's order, and how many of the model's steps have no counterpart.
 
-    The last one is the access that fails, `failing`.
+    The last one is the access that fails, `failing`. `window` has the pages of what is expected, `calls` those of the
+    scenario's calls.
     """
 
     case: TestCase
@@ -83,6 +89,7 @@ class Plan:
     passed_over: int
     steps: int
     window: Window
+    calls: Window
 
     @property
     def failing(self) -> Access:
@@ -119,10 +126,8 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
     Raises NoCounterpartError where it does not end in an error that KASAN sees, or makes calls that the guest cannot;
     MitigationError, ScheduleError as a replay does.
     """
-    if case.expect.error not in JUDGED:
-        what = case.expect.error or case.expect.verdict
-        raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}")
-    _check_calls(case.scenario)
+    check_judged(case)
+    check_calls(case.scenario)
     machine, execution = run(case, mitigation_of(case, mitigation), tracing=True)
     failure = execution.failure
     if failure is None or failure.error != case.expect.error:
@@ -137,7 +142,7 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
     expected = [found for step in trace if (found := _expected(machine, window, step)) is not None]
     if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], Access):
         raise NoCounterpartError("the step that fails is no access to a page-table entry")
-    return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window)
+    return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window, window)
 
 
 def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | None:
@@ -166,7 +171,16 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
     return Access(step.number, step.cpu, entry, write, step.stack)
 
 
-def _check_calls(scenario: Scenario) -> None:
+def check_judged(case: TestCase) -> None:
+    """Raise NoCounterpartError where a test case ends in what KASAN does not see."""
+    if case.expect.error not in JUDGED:
+        what = case.expect.error or case.expect.verdict
+        more = "" if case.image is None else "; `fuzzvm verify --image DIR --all-errors --save` has all errors"
+        raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}{more}")
+
+
+def check_calls(scenario: Scenario) -> None:
+    """Raise NoCounterpartError where a scenario makes calls that the guest cannot make, or not where it has to."""
     if scenario.beyond_calls:
         raise NoCounterpartError(f"{scenario.beyond_calls} cannot be driven on a real kernel")
     drivable: tuple[type[Call], ...] = (Vmap, Vunmap, CatKernelPageTables, CatPageTables, CheckWxPages)
@@ -175,7 +189,8 @@ def _check_calls(scenario: Scenario) -> None:
         drivable = (*drivable, SetMemoryRo, SetMemoryRox, ReadKcore)
     for call in scenario.every_call:
         if not isinstance(call, drivable):
-            raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
+            name = call.function if isinstance(call, CallFunction) else call.name
+            raise NoCounterpartError(f"{name} cannot be driven at a known place on a real kernel")
     window = Window(scenario.geometry(), 0)
     if reserved(scenario, window) > MAX_RESERVED:
         raise NoCounterpartError("pages that are read must lie within 512 MB, which the guest sets aside")
