@@ -17,7 +17,7 @@ from fuzzvm.kernel.pgtable import Level
 from fuzzvm.realkernel.build import MAX_TEXT, guest_sources
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Window
-from fuzzvm.realkernel.plan import PHYSICAL, operations
+from fuzzvm.realkernel.plan import PHYSICAL, layout, operations
 from fuzzvm.scenario.calls import (
     Call,
     CallFunction,
@@ -48,7 +48,7 @@ def stress_program(case: TestCase, told: Told) -> dict[str, str]:
     scenario = case.scenario
     report_of(told.error)
     _check(scenario)
-    window = Window(scenario.geometry(), 0)
+    window = layout(case, 0)
     slots: dict[str, int] = {}
     setup = _setup(scenario, window, slots)
     cpus = [[_operation(call, window, slots) for call in calls] for calls in scenario.cpus]

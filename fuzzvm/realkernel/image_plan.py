@@ -29,7 +29,7 @@ from fuzzvm.machine.trace import TraceStep
 from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Window
-from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed, check_calls, check_judged
+from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed, check_calls, check_judged, layout
 
 
 def make(case: TestCase, window_start: int, code: ImageCode) -> Plan:
@@ -63,7 +63,7 @@ def make(case: TestCase, window_start: int, code: ImageCode) -> Plan:
         raise NoCounterpartError("the step that fails is no access to a page-table entry")
     # of freed memory the image knows the table alone that is accessed
     merged[-1] = replace(last, somewhere=True)
-    calls = Window(case.scenario.geometry(), window_start)
+    calls = layout(case, window_start)
     return Plan(case, tuple(merged), len(trace) - len(merged), len(trace), window, calls)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import mitigation_of, run
+from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.pgtable import Level, TableLabel, pxd_cont
+from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Free, Load, Rmw, Store, offset_of
 from fuzzvm.machine.trace import TraceStep
@@ -132,7 +133,7 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
     failure = execution.failure
     if failure is None or failure.error != case.expect.error:
         raise NoCounterpartError("the schedule no longer ends in the error that the file expects")
-    window = Window(case.scenario.geometry(), window_start)
+    window = layout(case, window_start)
     trace = machine.trace or []
     weak = next((step for step in trace if step.remark is not None), None)
     if weak is not None:
@@ -169,6 +170,15 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
         )
     write = not isinstance(step.op, Load)
     return Access(step.number, step.cpu, entry, write, step.stack)
+
+
+def layout(case: TestCase, start: int) -> Window:
+    """Return where the pages of a test case's calls are; of an image's case, in the geometry of the image."""
+    if case.image is None:
+        return Window(case.scenario.geometry(), start)
+    shift, levels = PAGE_SHIFTS[case.image.page_size], case.image.levels
+    base = case.scenario.geometry().base
+    return Window(Geometry.make(shift, levels, case.scenario.fanout, base), start)
 
 
 def check_judged(case: TestCase) -> None:

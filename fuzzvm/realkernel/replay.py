@@ -94,10 +94,10 @@ def rehearsable(plan: Plan, cpu: int) -> bool:
 
 
 def _check_geometry(case: TestCase, kernel: BuiltKernel) -> None:
-    scenario = case.scenario
-    if (scenario.arch, scenario.page_size, scenario.levels) != (kernel.arch, kernel.page_size, kernel.levels):
+    of = case.image or case.scenario
+    if (of.arch, of.page_size, of.levels) != (kernel.arch, kernel.page_size, kernel.levels):
         raise NoCounterpartError(
-            f"the test case is for {scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels; "
+            f"the test case is for {of.arch}, {of.page_size} pages, {of.levels} levels; "
             f"the kernel is {kernel.arch}, {kernel.page_size} pages, {kernel.levels} levels"
         )
 

@@ -185,6 +185,27 @@ def test_a_stress_program_of_compiled_code_says_what_was_run(broken: Path, saved
     assert "do_vmap(at + 0x0UL, 0x200000UL" in module
 
 
+def test_a_mail_about_an_image_is_complete_in_itself(broken: Path, saved: Path, tmp_path: Path) -> None:
+    done = fuzzvm("mail", str(saved), "--image", str(broken))
+    assert (done.returncode, done.stderr) == (0, "")
+    text, _, file = done.stdout.partition("\nrace.toml\n---------\n\n")
+    case = read(saved)
+    assert case.image is not None and case.expect.error is not None
+    lines = text.splitlines()
+    assert lines[0].startswith(f"Subject: [BUG] {case.expect.error} in ptdump_pte_entry() (arm64, Linux")
+    assert all(len(line) <= 72 or "/" in line for line in lines[1:])
+    for part in (
+        case.image.digest[:12],
+        "mm/ptdump.c:",
+        "fuzzvm image build",
+        "fuzzvm verify --image DIR -s pmd-promotion",
+    ):
+        assert part in text
+    assert re.search(r"^ +\d+ +write pmd\[0\] of table \d+ = none$", text, re.MULTILINE)
+    (tmp_path / "race.toml").write_text(file)
+    assert read(tmp_path / "race.toml") == case
+
+
 @pytest.mark.always
 def test_a_kernel_is_to_follow_the_page_tables_of_an_image(broken: Path, all_saved: dict[str, Path]) -> None:
     code = image_code(broken)
@@ -234,7 +255,8 @@ def test_an_image_is_not_followed_on_a_kernel_of_another_geometry(
     file = str(all_saved["use-after-free-read"])
     done = fuzzvm("kernel", "replay", file, "--image", str(broken), "--kernel", str(kernel))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert "the test case is for arm64" in done.stderr
+    # the image's levels, not those of the scenario
+    assert "the test case is for arm64, 4K pages, 3 levels; the kernel is x86_64" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -242,7 +264,7 @@ def test_an_image_is_not_followed_on_a_kernel_of_another_geometry(
     [
         (("export", "FILE", "--to", "litmus"), "runs only where --image DIR gives it"),
         (("export", "FILE", "--to", "promela", "--image", "IMAGE"), "--to promela is not there for kernel images"),
-        (("mail", "FILE"), "fuzzvm mail is not there for kernel images"),
+        (("mail", "FILE"), "runs only where --image DIR gives it"),
         (("kernel", "replay", "FILE", "--kernel", "."), "runs only where --image DIR gives it"),
         (("replay", "FILE", "--mitigation", "none"), "runs only where --image DIR gives it"),
         (("explain", "FILE", "--image", "IMAGE", "--mitigation", "none"), "exclude each other"),
