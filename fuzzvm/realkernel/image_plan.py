@@ -29,7 +29,7 @@ from fuzzvm.machine.trace import TraceStep
 from fuzzvm.realkernel.arch import ARCHES
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Window
-from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed, check_calls, check_judged, layout
+from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed, check_calls, check_judged, check_strong, layout
 
 
 def make(case: TestCase, window_start: int, code: ImageCode) -> Plan:
@@ -53,6 +53,7 @@ def make(case: TestCase, window_start: int, code: ImageCode) -> Plan:
     if failure is None or failure.error != case.expect.error or failure.cpu is None:
         raise NoCounterpartError("the schedule no longer ends in the error that the file expects")
     trace = machine.trace or []
+    check_strong(trace)
     failed = _stack(programs, failure.cpu)
     stacks = [*watching.stacks[:-1], failed]
     seen = zip(trace, stacks, watching.known, strict=True)

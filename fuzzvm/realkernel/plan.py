@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuzzvm.corpus.format import TestCase
@@ -135,11 +136,7 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
         raise NoCounterpartError("the schedule no longer ends in the error that the file expects")
     window = layout(case, window_start)
     trace = machine.trace or []
-    weak = next((step for step in trace if step.remark is not None), None)
-    if weak is not None:
-        raise NoCounterpartError(
-            f"step {weak.number} needs memory weaker than sequential consistency, which QEMU cannot be made to show"
-        )
+    check_strong(trace)
     expected = [found for step in trace if (found := _expected(machine, window, step)) is not None]
     if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], Access):
         raise NoCounterpartError("the step that fails is no access to a page-table entry")
@@ -187,6 +184,15 @@ def check_judged(case: TestCase) -> None:
         what = case.expect.error or case.expect.verdict
         more = "" if case.image is None else "; `fuzzvm verify --image DIR --all-errors --save` has all errors"
         raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}{more}")
+
+
+def check_strong(trace: Sequence[TraceStep]) -> None:
+    """Raise NoCounterpartError for a run in which memory is weaker than QEMU shows it."""
+    weak = next((step for step in trace if step.remark is not None), None)
+    if weak is not None:
+        raise NoCounterpartError(
+            f"step {weak.number} needs memory weaker than sequential consistency, which QEMU cannot be made to show"
+        )
 
 
 def check_calls(scenario: Scenario) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from fuzzvm.compiled.manifest import read as read_manifest
 from fuzzvm.corpus.format import read
 from fuzzvm.images.given import image_code
 from fuzzvm.kernel.pgtable import Level
+from fuzzvm.machine.execution import Execution, Replay, execute
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.remarks import StaleRead
 from fuzzvm.machine.schedule import context_switches
-from fuzzvm.realkernel import image_plan, replay
+from fuzzvm.realkernel import image_plan
+from fuzzvm.realkernel import replay as replaying
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.realkernel.places import Entry
@@ -223,9 +228,23 @@ def test_a_kernel_is_to_follow_the_page_tables_of_an_image(broken: Path, all_sav
     assert fails.stack[0] == "ptdump_pte_entry"
     assert plan.passed_over + len(plan.expected) == plan.steps
     # the calls are at the pages of the scenario, two of which are a table of the kernel
-    assert f"cpu 0 vmap {START:#x} 0x200000 0x40000000 0x200000 rw" in replay.script(plan)
+    assert f"cpu 0 vmap {START:#x} 0x200000 0x40000000 0x200000 rw" in replaying.script(plan)
     with pytest.raises(NoCounterpartError, match=r"wild-access.*--all-errors"):
         image_plan.make(read(all_saved["wild-access"]), START, code)
+
+
+def test_what_only_weak_memory_shows_is_not_followed(
+    broken: Path, all_saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weak(machine: Machine, chooser: Replay) -> Execution:
+        done = execute(machine, chooser)
+        assert machine.trace is not None
+        machine.trace[2] = replace(machine.trace[2], remark=StaleRead(0, 0))
+        return done
+
+    monkeypatch.setattr(image_plan, "execute", weak)
+    with pytest.raises(NoCounterpartError, match="step 3 needs memory weaker than sequential consistency"):
+        image_plan.make(read(all_saved["use-after-free-read"]), START, image_code(broken))
 
 
 def test_a_replay_of_an_image_on_a_kernel_is_kept_with_how_to_build_both(
