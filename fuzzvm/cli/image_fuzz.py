@@ -18,6 +18,7 @@ from fuzzvm.scenario.target import Target
 
 WITH_IMAGE = (
     *("image", "scenario_names", "memory", "engine_names", "seconds", "runs", "seed", "corpus", "keep_going"),
+    "tlb",
     "as_json",
 )
 

@@ -152,6 +152,7 @@ def _to_json(run: ImageRun, saved: Sequence[Path | ConversionError]) -> dict[str
     return {
         "scenario": run.scenario.name,
         "memory": run.memory,
+        "tlb": run.scenario.tlb,
         "verdict": verdict.verdict,
         **failure_to_data(verdict),
         "message": verdict.failure.message if verdict.failure else None,

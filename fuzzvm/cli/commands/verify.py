@@ -182,7 +182,7 @@ def verify(
         # imported here: ELF, DWARF and disassembly are needed for nothing else
         from fuzzvm.cli.image_verify import verify_on_image
 
-        given = scenarios(scenario_names, tlb=False)
+        given = scenarios(scenario_names, tlb=tlb)
         bounds = Bounds(of_process, preemptions, not no_reduction, all_errors)
         if save is not None and boundary is not None:
             raise click.UsageError("--save and --boundary exclude each other: a test case names no boundary functions")
@@ -267,6 +267,7 @@ _WITH_IMAGE = (
     "preemptions",
     "no_reduction",
     "all_errors",
+    "tlb",
     "save",
     "as_json",
 )
