@@ -189,7 +189,7 @@ def verify(
         if save is not None:
             store.check_writable(save)
         return verify_on_image(
-            image, given, memory, bounds, save, boundary, chosen=bool(scenario_names), as_json=as_json
+            image, given, memory, bounds, save, boundary, chosen=bool(scenario_names), tlb=tlb, as_json=as_json
         )
     if boundary is not None:
         raise click.UsageError("--boundary needs --image")

@@ -28,6 +28,7 @@ from fuzzvm.machine.tlb import Entry
 from fuzzvm.scenario import shipped
 from fuzzvm.scenario.calls import Vmap, Vunmap
 from fuzzvm.scenario.scenario import Scenario
+from fuzzvm.verify.images import TLB_UNASKED, runnable
 from tests.compiled import small
 
 MMU = "arch/arm64/mm/mmu.c"
@@ -198,6 +199,13 @@ def test_a_descriptor_says_where_it_leads_and_how() -> None:
     for invalid in (0, 0x4000_3002):
         assert descriptor(invalid, page, last=True) is descriptor(invalid, block, last=False) is None
     assert descriptor(0x0040_0000_0701, page, last=True) is None
+
+
+@pytest.mark.always
+def test_a_scenario_that_follows_tlbs_is_run_where_it_is_named(small_image: Image) -> None:
+    given = [replace(PMD, tlb=False), PMD]
+    assert runnable(small_image, given) == (given, [])
+    assert runnable(small_image, given, named=False) == (given[:1], [(PMD, TLB_UNASKED)])
 
 
 @pytest.mark.always
