@@ -1,8 +1,8 @@
 """Verdicts on the compiled functions of a kernel image: a scenario's calls, made of the image's own code.
 
 What is asked is in `compiled.run.links`: nobody uses what has been freed, no table is freed while an entry leads to it,
-none is lost, no lock is held at the end, and no BUG() or WARN() is reached. The oracles of the kernel model that follow
-mappings, W+X and TLBs are not asked.
+none is lost, no lock is held at the end, and no BUG() or WARN() is reached. Where a scenario has `tlb`, what TLBs and
+walk caches may hold is followed. The oracles of the kernel model that follow mappings and W+X are not asked.
 """
 
 from __future__ import annotations
