@@ -73,7 +73,7 @@ def test_a_table_that_a_walk_cache_may_lead_to_is_freed(tmp_path: Path) -> None:
         (run,) = json.loads(done.stdout)["runs"]
         runs[run["tlb"]] = run
     assert runs[False]["verdict"] == "safe"
-    assert (runs[True]["error"], runs[True]["complete"]) == ("hardware-walk-of-freed-table", True)
+    assert (runs[True]["bug"], runs[True]["complete"]) == ("hardware-walk-of-freed-table", True)
     assert "for which it takes a DSB ISH" in runs[True]["message"]
 
 
