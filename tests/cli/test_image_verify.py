@@ -56,7 +56,6 @@ def test_one_that_does_not_has_a_story_with_source_lines(tmp_path: Path) -> None
     assert "= PTE table" in done.stdout and "-> " not in lines[at]
 
 
-@pytest.mark.always
 def test_a_table_that_a_walk_cache_may_lead_to_is_freed(tmp_path: Path) -> None:
     """The TLBI has no DSB after it: by `--tlb` alone, and no context switch is needed."""
     edit = {
