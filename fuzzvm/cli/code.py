@@ -49,15 +49,17 @@ def refuse_with(given: str, context: click.Context, allowed: Collection[str]) ->
 
 
 def runnable_scenarios(
-    image: Image, given: Sequence[Scenario], *, by_name: bool
+    image: Image, given: Sequence[Scenario], *, by_name: bool, tlb: bool = False
 ) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
     """Return the scenarios that an image can run, and the others with the reason of each.
+
+    `tlb` says that the user has asked for TLBs to be followed.
 
     Raises UsageError where there are others and the user has named them.
     """
     from fuzzvm.verify.images import runnable
 
-    can, cannot = runnable(image, list(given))
+    can, cannot = runnable(image, list(given), named=by_name or tlb)
     if by_name and cannot:
         scenario, why = cannot[0]
         raise click.UsageError(f"--image: scenario {scenario.name}: {why}")

@@ -18,12 +18,19 @@ from fuzzvm.scenario.target import Target
 
 WITH_IMAGE = (
     *("image", "scenario_names", "memory", "engine_names", "seconds", "runs", "seed", "corpus", "keep_going"),
+    "tlb",
     "as_json",
 )
 
 
 def image_cells(
-    folder: Path, given: Sequence[Scenario], memory: str | None, engine_names: Sequence[str], *, by_name: bool
+    folder: Path,
+    given: Sequence[Scenario],
+    memory: str | None,
+    engine_names: Sequence[str],
+    *,
+    by_name: bool,
+    tlb: bool,
 ) -> list[FuzzCell]:
     """Return what is searched: the scenarios that the image can run, under each engine.
 
@@ -39,6 +46,6 @@ def image_cells(
             raise click.UsageError(f"engine {engine.name} is not there for images")
     code = image_code(folder)
     assert isinstance(code, ImageCode)
-    can, _ = runnable_scenarios(code.image, given, by_name=by_name)
+    can, _ = runnable_scenarios(code.image, given, by_name=by_name, tlb=tlb)
     targets = tuple(Target(code, one, memory or default_memory(one)) for one in can)
     return [FuzzCell(f"image {code.digest[:12]}", engine, targets) for engine in chosen]

@@ -35,17 +35,19 @@ def verify_on_image(
     boundary: Path | None,
     *,
     chosen: bool,
+    tlb: bool,
     as_json: bool,
 ) -> int:
     """Verify scenarios on an image and print what came of it; return the exit status.
 
     `chosen` says that the user has named the scenarios: then one that the image cannot run is an error, else it is left
-    out, and said to be. The schedule of each bug is saved in the folder `save`. `boundary` is a file with boundary
-    functions of the user's. Raises ImageError, ProgramError, ScenarioError, CorpusError.
+    out, and said to be. `tlb` says that TLBs are asked for in all. The schedule of each bug is saved in the folder
+    `save`. `boundary` is a file with boundary functions of the user's. Raises ImageError, ProgramError, ScenarioError,
+    CorpusError.
     """
     image = load(folder)
     stated = None if boundary is None else load_boundary(boundary, image)
-    can, cannot = runnable_scenarios(image, scenarios, by_name=chosen)
+    can, cannot = runnable_scenarios(image, scenarios, by_name=chosen, tlb=tlb)
     runs: list[ImageRun] = []
     saved: dict[int, list[Path | ConversionError]] = {}
     """By the run, for each of its errors."""
@@ -152,6 +154,7 @@ def _to_json(run: ImageRun, saved: Sequence[Path | ConversionError]) -> dict[str
     return {
         "scenario": run.scenario.name,
         "memory": run.memory,
+        "tlb": run.scenario.tlb,
         "verdict": verdict.verdict,
         **failure_to_data(verdict),
         "message": verdict.failure.message if verdict.failure else None,

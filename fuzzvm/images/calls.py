@@ -17,6 +17,7 @@ from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.entries import AskedCall, CpuCalls
 from fuzzvm.compiled.run.environment import Boundary
 from fuzzvm.compiled.run.task import CompiledTask, call
+from fuzzvm.compiled.run.tlb import ARCH as TLB_ARCH
 from fuzzvm.images.functions import OwnWords, function_call
 from fuzzvm.images.geometry import PHYS, Geometry
 from fuzzvm.scenario.calls import Call as ScenarioCall
@@ -26,10 +27,10 @@ from fuzzvm.scenario.scenario import Scenario, last_page
 
 PROTS = {
     "arm64": {
-        "rw": 0x0068_0000_0000_0701,
-        "ro": 0x0060_0000_0000_0781,
-        "rox": 0x0040_0000_0000_0781,
-        "rwx": 0x0048_0000_0000_0701,
+        "rw": 0x0068_0000_0000_0703,
+        "ro": 0x0060_0000_0000_0783,
+        "rox": 0x0040_0000_0000_0783,
+        "rwx": 0x0048_0000_0000_0703,
     },
     "x86_64": {
         "rw": 0x8000_0000_0000_0163,
@@ -38,8 +39,9 @@ PROTS = {
         "rwx": 0x0000_0000_0000_0163,
     },
 }
-"""Attributes of a valid kernel mapping. arm64: UXN, PXN, DBM; AF, inner shareable, AP[2] (Arm ARM D8.3). x86_64: NX;
-global, dirty, accessed, writable, present (Intel SDM vol. 3A 4.5; asm/pgtable_types.h)."""
+"""Attributes of a valid kernel mapping of pages; the kernel makes those of a block from them. arm64: UXN, PXN, DBM; AF,
+inner shareable, AP[2], a page (Arm ARM D8.3). x86_64: NX; global, dirty, accessed, writable, present (Intel SDM vol. 3A
+4.5; asm/pgtable_types.h)."""
 
 
 def image_task(
@@ -63,15 +65,15 @@ def image_task(
     own = [OwnWords(image, cpu) for cpu in range(len(scenario.cpus))]
     boot = (*_initialise(image), *_setup(image, geometry, scenario.setup, own[0]))
     cpus = [CpuCalls(_calls(image, geometry, calls, own[cpu])) for cpu, calls in enumerate(scenario.cpus)]
-    return CompiledTask(image, memory, CpuCalls(boot), cpus, boundary, assume=assume, tracked=tracked)
+    return CompiledTask(image, memory, CpuCalls(boot), cpus, boundary, assume=assume, tracked=tracked, tlb=scenario.tlb)
 
 
 def why_not(image: Image, scenario: Scenario) -> str:
     """Return why an image cannot run a scenario, '' where it can."""
     if scenario.arch != image.manifest.arch:
         return f"it is of {scenario.arch}, and the image of {image.manifest.arch}"
-    if scenario.tlb:
-        return "what TLBs may hold is not followed for images"
+    if scenario.tlb and scenario.arch != TLB_ARCH:
+        return f"what TLBs may hold is not followed for images of {scenario.arch}"
     if scenario.beyond_calls:
         return f"{scenario.beyond_calls} is not there for images"
     geometry = Geometry.of(image, scenario.fanout)

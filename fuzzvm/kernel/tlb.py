@@ -12,6 +12,7 @@ out: what an early copy could break, the later one, which no earlier invalidatio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Protocol
 
 from fuzzvm.kernel.errors import HARDWARE_WALK_OF_FREED_TABLE, STALE_TRANSLATION, TLB_CONFLICT
@@ -31,7 +32,7 @@ from fuzzvm.kernel.pgtable import (
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import ModelError
 from fuzzvm.machine.ops import Address, Fence, InterruptAll, Tlbi, Value
-from fuzzvm.machine.tlb import ConflictError, Ending, Entry, TlbRules, Tlbs, TlbState
+from fuzzvm.machine.tlb import ConflictError, Ending, Entry, Format, TlbRules, Tlbs, TlbState
 
 if TYPE_CHECKING:
     from fuzzvm.kernel.kernel import Kernel
@@ -44,6 +45,16 @@ class Reader(Protocol):
         """Return a location's latest value that every CPU can see."""
 
 
+class Tables(Format, Protocol):
+    """Page tables as a walker reads them, with the names of their levels."""
+
+    def size(self, level: int) -> int:
+        """Return how many bytes an entry of a level maps."""
+
+    def level_name(self, level: int) -> str:
+        """Return what entries of a level are called: PTE for those of the last."""
+
+
 class PageTables:
     """Page tables as a walker reads them: the `Format` of one kernel. `memory` is asked anew each time."""
 
@@ -53,6 +64,14 @@ class PageTables:
         start = geometry.table_start(Level.PGD, geometry.base)
         self.root = Entry(start, geometry.end, Level.PGD - 1, pgd)
         self._copies: dict[tuple[Level, int, int], tuple[Entry, ...]] = {}
+
+    def size(self, level: int) -> int:
+        """Return how many bytes an entry of a level maps."""
+        return self._geometry.size(Level(level))
+
+    def level_name(self, level: int) -> str:
+        """Return what entries of a level are called."""
+        return Level(level).name
 
     def entries(self, pointer: Entry) -> Iterator[Entry]:
         """Yield the copies that can be made now of the valid entries of the table that a copy leads to."""
@@ -100,20 +119,13 @@ class PageTables:
                 yield Entry(start, start + size, level, 0, output - (va - start), *attributes)
 
 
-class TlbOracle:
+class HeldCopies:
     """What TLBs and walk caches may hold while one kernel runs. `state` is all that it remembers."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        rules: TlbRules,
-        cpus: int,
-        memory: Callable[[], Reader],
-    ) -> None:
-        self._tables = PageTables(kernel.geometry, kernel.init_mm.pgd, memory)
-        self._geometry = kernel.geometry
+    def __init__(self, tables: Tables, rules: TlbRules, cpus: int) -> None:
+        self._tables = tables
         self._rules = rules
-        self._tlbs = Tlbs(cpus, self._tables, rules)
+        self._tlbs = Tlbs(cpus, tables, rules)
 
     @property
     def state(self) -> TlbState:
@@ -123,18 +135,6 @@ class TlbOracle:
     @state.setter
     def state(self, state: TlbState) -> None:
         self._tlbs.state = state
-
-    def wrote(self, allocation: Allocation, offset: int, old: Value, new: Value) -> None:
-        """Take in an entry that has changed for every CPU. Raises ModelError tlb-conflict, stale-translation."""
-        label = allocation.label
-        if not isinstance(label, TableLabel) or old == new:
-            return
-        level = label.level
-        va = label.va + offset * self._geometry.size(level)
-        written = next(iter(self._tables.copies(level, va, new)), None)
-        if old == 0 and written is not None and not written.table and self._tlbs.leads_to(allocation.address):
-            self._check_mapped_again(allocation, offset, written)
-        self._run(self._tlbs.fill, allocation.address)
 
     def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
         """Take in a barrier, an invalidation or an interrupt. Raises ModelError tlb-conflict."""
@@ -155,34 +155,42 @@ class TlbOracle:
             return
         cpu, entry, ending = held[0]
         cpus = sorted({cpu for cpu, _, _ in held})
+        level = self._tables.level_name(entry.level)
         message = (
-            f"{allocation.label} is freed while {_cpus(cpus)} may walk it: the {Level(entry.level).name} entry of "
-            f"{entry.start:#x} that leads to it may be held there {self._why(cpu, ending)}"
+            f"{allocation.label} is freed while {_cpus(cpus)} may walk it: the {level} entry of {entry.start:#x} that "
+            f"leads to it may be held there {self._why(cpu, ending)}"
         )
         raise ModelError(HARDWARE_WALK_OF_FREED_TABLE, message, address=allocation.address)
 
     # Inner parts
 
-    def _check_mapped_again(self, table: Allocation, offset: int, written: Entry) -> None:
+    def _filled(self, table: Address | None) -> None:
+        """Take in what can be read now, after a change of a table. Raises ModelError tlb-conflict."""
+        self._run(self._tlbs.fill, table)
+
+    def _check_mapped_again(
+        self, table: Address, written: Entry, neighbours: Callable[[], AbstractSet[Entry]] = frozenset
+    ) -> None:
         """Check that no CPU holds a translation of what an address was mapped to before it was unmapped.
 
-        The model maps an address to the same page each time, a kernel does not: a stale translation that is equal to
+        `neighbours` returns copies of the other entries of the table, where they may be of one contiguous range.
+
+        A scenario maps an address to the same page each time, a kernel does not: a stale translation that is equal to
         the new one is one to somebody else's page all the same.
         """
         held = self._tlbs.translations(written)
         if not held:
             return
-        # a contiguous range is set entry by entry: what its neighbours say is of the new mapping
-        neighbours = set(self._tables.of_table(table, leaving_out=offset))
+        others = neighbours()
         for cpu, one in held:
             if message := self._rules.conflict(one, written):
-                raise self._conflict(ConflictError(cpu, one, written, message), table.address)
-            if one not in neighbours:
+                raise self._conflict(ConflictError(cpu, one, written, message), table)
+            if one not in others:
                 message = (
                     f"{written.start:#x} is mapped again while CPU {cpu} may hold {self._name(one)} of its former "
                     "mapping"
                 )
-                raise ModelError(STALE_TRANSLATION, message, address=table.address)
+                raise ModelError(STALE_TRANSLATION, message, address=table)
 
     def _run(self, change: Callable[[], None], table: Address | None) -> None:
         try:
@@ -201,13 +209,13 @@ class TlbOracle:
 
     def _name(self, entry: Entry) -> str:
         """Return what a copy is called: the entry that it was made of, and where that leads."""
-        level = Level(entry.level).name
+        level = self._tables.level_name(entry.level)
         if entry.table:
             return f"the {level} entry of {entry.start:#x} that leads to a table"
         size = entry.end - entry.start
-        kind = "page" if entry.level == Level.PTE else f"{level} block"
-        if entry.contiguous and size > self._geometry.size(entry.level):
-            kind = f"contiguous block of {size // self._geometry.size(entry.level)} {level} entries"
+        kind = "page" if level == "PTE" else f"{level} block"
+        if entry.contiguous and size > self._tables.size(entry.level):
+            kind = f"contiguous block of {size // self._tables.size(entry.level)} {level} entries"
         return f"the {kind} {entry.start:#x} -> {entry.output:#x}"
 
     def _why(self, cpu: int, ending: Ending) -> str:
@@ -218,6 +226,30 @@ class TlbOracle:
         if one.synchronised:
             return f"until CPU {one.cpu}, which invalidated it, executes an ISB"
         return f"until {one.operation} {one.address:#x} by CPU {one.cpu} is complete, for which it takes a DSB ISH"
+
+
+class TlbOracle(HeldCopies):
+    """What TLBs and walk caches may hold while the model of a kernel runs."""
+
+    def __init__(self, kernel: Kernel, rules: TlbRules, cpus: int, memory: Callable[[], Reader]) -> None:
+        self._entries = PageTables(kernel.geometry, kernel.init_mm.pgd, memory)
+        self._geometry = kernel.geometry
+        super().__init__(self._entries, rules, cpus)
+
+    def wrote(self, allocation: Allocation, offset: int, old: Value, new: Value) -> None:
+        """Take in an entry that has changed for every CPU. Raises ModelError tlb-conflict, stale-translation."""
+        label = allocation.label
+        if not isinstance(label, TableLabel) or old == new:
+            return
+        level = label.level
+        va = label.va + offset * self._geometry.size(level)
+        written = next(iter(self._entries.copies(level, va, new)), None)
+        if old == 0 and written is not None and not written.table and self._tlbs.leads_to(allocation.address):
+            # a contiguous range is set entry by entry: what its neighbours say is of the new mapping
+            self._check_mapped_again(
+                allocation.address, written, lambda: set(self._entries.of_table(allocation, leaving_out=offset))
+            )
+        self._filled(allocation.address)
 
 
 def _cpus(cpus: Sequence[int]) -> str:

@@ -169,7 +169,9 @@ def _image(folder: Path, given: list[Scenario] | None, engine: str) -> tuple[str
 
     if not isinstance(engines.get(engine), StrategyEngine):
         raise KeyError(f"engine {engine!r} is not there for images")
-    can, cannot = runnable(code.image, list(shipped.shipped().values()) if given is None else given)
+    can, cannot = runnable(
+        code.image, list(shipped.shipped().values()) if given is None else given, named=given is not None
+    )
     if given is not None and cannot:
         scenario, why = cannot[0]
         raise ScenarioError(f"scenario {scenario.name} on image {folder}: {why}")

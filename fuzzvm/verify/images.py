@@ -1,8 +1,8 @@
 """Verdicts on the compiled functions of a kernel image: a scenario's calls, made of the image's own code.
 
 What is asked is in `compiled.run.links`: nobody uses what has been freed, no table is freed while an entry leads to it,
-none is lost, no lock is held at the end, and no BUG() or WARN() is reached. The oracles of the kernel model that follow
-mappings, W+X and TLBs are not asked.
+none is lost, no lock is held at the end, and no BUG() or WARN() is reached. Where a scenario has `tlb`, what TLBs and
+walk caches may hold is followed. The oracles of the kernel model that follow mappings and W+X are not asked.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ FOLLOWED = (PROMOTION, TABLE_FREED, WALKED_TABLE_FREED)
 
 COLLAPSES = "set_memory_rox"
 """The function of x86_64 that collapses pages."""
+TLB_UNASKED = "it follows TLBs, which is done where it is named or with --tlb"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,14 @@ class ImageRun:
     ran: frozenset[int] = frozenset()
 
 
-def runnable(image: Image, scenarios: list[Scenario]) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
-    """Return the scenarios that an image can run, and the others with the reason of each."""
-    reasons = [(scenario, why_not(image, scenario)) for scenario in scenarios]
+def runnable(
+    image: Image, scenarios: list[Scenario], *, named: bool = True
+) -> tuple[list[Scenario], list[tuple[Scenario, str]]]:
+    """Return the scenarios that an image can run, and the others with the reason of each.
+
+    Those in which TLBs are followed take longer: they count only if the user has `named` them, or asked for TLBs.
+    """
+    reasons = [(one, why_not(image, one) or ("" if named or not one.tlb else TLB_UNASKED)) for one in scenarios]
     return [one for one, why in reasons if not why], [(one, why) for one, why in reasons if why]
 
 

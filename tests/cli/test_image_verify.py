@@ -56,6 +56,26 @@ def test_one_that_does_not_has_a_story_with_source_lines(tmp_path: Path) -> None
     assert "= PTE table" in done.stdout and "-> " not in lines[at]
 
 
+def test_a_table_that_a_walk_cache_may_lead_to_is_freed(tmp_path: Path) -> None:
+    """The TLBI has no DSB after it: by `--tlb` alone, and no context switch is needed."""
+    edit = {
+        "arch/arm64/mm/mmu.c": (
+            '"tlbi vaae1is, %0" :: "r"(operand));\n\tdsb(ish);\n',
+            '"tlbi vaae1is, %0" :: "r"(operand));\n',
+        )
+    }
+    image = small.build_image(tmp_path, edits=edit)
+    runs = {}
+    for options in ((), ("--tlb",)):
+        done = verify(image, "-s", "pmd-promotion", "--memory", "sc", "--json", *options)
+        assert (done.returncode, done.stderr) == (len(options), "")
+        (run,) = json.loads(done.stdout)["runs"]
+        runs[run["tlb"]] = run
+    assert runs[False]["verdict"] == "safe"
+    assert (runs[True]["bug"], runs[True]["complete"]) == ("hardware-walk-of-freed-table", True)
+    assert "for which it takes a DSB ISH" in runs[True]["message"]
+
+
 def test_one_that_never_promotes_is_vacuous(tmp_path: Path) -> None:
     edit = {"mm/vmalloc.c": ("if (end - addr != PMD_SIZE ||", "if (1 || end - addr != PMD_SIZE ||")}
     image = small.build_image(tmp_path, edits=edit)
@@ -95,6 +115,7 @@ def test_a_function_that_nobody_has_is_named_with_the_line_that_calls_it(tmp_pat
         (("--jobs", "2"), "--image and --jobs exclude each other"),
         (("-s", "x86-pmd-promotion"), "it is of x86_64, and the image of arm64"),
         (("-s", "contpte"), "contiguous blocks are not there for images"),
+        (("-s", "tlb-x86-promotion"), "it is of x86_64, and the image of arm64"),
     ],
 )
 def test_what_is_not_for_images_is_refused(folder: Path, arguments: tuple[str, ...], said: str) -> None:

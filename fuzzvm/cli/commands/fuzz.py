@@ -226,7 +226,7 @@ def fuzz(
     with bounded_by_seconds(seconds):
         if image is not None:
             refuse_with_image(context, WITH_IMAGE)
-            cells = image_cells(image, given, memory, engine_names, by_name=bool(scenario_names))
+            cells = image_cells(image, given, memory, engine_names, by_name=bool(scenario_names), tlb=tlb)
         else:
             points = tuple(dict.fromkeys(without))
             cells = _cells(mitigation_names, given, memory, engine_names, points, by_name=bool(scenario_names))

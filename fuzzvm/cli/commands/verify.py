@@ -182,14 +182,14 @@ def verify(
         # imported here: ELF, DWARF and disassembly are needed for nothing else
         from fuzzvm.cli.image_verify import verify_on_image
 
-        given = scenarios(scenario_names, tlb=False)
+        given = scenarios(scenario_names, tlb=tlb)
         bounds = Bounds(of_process, preemptions, not no_reduction, all_errors)
         if save is not None and boundary is not None:
             raise click.UsageError("--save and --boundary exclude each other: a test case names no boundary functions")
         if save is not None:
             store.check_writable(save)
         return verify_on_image(
-            image, given, memory, bounds, save, boundary, chosen=bool(scenario_names), as_json=as_json
+            image, given, memory, bounds, save, boundary, chosen=bool(scenario_names), tlb=tlb, as_json=as_json
         )
     if boundary is not None:
         raise click.UsageError("--boundary needs --image")
@@ -267,6 +267,7 @@ _WITH_IMAGE = (
     "preemptions",
     "no_reduction",
     "all_errors",
+    "tlb",
     "save",
     "as_json",
 )

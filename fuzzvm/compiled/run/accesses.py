@@ -14,6 +14,7 @@ from fuzzvm.compiled.isa.private import TrackedMemory, UnwrittenMemoryError
 from fuzzvm.compiled.isa.slots import PC, SP
 from fuzzvm.compiled.run.cpu import CompiledCpu
 from fuzzvm.compiled.run.links import table_of
+from fuzzvm.compiled.run.tlb import check_followed
 from fuzzvm.compiled.run.translate import Exclusive, inserted, operation_of, part, shift_of
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.errors import ModelError, OutdatedProgramError
@@ -73,6 +74,8 @@ class CpuAccesses(CompiledCpu):
         if request.kind is Kind.EXCLUSIVE_STORE and self._exclusive is None:
             self._complete(1)
             return None
+        if request.kind is Kind.TLB_INVALIDATE and self.environment.followed is not None:
+            check_followed(access)
         unit = None
         self._seen_alive, seen_alive = -1, self._seen_alive
         if request.size:
@@ -236,9 +239,15 @@ class CpuAccesses(CompiledCpu):
         values = (self._boot_content(unit), *access.values[self._element : self._element + 1])
         # of an entry that an instruction changes in part, or by an operation, it does not say what comes out
         whole = (request.kind is not Kind.ATOMIC or request.operation == "swp") and request.size == unit.size
+        followed = environment.followed
         if writes and (
             any(table_of(environment.memory, value) is not None for value in values)
             or (not whole and environment.memory.may_be_entry(unit.address))
+            or (
+                followed is not None
+                and environment.memory.may_be_entry(unit.address)
+                and followed.follows(unit.address, values[0], values[-1])
+            )
         ):
             knowledge.watch(unit.address)
         unused = self._unused(access) if plain and request.kind is Kind.LOAD else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from fuzzvm.compiled.arm64.decode import fetching
 from fuzzvm.compiled.arm64.registers import COUNT, LINK, PC, SP, SP_EL0
@@ -23,9 +24,45 @@ _KERNEL_PHYS = 0x8000_0000
 _X29 = 29
 _BLOCK, _TABLE = 0b01, 0b11
 _ADDRESS = (1 << 48) - 1
+_CONTIGUOUS = 1 << 52
+_MEMORY_TYPE = 0x7 << 2 | 0x3 << 8
+"""AttrIndx and SH."""
+_PERMISSIONS = 0x3 << 6 | 1 << 51 | 0x3 << 53
+"""AP, DBM, PXN and UXN."""
 
 
 _FIXADDR_TOP = (1 << 64) - (1 << 23)
+FIXMAP = _FIXADDR_TOP - (1 << 16)
+"""An address of the fixmap, which has at least one page."""
+
+
+class Descriptor(NamedTuple):
+    """A valid entry of a page table: whether it leads to a table, where it leads to, and its attributes."""
+
+    table: bool
+    output: int
+    memory_type: int = 0
+    permissions: int = 0
+    contiguous: bool = False
+
+
+def descriptor(entry: int, size: int, *, last: bool) -> Descriptor | None:
+    """Return what an entry that maps so many bytes says, None where it is not valid (Arm ARM D8.3).
+
+    `last` says that it is of the last level.
+    """
+    kind = entry & _TABLE
+    if kind == _TABLE and not last:
+        return Descriptor(table=True, output=entry & _ADDRESS)
+    if kind != (_TABLE if last else _BLOCK):
+        return None
+    return Descriptor(
+        table=False,
+        output=entry & _ADDRESS & -size,
+        memory_type=entry & _MEMORY_TYPE,
+        permissions=entry & _PERMISSIONS,
+        contiguous=bool(entry & _CONTIGUOUS),
+    )
 
 
 class Arm64:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuzzvm.compiled.errors import KERNEL_WARNING, ImageError
+from fuzzvm.compiled.run.arm64 import FIXMAP
 from fuzzvm.compiled.run.environment import Boundary, Caller
 from fuzzvm.compiled.run.primitives import (
     WORD,
@@ -213,9 +214,9 @@ def set_swapper_pgd(c: Caller) -> Steps[None]:
     pgdir_lock = symbol(c, "swapper_pgdir_lock")
     yield from lock(c, pgdir_lock)
     yield from store(c, c[0], c[1])
-    # pgd_clear_fixmap()
+    # pgd_clear_fixmap(); where TLBs are followed, it must not take more than the fixmap's page
     yield Fence(Barrier.DSB_ISHST)
-    yield Tlbi("vmalle1is", 0)
+    yield Tlbi("vmalle1is", 0) if c.environment.followed is None else Tlbi("vaale1is", FIXMAP)
     yield Fence(Barrier.DSB_ISH)
     yield Fence(Barrier.ISB)
     yield from unlock(c, pgdir_lock)
@@ -342,6 +343,9 @@ BOUNDARY: dict[str, Callable[[Caller], Steps[Any]]] = {
     "copy_page_to_iter_nofault": copy_page_to_iter_nofault,
 }
 """By the name that the source has."""
+
+FLUSHES = {"x86_64": frozenset({"flush_tlb_kernel_range", "flush_tlb_all"})}
+"""Functions of `BOUNDARY` that one architecture alone has stood for: what others flush by is instructions."""
 
 IGNORED = frozenset(
     (

@@ -13,6 +13,7 @@ from fuzzvm.compiled.run.executable import Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
 from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OwnMemory
+from fuzzvm.compiled.run.tlb import Followed
 from fuzzvm.compiled.run.translate import part
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.machine.ops import Annotation, Steps
@@ -71,6 +72,8 @@ class Environment(Constant):
     probes: dict[int, Probe] = field(default_factory=dict)
     constants: dict[tuple[int, int], int | None] = field(default_factory=dict)
     """What `constant` has found."""
+    followed: Followed | None = None
+    """The entries that hardware is followed at; None where what TLBs may hold is not."""
 
     def constant(self, va: int, size: int) -> int | None:
         """Return so many bytes at an address that nobody writes or frees, None where somebody does.

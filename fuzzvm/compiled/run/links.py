@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from fuzzvm.compiled.run.memory_map import MemoryMap
+from fuzzvm.compiled.run.tlb import Followed, ImageTlbs
 from fuzzvm.compiled.run.units import Unit
 from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE, LEAKED_TABLE, LOCK_NOT_RELEASED
 from fuzzvm.machine.allocator import Allocation
 from fuzzvm.machine.errors import ModelError
+from fuzzvm.machine.memory import MemoryModel
 from fuzzvm.machine.ops import Address, Annotation, Fence, InterruptAll, Tlbi, Value, object_of
 from fuzzvm.machine.property import Observed, Property, World
+from fuzzvm.machine.tlb import TlbState
 
 ENTRY = 8
 
@@ -25,14 +28,28 @@ def table_of(memory: MemoryMap, entry: int) -> Address | None:
 
 
 class PageTables(Property):
-    """The page tables below some roots, and locks that must be free in the end, by what reports call them."""
+    """The page tables below some roots, and locks that must be free in the end, by what reports call them.
 
-    def __init__(self, memory: MemoryMap, roots: Sequence[Address], locks: dict[str, Unit], boot_objects: int) -> None:
+    `followed` are the entries at which hardware is followed, None where it is not; TLBs may hold `held` then.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryMap,
+        roots: Sequence[Address],
+        locks: dict[str, Unit],
+        boot_objects: int,
+        followed: Followed | None = None,
+        held: TlbState | None = None,
+    ) -> None:
         self.memory = memory
         self.roots = tuple(roots)
         self.locks = locks
         self.boot_objects = boot_objects
         """Objects that were there before any page was allocated."""
+        self.followed = followed
+        self.hardware = followed is not None
+        self.initial = held
 
     def observer(self, world: World) -> Links:
         return Links(world, self)
@@ -54,34 +71,62 @@ class _AllLinks(Observed):
 
 
 class Links:
-    """Watches the links between page tables in one run; remembers nothing of it."""
+    """Watches the links between page tables in one run; remembers what TLBs may hold, where that is followed."""
 
     def __init__(self, world: World, tables: PageTables) -> None:
         self._world = world
         self._tables = tables
-        self.remembered = ()
+        self._tlbs: ImageTlbs | None = None
+        if tables.followed is not None:
+            memory = world.memory
+            self._tlbs = ImageTlbs(tables.followed, memory.cpus, lambda: self._world.memory)
+            self._told_when_visible = isinstance(memory, MemoryModel) and memory.delays_stores
+            world.report_hardware()
+
+    @property
+    def remembered(self) -> TlbState | None:
+        """What TLBs and walk caches may hold."""
+        return None if self._tlbs is None else self._tlbs.state
+
+    @remembered.setter
+    def remembered(self, remembered: TlbState | None) -> None:
+        if self._tlbs is not None and remembered is not None:
+            self._tlbs.state = remembered
 
     def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
-        """Nothing is remembered of a write."""
+        """Follow what hardware may read. Raises ModelError as `became_visible`."""
+        if self._tables.followed is not None:
+            self._tables.followed.wrote(address)
+            if not self._told_when_visible:
+                self.became_visible(address, old, new)
 
     def allocated(self, cpu: int, allocation: Allocation) -> None:
         """Watch the entries of every page: it may become a table."""
         self._world.watch(allocation.address)
 
     def freeing(self, cpu: int, allocation: Allocation) -> None:
-        """Check that no entry points to a page that is about to be freed. Raises ModelError free-of-linked-table."""
+        """Check that no entry points to a page that is about to be freed, none in memory and none in a walk cache.
+
+        Raises ModelError free-of-linked-table, hardware-walk-of-freed-table.
+        """
         if allocation.address in self._reachable():
             message = f"{allocation.label} is freed while an entry points to it"
             raise ModelError(FREE_OF_LINKED_TABLE, message, address=allocation.address)
+        if self._tlbs is not None:
+            self._tlbs.freeing(allocation)
 
     def annotated(self, cpu: int, annotation: Annotation) -> None:
         """Nothing is asked of what programs say."""
 
     def became_visible(self, address: Address, old: Value, new: Value) -> None:
-        """TLBs are not watched."""
+        """Follow what hardware may read. Raises ModelError tlb-conflict, stale-translation."""
+        if self._tlbs is not None:
+            self._tlbs.wrote(address, old, new)
 
     def maintained(self, cpu: int, op: Fence | Tlbi | InterruptAll) -> None:
-        """TLBs are not watched."""
+        """Follow what hardware may hold. Raises ModelError tlb-conflict."""
+        if self._tlbs is not None:
+            self._tlbs.maintained(cpu, op)
 
     def finished(self) -> None:
         """Check that every page is linked and every lock is free. Raises ModelError."""
@@ -116,3 +161,13 @@ class Links:
     def _content(self, unit: Unit) -> int:
         value = self._world.memory.peek(unit.address)
         return self._tables.memory.initial(unit) ^ (value if isinstance(value, int) else 0)
+
+
+class BootLinks(Links):
+    """Watches the calls of boot, which say where hardware is followed at the last level."""
+
+    def wrote(self, cpu: int, address: Address, old: Value, new: Value) -> None:
+        """Take note of the location, and follow what hardware may read."""
+        if self._tables.followed is not None:
+            self._tables.followed.wrote_at_boot(address)
+        super().wrote(cpu, address, old, new)

@@ -15,22 +15,25 @@ from typing import Self, TypeVar
 from fuzzvm.compiled.errors import ImageError
 from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.arch import Layout, running
-from fuzzvm.compiled.run.boundary import BOUNDARY, IGNORED
+from fuzzvm.compiled.run.boundary import BOUNDARY, FLUSHES, IGNORED
 from fuzzvm.compiled.run.entries import AskedCall, CpuCalls, Word, known
 from fuzzvm.compiled.run.environment import Boundary, Environment, Setup
 from fuzzvm.compiled.run.executable import Executable
 from fuzzvm.compiled.run.knowledge import Knowledge
-from fuzzvm.compiled.run.links import ENTRY, PageTables
+from fuzzvm.compiled.run.links import ENTRY, BootLinks, PageTables
 from fuzzvm.compiled.run.memory_map import MemoryMap
 from fuzzvm.compiled.run.own_memory import OWN_MEMORY
 from fuzzvm.compiled.run.private import base_of
 from fuzzvm.compiled.run.program import CompiledProgram
+from fuzzvm.compiled.run.tlb import ARCH as TLB_ARCH
+from fuzzvm.compiled.run.tlb import Followed
 from fuzzvm.compiled.run.units import Units
 from fuzzvm.machine import memory as memory_models
 from fuzzvm.machine.errors import ModelError, OutdatedProgramError, ProgramError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Address
 from fuzzvm.machine.task import Task
+from fuzzvm.machine.tlb import TlbState
 
 T = TypeVar("T")
 
@@ -46,6 +49,7 @@ class CompiledTask(Task):
 
     `boundary` are functions that the user states, by name; they go before those of the model. With `assume`, reading
     what nobody writes is no step (`knowledge`). Dependencies of instructions are `tracked`, which weak memory asks for.
+    With `tlb`, what TLBs and walk caches may hold is followed, from boot on.
     Raises ImageError, and ModelError where the calls of boot go wrong.
     """
 
@@ -59,12 +63,18 @@ class CompiledTask(Task):
         *,
         assume: bool = True,
         tracked: bool = True,
+        tlb: bool = False,
     ) -> None:
+        if tlb and image.manifest.arch != TLB_ARCH:
+            raise ImageError(f"what TLBs may hold is not followed for images of {image.manifest.arch}")
         self.image = image
+        self._tlb = tlb
         self._memory = memory
         self._boot_calls = boot
         self._cpu_calls = tuple(cpus)
-        self._functions = _functions(image, {**BOUNDARY, **(boundary or {})})
+        others = frozenset[str]().union(*(names for arch, names in FLUSHES.items() if arch != image.manifest.arch))
+        stood_for = {name: function for name, function in BOUNDARY.items() if name not in others}
+        self._functions = _functions(image, {**stood_for, **(boundary or {})})
         self._own_memory = _functions(image, OWN_MEMORY)
         self._ignored = frozenset(_functions(image, dict.fromkeys(IGNORED)))
         thunks = running(image.manifest.arch).thunks
@@ -76,7 +86,7 @@ class CompiledTask(Task):
         self._begin(None, assume=assume)
 
     def _begin(self, knowledge: Knowledge | None, *, assume: bool) -> None:
-        machine, environment = self._booted()
+        machine, environment, held = self._booted()
         if assume and knowledge is None:
             knowledge = Knowledge(len(machine.allocator.allocations), partial(_integer, machine.copy()))
         self.environment = replace(environment, knowledge=knowledge)
@@ -84,7 +94,7 @@ class CompiledTask(Task):
             CompiledProgram(self.environment, _setup(environment, cpu, calls, machine))
             for cpu, calls in enumerate(self._cpu_calls)
         ]
-        super().__init__(machine, programs, self._property(machine))
+        super().__init__(machine, programs, self._property(machine, held))
         # what boot has run is not what the CPUs run
         self._executable.code.forget_runs()
 
@@ -92,13 +102,9 @@ class CompiledTask(Task):
         """Return the addresses of the instructions that CPUs have run since the task was made, boot left out."""
         return self._executable.code.has_run()
 
-    def _property(self, machine: Machine) -> PageTables:
+    def _property(self, machine: Machine, held: TlbState | None) -> PageTables:
         image, memory = self.image, self.environment.memory
-        roots = [
-            unit.address
-            for name in image.arch.tables
-            if image.symbols_named(name) and (unit := memory.location(image.symbol(name).address, ENTRY)) is not None
-        ]
+        roots = _roots(image, memory)
         for allocation in machine.allocator.allocations[memory.boot_objects :]:
             machine.watch(allocation.address)
         for root in roots:
@@ -109,7 +115,8 @@ class CompiledTask(Task):
         if self.environment.knowledge is not None:
             # the property looks at it in the end, also where the kernel takes it with no order
             self.environment.knowledge.watch(count.address)
-        return PageTables(memory, roots, {"init_mm.mmap_lock": count}, memory.boot_objects)
+        locks = {"init_mm.mmap_lock": count}
+        return PageTables(memory, roots, locks, memory.boot_objects, self.environment.followed, held)
 
     def again(self) -> Self:
         other = copy(self)
@@ -158,7 +165,8 @@ class CompiledTask(Task):
                     quiet, task = 0, task.again()
         return task.again()
 
-    def _booted(self) -> tuple[Machine, Environment]:
+    def _booted(self) -> tuple[Machine, Environment, TlbState | None]:
+        """Return a machine after the calls of boot, what CPUs share, and what TLBs may hold if that is followed."""
         layout = self._executable.arch.layout(self.image)
         while True:
             machine = Machine(memory_models.get(self._memory)(len(self._cpu_calls)))
@@ -167,6 +175,15 @@ class CompiledTask(Task):
             environment = Environment(
                 self._executable, memory_map, None, self._functions, self._own_memory, self._ignored, self._thunks
             )
+            boot_links = None
+            if self._tlb:
+                roots = _roots(self.image, memory_map)
+                environment = replace(environment, followed=Followed.of(memory_map, roots[-1]))
+                boot_links = machine.observer = BootLinks(
+                    machine, PageTables(memory_map, roots, {}, memory_map.boot_objects, environment.followed)
+                )
+                for root in roots:
+                    machine.watch(root)
             try:
                 for calls in _in_turn(self._boot_calls):
                     boot = CompiledProgram(environment, _setup(environment, 0, calls, machine))
@@ -176,7 +193,17 @@ class CompiledTask(Task):
                     known(calls, machine, memory_map)
             except OutdatedProgramError:
                 continue
-            return machine, environment
+            machine.observer = None
+            return machine, environment, None if boot_links is None else boot_links.remembered
+
+
+def _roots(image: Image, memory: MemoryMap) -> list[Address]:
+    """Return the root tables that an image has; that of init_mm is the last."""
+    return [
+        unit.address
+        for name in image.arch.tables
+        if image.symbols_named(name) and (unit := memory.location(image.symbol(name).address, ENTRY)) is not None
+    ]
 
 
 def _in_turn(calls: CpuCalls) -> Iterator[CpuCalls]:

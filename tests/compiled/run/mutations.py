@@ -1,7 +1,7 @@
 """Small kernels that differ from the right one in one way each, and what is to be said of them.
 
-A mutant is *caught* where it is broken, *equivalent* where it is not although it differs, and *not seen* where it is
-broken in a way that `fuzzvm verify --image` does not ask for.
+A mutant is *caught* where it is broken, *equivalent* where it is not although it differs, *hardware's* where only
+`fuzzvm verify --image --tlb` shows that it is broken, and *not seen* where it is broken in a way that is not asked for.
 """
 
 from __future__ import annotations
@@ -83,18 +83,19 @@ class Mutant:
 
     `points` are the ordering points of the model (fuzzvm/scenario/ordering_points.py) that leave out the same, and
     `model` is what comes of it in release linux-7.3: by memory model in that scenario, and by `tlb` in tlb-promotion,
-    where the model follows TLBs and walk caches.
+    where the model follows TLBs and walk caches. `tlbs` are the verdicts with `--tlb`, where they are others.
     """
 
     name: str
     edits: tuple[Edit, ...]
     verdicts: dict[str, str]
-    kind: Literal["caught", "equivalent", "not seen"] = "caught"
+    kind: Literal["caught", "equivalent", "hardware's", "not seen"] = "caught"
     why: str = ""
     scenario: Scenario = PMD
     atomics: str = "lse"
     points: tuple[str, ...] = ()
     model: dict[str, str] = field(default_factory=dict)
+    tlbs: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, tuple[str, str]]:
         """Return the edits as `small.copy_tree` takes them: by file, its text and the mutated one."""
@@ -177,6 +178,7 @@ _BEFORE_LOCKS = "void down_write(struct rw_semaphore *sem)\n"
 FLUSH = ("flush-dsb-ishst", "flush-tlbi", "flush-dsb-ish", "flush-isb")
 """The points of the flush between clear and free, all of them."""
 TLB = "tlb"
+BY_HARDWARE = {"sc": HARDWARE_WALK_OF_FREED_TABLE, "arm64": HARDWARE_WALK_OF_FREED_TABLE}
 IN_TLBS = {"arm64": SAFE, TLB: HARDWARE_WALK_OF_FREED_TABLE}
 RELAXED = (RWSEM, _BEFORE_LOCKS, _RELAXED + _BEFORE_LOCKS)
 """Atomics without order, for what follows."""
@@ -544,68 +546,74 @@ MUTANTS = (
         _sc(USE_AFTER_FREE_READ),
         scenario=PUD,
     ),
-    # what is not followed
+    # the hardware's walks, and what is not asked
     Mutant(
         "DSB instead of the flush before the free",
         _pmd_free("\tfree_table(table);\n", "\tWRITE_ONCE(pmd->pmd, 0);\n\tdsb(ish);\n"),
         _arm64(SAFE),
-        "not seen",
-        "TLBs and walk caches are not followed for images.",
+        "hardware's",
+        "Nothing takes the entry out of walk caches.",
         points=("flush-dsb-ishst", "flush-tlbi", "flush-isb"),
         model=IN_TLBS,
+        tlbs=BY_HARDWARE,
     ),
     Mutant(
         "no DSB before the TLBI",
         ((MMU, '\tdsb(ishst);\n\tasm volatile("tlbi vaae1is', '\tasm volatile("tlbi vaae1is'),),
         _arm64(SAFE),
-        "not seen",
-        "TLBs are not followed: nothing tells when the clear is seen by a table walk of the hardware.",
+        "hardware's",
+        "A table walk of the hardware may read the entry before the clear is seen, and after the TLBI.",
         points=("flush-dsb-ishst",),
         model=IN_TLBS,
+        tlbs={"sc": SAFE, "arm64": HARDWARE_WALK_OF_FREED_TABLE},
     ),
     Mutant(
         "no DSB after the TLBI",
         ((MMU, '"tlbi vaae1is, %0" :: "r"(operand));\n\tdsb(ish);\n', '"tlbi vaae1is, %0" :: "r"(operand));\n'),),
         _arm64(SAFE),
-        "not seen",
-        "TLBs are not followed: nothing waits for the invalidation.",
+        "hardware's",
+        "Nothing waits for the invalidation.",
         points=("flush-dsb-ish",),
         model=IN_TLBS,
+        tlbs=BY_HARDWARE,
     ),
     Mutant(
         "DSB ISHST after the TLBI",
         ((MMU, 'r"(operand));\n\tdsb(ish);\n', 'r"(operand));\n\tdsb(ishst);\n'),),
         _arm64(SAFE),
-        "not seen",
-        "TLBs are not followed: nothing waits for the invalidation.",
+        "hardware's",
+        "Nothing waits for the invalidation.",
         points=("flush-dsb-ish-full",),
         model=IN_TLBS,
+        tlbs=BY_HARDWARE,
     ),
     Mutant(
         "no ISB after the flush",
         ((MMU, 'r"(operand));\n\tdsb(ish);\n\tisb();\n', 'r"(operand));\n\tdsb(ish);\n'),),
         _arm64(SAFE),
-        "not seen",
-        "TLBs are not followed, nor what a CPU has fetched through them.",
+        "hardware's",
+        "The CPU's own walks may have begun before the invalidation.",
         points=("flush-isb",),
         model=IN_TLBS,
+        tlbs=BY_HARDWARE,
     ),
     Mutant(
         "no flush of a range that is unmapped",
         ((VMALLOC, "\tflush_tlb_kernel_range(start, end);\n", "\t(void)start;\n"),),
         _arm64(SAFE),
-        "not seen",
-        "TLBs are not followed: what is mapped there next may be seen beside what was.",
+        "hardware's",
+        "What is mapped there next may be seen beside what was.",
         scenario=UNMAP,
         points=("unmap-flush-tlbi",),
         model={"arm64": SAFE, TLB: TLB_CONFLICT},
+        tlbs={"sc": TLB_CONFLICT, "arm64": TLB_CONFLICT},
     ),
     Mutant(
         "no DSB, ISB after an entry is set",
         ((SMALL_H, "\tdsb(ishst);\n\tisb();\n}\n\nint pmd", "}\n\nint pmd"),),
         _arm64(SAFE),
         "not seen",
-        "They are for the table walks of the hardware, which are not followed.",
+        "Who accesses what was just mapped may fault; such accesses are not there.",
     ),
     Mutant(
         "no barrier between zeroing a table and linking it",

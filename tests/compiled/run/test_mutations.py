@@ -69,6 +69,18 @@ def test_a_mutant_has_its_verdict(mutant: Mutant, tmp_path: Path) -> None:
 
 
 @pytest.mark.product
+@pytest.mark.parametrize("mutant", [one for one in MUTANTS if one.tlbs], ids=lambda mutant: mutant.name)
+def test_a_mutant_has_its_verdict_where_tlbs_are_followed(mutant: Mutant, tmp_path: Path) -> None:
+    """It is the model's of the same mutation in the same scheme, for what is safe without."""
+    folder = small.build_image(tmp_path, edits=mutant.files(), atomics=mutant.atomics)
+    for memory, expected in mutant.tlbs.items():
+        found = verdict_of(folder, replace(mutant, scenario=replace(mutant.scenario, tlb=True)), memory)
+        assert (found.failure.error if found.failure else found.verdict) == expected, memory
+        assert found.complete
+    assert mutant.tlbs["arm64"] == mutant.model[TLB]
+
+
+@pytest.mark.product
 @pytest.mark.parametrize("mutant", [one for one in MUTANTS if one.points], ids=lambda mutant: mutant.name)
 def test_the_model_says_the_same_of_the_same_mutation(mutant: Mutant) -> None:
     """What is caught of code is caught without the ordering points; what is not seen, where TLBs are followed."""
@@ -89,3 +101,4 @@ def test_the_list_is_whole() -> None:
     for one in MUTANTS:
         caught = set(one.verdicts.values()) != {SAFE}
         assert caught == (one.kind == "caught") == (not one.why), one.name
+        assert (one.kind == "hardware's") == bool(one.tlbs), one.name

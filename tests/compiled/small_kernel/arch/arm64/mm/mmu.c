@@ -16,20 +16,25 @@ static inline void flush_tlb_kernel_pgtable(u64 addr)
 void flush_tlb_kernel_range(u64 start, u64 end)
 {
 	dsb(ishst);
-	for (; start != end; start += PAGE_SIZE)
-		asm volatile("tlbi vaale1is, %0" :: "r"(start >> 12 & ((1ul << 44) - 1)));
+	if (end - start >= PMD_SIZE)
+		asm volatile("tlbi vmalle1is");
+	else
+		for (; start != end; start += PAGE_SIZE)
+			asm volatile("tlbi vaale1is, %0" :: "r"(start >> 12 & ((1ul << 44) - 1)));
 	dsb(ish);
 	isb();
 }
 
 int pmd_set_huge(pmd_t *pmd, phys_addr_t phys, pgprot_t prot)
 {
+	prot.pgprot &= ~PTE_TABLE;
 	set_entry(&pmd->pmd, phys | prot.pgprot | PTE_VALID);
 	return 1;
 }
 
 int pud_set_huge(pud_t *pud, phys_addr_t phys, pgprot_t prot)
 {
+	prot.pgprot &= ~PTE_TABLE;
 	set_entry(&pud->pud, phys | prot.pgprot | PTE_VALID);
 	return 1;
 }
