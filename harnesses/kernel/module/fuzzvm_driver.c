@@ -9,6 +9,9 @@
  *	set_memory_ro ADDR PAGES         change what is mapped there (x86_64)
  *	set_memory_rox ADDR PAGES        likewise, and let it be collapsed into blocks
  *	reserved PHYS BYTES              fail if the memory set aside at boot is not that
+ *	device PHYS BYTES                add memory as a device's driver does: memremap_pages()
+ *	device_fails PHYS BYTES          likewise, where adding it must fail
+ *	undevice PHYS                    take out what was added there: memunmap_pages()
  *	vmalloc SLOT BYTES               allocate, remember as SLOT
  *	vmalloc_huge SLOT BYTES          likewise, by blocks where possible
  *	vfree SLOT
@@ -21,6 +24,7 @@
 #include <linux/debugfs.h>
 #include <linux/err.h>
 #include <linux/io.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sched.h>
@@ -31,6 +35,7 @@
 
 #define SLOTS 16
 #define CPUS 8
+#define DEVICES 4
 
 static unsigned long vmap_page_range_at, vunmap_range_at, get_vm_area_at, set_memory_ro_at, set_memory_rox_at;
 module_param(vmap_page_range_at, ulong, 0);
@@ -150,6 +155,58 @@ static int do_reserved(unsigned long phys, unsigned long bytes)
 	return -ENXIO;
 }
 
+#ifdef CONFIG_ZONE_DEVICE
+static struct dev_pagemap devices[DEVICES];
+
+/* the one that begins there; of 0, one that is free */
+static struct dev_pagemap *device_at(unsigned long phys)
+{
+	for (int i = 0; i < DEVICES; i++)
+		if (devices[i].range.start == phys)
+			return &devices[i];
+	return NULL;
+}
+
+static int do_device(unsigned long phys, unsigned long bytes)
+{
+	struct dev_pagemap *device = device_at(0);
+	void *map;
+
+	if (!phys || !bytes || !device || device_at(phys))
+		return -EINVAL;
+	device->type = MEMORY_DEVICE_GENERIC;
+	device->range.start = phys;
+	device->range.end = phys + bytes - 1;
+	device->nr_range = 1;
+	map = memremap_pages(device, NUMA_NO_NODE);
+	if (!IS_ERR(map))
+		return 0;
+	memset(device, 0, sizeof(*device));
+	return PTR_ERR(map);
+}
+
+static int do_undevice(unsigned long phys)
+{
+	struct dev_pagemap *device = device_at(phys);
+
+	if (!phys || !device)
+		return -EINVAL;
+	memunmap_pages(device);
+	memset(device, 0, sizeof(*device));
+	return 0;
+}
+#else
+static int do_device(unsigned long phys, unsigned long bytes)
+{
+	return -EOPNOTSUPP;
+}
+
+static int do_undevice(unsigned long phys)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+
 static int do_vmalloc(const char *call, unsigned int slot, unsigned long bytes)
 {
 	void *p = strcmp(call, "vmalloc") ? vmalloc_huge(bytes, GFP_KERNEL) : vmalloc(bytes);
@@ -198,6 +255,12 @@ static int run(char *line)
 		return do_set_memory(set_memory_ro_at, a, b);
 	if (sscanf(line, "reserved %lx %lx", &a, &b) == 2)
 		return do_reserved(a, b);
+	if (sscanf(line, "device %lx %lx", &a, &b) == 2)
+		return do_device(a, b);
+	if (sscanf(line, "device_fails %lx %lx", &a, &b) == 2)
+		return do_device(a, b) ? 0 : -EEXIST;
+	if (sscanf(line, "undevice %lx", &a) == 1)
+		return do_undevice(a);
 	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
 		vfree(slots[slot]);
 		slots[slot] = NULL;
