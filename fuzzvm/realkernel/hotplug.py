@@ -32,7 +32,7 @@ SUBSECTION = 2 << 20
 MISALIGNED = 1 << 20
 """Memory that memremap_pages() adds the shadow of, and then fails to add (check_pfn_span)."""
 LEVELS = 4
-_LINEAR, _VMEMMAP = 0xFFFF_8880_0000_0000, 0xFFFF_EA00_0000_0000
+LINEAR_MAP, _VMEMMAP = 0xFFFF_8880_0000_0000, 0xFFFF_EA00_0000_0000
 """__PAGE_OFFSET_BASE_L4 and __VMEMMAP_BASE_L4: the kernel is not relocated."""
 _PAGE_SHIFT, _STRUCT_PAGE, _SHADOW_SHIFT = 12, 64, 3
 
@@ -84,8 +84,8 @@ def window(scenario: Scenario, kernel: BuiltKernel) -> int:
     if found is VMEMMAP:
         return _VMEMMAP + (PHYSICAL >> _PAGE_SHIFT) * _STRUCT_PAGE
     if found is LINEAR:
-        return _LINEAR + PHYSICAL
-    return (_LINEAR + PHYSICAL >> _SHADOW_SHIFT) + kernel.shadow_offset() & (1 << 64) - 1
+        return LINEAR_MAP + PHYSICAL
+    return (LINEAR_MAP + PHYSICAL >> _SHADOW_SHIFT) + kernel.shadow_offset() & (1 << 64) - 1
 
 
 def check(scenario: Scenario) -> None:

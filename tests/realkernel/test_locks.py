@@ -32,7 +32,7 @@ class FakeCpus:
         return self.returns
 
     def backtrace(self, cpu: int, symbols: Symbols) -> list[str]:
-        own = ["__percpu_down_read+0x40"] if self.at == 0x6000 else ["down_write+0x8"]
+        own = ["__percpu_down_read+0x40", "percpu_down_read+0x8"] if self.at == 0x6000 else ["down_write+0x8"]
         return ["slowpath+0x0", *own, "vmap_range+0x10"]
 
 
