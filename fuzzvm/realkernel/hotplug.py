@@ -6,7 +6,8 @@ for one of three ranges of the kernel's addresses, by what the scenario takes ou
 
 - the vmemmap, which the kernel maps page by page for less memory than a section (vmemmap_populate);
 - the linear map, which it maps by blocks of 2 MB;
-- KASAN's shadow of the linear map, page by page.
+- KASAN's shadow of the linear map, page by page. In a kernel without CONFIG_ZONE_DEVICE the module calls what
+  memremap_pages() would call, and nothing of the memory is there but its shadow.
 """
 
 from __future__ import annotations
@@ -78,14 +79,19 @@ def window(scenario: Scenario, kernel: BuiltKernel) -> int:
 
     Raises NoCounterpartError for a kernel that the memory cannot be added to.
     """
-    if "CONFIG_ZONE_DEVICE=y" not in kernel.config().splitlines():
-        raise NoCounterpartError(f"{kernel.folder}: no memory can be added: the kernel has no CONFIG_ZONE_DEVICE=y")
     found = part(scenario)
+    if found is not SHADOW and shadow_alone(kernel):
+        raise NoCounterpartError(f"{kernel.folder}: no memory can be added: the kernel has no CONFIG_ZONE_DEVICE=y")
     if found is VMEMMAP:
         return _VMEMMAP + (PHYSICAL >> _PAGE_SHIFT) * _STRUCT_PAGE
     if found is LINEAR:
         return LINEAR_MAP + PHYSICAL
     return (LINEAR_MAP + PHYSICAL >> _SHADOW_SHIFT) + kernel.shadow_offset() & (1 << 64) - 1
+
+
+def shadow_alone(kernel: BuiltKernel) -> bool:
+    """Return whether a kernel can be added no memory, but its shadow alone."""
+    return "CONFIG_ZONE_DEVICE=y" not in kernel.config().splitlines()
 
 
 def check(scenario: Scenario) -> None:
@@ -104,22 +110,29 @@ def check(scenario: Scenario) -> None:
                 raise NoCounterpartError(f"{call.name} must take out what one PTE table of the setup maps, or all")
 
 
-def setup(scenario: Scenario, window: Window) -> list[str]:
-    """Return the calls that add the memory: but that whose adding is to fail, which is part of the schedule."""
+def setup(scenario: Scenario, window: Window, alone: bool) -> list[str]:
+    """Return the calls that add the memory, or where `alone` its shadow: but that whose adding is to fail.
+
+    That is part of the schedule where there is more than the shadow.
+    """
     found = part(scenario)
+    added = [device for call in scenario.setup for device in _devices(call, window, found)]
+    if alone:
+        return [f"shadow {LINEAR_MAP + start:#x} {size:#x}" for start, size in added]
     fails = {
         device
         for call in scenario.every_call
         if isinstance(call, PagemapRangeFails)
         for device in _devices(call, window, found)
     }
-    added = [device for call in scenario.setup for device in _devices(call, window, found) if device not in fails]
-    return [f"device {start:#x} {size:#x}" for start, size in added]
+    return [f"device {start:#x} {size:#x}" for start, size in added if (start, size) not in fails]
 
 
-def operation(call: Call, scenario: Scenario, window: Window) -> str:
-    """Return a call that takes memory out as the guest's module understands it."""
-    ((start, _),) = _devices(call, window, part(scenario))
+def operation(call: Call, scenario: Scenario, window: Window, alone: bool) -> str:
+    """Return a call that takes memory out, or its shadow, as the guest's module understands it."""
+    ((start, size),) = _devices(call, window, part(scenario))
+    if alone:
+        return f"unshadow {LINEAR_MAP + start:#x} {size:#x}"
     if isinstance(call, PagemapRangeFails):
         return f"device_fails {start:#x} {MISALIGNED:#x}"
     return f"undevice {start:#x}"

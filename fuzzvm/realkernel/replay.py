@@ -50,7 +50,7 @@ def replay(
     began = time.monotonic()
     cpus = len(case.scenario.cpus)
     reserved = plans.reserved(case.scenario, plan.window)
-    told = script(plan)
+    told = script(plan, shadow_alone=hotplug.shadow_alone(kernel))
     with Guest(kernel, told, min(cpus + 1, MOST_CPUS), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
@@ -65,12 +65,15 @@ def replay(
     return outcome
 
 
-def script(plan: Plan) -> list[str]:
-    """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice."""
+def script(plan: Plan, *, shadow_alone: bool = False) -> list[str]:
+    """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice.
+
+    `shadow_alone` is said of the kernel (hotplug.shadow_alone).
+    """
     scenario = plan.case.scenario
     slots: dict[str, int] = {}
     if hotplug.takes_out(scenario):
-        lines = [f"boot {call}" for call in hotplug.setup(scenario, plan.window)]
+        lines = [f"boot {call}" for call in hotplug.setup(scenario, plan.window, shadow_alone)]
     else:
         reserved = plans.reserved(scenario, plan.window)
         lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
@@ -81,7 +84,7 @@ def script(plan: Plan) -> list[str]:
         for call in twice:
             removes = isinstance(call, hotplug.CALLS)
             operation = (
-                hotplug.operation(call, scenario, plan.window)
+                hotplug.operation(call, scenario, plan.window, shadow_alone)
                 if removes
                 else plans.operations(call, plan.window, slots)
             )

@@ -53,8 +53,12 @@ def test_the_window_is_what_the_scenario_takes_out(name: str, tmp_path: Path) ->
 
 
 def test_a_kernel_that_memory_cannot_be_added_to_is_refused(tmp_path: Path) -> None:
+    built = kernel(tmp_path, CONFIG.replace("DEVICE=y", "DEVICE=n"))
     with pytest.raises(NoCounterpartError, match="no CONFIG_ZONE_DEVICE=y"):
-        hotplug.window(case(SHADOW).scenario, kernel(tmp_path, CONFIG.replace("DEVICE=y", "DEVICE=n")))
+        hotplug.window(case(VMEMMAP).scenario, built)
+    # of the shadow no more is needed than KASAN has
+    assert hotplug.window(case(SHADOW).scenario, built) == WINDOWS[SHADOW]
+    assert hotplug.shadow_alone(built) and not hotplug.shadow_alone(kernel(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,17 @@ def test_memory_that_cannot_be_added_is_not_there_before() -> None:
         "cpu 1 cat",
         "start",
     ]
+
+
+@pytest.mark.parametrize("name", [SHADOW, UNLOCKED])
+def test_shadow_alone_is_added_and_taken_away_by_kasans_own_functions(name: str) -> None:
+    told = replay.script(made(name), shadow_alone=True)
+    assert told[:3] == [
+        "boot shadow 0xffff889000000000 0x200000",
+        "boot shadow 0xffff889001000000 0x200000",
+        "cpu 0 unshadow 0xffff889000000000 0x200000",
+    ]
+    assert set(told[3:]) == {"cpu 1 cat", "start"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@
  *	device PHYS BYTES                add memory as a device's driver does: memremap_pages()
  *	device_fails PHYS BYTES          likewise, where adding it must fail
  *	undevice PHYS                    take out what was added there: memunmap_pages()
+ *	shadow ADDR BYTES                add KASAN's shadow of memory that is not there: kasan_add_zero_shadow()
+ *	unshadow ADDR BYTES              take it away: kasan_remove_zero_shadow(), with no lock held
  *	vmalloc SLOT BYTES               allocate, remember as SLOT
  *	vmalloc_huge SLOT BYTES          likewise, by blocks where possible
  *	vfree SLOT
@@ -43,6 +45,9 @@ module_param(vunmap_range_at, ulong, 0);
 module_param(get_vm_area_at, ulong, 0);
 module_param(set_memory_ro_at, ulong, 0);
 module_param(set_memory_rox_at, ulong, 0);
+static unsigned long kasan_add_zero_shadow_at, kasan_remove_zero_shadow_at;
+module_param(kasan_add_zero_shadow_at, ulong, 0);
+module_param(kasan_remove_zero_shadow_at, ulong, 0);
 
 static struct vm_struct *reserved;
 static void *slots[SLOTS];
@@ -142,6 +147,13 @@ static int do_vmap(unsigned long addr, unsigned long bytes, unsigned long phys, 
 static int do_set_memory(unsigned long at, unsigned long addr, int pages)
 {
 	return at ? ((int (*)(unsigned long, int))at)(addr, pages) : -EOPNOTSUPP;
+}
+
+static int do_shadow(unsigned long addr, unsigned long bytes)
+{
+	if (!kasan_add_zero_shadow_at || !kasan_remove_zero_shadow_at)
+		return -EOPNOTSUPP;
+	return ((int (*)(void *, unsigned long))kasan_add_zero_shadow_at)((void *)addr, bytes);
 }
 
 static int do_reserved(unsigned long phys, unsigned long bytes)
@@ -261,6 +273,12 @@ static int run(char *line)
 		return do_device(a, b) ? 0 : -EEXIST;
 	if (sscanf(line, "undevice %lx", &a) == 1)
 		return do_undevice(a);
+	if (sscanf(line, "shadow %lx %lx", &a, &b) == 2)
+		return do_shadow(a, b);
+	if (sscanf(line, "unshadow %lx %lx", &a, &b) == 2) {
+		((void (*)(void *, unsigned long))kasan_remove_zero_shadow_at)((void *)a, b);
+		return 0;
+	}
 	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
 		vfree(slots[slot]);
 		slots[slot] = NULL;
