@@ -77,9 +77,3 @@ def given_code(case: TestCase, mitigation: str | None, folder: Path | None) -> C
     elif mitigation is not None:
         given = registry.get(mitigation)
     return code_of(case, given)
-
-
-def refuse_image(case: TestCase, what: str) -> None:
-    """Raise MitigationError for a test case of a kernel image, which a command cannot take."""
-    if case.image is not None:
-        raise registry.MitigationError(f"the test case is of {case.image}: {what} is not there for kernel images")

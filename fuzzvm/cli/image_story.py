@@ -62,3 +62,10 @@ def explain_on_image(
         }
     )
     return 0
+
+
+def image_text(case: TestCase, code: Code) -> str:
+    """Return the story of a test case of an image as text. Raises as `explain_on_image` does."""
+    assert isinstance(code, ImageCode)
+    task, schedule = code.with_fewer_steps(case)
+    return render(story_of(task, schedule), case.scenario, title(code.image, case.memory))

@@ -176,6 +176,11 @@ def guest_sources() -> Path:
     raise RealKernelError("the guest's sources (harnesses/kernel) are missing from this installation")
 
 
+def guest_files(guest: Path) -> list[Path]:
+    """Return the files of the guest's sources; those of exported programs are none of them."""
+    return sorted(path for path in guest.rglob("*") if path.is_file() and path.parent.name != "stress")
+
+
 def build(options: Options, out: Path) -> BuiltKernel:
     """Build into a folder, or return what is there where nothing has changed; the log is build.log there.
 
@@ -274,7 +279,7 @@ def _key(options: Options, patches: list[patching.Patch], config: str, guest: Pa
     digest = hashlib.sha256(f"{source}\n{options.arch} {sorted(options.without)}\n{config}".encode())
     for patch in patches:
         digest.update(patch.text)
-    for path in sorted(path for path in guest.rglob("*") if path.is_file()):
+    for path in guest_files(guest):
         digest.update(path.read_bytes())
     digest.update(Path(fix.__file__).read_bytes())
     return digest.hexdigest()[:16]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import mitigation_of, run
+from fuzzvm.kbuild.arch import PAGE_SHIFTS
 from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.kernel.hooks import Mitigation
-from fuzzvm.kernel.pgtable import Level, TableLabel, pxd_cont
+from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Free, Load, Rmw, Store, offset_of
 from fuzzvm.machine.trace import TraceStep
@@ -17,6 +19,7 @@ from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Entry, Window
 from fuzzvm.scenario.calls import (
     Call,
+    CallFunction,
     CatKernelPageTables,
     CatPageTables,
     CheckWxPages,
@@ -45,13 +48,17 @@ JUDGED = ("use-after-free-read", "use-after-free-reused")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A step that reads or writes a page-table entry. `stack` names the model's functions, innermost first."""
+    """A step that reads or writes a page-table entry. `stack` names the model's functions, innermost first.
+
+    `somewhere` says that it may be any entry of the same table.
+    """
 
     step: int
     cpu: int
     entry: Entry
     write: bool
     stack: tuple[str, ...]
+    somewhere: bool = False
 
     def __str__(self) -> str:
         return f"CPU {self.cpu} {'writes' if self.write else 'reads'} the {self.entry}"
@@ -78,6 +85,8 @@ class Plan:
     """What is expected, in the schedule's order, and how many of the model's steps have no counterpart.
 
     The last one is what fails: an access to what is free, `failing`, or where `frees_linked` the free of a table.
+    `window` has the pages of what is expected, `calls` those of the
+    scenario's calls.
     """
 
     case: TestCase
@@ -85,6 +94,7 @@ class Plan:
     passed_over: int
     steps: int
     window: Window
+    calls: Window
 
     @property
     def frees_linked(self) -> bool:
@@ -126,28 +136,20 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
     Raises NoCounterpartError where it does not end in an error that can be seen on a real kernel, or makes calls that
     the guest cannot; MitigationError, ScheduleError as a replay does.
     """
-    if case.expect.error not in (*JUDGED, FREE_OF_LINKED_TABLE):
-        what = case.expect.error or case.expect.verdict
-        raise NoCounterpartError(
-            f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}, the debugger {FREE_OF_LINKED_TABLE}"
-        )
-    _check_calls(case.scenario)
+    check_judged(case)
+    check_calls(case.scenario)
     machine, execution = run(case, mitigation_of(case, mitigation), tracing=True)
     failure = execution.failure
     if failure is None or failure.error != case.expect.error:
         raise NoCounterpartError("the schedule no longer ends in the error that the file expects")
-    window = Window(case.scenario.geometry(), window_start)
+    window = layout(case, window_start)
     trace = machine.trace or []
-    weak = next((step for step in trace if step.remark is not None), None)
-    if weak is not None:
-        raise NoCounterpartError(
-            f"step {weak.number} needs memory weaker than sequential consistency, which QEMU cannot be made to show"
-        )
+    check_strong(trace)
     expected = [found for step in trace if (found := _expected(machine, window, step)) is not None]
     fails = TableFreed if failure.error == FREE_OF_LINKED_TABLE else Access
     if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], fails):
         raise NoCounterpartError("the step that fails is no access to a page-table entry, and no free of a table")
-    return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window)
+    return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window, window)
 
 
 def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | None:
@@ -176,7 +178,37 @@ def _expected(machine: Machine, window: Window, step: TraceStep) -> Expected | N
     return Access(step.number, step.cpu, entry, write, step.stack)
 
 
-def _check_calls(scenario: Scenario) -> None:
+def layout(case: TestCase, start: int) -> Window:
+    """Return where the pages of a test case's calls are; of an image's case, in the geometry of the image."""
+    if case.image is None:
+        return Window(case.scenario.geometry(), start)
+    shift, levels = PAGE_SHIFTS[case.image.page_size], case.image.levels
+    base = case.scenario.geometry().base
+    return Window(Geometry.make(shift, levels, case.scenario.fanout, base), start)
+
+
+def check_judged(case: TestCase) -> None:
+    """Raise NoCounterpartError where a test case ends in what neither KASAN nor the debugger sees."""
+    if case.expect.error in JUDGED or (case.image is None and case.expect.error == FREE_OF_LINKED_TABLE):
+        return
+    what = case.expect.error or case.expect.verdict
+    more = f", the debugger {FREE_OF_LINKED_TABLE}"
+    if case.image is not None:
+        more = "; `fuzzvm verify --image DIR --all-errors --save` has all errors"
+    raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}{more}")
+
+
+def check_strong(trace: Sequence[TraceStep]) -> None:
+    """Raise NoCounterpartError for a run in which memory is weaker than QEMU shows it."""
+    weak = next((step for step in trace if step.remark is not None), None)
+    if weak is not None:
+        raise NoCounterpartError(
+            f"step {weak.number} needs memory weaker than sequential consistency, which QEMU cannot be made to show"
+        )
+
+
+def check_calls(scenario: Scenario) -> None:
+    """Raise NoCounterpartError where a scenario makes calls that the guest cannot make, or not where it has to."""
     if scenario.beyond_calls:
         raise NoCounterpartError(f"{scenario.beyond_calls} cannot be driven on a real kernel")
     if hotplug.takes_out(scenario):
@@ -188,7 +220,8 @@ def _check_calls(scenario: Scenario) -> None:
         drivable = (*drivable, SetMemoryRo, SetMemoryRox, ReadKcore)
     for call in scenario.every_call:
         if not isinstance(call, drivable):
-            raise NoCounterpartError(f"{call.name} cannot be driven at a known place on a real kernel")
+            name = call.function if isinstance(call, CallFunction) else call.name
+            raise NoCounterpartError(f"{name} cannot be driven at a known place on a real kernel")
     window = Window(scenario.geometry(), 0)
     if reserved(scenario, window) > MAX_RESERVED:
         raise NoCounterpartError("pages that are read must lie within 512 MB, which the guest sets aside")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fuzzvm.corpus.format import TestCase
-from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.realkernel import hotplug
 from fuzzvm.realkernel import plan as plans
 from fuzzvm.realkernel.build import BuiltKernel
@@ -20,6 +20,7 @@ from fuzzvm.realkernel.locks import Locks
 from fuzzvm.realkernel.outcome import FailedLock, Outcome, Result
 from fuzzvm.realkernel.places import Entry, Tables
 from fuzzvm.realkernel.plan import Access, Expected, Plan, TableFreed
+from fuzzvm.scenario.target import Code
 
 CALL_PART = 0.25
 """The part of a replay's time for which a CPU may run with none of what is expected of it happening."""
@@ -27,29 +28,21 @@ PRINT_SECONDS = 10.0
 """How long a report may take to be printed once the access was made."""
 MOST_CPUS = 4
 """CONFIG_NR_CPUS. One CPU more than the scenario has is for everybody else, such as the thread that prints in 7.3."""
+_ADDRESS = re.compile(r"\baddr ([0-9a-f]{16})\b")
 _CALLERS = {"vmalloc_to_page": ("vread_iter",)}
 """Functions of the kernel that those of a look-up, which are in the same file, may be inlined into."""
 
 
-def replay(
-    case: TestCase,
-    kernel: BuiltKernel,
-    seconds: float = 120.0,
-    mitigation: type[Mitigation] | None = None,
-    *,
-    binary: str | None = None,
-) -> Outcome:
+def replay(plan: Plan, kernel: BuiltKernel, seconds: float = 120.0, *, binary: str | None = None) -> Outcome:
     """Boot the kernel, bring its tables into the scenario's state, and walk the schedule; return how it ended.
 
-    Raises NoCounterpartError for a test case that a real kernel, or this one, cannot follow, and RealKernelError where
-    the guest does not come up. A schedule that is still under way after `seconds` has diverged where it is.
+    Raises NoCounterpartError for a plan that the kernel cannot follow, and RealKernelError where the guest does not
+    come up. A schedule that is still under way after `seconds` has diverged where it is.
     """
-    _check_geometry(case, kernel)
-    start = hotplug.window(case.scenario, kernel) if hotplug.takes_out(case.scenario) else kernel.window()
-    plan = plans.make(case, start, mitigation)
+    scenario = plan.case.scenario
     began = time.monotonic()
-    cpus = len(case.scenario.cpus)
-    reserved = plans.reserved(case.scenario, plan.window)
+    cpus = len(scenario.cpus)
+    reserved = plans.reserved(scenario, plan.calls)
     told = script(plan, shadow_alone=hotplug.shadow_alone(kernel))
     with Guest(kernel, told, min(cpus + 1, MOST_CPUS), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
@@ -65,6 +58,24 @@ def replay(
     return outcome
 
 
+def plan_of(case: TestCase, kernel: BuiltKernel, code: Code | None = None) -> Plan:
+    """Return what a kernel must be seen to do for a test case.
+
+    `code` is the mitigation of the user's own that the case names, or its image. Raises NoCounterpartError for a test
+    case that a real kernel, or this one, cannot follow, and as `plan.make` and `image_plan.make` do.
+    """
+    _check_geometry(case, kernel)
+    if code is None or isinstance(code, type):
+        takes_out = hotplug.takes_out(case.scenario)
+        return plans.make(case, hotplug.window(case.scenario, kernel) if takes_out else kernel.window(), code)
+    # imported here: ELF, DWARF and disassembly may not be installed
+    from fuzzvm.images.code import ImageCode
+    from fuzzvm.realkernel import image_plan
+
+    assert isinstance(code, ImageCode)
+    return image_plan.make(case, kernel.window(), code)
+
+
 def script(plan: Plan, *, shadow_alone: bool = False) -> list[str]:
     """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice.
 
@@ -75,10 +86,10 @@ def script(plan: Plan, *, shadow_alone: bool = False) -> list[str]:
     if hotplug.takes_out(scenario):
         lines = [f"boot {call}" for call in hotplug.setup(scenario, plan.window, shadow_alone)]
     else:
-        reserved = plans.reserved(scenario, plan.window)
+        reserved = plans.reserved(scenario, plan.calls)
         lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
-        lines += [f"boot area {plan.window.start:#x} {plans.span(scenario.every_call, plan.window):#x}"]
-        lines += [f"boot {plans.operations(call, plan.window, slots)}" for call in scenario.setup]
+        lines += [f"boot area {plan.calls.start:#x} {plans.span(scenario.every_call, plan.calls):#x}"]
+        lines += [f"boot {plans.operations(call, plan.calls, slots)}" for call in scenario.setup]
     for cpu, calls in enumerate(scenario.cpus):
         twice = (*calls, *calls) if rehearsable(plan, cpu) else calls
         for call in twice:
@@ -86,7 +97,7 @@ def script(plan: Plan, *, shadow_alone: bool = False) -> list[str]:
             operation = (
                 hotplug.operation(call, scenario, plan.window, shadow_alone)
                 if removes
-                else plans.operations(call, plan.window, slots)
+                else plans.operations(call, plan.calls, slots)
             )
             lines.append(f"cpu {cpu} {operation}")
     return [*lines, "start"]
@@ -98,10 +109,10 @@ def rehearsable(plan: Plan, cpu: int) -> bool:
 
 
 def _check_geometry(case: TestCase, kernel: BuiltKernel) -> None:
-    scenario = case.scenario
-    if (scenario.arch, scenario.page_size, scenario.levels) != (kernel.arch, kernel.page_size, kernel.levels):
+    of = case.image or case.scenario
+    if (of.arch, of.page_size, of.levels) != (kernel.arch, kernel.page_size, kernel.levels):
         raise NoCounterpartError(
-            f"the test case is for {scenario.arch}, {scenario.page_size} pages, {scenario.levels} levels; "
+            f"the test case is for {of.arch}, {of.page_size} pages, {of.levels} levels; "
             f"the kernel is {kernel.arch}, {kernel.page_size} pages, {kernel.levels} levels"
         )
 
@@ -383,10 +394,14 @@ class _Run:
         # inlined functions have no symbol, or not only: one of the model's that has one is where it is reported
         functions = [name for name in (*failing.stack, *_CALLERS.get(failing.stack[0], ())) if name in self._symbols]
         function = functions[0] if functions else ""
-        address = f"addr {self._watcher.found.get(failing.entry, 0):016x}"
+        address = self._watcher.found.get(failing.entry, 0)
+        accessed = {int(found, 16) for line in report for found in _ADDRESS.findall(line)}
+        if failing.somewhere:
+            size = 1 << self._plan.window.geometry.page_shift
+            address, accessed = address & -size, {one & -size for one in accessed}
         told = any(f" in {name}+" in report[0] for name in functions)
-        if not told or not any(address in line for line in report):
-            message = f"instead of an access to {address} in {function}, KASAN reports {_headline(report)}"
+        if not told or address not in accessed:
+            message = f"instead of an access to addr {address:016x} in {function}, KASAN reports {_headline(report)}"
             return Outcome(Result.DIVERGED, failing.step, message, report=report)
         progress.next += 1
         return Outcome(Result.REPRODUCED, 0, _headline(report), report=report)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fuzzvm.report.check_words import BAD, kernel_in_words, look_in_words, verdict_in_words
-from fuzzvm.report.mail import Row, columns, fit, listing, section, wrapped, wrapped_lines
+from fuzzvm.report.mail import columns, compiled_steps, fit, section, wrapped, wrapped_lines
 
 FINDING = """\
 The code that was run is the compiler's, and what it calls outside of it (allocation, printing, the slow paths of locks)
@@ -41,7 +41,7 @@ def check_mail(data: Mapping[str, Any]) -> str:
         parts.append(section("Functions that change", ["", *looks]))
     if told and run and run["story"]:
         parts += _told(told, when, run)
-    parts.append(section("Reproduce", ["", *(f"    {line}" for line in _command(data["command"]))]))
+    parts.append(section("Reproduce", ["", *(f"    {line}" for line in command_lines(data["command"]))]))
     parts.append(section("Limits", wrapped_lines(COVERS if run is None or when == "before" else FINDING)))
     return "\n\n".join(parts) + "\n"
 
@@ -52,16 +52,15 @@ def _subject(data: Mapping[str, Any], run: Mapping[str, Any] | None) -> str:
     title = _COMMIT.sub("", name) if _COMMIT.match(name) else name.partition(": ")[2] or name
     more = f" (and {len(data['series']) - 1} more)" if len(data["series"]) > 1 else ""
     if run is not None and data["answer"] in BAD:
-        name = _function(run)
+        name = function_of(run["story"]["stack"] if run["story"] else [], run["function"] or "")
         where = f" in {name}()" if name else ""
         return f"[BUG] {run['bug']}{where}: {title}{more}"
     return f"fuzzvm check: {data['answer']}: {title}{more}"
 
 
-def _function(run: Mapping[str, Any]) -> str:
+def function_of(stack: Sequence[Mapping[str, Any]], otherwise: str) -> str:
     """Return the function of the tree that a bug is in: not the header's, nor the modelled one, that it calls."""
-    stack = run["story"]["stack"] if run["story"] else []
-    return next((str(frame["function"]) for frame in stack if frame["file"].endswith(".c")), run["function"] or "")
+    return next((str(frame["function"]) for frame in stack if frame["file"].endswith(".c")), otherwise)
 
 
 def _summary(data: Mapping[str, Any]) -> str:
@@ -103,22 +102,14 @@ def _told(pair: Mapping[str, Any], when: str, run: Mapping[str, Any]) -> Iterato
     yield section(f"Report: {where}", [line for one in story["report"] for line in fit(one)])
     calls = [*(f"boot: {call}" for call in pair["boot"])]
     calls += [f"CPU {cpu}: {call}" for cpu, every in enumerate(pair["cpus"]) for call in every]
-    names = [f"CPU {cpu}" for cpu in range(story["cpus"])]
-    # what memory does by itself stands in the first column, and says so
-    rows = [
-        Row(step["number"], step["cpu"], step["function"], step["text"])
-        if step["cpu"] < len(names)
-        else Row(step["number"], 0, "", f"memory: {step['text']}")
-        for step in story["steps"]
-    ]
     said = f"{run['steps']} steps, {run['context_switches']} context switches; {minimal}."
     yield section(
         "The interleaving",
-        [*wrapped_lines(said), "", *(line for call in calls for line in fit(call)), "", *listing(names, rows)],
+        [*wrapped_lines(said), "", *(line for call in calls for line in fit(call)), "", *compiled_steps(story)],
     )
 
 
-def _command(command: str) -> Iterator[str]:
+def command_lines(command: str) -> Iterator[str]:
     """Yield a command as lines that a shell takes for one."""
     lines = [""]
     for part in command.split(" --"):

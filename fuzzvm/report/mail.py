@@ -118,6 +118,19 @@ def steps(story: Story) -> list[str]:
     return listing(story.cpu_names, rows)
 
 
+def compiled_steps(story: Mapping[str, Any]) -> list[str]:
+    """Return the steps of a story of compiled code, as plain data, as a listing."""
+    names = [f"CPU {cpu}" for cpu in range(story["cpus"])]
+    # what memory does by itself stands in the first column, and says so
+    rows = [
+        Row(step["number"], step["cpu"], step["function"], step["text"])
+        if step["cpu"] < len(names)
+        else Row(step["number"], 0, "", f"memory: {step['text']}")
+        for step in story["steps"]
+    ]
+    return listing(names, rows)
+
+
 def listing(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """Return steps, two CPUs side by side; more than two one below the other."""
     lanes = len(names)

@@ -16,6 +16,7 @@ from fuzzvm.compiled.image import Image
 from fuzzvm.compiled.run.environment import Boundary
 from fuzzvm.compiled.run.task import CompiledTask
 from fuzzvm.exhaustive import Verdict, verify
+from fuzzvm.exhaustive.all_errors import with_all_errors
 from fuzzvm.exhaustive.deadline import Deadline
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.images.calls import image_task, why_not
@@ -85,6 +86,8 @@ def verify_image(
             reduce=bounds.reduce,
             explored=lambda space: met.append(_met(task, scenario, space)),
         )
+        if bounds.all_errors:
+            verdict = with_all_errors(task, verdict, deadline.left())
         return verdict, met[0] if met else frozenset()
 
     task, (verdict, happened) = settled(task, verified, lambda task: learned_by_search(task.again(), deadline))

@@ -33,19 +33,17 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "readers.h"
+
 #define CPUS 8
 #define OPERATIONS 128
 #define SHOWN 17
 /* SYSLOG_ACTION_CONSOLE_LEVEL of syslog(2) */
 #define CONSOLE_LEVEL 8
-#define DEBUG "/sys/kernel/debug/"
 
 static int driver = -1;
 static char *operations[CPUS][OPERATIONS];
 static int counts[CPUS];
-
-/* arm64 has the file at the root of debugfs, x86 in a folder */
-static const char *const dumps[] = {DEBUG "kernel_page_tables", DEBUG "page_tables/kernel"};
 
 static void say(const char *format, const char *what, const char *more)
 {
@@ -54,54 +52,6 @@ static void say(const char *format, const char *what, const char *more)
 
 	if (write(1, line, length) != length)
 		_exit(1);
-}
-
-static int open_dump(void)
-{
-	int fd = -1;
-
-	for (unsigned i = 0; i < 2 && fd < 0; i++)
-		fd = open(dumps[i], O_RDONLY);
-	return fd;
-}
-
-static int drain(int fd)
-{
-	static char buffer[1 << 16];
-	ssize_t got;
-
-	if (fd < 0)
-		return -1;
-	while ((got = read(fd, buffer, sizeof buffer)) > 0)
-		;
-	close(fd);
-	return got;
-}
-
-/* the addresses of vmalloc space are at an offset that the file's program headers tell */
-static int read_kcore(const char *addresses)
-{
-	int fd = open("/proc/kcore", O_RDONLY), failed = 0, at;
-	unsigned long address, word;
-	Elf64_Phdr segments[32];
-	Elf64_Ehdr head;
-
-	if (fd < 0)
-		return -1;
-	if (read(fd, &head, sizeof head) != sizeof head || head.e_phnum > 32 ||
-	    pread(fd, segments, head.e_phnum * sizeof *segments, head.e_phoff) < 0)
-		failed = -1;
-	for (; !failed && sscanf(addresses, "%lx%n", &address, &at) == 1; addresses += at) {
-		failed = -1;
-		for (int i = 0; i < head.e_phnum && failed; i++)
-			if (segments[i].p_type == PT_LOAD && address - segments[i].p_vaddr < segments[i].p_memsz)
-				failed = pread(fd, &word, sizeof word,
-					       segments[i].p_offset + (address - segments[i].p_vaddr)) == sizeof word ?
-						 0 :
-						 -1;
-	}
-	close(fd);
-	return failed;
 }
 
 /* what each CPU has counted for itself is added up once a second */
@@ -129,17 +79,8 @@ static void operate(const char *operation)
 
 	if (driver < 0)
 		driver = open(DEBUG "fuzzvm", O_RDWR | O_CLOEXEC);
-	if (!strcmp(operation, "cat"))
-		failed = drain(open_dump()) < 0;
-	else if (!strcmp(operation, "cat current_kernel"))
-		failed = drain(open(DEBUG "page_tables/current_kernel", O_RDONLY)) < 0;
-	else if (!strncmp(operation, "kcore ", 6))
-		failed = read_kcore(operation + 6) < 0;
-	else if (!strncmp(operation, "count ", 6))
-		failed = count(operation + 6) < 0;
-	else if (!strcmp(operation, "wx"))
-		failed = drain(open(DEBUG "check_wx_pages", O_RDONLY)) < 0;
-	else
+	failed = strncmp(operation, "count ", 6) ? read_tables(operation) : count(operation + 6);
+	if (failed > 0)
 		failed = write(driver, operation, strlen(operation)) < 0;
 	if (failed)
 		say("fuzzvm: failed: %s: %s\n", operation, strerror(errno));

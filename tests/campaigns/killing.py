@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def wait_until_gone(pids: Iterable[int]) -> None:
+    """Wait until none of these processes runs: one that was killed needs a processor once more to end."""
+    pids = list(pids)
+    wait_until(lambda: not any(map(alive, pids)))
+
+
 def reported(folder: Path) -> set[str]:
     """Return the findings that a look at the journal names; none where the journal is not there yet."""
     if not (folder / "settings.json").exists():
@@ -128,7 +135,7 @@ def torment(folder: Path, kills: int, seed: int, runs: int, *arguments: str, lon
             continue
         if victim == process.pid:
             process.communicate()
-            wait_until(lambda gone=orphans: not any(map(alive, gone)))
+            wait_until_gone(orphans)
     if process is None or process.poll() is None or process.returncode < 0:
         if process is not None and process.poll() is None:
             process.communicate(timeout=PATIENCE)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.campaigns import patient
-from tests.campaigns.killing import alive, children, workers
+from tests.campaigns.killing import children, wait_until_gone, workers
 from tests.cli.running import fuzzvm
 from tests.clock import FOREVER, PATIENCE, wait_until
 from tests.support import heed_sigint
@@ -147,7 +147,7 @@ def test_a_signal_ends_soon_and_leaves_what_can_be_resumed(tmp_path: Path, numbe
         _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert "fuzzvm fuzz --resume c" in error
-        assert not any(map(alive, inner))
+        wait_until_gone(inner)
     if number != signal.SIGINT:
         return
     stopped = answer("status", "c", cwd=tmp_path)
@@ -172,7 +172,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         said, error = process.communicate(timeout=PATIENCE)
         assert (said, error.strip()) == ("", "fuzzvm: interrupted")
         assert process.returncode == 130
-        assert not any(map(alive, inner))
+        wait_until_gone(inner)
 
 
 def test_the_parent_killed_takes_the_workers_along(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_parent_killed_takes_the_workers_along(tmp_path: Path) -> None:
         inner = workers(process.pid)
         assert len(inner) == 2
         process.kill()
-        wait_until(lambda: not any(map(alive, inner)))
+        wait_until_gone(inner)
     assert "not running" in fuzzvm("status", "c", cwd=tmp_path).stdout
 
 

@@ -65,3 +65,34 @@ def test_a_mitigation_of_a_file_must_be_given(tmp_path: Path) -> None:
     refused = fuzzvm(str(case), "--to", "litmus")
     assert refused.returncode == 2 and "--mitigation" in refused.stderr
     assert fuzzvm(str(case), "--to", "litmus", "--mitigation", f"{scheme}:Mine").returncode == 0
+
+
+@pytest.mark.always
+def test_a_stress_program_is_a_new_folder(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "stress"
+    done = fuzzvm(str(race()), "--to", "stress", "-o", str(out))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"written: {out}\n", "")
+    assert {path.name for path in out.iterdir()} == {
+        *("fuzzvm_stress.c", "reader.c", "Makefile", "run.sh", "schedule.toml")
+    }
+    assert os.access(out / "run.sh", os.X_OK) and not os.access(out / "Makefile", os.X_OK)
+    module = (out / "fuzzvm_stress.c").read_text(encoding="utf-8")
+    # the schedule, and the command that makes a kernel follow it
+    assert "read pmd[0]" in module and "fuzzvm kernel replay schedule.toml --kernel OUT" in module
+    again = fuzzvm(str(race()), "--to", "stress", "-o", str(out))
+    assert (again.returncode, again.stdout) == (2, "") and "name a new folder" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("none-use-after-free-read", (), "-o DIR names it"),
+        ("static-key-tlb-conflict", ("-o", "OUT"), "no kernel reports tlb-conflict"),
+        ("../seeds/static-key-safe", ("-o", "OUT"), "nothing goes wrong in this run"),
+    ],
+)
+def test_what_is_no_stress_program_is_refused(name: str, options: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    options = tuple(str(tmp_path / one) if one == "OUT" else one for one in options)
+    done = fuzzvm(str(sorted(REGRESSIONS.glob(f"{name}*.toml"))[0]), "--to", "stress", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in done.stderr and not list(tmp_path.iterdir())

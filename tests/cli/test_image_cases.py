@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fuzzvm.compiled.manifest import read as read_manifest
 from fuzzvm.corpus.format import read
+from fuzzvm.images.given import image_code
+from fuzzvm.kernel.pgtable import Level
+from fuzzvm.machine.execution import Execution, Replay, execute
+from fuzzvm.machine.machine import Machine
+from fuzzvm.machine.remarks import StaleRead
 from fuzzvm.machine.schedule import context_switches
+from fuzzvm.realkernel import image_plan
+from fuzzvm.realkernel import replay as replaying
+from fuzzvm.realkernel.errors import NoCounterpartError
+from fuzzvm.realkernel.outcome import Outcome, Result
+from fuzzvm.realkernel.places import Entry
+from fuzzvm.realkernel.plan import Access, TableFreed
 from tests.cli.running import fuzzvm
 from tests.compiled import small
+from tests.realkernel import fake_qemu
 
 pytestmark = small.needs_compiler
 
+START = 0xFFFF_FFE0_0000_0000
 PROMOTION = ("-s", "pmd-promotion", "--memory", "sc")
 
 
@@ -39,6 +54,18 @@ def saved(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (case.expect.error, case.expect.function) == (run["bug"], run["function"])
     assert context_switches(case.schedule) == run["context_switches"]
     return file
+
+
+@pytest.fixture(scope="session")
+def all_saved(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What verify has saved of all its errors, by error."""
+    folder = tmp_path_factory.mktemp("all-saved")
+    done = fuzzvm("verify", "--image", str(broken), *PROMOTION, "--all-errors", "--save", str(folder), "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["saved"] == run["errors"][0]["saved"] and run["bug"] == run["errors"][0]["bug"]
+    assert all(error["proven_minimal"] for error in run["errors"])
+    return {error["bug"]: Path(error["saved"]) for error in run["errors"]}
 
 
 @pytest.fixture(scope="session")
@@ -149,12 +176,115 @@ def test_a_corpus_needs_the_image(broken: Path, other: Path, saved: Path, tmp_pa
     assert (kept.returncode, len(list(corpus.iterdir()))) == (1, 1)
 
 
+def test_a_stress_program_of_compiled_code_says_what_was_run(broken: Path, saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stress"
+    done = fuzzvm("export", str(saved), "--to", "stress", "--image", str(broken), "-o", str(out))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"written: {out}\n", "")
+    module = (out / "fuzzvm_stress.c").read_text()
+    comment = module[: module.index("*/")]
+    case = read(saved)
+    assert f"{case.expect.error} in {case.expect.function}" in comment
+    assert read_manifest(broken).digest[:12] in comment and "fuzzvm explain schedule.toml --image DIR" in comment
+    assert "kernel replay" not in comment
+    assert "pmd_free_pte_page()" in comment
+    assert "do_vmap(at + 0x0UL, 0x200000UL" in module
+
+
+def test_a_mail_about_an_image_is_complete_in_itself(broken: Path, saved: Path, tmp_path: Path) -> None:
+    done = fuzzvm("mail", str(saved), "--image", str(broken))
+    assert (done.returncode, done.stderr) == (0, "")
+    text, _, file = done.stdout.partition("\nrace.toml\n---------\n\n")
+    case = read(saved)
+    assert case.image is not None and case.expect.error is not None
+    lines = text.splitlines()
+    assert lines[0].startswith(f"Subject: [BUG] {case.expect.error} in ptdump_pte_entry() (arm64, Linux")
+    assert all(len(line) <= 72 or "/" in line for line in lines[1:])
+    for part in (
+        case.image.digest[:12],
+        "mm/ptdump.c:",
+        "fuzzvm image build",
+        "fuzzvm verify --image DIR -s pmd-promotion",
+    ):
+        assert part in text
+    assert re.search(r"^ +\d+ +write pmd\[0\] of table \d+ = none$", text, re.MULTILINE)
+    (tmp_path / "race.toml").write_text(file)
+    assert read(tmp_path / "race.toml") == case
+
+
+@pytest.mark.always
+def test_a_kernel_is_to_follow_the_page_tables_of_an_image(broken: Path, all_saved: dict[str, Path]) -> None:
+    code = image_code(broken)
+    plan = image_plan.make(read(all_saved["use-after-free-read"]), START, code)
+    walk, promotion, failing = plan.segments()
+    # more than one read of the PMD is one: another build reads it more or less often
+    assert [(one.entry, one.write) for one in walk if isinstance(one, Access)] == [(Entry(Level.PMD, 0), False)]
+    read_pmd, clear, free = promotion
+    assert isinstance(read_pmd, Access) and isinstance(clear, Access) and isinstance(free, TableFreed)
+    assert (read_pmd.write, clear.write) == (False, True)
+    assert {read_pmd.entry, clear.entry, free.entry} == {Entry(Level.PMD, 0)}
+    assert "pmd_free_pte_page" in free.stack and plan.window.address(512) == START + (512 << 12)
+    (fails,) = failing
+    assert isinstance(fails, Access) and fails.somewhere and fails.entry.level is Level.PTE
+    assert fails.stack[0] == "ptdump_pte_entry"
+    assert plan.passed_over + len(plan.expected) == plan.steps
+    # the calls are at the pages of the scenario, two of which are a table of the kernel
+    assert f"cpu 0 vmap {START:#x} 0x200000 0x40000000 0x200000 rw" in replaying.script(plan)
+    with pytest.raises(NoCounterpartError, match=r"wild-access.*--all-errors"):
+        image_plan.make(read(all_saved["wild-access"]), START, code)
+
+
+def test_what_only_weak_memory_shows_is_not_followed(
+    broken: Path, all_saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weak(machine: Machine, chooser: Replay) -> Execution:
+        done = execute(machine, chooser)
+        assert machine.trace is not None
+        machine.trace[2] = replace(machine.trace[2], remark=StaleRead(0, 0))
+        return done
+
+    monkeypatch.setattr(image_plan, "execute", weak)
+    with pytest.raises(NoCounterpartError, match="step 3 needs memory weaker than sequential consistency"):
+        image_plan.make(read(all_saved["use-after-free-read"]), START, image_code(broken))
+
+
+def test_a_replay_of_an_image_on_a_kernel_is_kept_with_how_to_build_both(
+    broken: Path, all_saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fuzzvm.cli.commands.kernel import kernel
+
+    said = Outcome(Result.REPRODUCED, message="use-after-free", console=["Linux"], script=["start"])
+    monkeypatch.setattr("fuzzvm.realkernel.replay.replay", lambda *given: said)
+    # the kernel that is made up is of x86_64
+    monkeypatch.setattr("fuzzvm.realkernel.replay.plan_of", lambda *given: None)
+    file, folder = all_saved["use-after-free-read"], tmp_path / "kept"
+    arguments = ["replay", str(file), "--kernel", str(fake_qemu.install_kernel(tmp_path)), "--save", str(folder)]
+    ran = CliRunner().invoke(kernel, [*arguments, "--image", str(broken)], standalone_mode=False)
+    assert ran.return_value == 0, ran.output
+    assert "The image:" in ran.output and "mm/ptdump.c" in ran.output
+    readme = (folder / "README").read_text()
+    assert "    fuzzvm image build --tree" in readme and " -o IMAGE\n" in readme
+    assert "fuzzvm kernel replay schedule.toml --image IMAGE --kernel OUT" in readme
+    assert "mm/ptdump.c" in (folder / "story.txt").read_text()
+
+
+def test_an_image_is_not_followed_on_a_kernel_of_another_geometry(
+    broken: Path, all_saved: dict[str, Path], tmp_path: Path
+) -> None:
+    kernel = fake_qemu.install_kernel(tmp_path)
+    file = str(all_saved["use-after-free-read"])
+    done = fuzzvm("kernel", "replay", file, "--image", str(broken), "--kernel", str(kernel))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    # the image's levels, not those of the scenario
+    assert "the test case is for arm64, 4K pages, 3 levels; the kernel is x86_64" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "FILE", "--to", "litmus"), "fuzzvm export is not there for kernel images"),
-        (("mail", "FILE"), "fuzzvm mail is not there for kernel images"),
-        (("kernel", "replay", "FILE", "--kernel", "."), "fuzzvm kernel replay is not there for kernel images"),
+        (("export", "FILE", "--to", "litmus"), "runs only where --image DIR gives it"),
+        (("export", "FILE", "--to", "promela", "--image", "IMAGE"), "--to promela is not there for kernel images"),
+        (("mail", "FILE"), "runs only where --image DIR gives it"),
+        (("kernel", "replay", "FILE", "--kernel", "."), "runs only where --image DIR gives it"),
         (("replay", "FILE", "--mitigation", "none"), "runs only where --image DIR gives it"),
         (("explain", "FILE", "--image", "IMAGE", "--mitigation", "none"), "exclude each other"),
         (("fuzz", "--image", "IMAGE", "-e", "atheris"), "engine atheris is not there for images"),

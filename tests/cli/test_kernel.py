@@ -155,7 +155,8 @@ def test_what_a_maintainer_needs_is_one_folder(tmp_path: Path, monkeypatch: pyte
     held = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert set(held) == {
         *("README", "schedule.toml", "story.txt", "results.ktap", "console.log", "config"),
-        *("guest/script", "guest/init.c", "guest/module/Kbuild", "guest/module/fuzzvm_driver.c"),
+        *("guest/script", "guest/init.c", "guest/readers.h"),
+        *("guest/module/Kbuild", "guest/module/calls.h", "guest/module/fuzzvm_driver.c"),
     }
     assert held["schedule.toml"] == X86_PMD.read_text()
     assert held["console.log"] == "Linux\nBUG: KASAN\n" and held["guest/script"] == "start\n"
@@ -170,7 +171,7 @@ def test_no_folder_of_the_users_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     ran = run("replay", X86_PMD, "--kernel", kernel, "--save", tmp_path / "mine", PATH="/nonexistent")
     assert ran.returncode == 2 and ran.stdout == ""
-    assert ran.stderr == f"fuzzvm: {tmp_path / 'mine'} is there already: name a new folder\n"
+    assert ran.stderr == f"fuzzvm: {tmp_path / 'mine'}: is there already: name a new folder\n"
 
 
 def test_replays_as_ktap_pass_where_they_end_as_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

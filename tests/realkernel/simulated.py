@@ -81,6 +81,8 @@ class Simulated:
     shadow: bytearray = field(default_factory=lambda: bytearray(512))
     stale: bool = False
     reported: str = "ptdump_pte_entry"
+    reported_at: int = 0
+    """How many bytes behind the first entry of the table the access is, by the report."""
     """The function that what stands in for KASAN names."""
     waits_since_report: int = 0
     prints_late: bool = False
@@ -221,7 +223,7 @@ class Simulated:
         elif do.what == "kasan" and self.shadow[0] == 0xFF and self.stale:
             self.report_lines = [
                 f"BUG: KASAN: use-after-free in {self.reported}+0x10/0x20",
-                f"Read of size 8 at addr {LINEAR + PTE:016x} by task init/34",
+                f"Read of size 8 at addr {LINEAR + PTE + self.reported_at:016x} by task init/34",
             ]
         self._goto(cpu)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fuzzvm.corpus.format import TestCase, read
+from fuzzvm.corpus.image_table import ImageTable
 from fuzzvm.kernel.pgtable import Level
 from fuzzvm.realkernel import plan, replay
 from fuzzvm.realkernel.arch import ARCHES
@@ -156,3 +157,12 @@ def test_every_minimal_schedule_of_none_has_a_plan_or_says_why() -> None:
         except NoCounterpartError as error:
             assert str(error)
     assert planned == 51
+
+
+def test_the_calls_of_an_image_are_where_its_own_geometry_has_them() -> None:
+    """The scenario's pages and levels are the model's; a page of 16K maps 2,048 entries of tables."""
+    of = case(ARM_PMD)
+    image = ImageTable("0" * 64, "7.3.4", "arm64", "16K", 3, "lse", "gcc", (), "fuzzvm image build")
+    found = plan.layout(replace(of, mitigation="", image=image), 0)
+    assert (found.geometry.page_shift, found.address(1), found.address(2)) == (14, 1 << 14, 1 << 25)
+    assert plan.layout(of, 0).address(2) == 1 << 21

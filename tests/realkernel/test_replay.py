@@ -41,11 +41,12 @@ def walk(
     plan: Plan = PLAN,
     reported: str = "ptdump_pte_entry",
     late: bool = False,
+    reported_at: int = 0,
 ) -> tuple[Outcome, Simulated]:
     """Replay on a guest with this promotion; the dump is there twice, for the rehearsal."""
     once = simulated.dump(PGD) if dump is None else dump
     guest = Simulated(arch, [promotion, [*once, *once]], simulated.words(PLAN), arch.stops_before, idle_steps)
-    guest.reported, guest.prints_late = reported, late
+    guest.reported, guest.prints_late, guest.reported_at = reported, late, reported_at
     kernel = BuiltKernel(Path(), "x86_64", "4K", 4, "6.12.0", (), (), (), "", 0.0)
     # the properties of a kernel's architecture come from a table; a variant of one is not in it
     console = Console(guest, kernel)
@@ -118,6 +119,23 @@ def test_a_write_that_the_model_does_not_make_has_diverged() -> None:
 def test_who_is_reported_is_who_fails_in_the_model(stack: tuple[str, ...], reported: str, result: Result) -> None:
     plan = replace(PLAN, expected=(*PLAN.expected[:-1], replace(PLAN.failing, stack=stack)))
     assert walk(simulated.promotion(PGD), plan=plan, reported=reported)[0].result is result
+
+
+@pytest.mark.parametrize(
+    ("somewhere", "reported_at", "result"),
+    [
+        (False, 0, Result.REPRODUCED),
+        (False, 8 * 7, Result.DIVERGED),
+        (True, 8 * 7, Result.REPRODUCED),
+        (True, 4096, Result.DIVERGED),
+        (True, -8, Result.DIVERGED),
+    ],
+)
+def test_an_access_somewhere_in_a_table_is_one_to_any_entry_of_it(
+    somewhere: bool, reported_at: int, result: Result
+) -> None:
+    plan = replace(PLAN, expected=(*PLAN.expected[:-1], replace(PLAN.failing, somewhere=somewhere)))
+    assert walk(simulated.promotion(PGD), plan=plan, reported_at=reported_at)[0].result is result
 
 
 def test_a_report_that_a_thread_prints_after_the_call_has_ended_is_waited_for() -> None:

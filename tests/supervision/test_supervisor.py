@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.killing import ROOT, alive, children
+from tests.campaigns.killing import ROOT, alive, children, wait_until_gone
 from tests.clock import PATIENCE, wait_until
 from tests.support import heed_sigint
 
@@ -105,7 +105,7 @@ def test_a_command_that_does_not_heed_ctrl_c_is_ended(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert process.stderr.read() == "prog: interrupted\n"
-    assert not any(map(alive, inner))
+    wait_until_gone(inner)
 
 
 def test_a_command_hears_ctrl_c_once_and_may_take_its_time(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_other_signals_end_both(tmp_path: Path, sent: signal.Signals) -> None:
         process.send_signal(sent)
         assert process.wait(PATIENCE) == -sent
         assert process.stderr.read() == ""
-    assert not any(map(alive, inner))
+    wait_until_gone(inner)
 
 
 def test_a_supervisor_that_is_killed_takes_all_along(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_supervisor_that_is_killed_takes_all_along(tmp_path: Path) -> None:
         inner = children(process.pid)
         assert len(inner) == 2
         process.kill()
-    wait_until(lambda: not any(map(alive, inner)))
+    wait_until_gone(inner)
 
 
 def test_ctrl_z_stops_both_and_they_go_on_together(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_ctrl_c_is_heeded_before_anything_is_imported() -> None:
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors.strip()) == (130, "fuzzvm: interrupted") or "interrupted: " in errors, out
-        assert not any(map(alive, inner))
+        wait_until_gone(inner)
 
 
 def blocks(pid: int, number: int) -> bool:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
-from fuzzvm.cli.code import refuse_image
+from fuzzvm.cli.code import given_code, image_option
 from fuzzvm.cli.common import ended_like_ctrl_c, json_option, print_json, progress_console
 from fuzzvm.cli.output import plain, say, say_text
-from fuzzvm.corpus.format import read
-from fuzzvm.corpus.replay import mitigation_of
+from fuzzvm.corpus.format import TestCase, read
+from fuzzvm.files.folder import check_new
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
-from fuzzvm.mitigations import registry
 from fuzzvm.realkernel import build as builds
 from fuzzvm.realkernel import bundle as bundles
 from fuzzvm.realkernel import compare as comparing
@@ -26,10 +25,11 @@ from fuzzvm.report.ktap import Result as KtapResult
 from fuzzvm.report.ktap import ktap
 from fuzzvm.report.story import tell
 from fuzzvm.report.text import report_text
+from fuzzvm.scenario.target import Code
 
 _kernel_option = click.option(
     "--kernel",
-    "folder",
+    "kernel_folder",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="OUT",
@@ -160,6 +160,7 @@ def build(
 @click.argument("file", type=click.Path(path_type=Path))
 @_kernel_option
 @click.option("--mitigation", "-m", "mitigation_name", metavar="FILE.py:CLASS", help="Needed for one of your own.")
+@image_option
 @click.option("--times", default=1, show_default=True, type=click.IntRange(1), help="Boot and replay so many times.")
 @click.option(
     "--seconds", default=120.0, show_default=True, type=click.FloatRange(1), help="Longest time for one replay."
@@ -182,8 +183,9 @@ def build(
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, the form of the kernel's own tests, on stdout.")
 def replay(
     file: Path,
-    folder: Path,
+    kernel_folder: Path,
     mitigation_name: str | None,
+    folder: Path | None,
     times: int,
     seconds: float,
     expect: str,
@@ -199,28 +201,29 @@ def replay(
     \b
     fuzzvm kernel replay corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml --kernel out --times 10
     fuzzvm kernel replay FILE --kernel out --times 10 --save finding
+    fuzzvm kernel replay FILE --image DIR --kernel out
     """
     if as_json and as_ktap:
         raise click.UsageError("--json and --ktap are both for standard output")
     if bundle is not None:
-        bundles.check(bundle)
+        check_new(bundle)
     case = read(file)
-    refuse_image(case, "fuzzvm kernel replay")
-    built = builds.load(folder)
-    given = None if mitigation_name is None else registry.get(mitigation_name)
+    code = given_code(case, mitigation_name, folder)
+    built = builds.load(kernel_folder)
+    plan = replaying.plan_of(case, built, code)
     outcomes: list[Outcome] = []
     with progress_console().status("booting, and walking the schedule"):
         for _ in range(times):
-            outcomes.append(replaying.replay(case, built, seconds, given))
+            outcomes.append(replaying.replay(plan, built, seconds))
             if not as_json and not as_ktap and times > 1:
                 say(_line(outcomes[-1]))
     text = not as_json and not as_ktap
-    model = report_text(tell(case, mitigation_of(case, given))) if text or bundle is not None else ""
+    model = _story(case, code) if text or bundle is not None else ""
     wanted = Result(expect)
     results = [_result(number, outcome, wanted) for number, outcome in enumerate(outcomes, start=1)]
     if bundle is not None:
         texts = {"story.txt": model, "results.ktap": ktap(file.name, results)}
-        bundles.save(bundle, file, built, _shown(outcomes, wanted), times, texts)
+        bundles.save(bundle, file, case.image, built, _shown(outcomes, wanted), times, texts)
     reproduced = sum(outcome.result is Result.REPRODUCED for outcome in outcomes)
     if as_json:
         print_json(
@@ -235,7 +238,7 @@ def replay(
     elif as_ktap:
         say_text(ktap(file.name, results))
     else:
-        _print_outcome(_shown(outcomes, wanted), model)
+        _print_outcome(_shown(outcomes, wanted), model, "model" if isinstance(code, type) else "image")
         if times > 1:
             say("", f"{reproduced} of {times} reproduced")
     return 0 if all(outcome.result is wanted for outcome in outcomes) else 1
@@ -259,15 +262,24 @@ def _line(outcome: Outcome) -> str:
     return f"{outcome.result.value}{step}: {outcome.message} ({outcome.seconds:.1f} s from power-on)"
 
 
-def _print_outcome(outcome: Outcome, model: str) -> None:
+def _story(case: TestCase, code: Code) -> str:
+    if isinstance(code, type):
+        return report_text(tell(case, code))
+    # imported here: ELF, DWARF and disassembly may not be installed
+    from fuzzvm.cli.image_story import image_text
+
+    return image_text(case, code)
+
+
+def _print_outcome(outcome: Outcome, model: str, told: str) -> None:
     say(_line(outcome))
-    say(f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the model passed over: no counterpart")
+    say(f"{outcome.matched} steps seen on the kernel, {outcome.passed_over} of the {told} passed over: no counterpart")
     for lock in outcome.locks:
         say(f"lock: {lock}")
     for title, lines in (("The kernel was at", outcome.backtrace), ("The kernel's KASAN", outcome.report)):
         if lines:
             say("", f"{title}:", *(f"  {line}".rstrip() for line in lines))
-    say("", "The model:", *(f"  {line}".rstrip() for line in model.splitlines()))
+    say("", f"The {told}:", *(f"  {line}".rstrip() for line in model.splitlines()))
 
 
 @kernel.command()
@@ -275,7 +287,7 @@ def _print_outcome(outcome: Outcome, model: str) -> None:
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1), help="Longest time for one run.")
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Boot and stress so many times.")
 @json_option
-def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
+def stress(kernel_folder: Path, seconds: float, runs: int, as_json: bool) -> int:
     """Promote on one CPU, dump on the other, and wait for KASAN: the baseline that `replay` is to be compared with.
 
     Exit status 1 if a run reported, 0 if none did.
@@ -283,7 +295,7 @@ def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
     \b
     fuzzvm kernel stress --kernel out --seconds 120 --runs 5
     """
-    built = builds.load(folder)
+    built = builds.load(kernel_folder)
     outcomes = []
     with progress_console().status("booting, and stressing"):
         for _ in range(runs):
@@ -315,7 +327,7 @@ def stress(folder: Path, seconds: float, runs: int, as_json: bool) -> int:
 @click.option("--sequences", default=20, show_default=True, type=click.IntRange(1, 50), help="Sequences of calls.")
 @click.option("--seed", default=0, show_default=True, help="Seed that they are drawn by.")
 @json_option
-def compare(folder: Path, sequences: int, seed: int, as_json: bool) -> int:
+def compare(kernel_folder: Path, sequences: int, seed: int, as_json: bool) -> int:
     """Compare the kernel's own kernel_page_tables with the model's, after the same calls, drawn by Hypothesis.
 
     Levels, sizes and attributes of every range. Where they differ the model is wrong; exit status 1 then.
@@ -323,7 +335,7 @@ def compare(folder: Path, sequences: int, seed: int, as_json: bool) -> int:
     \b
     fuzzvm kernel compare --kernel out --sequences 20
     """
-    built = builds.load(folder)
+    built = builds.load(kernel_folder)
     with progress_console().status("booting, and making the calls"):
         compared = comparing.compare(built, sequences, seed)
     different = [comparison for comparison in compared if comparison.differences]

@@ -41,7 +41,7 @@ from fuzzvm.machine.memory import searchable
 from fuzzvm.machine.schedule import context_switches, format_schedule
 from fuzzvm.supervision import inside
 from fuzzvm.verify.matrix import Bounds, Cell, VerifiedCell, cells, check_runs
-from fuzzvm.verify.verdict_data import failure_to_data, search_to_data
+from fuzzvm.verify.verdict_data import error_to_data, failure_to_data, search_to_data
 
 
 @click.command()
@@ -183,7 +183,7 @@ def verify(
         from fuzzvm.cli.image_verify import verify_on_image
 
         given = scenarios(scenario_names, tlb=False)
-        bounds = Bounds(of_process, preemptions, not no_reduction)
+        bounds = Bounds(of_process, preemptions, not no_reduction, all_errors)
         if save is not None and boundary is not None:
             raise click.UsageError("--save and --boundary exclude each other: a test case names no boundary functions")
         if save is not None:
@@ -266,6 +266,7 @@ _WITH_IMAGE = (
     "max_memory",
     "preemptions",
     "no_reduction",
+    "all_errors",
     "save",
     "as_json",
 )
@@ -344,16 +345,7 @@ def _to_json(run: VerifiedCell, saved_files: dict[int, Path], *, checked: bool) 
         **search_to_data(verdict),
         "saved": None if saved is None else str(saved),
         "errors": [
-            {
-                "bug": error.failure.error,
-                "function": error.failure.function,
-                "message": error.failure.message,
-                "proven_minimal": error.minimal,
-                "schedule": format_schedule(error.schedule),
-                "context_switches": context_switches(error.schedule),
-                "steps": len(error.schedule),
-                "saved": str(saved_files[id(error)]) if id(error) in saved_files else None,
-            }
+            error_to_data(error) | {"saved": str(saved_files[id(error)]) if id(error) in saved_files else None}
             for error in verdict.errors
         ],
         "errors_bound": verdict.errors_stopped or None,

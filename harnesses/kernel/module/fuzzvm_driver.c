@@ -20,8 +20,8 @@
  *	vm_unmap_aliases
  *	park                             wait where the debugger finds this CPU, until it moves the program counter on
  *
- * What the kernel does not export to modules comes as addresses in the module's parameters, which are those of
- * System.map: the kernel is not relocated. Each call that fails returns its error from the write.
+ * The kernel is not relocated: the addresses in the module's parameters are those of System.map. Each call that fails
+ * returns its error from the write.
  */
 #include <linux/debugfs.h>
 #include <linux/err.h>
@@ -35,23 +35,14 @@
 #include <linux/version.h>
 #include <linux/vmalloc.h>
 
-#define SLOTS 16
+#include "calls.h"
+
 #define CPUS 8
 #define DEVICES 4
 
-static unsigned long vmap_page_range_at, vunmap_range_at, get_vm_area_at, set_memory_ro_at, set_memory_rox_at;
-module_param(vmap_page_range_at, ulong, 0);
-module_param(vunmap_range_at, ulong, 0);
-module_param(get_vm_area_at, ulong, 0);
-module_param(set_memory_ro_at, ulong, 0);
-module_param(set_memory_rox_at, ulong, 0);
 static unsigned long kasan_add_zero_shadow_at, kasan_remove_zero_shadow_at;
 module_param(kasan_add_zero_shadow_at, ulong, 0);
 module_param(kasan_remove_zero_shadow_at, ulong, 0);
-
-static struct vm_struct *reserved;
-static void *slots[SLOTS];
-static unsigned long sizes[SLOTS];
 
 void fuzzvm_gate(void);
 
@@ -104,50 +95,6 @@ asm(".pushsection .text\n"
     "	ret\n"
     ".size fuzzvm_gate, . - fuzzvm_gate\n"
     ".popsection\n");
-
-static pgprot_t prot_of(const char *name)
-{
-	if (!strcmp(name, "ro"))
-		return PAGE_KERNEL_RO;
-	if (!strcmp(name, "rox"))
-		return PAGE_KERNEL_ROX;
-	if (!strcmp(name, "rwx"))
-		return PAGE_KERNEL_EXEC;
-	return PAGE_KERNEL;
-}
-
-static int do_area(unsigned long start, unsigned long bytes)
-{
-	struct vm_struct *(*get_vm_area_caller)(unsigned long, unsigned long, unsigned long, unsigned long,
-						const void *) = (void *)get_vm_area_at;
-
-	/* room for the guard page; VM_IOREMAP would ask for an alignment that START has anyway */
-	reserved = get_vm_area_caller(bytes, VM_MAP, start, start + bytes + PAGE_SIZE, (void *)_RET_IP_);
-	return reserved ? 0 : -ENOMEM;
-}
-
-static int do_vmap(unsigned long addr, unsigned long bytes, unsigned long phys, unsigned long chunk, const char *prot)
-{
-	int (*map)(unsigned long, unsigned long, phys_addr_t, pgprot_t) = (void *)vmap_page_range_at;
-	unsigned long end = addr + bytes;
-	int err = 0;
-
-	while (addr < end && !err) {
-		unsigned long next = min(end, (addr | (chunk - 1)) + 1);
-
-		err = map(addr, next, phys, prot_of(prot));
-		phys += next - addr;
-		addr = next;
-		if (chunk == PAGE_SIZE)
-			cond_resched();
-	}
-	return err;
-}
-
-static int do_set_memory(unsigned long at, unsigned long addr, int pages)
-{
-	return at ? ((int (*)(unsigned long, int))at)(addr, pages) : -EOPNOTSUPP;
-}
 
 static int do_shadow(unsigned long addr, unsigned long bytes)
 {
@@ -219,17 +166,6 @@ static int do_undevice(unsigned long phys)
 }
 #endif
 
-static int do_vmalloc(const char *call, unsigned int slot, unsigned long bytes)
-{
-	void *p = strcmp(call, "vmalloc") ? vmalloc_huge(bytes, GFP_KERNEL) : vmalloc(bytes);
-
-	if (!p)
-		return -ENOMEM;
-	slots[slot] = p;
-	sizes[slot] = bytes;
-	return 0;
-}
-
 static int run(char *line)
 {
 	unsigned long a, b, c, d;
@@ -254,11 +190,12 @@ static int run(char *line)
 		return 0;
 	}
 	if (sscanf(line, "area %lx %lx", &a, &b) == 2)
-		return do_area(a, b);
+		/* VM_IOREMAP would ask for an alignment that START has anyway */
+		return do_area(a, a + b + PAGE_SIZE, b);
 	if (sscanf(line, "vmap %lx %lx %lx %lx %7s", &a, &b, &c, &d, prot) == 5)
 		return do_vmap(a, b, c, d, prot);
 	if (sscanf(line, "vunmap %lx %lx", &a, &b) == 2) {
-		((void (*)(unsigned long, unsigned long))vunmap_range_at)(a, a + b);
+		do_vunmap(a, b);
 		return 0;
 	}
 	if (sscanf(line, "set_memory_rox %lx %lx", &a, &b) == 2)
@@ -280,12 +217,11 @@ static int run(char *line)
 		return 0;
 	}
 	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
-		vfree(slots[slot]);
-		slots[slot] = NULL;
+		do_vfree(slot);
 		return 0;
 	}
 	if (sscanf(line, "vmalloc_huge %u %lx", &slot, &a) == 2 || sscanf(line, "vmalloc %u %lx", &slot, &a) == 2)
-		return slot < SLOTS ? do_vmalloc(call, slot, a) : -EINVAL;
+		return slot < SLOTS ? do_vmalloc(slot, a, !strcmp(call, "vmalloc_huge")) : -EINVAL;
 	return -EINVAL;
 }
 
