@@ -9,6 +9,8 @@ A kernel that may preempt what is in the kernel is kept from it by the count tha
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fuzzvm.realkernel.arch import Arch
@@ -48,16 +50,33 @@ class Cpus:
 
     def settle(self, cpus: int) -> None:
         """Let the guest run until all CPUs are in the loop by themselves. Raises RealKernelError if they don't come."""
+        self._come_to_loop(range(cpus))
+        for cpu in range(cpus):
+            self.resume_at[cpu] = self.loop + self.arch.loop
+            self._preemption(cpu, 1)
+
+    @contextmanager
+    def switching(self, cpu: int) -> Iterator[None]:
+        """Let the kernel switch tasks on the parked CPUs but this one, which is driven meanwhile and parked at the end.
+
+        Only so do grace periods of RCU end, where the kernel preempts what is in the kernel.
+        """
+        others = [other for other in self.resume_at if other != cpu]
+        for other in others:
+            self._preemption(other, -1)
+        yield
+        self._come_to_loop(self.resume_at)
+        for other in others:
+            self._preemption(other, 1)
+
+    def _come_to_loop(self, cpus: Collection[int]) -> None:
         deadline = time.monotonic() + _SETTLE_SECONDS
-        while any(self.pc(cpu) != self.loop for cpu in range(cpus)):
+        while any(self.pc(cpu) != self.loop for cpu in cpus):
             if time.monotonic() > deadline:
                 raise RealKernelError("the guest's processes do not all come to their first call")
             self.gdb.resume()
             if self.gdb.wait(_MOMENT) is None:
                 self.gdb.interrupt()
-        for cpu in range(cpus):
-            self.resume_at[cpu] = self.loop + self.arch.loop
-            self._preemption(cpu, 1)
 
     def park(self, cpu: int) -> None:
         """Park a CPU where it stands; a few instructions later where it has interrupts off."""

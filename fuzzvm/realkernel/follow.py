@@ -251,10 +251,10 @@ class Rehearsal:
         return rehearsal
 
 
-def rehearse(watcher: Watcher, cpu: int, accesses: Sequence[Access], calls: int, seconds: float) -> Rehearsal:
-    """Let a parked CPU make its first `calls` calls, which only read, and return what it read.
+def rehearse(watcher: Watcher, cpu: int, accesses: Sequence[Access], calls: int, seconds: float) -> Rehearsal | None:
+    """Let a parked CPU make its first `calls` calls, which only read; return what it read, None where time was up.
 
-    Raises RealKernelError where they do not end in time, or write.
+    Raises RealKernelError where they write.
     """
     hits: list[Entry] = []
     arrived = 0
@@ -282,6 +282,4 @@ def rehearse(watcher: Watcher, cpu: int, accesses: Sequence[Access], calls: int,
     ended = watcher.run(cpu, seconds, hit, lambda: arrived == calls)
     watcher.watch([])
     watcher.stop_nowhere()
-    if not ended:
-        raise RealKernelError(f"the dump that CPU {cpu} makes alone does not end within {seconds:g} s")
-    return Rehearsal.of(accesses, hits)
+    return Rehearsal.of(accesses, hits) if ended else None

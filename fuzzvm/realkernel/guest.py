@@ -56,6 +56,7 @@ class Guest:
         }
         # arm64 has them in a form that the module's calls are not for
         optional = ("set_memory_ro", "set_memory_rox") if self.kernel.arch == "x86_64" else ()
+        optional = (*optional, "kasan_add_zero_shadow", "kasan_remove_zero_shadow")
         parameters |= {f"{name}_at": self.symbols.address(name) for name in optional if name in self.symbols}
         return "insmod " + " ".join(f"{name}={address:#x}" for name, address in parameters.items())
 

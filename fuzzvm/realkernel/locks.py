@@ -9,7 +9,9 @@ from fuzzvm.realkernel.outcome import FailedLock
 from fuzzvm.realkernel.symbols import Symbols
 
 _TRYLOCKS = ("down_read_trylock", "down_write_trylock", "mutex_trylock")
-_WAITS = ("rwsem_down_read_slowpath", "rwsem_down_write_slowpath", "__mutex_lock_slowpath")
+_WAITS = ("rwsem_down_read_slowpath", "rwsem_down_write_slowpath", "__mutex_lock_slowpath", "percpu_rwsem_wait")
+_OWN = ("down_", "rwsem_", "mutex_", "__mutex", "percpu_", "__percpu")
+"""How the names of the locks' own functions begin."""
 _MMS = ("init_mm",)
 
 Handler = Callable[[int], None]
@@ -64,7 +66,7 @@ class Locks:
         trace = self._cpus.backtrace(cpu, self._symbols)
         names = [line.partition("+")[0] for line in trace[1:]]
         # who asked for the lock, past the lock's own functions
-        caller = next((name for name in names if not name.startswith(("down_", "rwsem_", "mutex_", "__mutex"))), "?")
+        caller = next((name for name in names if not name.startswith(_OWN)), "?")
         self.failed.append(FailedLock(function, lock, caller, waits=True))
 
     def lock_name(self, address: int) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.corpus.replay import mitigation_of, run
 from fuzzvm.kbuild.arch import PAGE_SHIFTS
+from fuzzvm.kernel.errors import FREE_OF_LINKED_TABLE
 from fuzzvm.kernel.hooks import Mitigation
 from fuzzvm.kernel.pgtable import Geometry, Level, TableLabel, pxd_cont
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.ops import Free, Load, Rmw, Store, offset_of
 from fuzzvm.machine.trace import TraceStep
+from fuzzvm.realkernel import hotplug
 from fuzzvm.realkernel.errors import NoCounterpartError
 from fuzzvm.realkernel.places import Entry, Window
 from fuzzvm.scenario.calls import (
@@ -41,7 +43,7 @@ _SHIFTS = {"pte": Level.PTE, "contpte": Level.PTE, "pmd": Level.PMD, "pud": Leve
 """By max_page_shift, the level of the largest entry; that of a contiguous block is set as so many entries."""
 
 JUDGED = ("use-after-free-read", "use-after-free-reused")
-"""The errors of the model that KASAN can see on a real kernel."""
+"""The errors of the model that KASAN can see on a real kernel. FREE_OF_LINKED_TABLE is what the debugger sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ Expected = Access | TableFreed
 class Plan:
     """What is expected, in the schedule's order, and how many of the model's steps have no counterpart.
 
-    The last one is the access that fails, `failing`. `window` has the pages of what is expected, `calls` those of the
+    The last one is what fails: an access to what is free, `failing`, or where `frees_linked` the free of a table.
+    `window` has the pages of what is expected, `calls` those of the
     scenario's calls.
     """
 
@@ -92,6 +95,11 @@ class Plan:
     steps: int
     window: Window
     calls: Window
+
+    @property
+    def frees_linked(self) -> bool:
+        """Whether the error is that a table is freed while an entry leads to it."""
+        return isinstance(self.expected[-1], TableFreed)
 
     @property
     def failing(self) -> Access:
@@ -125,8 +133,8 @@ class Plan:
 def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None = None) -> Plan:
     """Run a test case on the model and return its plan.
 
-    Raises NoCounterpartError where it does not end in an error that KASAN sees, or makes calls that the guest cannot;
-    MitigationError, ScheduleError as a replay does.
+    Raises NoCounterpartError where it does not end in an error that can be seen on a real kernel, or makes calls that
+    the guest cannot; MitigationError, ScheduleError as a replay does.
     """
     check_judged(case)
     check_calls(case.scenario)
@@ -138,8 +146,9 @@ def make(case: TestCase, window_start: int, mitigation: type[Mitigation] | None 
     trace = machine.trace or []
     check_strong(trace)
     expected = [found for step in trace if (found := _expected(machine, window, step)) is not None]
-    if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], Access):
-        raise NoCounterpartError("the step that fails is no access to a page-table entry")
+    fails = TableFreed if failure.error == FREE_OF_LINKED_TABLE else Access
+    if not expected or expected[-1].step != failure.step or not isinstance(expected[-1], fails):
+        raise NoCounterpartError("the step that fails is no access to a page-table entry, and no free of a table")
     return Plan(case, tuple(expected), len(trace) - len(expected), len(trace), window, window)
 
 
@@ -179,11 +188,14 @@ def layout(case: TestCase, start: int) -> Window:
 
 
 def check_judged(case: TestCase) -> None:
-    """Raise NoCounterpartError where a test case ends in what KASAN does not see."""
-    if case.expect.error not in JUDGED:
-        what = case.expect.error or case.expect.verdict
-        more = "" if case.image is None else "; `fuzzvm verify --image DIR --all-errors --save` has all errors"
-        raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}{more}")
+    """Raise NoCounterpartError where a test case ends in what neither KASAN nor the debugger sees."""
+    if case.expect.error in JUDGED or (case.image is None and case.expect.error == FREE_OF_LINKED_TABLE):
+        return
+    what = case.expect.error or case.expect.verdict
+    more = f", the debugger {FREE_OF_LINKED_TABLE}"
+    if case.image is not None:
+        more = "; `fuzzvm verify --image DIR --all-errors --save` has all errors"
+    raise NoCounterpartError(f"a real kernel shows no {what}: KASAN judges {' and '.join(JUDGED)}{more}")
 
 
 def check_strong(trace: Sequence[TraceStep]) -> None:
@@ -199,6 +211,9 @@ def check_calls(scenario: Scenario) -> None:
     """Raise NoCounterpartError where a scenario makes calls that the guest cannot make, or not where it has to."""
     if scenario.beyond_calls:
         raise NoCounterpartError(f"{scenario.beyond_calls} cannot be driven on a real kernel")
+    if hotplug.takes_out(scenario):
+        hotplug.check(scenario)
+        return
     drivable: tuple[type[Call], ...] = (Vmap, Vunmap, CatKernelPageTables, CatPageTables, CheckWxPages)
     if scenario.arch == "x86_64":
         # arm64's set_memory_*() want areas of vmalloc's own; and with no collapse nothing frees beside a look-up

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fuzzvm.corpus.format import TestCase
+from fuzzvm.realkernel import hotplug
 from fuzzvm.realkernel import plan as plans
 from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.cpus import Cpus
-from fuzzvm.realkernel.errors import NoCounterpartError
+from fuzzvm.realkernel.errors import NoCounterpartError, RealKernelError
 from fuzzvm.realkernel.follow import Freed, Hit, Rehearsal, Watcher, rehearse
 from fuzzvm.realkernel.guest import BOOT_SECONDS, Guest
 from fuzzvm.realkernel.locks import Locks
@@ -42,7 +43,7 @@ def replay(plan: Plan, kernel: BuiltKernel, seconds: float = 120.0, *, binary: s
     began = time.monotonic()
     cpus = len(scenario.cpus)
     reserved = plans.reserved(scenario, plan.calls)
-    told = script(plan)
+    told = script(plan, shadow_alone=hotplug.shadow_alone(kernel))
     with Guest(kernel, told, min(cpus + 1, MOST_CPUS), reserved=reserved, binary=binary) as guest:
         gate = guest.gate()
         guest.wait("started", min(BOOT_SECONDS, seconds))
@@ -65,7 +66,8 @@ def plan_of(case: TestCase, kernel: BuiltKernel, code: Code | None = None) -> Pl
     """
     _check_geometry(case, kernel)
     if code is None or isinstance(code, type):
-        return plans.make(case, kernel.window(), code)
+        takes_out = hotplug.takes_out(case.scenario)
+        return plans.make(case, hotplug.window(case.scenario, kernel) if takes_out else kernel.window(), code)
     # imported here: ELF, DWARF and disassembly may not be installed
     from fuzzvm.images.code import ImageCode
     from fuzzvm.realkernel import image_plan
@@ -74,17 +76,30 @@ def plan_of(case: TestCase, kernel: BuiltKernel, code: Code | None = None) -> Pl
     return image_plan.make(case, kernel.window(), code)
 
 
-def script(plan: Plan) -> list[str]:
-    """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice."""
+def script(plan: Plan, *, shadow_alone: bool = False) -> list[str]:
+    """Return what the guest's program is told: the setup, and each CPU's calls, those that are rehearsed twice.
+
+    `shadow_alone` is said of the kernel (hotplug.shadow_alone).
+    """
     scenario = plan.case.scenario
     slots: dict[str, int] = {}
-    reserved = plans.reserved(scenario, plan.calls)
-    lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
-    lines += [f"boot area {plan.calls.start:#x} {plans.span(scenario.every_call, plan.calls):#x}"]
-    lines += [f"boot {plans.operations(call, plan.calls, slots)}" for call in scenario.setup]
+    if hotplug.takes_out(scenario):
+        lines = [f"boot {call}" for call in hotplug.setup(scenario, plan.window, shadow_alone)]
+    else:
+        reserved = plans.reserved(scenario, plan.calls)
+        lines = [f"boot reserved {plans.PHYSICAL:#x} {reserved:#x}"] if reserved else []
+        lines += [f"boot area {plan.calls.start:#x} {plans.span(scenario.every_call, plan.calls):#x}"]
+        lines += [f"boot {plans.operations(call, plan.calls, slots)}" for call in scenario.setup]
     for cpu, calls in enumerate(scenario.cpus):
         twice = (*calls, *calls) if rehearsable(plan, cpu) else calls
-        lines += [f"cpu {cpu} {plans.operations(call, plan.calls, slots)}" for call in twice]
+        for call in twice:
+            removes = isinstance(call, hotplug.CALLS)
+            operation = (
+                hotplug.operation(call, scenario, plan.window, shadow_alone)
+                if removes
+                else plans.operations(call, plan.calls, slots)
+            )
+            lines.append(f"cpu {cpu} {operation}")
     return [*lines, "start"]
 
 
@@ -155,24 +170,64 @@ class _Run:
 
     def walk(self) -> Outcome:
         """Rehearse, then follow one segment after the other; return how it ended."""
-        self._watcher.find(self._plan.entries(), self._plan.freed())
         for cpu, calls in enumerate(self._plan.case.scenario.cpus):
-            if rehearsable(self._plan, cpu):
-                accesses = self._plan.accesses(cpu)
-                self._rehearsals[cpu] = rehearse(self._watcher, cpu, accesses, len(calls), self._patience)
+            function = hotplug.entered(calls[0]) if calls else None
+            if function is not None:
+                self._enter(cpu, function)
+        self._watcher.find(self._plan.entries(), self._plan.freed())
+        outcome = self._rehearse()
         segments = self._plan.segments()
-        for number, segment in enumerate(segments):
-            last = number == len(segments) - 1
-            outcome = self._follow(segment[:-1] if last else segment)
-            if outcome is None and last:
+        while outcome is None:
+            segment = segments.pop(0)
+            fails = not segments and not self._plan.frees_linked
+            outcome = self._follow(segment[:-1] if fails else segment)
+            if outcome is None and fails:
                 outcome = self._fail(segment[0].cpu)
-            if outcome is not None:
-                outcome.matched = sum(progress.next for progress in self._progress.values()) - self._left_out
-                outcome.passed_over = self._left_out
-                outcome.extra_reads = self._extra
-                outcome.locks = list(self._locks.failed)
-                return outcome
-        raise AssertionError
+            elif outcome is not None and outcome.result is Result.REPRODUCED:
+                self._go_on(outcome, segment[0].cpu)
+        outcome.matched = sum(progress.next for progress in self._progress.values()) - self._left_out
+        outcome.passed_over = self._left_out
+        outcome.extra_reads = self._extra
+        outcome.locks = list(self._locks.failed)
+        return outcome
+
+    def _enter(self, cpu: int, function: str) -> None:
+        """Let a CPU's first call come to a function while the other CPUs may switch tasks, and park it there.
+
+        Raises RealKernelError where it does not come there.
+        """
+        arrived = False
+
+        def at_function(on: int) -> None:
+            nonlocal arrived
+            arrived = arrived or on == cpu
+
+        with self.cpus.switching(cpu):
+            self._watcher.stop_at(self._symbols.address(function), at_function)
+            self.cpus.unpark(cpu)
+            self._watcher.run(cpu, self._patience, lambda seen: False, lambda: arrived)
+            self._watcher.stop_nowhere()
+            if not arrived:
+                where = ", ".join(self.cpus.backtrace(cpu, self._symbols)[:8])
+                raise RealKernelError(f"CPU {cpu} has not come to {function} in {self._patience:g} s: it is at {where}")
+            self.cpus.park(cpu)
+
+    def _rehearse(self) -> Outcome | None:
+        """Rehearse each CPU that only reads; return how it ended where one waits for a lock, else None."""
+        for cpu, calls in enumerate(self._plan.case.scenario.cpus):
+            if not rehearsable(self._plan, cpu):
+                continue
+            accesses = self._plan.accesses(cpu)
+            self._locks.start(cpu)
+            rehearsal = rehearse(self._watcher, cpu, accesses, len(calls), self._patience)
+            if rehearsal is None:
+                waits = [lock for lock in self._locks.failed if lock.waits]
+                instead = f"the dump that CPU {cpu} makes alone does not end within {self._patience:g} s"
+                if not waits:
+                    raise RealKernelError(instead)
+                return self._not_reachable(accesses[0], waits[-1], instead)
+            self._rehearsals[cpu] = rehearsal
+        return None
 
     # one segment: what one CPU does before another one goes on
 
@@ -279,8 +334,21 @@ class _Run:
         if self._is_due(
             progress, end, lambda e: isinstance(e, TableFreed) and (e.cpu, e.entry) == (seen.cpu, seen.entry)
         ):
-            return None
+            last = self._plan.expected[-1]
+            due = progress.expected[progress.next - 1]
+            return self._linked(seen) if self._plan.frees_linked and due is last else None
         return self._diverged(progress, f"CPU {seen.cpu} frees the table below the {seen.entry}", seen.cpu)
+
+    def _linked(self, seen: Freed) -> Outcome:
+        """Say whether the entry above a table that has just become free still leads to it, as in the model."""
+        table = self._watcher.tables_below[seen.entry]
+        step = self._plan.expected[-1].step
+        trace = self.cpus.backtrace(seen.cpu, self._symbols)
+        if self._watcher.tables.below(self._plan.window, seen.entry) != table:
+            message = f"CPU {seen.cpu} has freed the table below the {seen.entry}, which no longer leads to it"
+            return Outcome(Result.DIVERGED, step, message, backtrace=trace)
+        what = f"the table at {table:#x} is free while the {seen.entry} leads to it"
+        return Outcome(Result.REPRODUCED, 0, what, backtrace=trace)
 
     def _arrived(self, on: int, cpu: int, progress: _Progress) -> None:
         """A worker has made a call and stands at the gate again."""
@@ -318,20 +386,7 @@ class _Run:
         """Let the CPU make the access that fails in the model, and say what KASAN said."""
         failing = self._plan.failing
         progress = self._progress[cpu]
-        arrived = False
-
-        def at_gate(on: int) -> None:
-            nonlocal arrived
-            arrived = arrived or on == cpu
-
-        self._watcher.stop_at(self.cpus.gate, at_gate)
-        self.cpus.unpark(cpu)
-        self._watcher.run(
-            cpu, self._patience, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
-        )
-        # a thread on another CPU may print it, after the call has ended (7.3)
-        self._watcher.run(cpu, PRINT_SECONDS, lambda seen: False, lambda: bool(self._guest.report(self._printed)))
-        report = self._guest.report(self._printed)
+        report, arrived = self._provoke(cpu)
         if not report:
             instead = f"KASAN reports nothing, and the call of CPU {cpu} {'has ended' if arrived else 'goes on'}"
             trace = self.cpus.backtrace(cpu, self._symbols)
@@ -350,6 +405,35 @@ class _Run:
             return Outcome(Result.DIVERGED, failing.step, message, report=report)
         progress.next += 1
         return Outcome(Result.REPRODUCED, 0, _headline(report), report=report)
+
+    def _go_on(self, outcome: Outcome, freer: int) -> None:
+        """Let those go on that were reading tables as one was freed that is still linked; add what KASAN says."""
+        self.cpus.park(freer)
+        for cpu, progress in self._progress.items():
+            if cpu == freer or not progress.next:
+                continue
+            report, _ = self._provoke(cpu)
+            said = f"KASAN reports {_headline(report)}" if report else "KASAN reports nothing"
+            outcome.message += f"; CPU {cpu}, which was reading tables, goes on: {said}"
+            outcome.report = report
+            return
+
+    def _provoke(self, cpu: int) -> tuple[list[str], bool]:
+        """Let a CPU go on with its call; return KASAN's report, and whether the call has ended."""
+        arrived = False
+
+        def at_gate(on: int) -> None:
+            nonlocal arrived
+            arrived = arrived or on == cpu
+
+        self._watcher.stop_at(self.cpus.gate, at_gate)
+        self.cpus.unpark(cpu)
+        self._watcher.run(
+            cpu, self._patience, lambda seen: False, lambda: arrived or bool(self._guest.report(self._printed))
+        )
+        # a thread on another CPU may print it, after the call has ended (7.3)
+        self._watcher.run(cpu, PRINT_SECONDS, lambda seen: False, lambda: bool(self._guest.report(self._printed)))
+        return self._guest.report(self._printed), arrived
 
 
 def _headline(report: list[str]) -> str:

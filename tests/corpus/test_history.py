@@ -33,8 +33,11 @@ OPEN = {
     ("linux-7.3", "pair-x86_64-collapse-pmd-perf-invlpgb"),
     ("linux-7.3", "x86-vmemmap-shrinker"),
     ("linux-7.3", "pair-x86_64-hot-remove-ptdump"),
+    ("linux-7.3", "x86-hot-remove-blocks"),
     ("linux-7.3", "pair-arm64-kasan-shadow-unlocked-ptdump"),
     ("linux-7.3", "pair-arm64-hot-remove-kexec-load"),
+    ("linux-7.3", "pair-x86_64-kasan-shadow-ptdump"),
+    ("linux-7.3", "pair-x86_64-kasan-shadow-unlocked-ptdump"),
 }
 """What there is no day after of yet: docs/open-in-7.3.md."""
 CASES = {(case.mitigation, case.scenario.name): case for case in map(read, sorted(HISTORY.glob("*.toml")))}

@@ -28,9 +28,11 @@ NAMES = (
     "set_swapper_pgd",
     "vmalloc_to_page",
     "vread_iter",
+    "percpu_rwsem_wait",
 )
 AT = {name: TEXT + 0x1000 * number for number, name in enumerate(NAMES)}
 ROOT = TEXT + 0x100000
+HOTPLUG_LOCK = TEXT + 0x300000
 PUD, PMD, PTE = 0x5000, 0x6000, 0x7000
 LINEAR = 0xFFFF_8880_0000_0000
 SHADOW_OFFSET = 0xDFFF_FC00_0000_0000
@@ -265,6 +267,7 @@ class Console:
         self.qemu = self
         lines = [f"{address:x} T {name}" for name, address in AT.items()]
         lines += [f"{ROOT:x} D init_top_pgt", f"{TEXT + 0x200000:x} D init_mm"]
+        lines.append(f"{HOTPLUG_LOCK:x} d mem_hotplug_lock")
         self.symbols = Symbols("\n".join(lines) + "\n")
 
     def gdb(self) -> Simulated:

@@ -9,6 +9,7 @@ from fuzzvm.realkernel.symbols import Symbols
 
 SYMBOLS = Symbols(
     "1000 T down_read_trylock\n2000 T rwsem_down_write_slowpath\n3000 T vmap_range\n4000 D init_mm\n5000 D some_sem\n"
+    "6000 t percpu_rwsem_wait\n7000 D mem_hotplug_lock\n"
 )
 
 
@@ -31,7 +32,8 @@ class FakeCpus:
         return self.returns
 
     def backtrace(self, cpu: int, symbols: Symbols) -> list[str]:
-        return ["rwsem_down_write_slowpath+0x0", "down_write+0x8", "vmap_range+0x10"]
+        own = ["__percpu_down_read+0x40", "percpu_down_read+0x8"] if self.at == 0x6000 else ["down_write+0x8"]
+        return ["slowpath+0x0", *own, "vmap_range+0x10"]
 
 
 def started() -> tuple[FakeCpus, Locks, dict[int, Handler]]:
@@ -80,4 +82,11 @@ def test_starting_again_forgets() -> None:
 
 def test_functions_that_a_kernel_does_not_have_are_left_out() -> None:
     _, _, handlers = started()
-    assert set(handlers) == {0x1000, 0x2000}
+    assert set(handlers) == {0x1000, 0x2000, 0x6000}
+
+
+def test_a_lock_that_counts_its_readers_by_cpu() -> None:
+    cpus, locks, handlers = started()
+    cpus.at, cpus.given = 0x6000, 0x7000
+    handlers[0x6000](0)
+    assert str(locks.failed[0]) == "vmap_range waits for mem_hotplug_lock (percpu_rwsem_wait)"

@@ -17,13 +17,14 @@ from fuzzvm.realkernel.build import BuiltKernel
 from fuzzvm.realkernel.cpus import Cpus
 from fuzzvm.realkernel.errors import NoCounterpartError, RealKernelError
 from fuzzvm.realkernel.follow import Rehearsal
+from fuzzvm.realkernel.gdb import Stop
 from fuzzvm.realkernel.outcome import Outcome, Result
 from fuzzvm.realkernel.places import Entry, Tables
 from fuzzvm.realkernel.plan import Access, Plan
 from fuzzvm.scenario.calls import parse_call
 from tests.clock import slow_clock
 from tests.realkernel import simulated
-from tests.realkernel.simulated import AT, LAST, LINEAR, PMD, ROOT, Console, Do, Simulated
+from tests.realkernel.simulated import AT, LAST, LINEAR, PMD, ROOT, TEXT, Console, Do, Simulated
 
 CASE = read(Path(__file__).resolve().parents[2] / "corpus/regressions/none-use-after-free-read-4f5a29210ff8.toml")
 PLAN = plans.make(CASE, X86_64.window(12, 4))
@@ -208,6 +209,82 @@ def test_a_table_that_nobody_can_find_beforehand(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Tables, "below", lambda self, window, entry: None)
     with pytest.raises(NoCounterpartError, match="step 13: the table below the pmd entry of page 0"):
         walk(simulated.promotion(PGD))
+
+
+LINKED = replace(
+    PLAN,
+    expected=tuple(e for e in PLAN.expected[:-1] if not (isinstance(e, Access) and e.write and e.cpu == 0)),
+)
+"""The table is freed with no write of the entry that leads to it, after a dump has read that."""
+
+
+def never_cleared() -> list[Do]:
+    return [do for do in simulated.promotion(PGD) if do.what != "clear"]
+
+
+def test_a_table_that_is_freed_while_linked_is_seen_and_the_reader_goes_on() -> None:
+    outcome, guest = walk(never_cleared(), plan=LINKED)
+    assert (outcome.result, outcome.step, outcome.matched) == (Result.REPRODUCED, 0, len(LINKED.expected))
+    assert outcome.message.startswith(f"the table at {LINEAR + simulated.PTE:#x} is free while the pmd entry of page 0")
+    assert "CPU 1, which was reading tables, goes on: KASAN reports use-after-free in" in outcome.message
+    assert outcome.report == guest.report_lines and outcome.backtrace
+
+
+def test_nothing_more_is_said_where_nobody_was_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "PRINT_SECONDS", 0.1)
+    alone = replace(LINKED, expected=tuple(e for e in LINKED.expected if e.cpu == 0))
+    outcome, guest = walk(never_cleared(), plan=alone)
+    assert outcome.result is Result.REPRODUCED and outcome.message.endswith("of page 0 leads to it")
+    assert guest.at[1] == 0
+    outcome, _ = walk(never_cleared(), plan=LINKED, dump=[do for do in simulated.dump(PGD) if do.what != "kasan"])
+    assert outcome.result is Result.REPRODUCED and outcome.message.endswith("goes on: KASAN reports nothing")
+
+
+def test_a_table_that_was_unlinked_first_has_diverged() -> None:
+    outcome, _ = walk(simulated.promotion(PGD), plan=LINKED)
+    assert outcome.result is Result.DIVERGED and "CPU 0 writes the pmd entry of page 0" in outcome.message
+    # nor does a write that is not seen make it linked
+    unseen = replaced(simulated.promotion(PGD), "clear", Do(FREE - 2, "clear-by-alias", LINEAR + PMD))
+    outcome, _ = walk(unseen, plan=LINKED)
+    assert outcome.result is Result.DIVERGED and outcome.message.endswith("which no longer leads to it")
+
+
+def entering(monkeypatch: pytest.MonkeyPatch, function: str = "pmd_free_pte_page") -> None:
+    """Have the first call of whoever does not dump be let to a function before the schedule begins."""
+    monkeypatch.setattr("fuzzvm.realkernel.hotplug.entered", lambda call: None if call.walks else function)
+
+
+def test_a_call_is_let_to_where_its_part_begins_while_others_may_be_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+    entering(monkeypatch, "set_swapper_pgd")
+    counted: list[dict[int, int]] = []
+    waits = Simulated.wait
+
+    def wait(self: Simulated, seconds: float) -> Stop | None:
+        counted.append(dict(self.counts))
+        return waits(self, seconds)
+
+    monkeypatch.setattr(Simulated, "wait", wait)
+    program = [Do(AT["vmap_range_noflush"] - 8), Do(AT["set_swapper_pgd"]), *simulated.promotion(PGD)]
+    outcome, guest = walk(program, counts=simulated.COUNTS)
+    assert outcome.result is Result.REPRODUCED
+    # nobody is kept from being switched until it is there; then whoever is parked is
+    assert counted[0] == dict.fromkeys((0, 1), simulated.COUNT)
+    assert guest.counts == {0: simulated.COUNT + 1, 1: simulated.COUNT}
+
+
+def test_a_call_that_does_not_come_there_is_an_error(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    entering(monkeypatch, "vread_iter")
+    with pytest.raises(RealKernelError, match="CPU 0 has not come to vread_iter in 30 s: it is at"):
+        walk(simulated.promotion(PGD))
+
+
+def test_a_dump_that_waits_for_a_lock_in_the_rehearsal(quick: None) -> None:
+    waits = [Do(AT["percpu_rwsem_wait"], argument=simulated.HOTPLUG_LOCK), *(Do(TEXT) for _ in range(1 << 16))]
+    outcome, _ = walk(simulated.promotion(PGD), dump=waits)
+    assert (outcome.result, outcome.step) == (Result.NOT_REACHABLE, PLAN.accesses(1)[0].step)
+    assert "waits for mem_hotplug_lock (percpu_rwsem_wait), the dump that CPU 1 makes alone" in outcome.message
+    with pytest.raises(RealKernelError, match="the dump that CPU 1 makes alone does not end"):
+        walk(simulated.promotion(PGD), dump=waits[1:])
 
 
 def by_alias() -> list[Do]:

@@ -9,6 +9,11 @@
  *	set_memory_ro ADDR PAGES         change what is mapped there (x86_64)
  *	set_memory_rox ADDR PAGES        likewise, and let it be collapsed into blocks
  *	reserved PHYS BYTES              fail if the memory set aside at boot is not that
+ *	device PHYS BYTES                add memory as a device's driver does: memremap_pages()
+ *	device_fails PHYS BYTES          likewise, where adding it must fail
+ *	undevice PHYS                    take out what was added there: memunmap_pages()
+ *	shadow ADDR BYTES                add KASAN's shadow of memory that is not there: kasan_add_zero_shadow()
+ *	unshadow ADDR BYTES              take it away: kasan_remove_zero_shadow(), with no lock held
  *	vmalloc SLOT BYTES               allocate, remember as SLOT
  *	vmalloc_huge SLOT BYTES          likewise, by blocks where possible
  *	vfree SLOT
@@ -21,6 +26,7 @@
 #include <linux/debugfs.h>
 #include <linux/err.h>
 #include <linux/io.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sched.h>
@@ -32,6 +38,11 @@
 #include "calls.h"
 
 #define CPUS 8
+#define DEVICES 4
+
+static unsigned long kasan_add_zero_shadow_at, kasan_remove_zero_shadow_at;
+module_param(kasan_add_zero_shadow_at, ulong, 0);
+module_param(kasan_remove_zero_shadow_at, ulong, 0);
 
 void fuzzvm_gate(void);
 
@@ -85,6 +96,13 @@ asm(".pushsection .text\n"
     ".size fuzzvm_gate, . - fuzzvm_gate\n"
     ".popsection\n");
 
+static int do_shadow(unsigned long addr, unsigned long bytes)
+{
+	if (!kasan_add_zero_shadow_at || !kasan_remove_zero_shadow_at)
+		return -EOPNOTSUPP;
+	return ((int (*)(void *, unsigned long))kasan_add_zero_shadow_at)((void *)addr, bytes);
+}
+
 static int do_reserved(unsigned long phys, unsigned long bytes)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
@@ -95,6 +113,58 @@ static int do_reserved(unsigned long phys, unsigned long bytes)
 #endif
 	return -ENXIO;
 }
+
+#ifdef CONFIG_ZONE_DEVICE
+static struct dev_pagemap devices[DEVICES];
+
+/* the one that begins there; of 0, one that is free */
+static struct dev_pagemap *device_at(unsigned long phys)
+{
+	for (int i = 0; i < DEVICES; i++)
+		if (devices[i].range.start == phys)
+			return &devices[i];
+	return NULL;
+}
+
+static int do_device(unsigned long phys, unsigned long bytes)
+{
+	struct dev_pagemap *device = device_at(0);
+	void *map;
+
+	if (!phys || !bytes || !device || device_at(phys))
+		return -EINVAL;
+	device->type = MEMORY_DEVICE_GENERIC;
+	device->range.start = phys;
+	device->range.end = phys + bytes - 1;
+	device->nr_range = 1;
+	map = memremap_pages(device, NUMA_NO_NODE);
+	if (!IS_ERR(map))
+		return 0;
+	memset(device, 0, sizeof(*device));
+	return PTR_ERR(map);
+}
+
+static int do_undevice(unsigned long phys)
+{
+	struct dev_pagemap *device = device_at(phys);
+
+	if (!phys || !device)
+		return -EINVAL;
+	memunmap_pages(device);
+	memset(device, 0, sizeof(*device));
+	return 0;
+}
+#else
+static int do_device(unsigned long phys, unsigned long bytes)
+{
+	return -EOPNOTSUPP;
+}
+
+static int do_undevice(unsigned long phys)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 static int run(char *line)
 {
@@ -134,6 +204,18 @@ static int run(char *line)
 		return do_set_memory(set_memory_ro_at, a, b);
 	if (sscanf(line, "reserved %lx %lx", &a, &b) == 2)
 		return do_reserved(a, b);
+	if (sscanf(line, "device %lx %lx", &a, &b) == 2)
+		return do_device(a, b);
+	if (sscanf(line, "device_fails %lx %lx", &a, &b) == 2)
+		return do_device(a, b) ? 0 : -EEXIST;
+	if (sscanf(line, "undevice %lx", &a) == 1)
+		return do_undevice(a);
+	if (sscanf(line, "shadow %lx %lx", &a, &b) == 2)
+		return do_shadow(a, b);
+	if (sscanf(line, "unshadow %lx %lx", &a, &b) == 2) {
+		((void (*)(void *, unsigned long))kasan_remove_zero_shadow_at)((void *)a, b);
+		return 0;
+	}
 	if (sscanf(line, "vfree %u", &slot) == 1 && slot < SLOTS) {
 		do_vfree(slot);
 		return 0;
