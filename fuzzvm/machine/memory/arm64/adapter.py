@@ -72,6 +72,7 @@ class Arm64(MemoryModel):
     stale_reads = True
     reducible = True
     delays_stores = True
+    without_load_buffering = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
