@@ -83,19 +83,56 @@ class EarlyPairs:
                 self._independent.setdefault(node.place, set()).update(found)
         self._maintains = any(isinstance(node.op, CacheMaintenance) for node in self._nodes.values())
 
-    def on_cycles(self, closing: Mapping[Address, frozenset[Address]]) -> Iterator[tuple[Node, Node]]:
-        """Yield the early pairs of a load and a store where `closing` has the load's location for the store's."""
+    def on_cycles(self, closing: Mapping[Address, frozenset[Address]]) -> Iterator[tuple[Node, Node, frozenset[int]]]:
+        """Yield the early pairs of a load and a store where `closing` has the load's location for the store's.
+
+        The third is where the CPU may stand when another CPU stores what the load returns: behind any early store.
+        """
         wanted = frozenset[Address]().union(*closing.values())
         for place in self._independent:
             node = self._nodes[place]
             op = node.op
-            if _may_be_overtaken(op) and op.address in wanted:
+            if _may_be_overtaken(op) and op.address in wanted and not self._unused(place, op):
                 stores = {address for address, loads in closing.items() if op.address in loads}
-                for early in sorted(self._before(place, op, stores)):
-                    yield node, self._nodes[early]
+                found = self._before(place, op)
+                after = frozenset(target for early in found for target, _ in self._edges[early])
+                for early in sorted(found):
+                    if self._nodes[early].op.address in stores:  # type: ignore[union-attr]
+                        yield node, self._nodes[early], after
 
-    def _before(self, place: int, load: Load | Rmw, stores: set[Address]) -> set[int]:
-        """Return the places of the stores to these locations that could be seen before a load."""
+    def _unused(self, place: int, load: Load | Rmw) -> bool:
+        """Return whether nothing depends on what a load returns."""
+        if load.depends is None:
+            return False
+        token = load.depends.token
+        for target, _ in self._edges[place]:
+            op = self._nodes[target].op
+            depends: Dependencies | None = getattr(op, "depends", None)
+            if op is not None and (depends is None or any(token in names for names in (*depends[:5], depends.live))):
+                return False
+        return True
+
+    def until_released(self, place: int) -> frozenset[int]:
+        """Return where a CPU may stand after a store while that is not in place: no further than at a release."""
+        found: set[int] = set()
+        todo = [target for target, _ in self._edges[place]]
+        while todo:
+            at = todo.pop()
+            if at not in found:
+                found.add(at)
+                op = self._nodes[at].op
+                if not (isinstance(op, Rmw) and op.order in RELEASES and op.expected is None):
+                    todo += [target for target, _ in self._edges[at]]
+        return frozenset(found)
+
+    def stores_to(self, address: Address) -> Iterator[int]:
+        """Yield the places of what stores to a location."""
+        for place, node in self._nodes.items():
+            if isinstance(node.op, Store | Rmw | CacheMaintenance) and node.op.address == address:
+                yield place
+
+    def _before(self, place: int, load: Load | Rmw) -> set[int]:
+        """Return the places of the stores to other locations that could be seen before a load."""
         quiet = isinstance(load, Rmw) and load.quiet
         acquires = load.order in ACQUIRES and not quiet
         if acquires and not self._maintains:
@@ -112,7 +149,7 @@ class EarlyPairs:
             if op is None:
                 continue
             after, early = _through(way, op, token, quiet=quiet)
-            if early and op.address in stores and op.address != load.address:  # type: ignore[union-attr]
+            if early and op.address != load.address:  # type: ignore[union-attr]
                 found.add(way.place)
             if after is None or (after.maintenance and not self._maintains):
                 continue

@@ -11,11 +11,13 @@ The answer errs on one side. `excluded` is a proof; a pair that is named may be 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fuzzvm.exhaustive.automaton import Automaton, Edge, Node
 from fuzzvm.exhaustive.early_pairs import EarlyPairs
+from fuzzvm.exhaustive.exclusion import Exclusion
 from fuzzvm.exhaustive.futures import Futures
 from fuzzvm.exhaustive.space import Space
 from fuzzvm.machine import memory as memory_models
@@ -87,20 +89,44 @@ def load_buffering(space: Space, *, complete: bool) -> LoadBuffering | None:
         return LoadBuffering(not_looked_at="the search was cut")
     if space.task.property.hardware:
         return LoadBuffering(not_looked_at="TLBs are followed")
+    if any(_loads_code(automaton) for automaton in space.automata):
+        return LoadBuffering(not_looked_at="code is loaded as data")
     return LoadBuffering(tuple(_pairs(space)))
+
+
+def _loads_code(automaton: Automaton) -> bool:
+    """Return whether a CPU loads from a location that it does cache maintenance for: a DC orders such loads."""
+    nodes = automaton.nodes
+    maintained = {node.op.address for node in nodes if isinstance(node.op, CacheMaintenance)}
+    return any(isinstance(node.op, Load | Rmw) and node.op.address in maintained for node in nodes)
 
 
 def _pairs(space: Space) -> Iterator[EarlyPair]:
     """Yield the early pairs that lie on a cycle, each pair of lines once."""
     automata = space.automata
     causes = _Causes(automata)
+    closing = [causes.closing(cpu) for cpu in range(len(automata))]
+    if not any(closing):
+        return
     points_to = space.task.booted().memory.points_to
+    early = [EarlyPairs(automaton, space.values, points_to) for automaton in automata]
+    exclusion = Exclusion(space)
+
+    @functools.cache
+    def apart(cpu: int, address: Address, after: frozenset[int]) -> bool:
+        """Return whether no other CPU stores to a location while a CPU stands at one of these places."""
+        return all(
+            exclusion.apart(cpu, after, other, pairs.until_released(place))
+            for other, pairs in enumerate(early)
+            if other != cpu
+            for place in pairs.stores_to(address)
+        )
+
     for cpu, automaton in enumerate(automata):
-        closing = causes.closing(cpu)
-        if not closing:
-            continue
         seen = set()
-        for load, store in EarlyPairs(automaton, space.values, points_to).on_cycles(closing):
+        for load, store, after in early[cpu].on_cycles(closing[cpu]):
+            if apart(cpu, load.op.address, after):  # type: ignore[union-attr]
+                continue
             pair = EarlyPair(cpu, automaton.place_of(load), automaton.place_of(store))
             if pair not in seen:
                 seen.add(pair)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -98,13 +99,13 @@ def operations(thread: list[Op], words: Words, *, exact: bool) -> list[Operation
         depends = None
         if exact:
             on = frozenset() if op.after is None else frozenset({op.after})
-            live = frozenset(later.after for later in thread[index + 1 :] if later.after is not None)
             depends = Dependencies(
                 address=on if op.dependency == "addr" else frozenset(),
                 data=on if op.dependency == "data" else frozenset(),
                 control=on if op.dependency == "ctrl" else frozenset(),
                 token=index if op.kind in "RX" else -1,
-                live=frozenset(token for token in live if token <= index),
+                # all that was loaded is stored in the end
+                live=frozenset(at for at in range(index + 1) if thread[at].kind in "RX"),
             )
         address = words[0 if op.location == "x" else 1]
         match op.kind:
@@ -144,7 +145,7 @@ def draw(chance: random.Random, *, atomics: Sequence[Order], dependencies: bool)
         program.append(
             _thread(chance, [shape for shape in shapes if shape], values, atomics, dependencies=dependencies)
         )
-    return [thread for thread in program if thread]
+    return [thread for thread in program if thread] or draw(chance, atomics=atomics, dependencies=dependencies)
 
 
 def _thread(
@@ -247,10 +248,13 @@ def crossed(*between: Operation, load: Order = Order.PLAIN, store: Order = Order
     ]
 
 
-def crossed_with(depends: Dependencies, *between: Operation) -> Callable[[Words], Programs]:
+def crossed_with(
+    depends: Dependencies, *between: Operation, loaded: Dependencies | None = None
+) -> Callable[[Words], Programs]:
     """Return load buffering whose stores depend on the loads in a way."""
     return lambda words: [
-        [Load(words[first], depends=named()), *between, Store(words[1 - first], 1, depends=depends)] for first in (0, 1)
+        [Load(words[first], depends=loaded or named()), *between, Store(words[1 - first], 1, depends=depends)]
+        for first in (0, 1)
     ]
 
 
@@ -268,6 +272,40 @@ def coherence(load: Order) -> Callable[[Words], Programs]:
     return lambda words: [
         [Store(words[0], 2), Fence(Barrier.DMB_ISH), Store(words[1], 1)],
         [Load(words[1], load), Store(words[0], 1)],
+    ]
+
+
+def from_reads(load: Order) -> Callable[[Words], Programs]:
+    """Return a cycle that goes through a load of an old value."""
+    return lambda words: [
+        [Load(words[0], load), Store(words[1], 1)],
+        [Store(words[1], 2), Fence(Barrier.DMB_ISH), Load(words[2])],
+        [Store(words[2], 1), Fence(Barrier.DMB_ISH), Store(words[0], 1)],
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class IsFree:
+    """Holds while nobody has a lock."""
+
+    def __call__(self, value: object) -> bool:
+        return value == 0
+
+    def blocked_by(self, value: object) -> tuple[int, ...]:
+        return ()
+
+
+def locked(first: int, second: int, *, stored: bool = False) -> Callable[[Words], Programs]:
+    """Return load buffering in two sections, each of the lock in some word, which is `stored` to besides."""
+    return lambda words: [
+        [
+            Rmw(words[lock], Put(1), Order.ACQUIRE, IsFree()),
+            Load(words[cpu]),
+            Store(words[1 - cpu], 1),
+            Rmw(words[lock], Put(0), Order.RELEASE),
+            *([Store(words[lock], 0)] if stored else []),
+        ]
+        for cpu, lock in enumerate((first, second))
     ]
 
 
@@ -357,6 +395,9 @@ EXCLUDED = {
     "branch before a barrier": crossed_with(NOTHING, Fence(Barrier.DMB_ISHST, depends=Dependencies(control=ON_LOAD))),
     "three CPUs": three_cpus(Order.ACQUIRE),
     "S": coherence(Order.ACQUIRE),
+    "from-reads": from_reads(Order.ACQUIRE),
+    "one lock": locked(2, 2),
+    "nothing depends on it": crossed_with(NOTHING, loaded=Dependencies(token=0)),
     "atomic, release": through_atomic(Order.RELEASE),
     "nobody loads it": unrelated,
     "pointer": through_pointer(2),
@@ -371,11 +412,14 @@ NOT_EXCLUDED = {
     "dmb st": crossed(Fence(Barrier.DMB_ISHST)),
     "dsb st": crossed(Fence(Barrier.DSB_ISHST)),
     "isb": crossed(Fence(Barrier.ISB)),
-    "no dependency": crossed_with(NOTHING),
+    "no dependency": crossed_with(Dependencies(live=ON_LOAD)),
     "the name was given again": name_given_again,
     "pointer to something else": through_pointer(3),
     "three CPUs": three_cpus(Order.PLAIN),
     "S": coherence(Order.PLAIN),
+    "from-reads": from_reads(Order.PLAIN),
+    "two locks": locked(2, 3),
+    "a lock and a plain store to its word": locked(2, 2, stored=True),
     "atomic": through_atomic(Order.ACQUIRE),
     "compare-and-swap that fails": by_failing_swap,
     "release, acquire PC": released_and_acquired(Order.ACQUIRE_PC),
