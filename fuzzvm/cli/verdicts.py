@@ -27,7 +27,8 @@ def how(*, minimal: bool) -> str:
 
 def say_load_buffering(verdicts: Sequence[tuple[str, Verdict]]) -> None:
     """Print what is known of load buffering, of all runs that are given with where they are and that are safe."""
-    known = [(where, verdict.load_buffering) for where, verdict in verdicts if verdict.load_buffering is not None]
+    safe = [(where, verdict.load_buffering) for where, verdict in verdicts if verdict.verdict == "safe"]
+    known = [(where, found) for where, found in safe if found is not None]
     if not known:
         return
     excluded = sum(found.excluded for _, found in known)
