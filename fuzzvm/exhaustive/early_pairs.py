@@ -34,8 +34,14 @@ _OF_LOADS = frozenset({Barrier.DMB_ISHLD, Barrier.DSB_ISHLD})
 """The barriers that do not order a load half of an atomic that returns nothing."""
 
 
-_Edge = tuple[int, int]
-"""The place that follows an operation, and the object that the response points to, 0 for none."""
+class _Edge(NamedTuple):
+    """The place that follows an operation, the object that the response points to, 0 for none, and whether the
+    operation is an atomic that has stored.
+    """
+
+    place: int
+    points: int
+    stored: bool
 
 
 class _Open(NamedTuple):
@@ -77,7 +83,7 @@ class EarlyPairs:
                         if response not in pointed:
                             pointed[response] = points_to(values[response])
                         points = pointed[response]
-                    found.add((edge.target.place, points))
+                    found.add(_Edge(edge.target.place, points, _stored(node.op, values[response])))
             self._edges.setdefault(node.place, set()).update(found)
             if _may_be_overtaken(node.op) and not (reads and _decides(node)):
                 self._independent.setdefault(node.place, set()).update(found)
@@ -95,7 +101,7 @@ class EarlyPairs:
             if _may_be_overtaken(op) and op.address in wanted and not self._unused(place, op):
                 stores = {address for address, loads in closing.items() if op.address in loads}
                 found = self._before(place, op)
-                after = frozenset(target for early in found for target, _ in self._edges[early])
+                after = frozenset(edge.place for early in found for edge in self._edges[early])
                 for early in sorted(found):
                     if self._nodes[early].op.address in stores:  # type: ignore[union-attr]
                         yield node, self._nodes[early], after
@@ -105,8 +111,8 @@ class EarlyPairs:
         if load.depends is None:
             return False
         token = load.depends.token
-        for target, _ in self._edges[place]:
-            op = self._nodes[target].op
+        for edge in self._edges[place]:
+            op = self._nodes[edge.place].op
             depends: Dependencies | None = getattr(op, "depends", None)
             if op is not None and (depends is None or any(token in names for names in (*depends[:5], depends.live))):
                 return False
@@ -115,14 +121,14 @@ class EarlyPairs:
     def until_released(self, place: int) -> frozenset[int]:
         """Return where a CPU may stand after a store while that is not in place: no further than at a release."""
         found: set[int] = set()
-        todo = [target for target, _ in self._edges[place]]
+        todo = [edge.place for edge in self._edges[place]]
         while todo:
             at = todo.pop()
             if at not in found:
                 found.add(at)
                 op = self._nodes[at].op
-                if not (isinstance(op, Rmw) and op.order in RELEASES and op.expected is None):
-                    todo += [target for target, _ in self._edges[at]]
+                releases = isinstance(op, Rmw) and op.order in RELEASES
+                todo += [edge.place for edge in self._edges[at] if not (releases and edge.stored)]
         return frozenset(found)
 
     def stores_to(self, address: Address) -> Iterator[int]:
@@ -140,7 +146,9 @@ class EarlyPairs:
         found = set()
         named = load.depends is not None and load.depends.token >= 0
         begin = _Open(place, named, 0, frozenset({load.address}), maintenance=acquires)
-        todo = [begin._replace(place=place, pointer=points) for place, points in self._independent[place]]
+        # one that has stored is ordered before its store, and that before the stores to come
+        edges = [edge for edge in self._independent[place] if not edge.stored]
+        todo = [begin._replace(place=edge.place, pointer=edge.points) for edge in edges]
         known = set(todo)
         token = -1 if load.depends is None else load.depends.token
         while todo:
@@ -153,10 +161,13 @@ class EarlyPairs:
                 found.add(way.place)
             if after is None or (after.maintenance and not self._maintains):
                 continue
-            for place, points in self._edges[way.place]:
-                # the last load of a pointer is the one that counts
-                pointer = 0 if points == after.pointer else after.pointer
-                following = after._replace(place=place, pointer=pointer)
+            for edge in self._edges[way.place]:
+                # the last load of a pointer is the one that counts; no store is seen before an atomic that precedes it
+                pointer = 0 if edge.points == after.pointer else after.pointer
+                maintenance = after.maintenance or (edge.stored and not early)
+                if maintenance and not self._maintains:
+                    continue
+                following = after._replace(place=edge.place, pointer=pointer, maintenance=maintenance)
                 if following not in known:
                     known.add(following)
                     todo.append(following)
@@ -242,6 +253,10 @@ def _by_address(way: _Open, op: Load | Await | Store | Rmw | CacheMaintenance, t
     if depends is not None:
         return way.named and token in depends.address | depends.address_pick
     return way.pointer != 0 and object_of(op.address) == way.pointer and not isinstance(op, CacheMaintenance)
+
+
+def _stored(op: Operation | None, response: Value) -> bool:
+    return isinstance(op, Rmw) and (op.expected is None or op.expected[0] == response)
 
 
 def _decides(node: Node) -> bool:

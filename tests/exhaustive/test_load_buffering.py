@@ -365,6 +365,14 @@ def released_and_acquired(between: Order) -> Callable[[Words], Programs]:
     ]
 
 
+def behind_atomic(order: Order) -> Callable[[Words], Programs]:
+    """Return an atomic between load and store: where it is behind the load, so is the store."""
+    return lambda words: [
+        [Load(words[0]), Rmw(words[2], Put(1), order), Store(words[1], 1)],
+        [Load(words[1], Order.ACQUIRE), Store(words[0], 1)],
+    ]
+
+
 def published(kind: Barrier) -> Callable[[Words], Programs]:
     """Return an ordered store between load and store, and a barrier for stores behind it."""
     return lambda words: [
@@ -396,6 +404,7 @@ EXCLUDED = {
     "three CPUs": three_cpus(Order.ACQUIRE),
     "S": coherence(Order.ACQUIRE),
     "from-reads": from_reads(Order.ACQUIRE),
+    "behind an atomic, release": behind_atomic(Order.RELEASE),
     "one lock": locked(2, 2),
     "nothing depends on it": crossed_with(NOTHING, loaded=Dependencies(token=0)),
     "atomic, release": through_atomic(Order.RELEASE),
@@ -418,6 +427,7 @@ NOT_EXCLUDED = {
     "three CPUs": three_cpus(Order.PLAIN),
     "S": coherence(Order.PLAIN),
     "from-reads": from_reads(Order.PLAIN),
+    "behind an atomic": behind_atomic(Order.ACQUIRE),
     "two locks": locked(2, 3),
     "a lock and a plain store to its word": locked(2, 2, stored=True),
     "atomic": through_atomic(Order.ACQUIRE),
