@@ -9,7 +9,7 @@ from typing import Any
 from fuzzvm.cli.code import runnable_scenarios
 from fuzzvm.cli.common import print_json, progress_console, shell_path
 from fuzzvm.cli.output import print_table, say, say_text
-from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
+from fuzzvm.cli.verdicts import how, in_words, say_load_buffering, say_shortfalls
 from fuzzvm.compiled.errors import ConversionError
 from fuzzvm.compiled.image import Image, load
 from fuzzvm.corpus import store
@@ -141,6 +141,7 @@ def _print(
         if verdict.errors_stopped:
             say("", f"{where}: there may be other errors: {verdict.errors_stopped}")
         say_shortfalls(where, verdict)
+    say_load_buffering([(f"{run.scenario.name}, {run.memory}", run.verdict) for run in runs])
     if cannot:
         names = ", ".join(scenario.name for scenario, _ in cannot)
         say("", f"left out: {names} (fuzzvm verify --image {shell_path(folder)} -s NAME says why)")

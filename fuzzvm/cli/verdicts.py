@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from fuzzvm.cli.happened import not_met
 from fuzzvm.cli.output import say
 from fuzzvm.exhaustive import Verdict
+from fuzzvm.machine.program import Place
 
 
 def in_words(verdict: Verdict) -> str:
@@ -19,6 +23,25 @@ def in_words(verdict: Verdict) -> str:
 def how(*, minimal: bool) -> str:
     """Return what is known of the length of a schedule."""
     return "proven minimal" if minimal else "not proven minimal"
+
+
+def say_load_buffering(verdicts: Sequence[tuple[str, Verdict]]) -> None:
+    """Print what is known of load buffering, of all runs that are given with where they are and that are safe."""
+    safe = [(where, verdict.load_buffering) for where, verdict in verdicts if verdict.verdict == "safe"]
+    known = [(where, found) for where, found in safe if found is not None]
+    if not known:
+        return
+    excluded = sum(found.excluded for _, found in known)
+    say("", f"load buffering: excluded in {excluded} of {len(known)} runs that are safe under arm64")
+    for where, found in known:
+        if found.not_looked_at:
+            say(f"  {where}: not looked at, as {found.not_looked_at}")
+        for pair in found.pairs:
+            say(f"  {where}: not excluded: CPU {pair.cpu}, {_at(pair.store)} before {_at(pair.load)}")
+
+
+def _at(place: Place) -> str:
+    return f"{place.function} ({Path(place.filename).name}:{place.line})"
 
 
 def say_shortfalls(where: str, verdict: Verdict) -> None:

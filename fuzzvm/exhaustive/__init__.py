@@ -8,6 +8,8 @@
                  and footprint under sc, reduced_weakly and weak_footprint under the other memory models
     shortest     the shortest such run; some_run any, where there is no room for that; progress one that never ends;
                  all_errors the shortest run of each error
+    load_buffering
+                 whether what memory leaves out under arm64 could matter to a verdict; early_pairs has its rules
     checkpoint   searches on disk, from which another process goes on
 
 Others give it a `Task`, and use `verdict`, `limits` and `memory_use`; benchmarks, the export to Spin and certificates

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fuzzvm.exhaustive.checkpoint.keeper import DiskKeeper
 from fuzzvm.exhaustive.deadline import Deadline
 from fuzzvm.exhaustive.limits import Limits
+from fuzzvm.exhaustive.load_buffering import LoadBuffering, load_buffering
 from fuzzvm.exhaustive.reduced_search import foresee
 from fuzzvm.exhaustive.shared import Finding
 from fuzzvm.exhaustive.shortest import Wanted, shortest_run
@@ -41,6 +42,9 @@ class Verdict:
     the bound that cut it, '' if none. `states` and `transitions` are those of the search that found the verdict,
     `seconds` the time of it all.
 
+    `load_buffering` says, where nothing goes wrong, what is known of the executions that only load buffering has; None
+    where the memory model leaves none out.
+
     What callers add: `met` are the cover points that some explored schedule meets, and `missing` those that the system
     is for and none meets, where nothing goes wrong (`judged`). `errors` has the shortest run of each error, where
     all were asked for, and `errors_stopped` names the bound that cut the search for them, '' if none.
@@ -53,6 +57,7 @@ class Verdict:
     states: int
     transitions: int
     seconds: float
+    load_buffering: LoadBuffering | None = None
     met: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
     errors: tuple[FailingRun, ...] = ()
@@ -99,7 +104,8 @@ def verify(
     states, transitions = found.states, found.transitions
     seconds = deadline.seconds + (0.0 if keeper is None else keeper.seconds_before)
     if shortest is None:
-        return Verdict(None, None, found.complete, found.stopped, states, transitions, seconds)
+        buffering = load_buffering(now.space, complete=found.complete and preemptions is None)
+        return Verdict(None, None, found.complete, found.stopped, states, transitions, seconds, buffering)
     if shortest.schedule is None:
         failure = _unseen(found.findings[0])
         return Verdict(failure, None, False, shortest.stopped, states, transitions, seconds)

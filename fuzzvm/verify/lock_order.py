@@ -32,4 +32,6 @@ def with_lock_order(system: System, verdict: Verdict, limits: Limits) -> Verdict
         order.watched = frozenset()
     if found.verdict == "bug":
         return found
-    return verdict if found.complete else replace(verdict, complete=False, stopped=found.stopped)
+    if found.complete:
+        return verdict
+    return replace(verdict, complete=False, stopped=found.stopped, load_buffering=found.load_buffering)

@@ -27,7 +27,7 @@ from fuzzvm.cli.executor import Address, executor_option
 from fuzzvm.cli.happened import happened_option, happened_to_data, print_happened
 from fuzzvm.cli.matrix_table import print_matrix
 from fuzzvm.cli.output import print_table, say
-from fuzzvm.cli.verdicts import how, in_words, say_shortfalls
+from fuzzvm.cli.verdicts import how, in_words, say_load_buffering, say_shortfalls
 from fuzzvm.cli.where import Where
 from fuzzvm.corpus import store
 from fuzzvm.corpus.command import command
@@ -387,6 +387,7 @@ def _print(runs: Sequence[VerifiedCell], saved: dict[int, Path], *, checked: boo
             if verdict.errors_stopped:
                 say("", f"{where}: there may be other errors: {verdict.errors_stopped}")
         say_shortfalls(where, verdict)
+    say_load_buffering([(f"{run.cell.mitigation}, {run.cell.scenario.name}", run.verdict) for run in runs])
     if all(len({pick(run.cell) for run in runs}) > 1 for pick in (_mitigation, _scenario)):
         print_matrix(runs)
 

@@ -14,7 +14,7 @@ from fuzzvm.exhaustive.automaton.keys import Values
 from fuzzvm.machine.blame import bad_operation, executing_error, not_an_operation, program_error
 from fuzzvm.machine.errors import ModelError, ProgramError, UnkeyableError, UnkeyableValueError
 from fuzzvm.machine.ops import Annotation, Operation
-from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Program, endless
+from fuzzvm.machine.program import MAX_ANNOTATIONS, NO_OPERATION, Place, Program, endless
 from fuzzvm.machine.wellformed import wrong_with
 from fuzzvm.supervision import stopping, user_code
 
@@ -159,6 +159,10 @@ class Automaton:
                 if dropped in oldest.kept:
                     oldest.kept.remove(dropped)
         return node
+
+    def place_of(self, node: Node) -> Place:
+        """Return where in its source the program stands at a local state. Not for where it is asked often."""
+        return self._standing_at(node).place()
 
     def bad_operation(self, node: Node, wrong: str) -> ProgramError:
         """Return what to raise where the operation of a local state cannot be executed: it names its place."""

@@ -91,6 +91,9 @@ class MemoryModel(ABC):
     reducible: ClassVar[bool] = False
     """Whether `unfinished` and `settles` say all there is to say, so that orders of steps can be left out."""
 
+    without_load_buffering: ClassVar[bool] = False
+    """Whether the architecture lets a store be seen before an earlier load of its CPU returns, and this does not."""
+
     remark: Remark | None = None
     """What the operation just executed did that sequential consistency would not; a trace resets it for each step."""
 

@@ -12,9 +12,9 @@ there is remembered; `points_to` tells which object a value points to.
 What is left out, and in which direction it errs:
 
 - Load buffering: a store is never seen before a load that precedes it in its program has returned. Missed bugs, where
-  a plain store overtakes earlier loads. The use of freed memory is the exception: `in_flight` names the CPUs that
-  have stored since they loaded from an object, with nothing to order the two, so that a free of it that follows from
-  the store is seen to race with the load.
+  a plain store overtakes earlier loads, unless what CPUs do excludes it (docs/decisions/0024). The use of freed memory
+  is the exception: `in_flight` names the CPUs that have stored since they loaded from an object, with nothing to order
+  the two, so that a free of it that follows from the store is seen to race with the load.
 - The store half of an atomic takes its place together with the load half. Missed bugs, where a later store of the
   same CPU is seen before a lock is seen taken by a load that does not take the lock.
 - Where dependencies are not given, those of an ISB on branches are not known; it waits for addresses and for what a DSB
@@ -72,6 +72,7 @@ class Arm64(MemoryModel):
     stale_reads = True
     reducible = True
     delays_stores = True
+    without_load_buffering = True
 
     def __init__(self, cpus: int) -> None:
         super().__init__(cpus)
