@@ -2,7 +2,7 @@
 
 Tables of an image have 512 to 8,192 entries, of which a scenario writes few. So a walk looks at those alone that are
 not zero at boot or that somebody has written since. Entries of the last level are followed where the calls of boot have
-written them; all others map single pages, and no walk goes on from them (docs/decisions/0024).
+written them; all others map single pages, and no walk goes on from them (docs/decisions/0025).
 """
 
 from __future__ import annotations
