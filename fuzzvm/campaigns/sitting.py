@@ -52,17 +52,18 @@ def begin(
     on_progress: Callable[[State], None],
     *,
     executor: Callable[[Settings], TaskExecutor] = local,
+    on_signal: Callable[[], object] = lambda: None,
 ) -> State:
     """Begin a campaign and run it; return how far it has come. Raises as `Campaign.run`, and CampaignError.
 
-    `executor` makes what runs the tasks.
+    `executor` makes what runs the tasks. `on_signal` is called when Ctrl-C or another signal has asked for the end.
     """
     folder = Folder(path)
     folder.create()
     own_code.fix_texts(settings.mitigations())
     with folder.locked():
         folder.begin(settings)
-        return _sit(folder, folder.read(), settings, on_progress, executor)
+        return _sit(folder, folder.read(), settings, on_progress, executor, on_signal)
 
 
 def resume(
@@ -75,6 +76,7 @@ def resume(
     executor: Callable[[Settings], TaskExecutor] = local,
     named: Sequence[str] = (),
     corpus: Path | None = None,
+    on_signal: Callable[[], object] = lambda: None,
 ) -> State:
     """Go on with a campaign: with what is left of its budget, or with so much more than it has used.
 
@@ -99,7 +101,7 @@ def resume(
                 seconds=None if more_seconds is None else used[0] + more_seconds,
                 runs=None if more_runs is None else used[1] + more_runs,
             )
-        return _sit(folder, written, settings, on_progress, executor)
+        return _sit(folder, written, settings, on_progress, executor, on_signal)
 
 
 def _jobs(settings: Settings, jobs: int | None) -> int:
@@ -118,6 +120,7 @@ def _sit(
     settings: Settings,
     on_progress: Callable[[State], None],
     start: Callable[[Settings], TaskExecutor],
+    on_signal: Callable[[], object],
 ) -> State:
     with full_disk(folder):
         journal = Journal(folder.journal)
@@ -128,7 +131,7 @@ def _sit(
             folder.sweep(row.file for row in journal.failing(SETTLED))
             executor = start(settings)
         campaign = Campaign(folder, settings, journal, executor)
-        with first_signal_ends(campaign.state, second=lambda: executor.close(0)):
+        with first_signal_ends(campaign.state, first=on_signal, second=lambda: executor.close(0)):
             campaign.run(on_progress)
     finally:
         with full_disk(folder):

@@ -141,7 +141,10 @@ def test_ctrl_c_ends_a_campaign_that_can_be_resumed_here(cluster: Running, tmp_p
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
-        assert error.splitlines() == ["ended before the budget was used up; fuzzvm fuzz --resume c"]
+        assert error.splitlines() == [
+            "interrupted: fuzzvm fuzz --resume c goes on",
+            "ended before the budget was used up; fuzzvm fuzz --resume c",
+        ]
     wait_until(lambda: not cluster.children())
     ((done,),) = ask(tmp_path / "c", "SELECT coalesce(sum(runs), 0) FROM done")
     ((begun,),) = ask(tmp_path / "c", "SELECT coalesce(sum(runs), 0) FROM open_task")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,7 @@ def fuzz(
                 executor=start,
                 named=mitigation_names,
                 corpus=corpus if given_corpus else None,
+                on_signal=partial(_say_what_goes_on, resume),
             )
         return _report_campaign(resume, state, happened=happened, as_json=as_json)
     is_campaign = jobs is not None or campaign is not None or executor is not None
@@ -247,7 +250,13 @@ def fuzz(
         )
         folder = campaign or new_folder()
         with _executing(executor, jobs, engine_names) as (start, room), progress_line() as show:
-            state = sitting.begin(folder, replace(settings, jobs=room or settings.jobs), show, executor=start)
+            state = sitting.begin(
+                folder,
+                replace(settings, jobs=room or settings.jobs),
+                show,
+                executor=start,
+                on_signal=partial(_say_what_goes_on, folder),
+            )
         return _report_campaign(folder, state, happened=happened, as_json=as_json)
     store.check_writable(corpus)
     end = None if seconds is None else began + seconds
@@ -305,6 +314,12 @@ def _refuse_with_resume(context: click.Context) -> None:
         name = option.name or ""
         if name not in _MAY_RESUME and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--resume goes on with a campaign as it was begun: no {option.opts[0]} with it")
+
+
+def _say_what_goes_on(folder: Path) -> None:
+    # at once, since a process that hardly gets a processor may be ended before there is another time
+    with contextlib.suppress(OSError):
+        os.write(2, f"interrupted: fuzzvm fuzz --resume {shell_path(folder)} goes on\n".encode())
 
 
 def _report_campaign(folder: Path, state: State, *, happened: bool, as_json: bool) -> int:
