@@ -111,10 +111,15 @@ class EarlyPairs:
         if load.depends is None:
             return False
         token = load.depends.token
+        function = self._nodes[place].site[0]
         for edge in self._edges[place]:
-            op = self._nodes[edge.place].op
+            node = self._nodes[edge.place]
+            op = node.op
             depends: Dependencies | None = getattr(op, "depends", None)
             if op is not None and (depends is None or any(token in names for names in (*depends[:5], depends.live))):
+                return False
+            # a function that is stood for does not say what comes of its arguments
+            if op is not None and node.site[0] != function:
                 return False
         return True
 
@@ -256,13 +261,23 @@ def _by_address(way: _Open, op: Load | Await | Store | Rmw | CacheMaintenance, t
 
 
 def _stored(op: Operation | None, response: Value) -> bool:
-    return isinstance(op, Rmw) and (op.expected is None or op.expected[0] == response)
+    """Return whether an operation is an atomic that has stored.
+
+    One that returns nothing and changes nothing may stand for a plain store to private memory: it orders no store.
+    """
+    if not isinstance(op, Rmw) or (op.expected is not None and op.expected[0] != response):
+        return False
+    return not op.quiet or op.update(response) != response
 
 
 def _decides(node: Node) -> bool:
-    """Return whether a branch depends on what a load returns: where the program stands next differs by it."""
+    """Return whether a branch depends on what a load returns: where the program stands next differs by it.
+
+    Where both ways begin with the same operation, a compiler may take that out of them, and a CPU need not wait.
+    """
     targets = [edge.target for edge in node.edges.values() if edge.target is not None]
-    return len({(target.site, target.stack) for target in targets}) > 1
+    one = targets[0] if targets else node
+    return any((target.site, target.stack) != (one.site, one.stack) and target.op != one.op for target in targets)
 
 
 def _may_be_overtaken(op: Operation | None) -> TypeGuard[Load | Rmw]:

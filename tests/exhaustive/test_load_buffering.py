@@ -45,6 +45,7 @@ from fuzzvm.machine.task import Task
 from tests.exhaustive.small_programs import (
     RECIPES,
     WORDS,
+    Add,
     Put,
     Recipe,
     SmallTask,
@@ -373,6 +374,18 @@ def behind_atomic(order: Order) -> Callable[[Words], Programs]:
     ]
 
 
+def behind_private_store(words: Words) -> Programs:
+    """Return a store of what was loaded to memory of the CPU's own, for which an atomic stands that changes nothing."""
+    return [
+        [
+            Load(words[0], depends=named()),
+            Rmw(words[2], Add(0), quiet=True, depends=Dependencies(data=ON_LOAD, live=ON_LOAD)),
+            Store(words[1], 1, depends=Dependencies(live=ON_LOAD)),
+        ],
+        [Load(words[1], Order.ACQUIRE), Store(words[0], 1)],
+    ]
+
+
 def published(kind: Barrier) -> Callable[[Words], Programs]:
     """Return an ordered store between load and store, and a barrier for stores behind it."""
     return lambda words: [
@@ -434,6 +447,7 @@ NOT_EXCLUDED = {
     "compare-and-swap that fails": by_failing_swap,
     "release, acquire PC": released_and_acquired(Order.ACQUIRE_PC),
     "maintenance": cleaned(Fence(Barrier.DMB_ISHLD)),
+    "behind a store to private memory": behind_private_store,
 }
 
 
@@ -477,6 +491,58 @@ def test_a_generator_that_goes_on_elsewhere_has_branched(alike: bool) -> None:
     found = verify(Task(machine, list(map(GeneratorProgram, runs)))).load_buffering
     assert found is not None
     assert found.excluded is not alike
+
+
+def both_ways(cpu: int, words: Words, *, first: int) -> Steps[None]:
+    """Load one word and store to the other on both ways of a branch, from which on one of them does more."""
+    value = yield Load(words[cpu])
+    if value:
+        yield Store(words[1 - cpu], 1)
+        yield Load(words[2])
+    else:
+        yield Store(words[1 - cpu], first)
+
+
+@pytest.mark.always
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_both_ways_of_a_branch_begin_with_does_not_wait_for_it(first: int) -> None:
+    """A compiler may take it out of both (Documentation/memory-barriers.txt, CONTROL DEPENDENCIES)."""
+    machine = Machine(memory_models.get("arm64")(3))
+    words = allocate_words(machine)
+    machine.memory.points_to = table_pointed_to
+    runs = [*(partial(both_ways, cpu, words, first=first) for cpu in range(2)), partial(starting, 2, words)]
+    found = verify(Task(machine, list(map(GeneratorProgram, runs)))).load_buffering
+    assert found is not None
+    assert found.excluded is (first != 1)
+
+
+def calling(cpu: int, words: Words) -> Steps[None]:
+    """Load a word, hand what it says to a function that stores it, and store to another."""
+    value = yield Load(words[0], depends=Dependencies(token=0))
+    yield from stood_for(words[2], value)
+    yield Store(words[1], 1, depends=NOTHING)
+
+
+def stood_for(word: Address, value: int) -> Steps[None]:
+    """Store a value, as a function of a boundary does, which does not say what its arguments depend on."""
+    yield Store(word, value, depends=NOTHING)
+
+
+def answering(words: Words) -> Steps[None]:
+    """Store to the one word after a load of the other."""
+    yield Load(words[1], Order.ACQUIRE)
+    yield Store(words[0], 1)
+
+
+@pytest.mark.always
+def test_what_a_function_gets_that_is_stood_for_may_matter() -> None:
+    machine = Machine(memory_models.get("arm64")(2))
+    words = allocate_words(machine)
+    machine.memory.points_to = table_pointed_to
+    runs = [partial(calling, 0, words), partial(answering, words)]
+    found = verify(Task(machine, list(map(GeneratorProgram, runs)))).load_buffering
+    assert found is not None
+    assert found.in_words == "not excluded"
 
 
 def test_nothing_is_claimed_of_a_search_that_was_cut_and_nothing_is_said_under_stronger_memory() -> None:

@@ -17,6 +17,7 @@ from fuzzvm.machine.errors import OutdatedProgramError
 from fuzzvm.machine.machine import Machine
 from fuzzvm.machine.property import Property
 from fuzzvm.machine.task import settled
+from fuzzvm.machine.tlb import TlbState
 from fuzzvm.verify.image_learning import learned_by_search
 from tests.compiled.run.conftest import PAIRS
 from tests.compiled.run.random_code import ARRAY
@@ -28,7 +29,7 @@ Outcomes = tuple[frozenset[tuple[int, ...]], bool]
 class WordsTask(CompiledTask):
     """Nothing is asked but that nobody uses what has been freed: there are no page tables."""
 
-    def _property(self, machine: Machine) -> Property:  # type: ignore[override]
+    def _property(self, machine: Machine, held: TlbState | None) -> Property:  # type: ignore[override]
         return Property()
 
 
