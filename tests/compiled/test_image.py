@@ -317,7 +317,7 @@ def test_loading_does_not_read_what_is_not_asked_for(small_folder: Path, tmp_pat
     shutil.copytree(small_folder, folder)
     (folder / "index/lines.json").write_text("{")
     image = load(folder)
-    assert image.types.size("page") == 64 and code(image, "pmd_set_huge")[2] == STORE
+    assert image.types.size("page") == 64 and STORE in code(image, "pmd_set_huge")
     with pytest.raises(ImageError, match=r"lines\.json: .*: build the image again"):
         image.frames(0)
 
