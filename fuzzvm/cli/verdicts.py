@@ -32,12 +32,14 @@ def say_load_buffering(verdicts: Sequence[tuple[str, Verdict]]) -> None:
     if not known:
         return
     excluded = sum(found.excluded for _, found in known)
-    say("", f"load buffering: excluded in {excluded} of {len(known)} runs that are safe under arm64")
+    unseen = sum(bool(found.not_looked_at) for _, found in known)
+    beside = f", not looked at in {unseen}" if unseen else ""
+    say("", f"load buffering: excluded in {excluded} of {len(known)} runs that are safe under arm64{beside}")
     for where, found in known:
         if found.not_looked_at:
             say(f"  {where}: not looked at, as {found.not_looked_at}")
         for pair in found.pairs:
-            say(f"  {where}: not excluded: CPU {pair.cpu}, {_at(pair.store)} before {_at(pair.load)}")
+            say(f"  {where}: not excluded: CPU {pair.cpu}, store in {_at(pair.store)} before load in {_at(pair.load)}")
 
 
 def _at(place: Place) -> str:

@@ -25,8 +25,8 @@ def test_one_line_counts_and_each_run_that_is_not_excluded_is_named(capsys: pyte
     )
     assert capsys.readouterr().out.splitlines() == [
         "",
-        "load buffering: excluded in 1 of 3 runs that are safe under arm64",
-        "  b: not excluded: CPU 1, set (mmu.c:7) before walk (pagewalk.c:3)",
+        "load buffering: excluded in 1 of 3 runs that are safe under arm64, not looked at in 1",
+        "  b: not excluded: CPU 1, store in set (mmu.c:7) before load in walk (pagewalk.c:3)",
         "  c: not looked at, as the search was cut",
     ]
 
