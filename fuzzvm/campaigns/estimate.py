@@ -5,9 +5,19 @@ A sample is a task, and not a run: a task says which pairs were in it, and only 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
+from fuzzvm.campaigns.journal import Sums
 from fuzzvm.runs.estimate import undiscovered
+
+
+def samples_by_target(sums: Mapping[tuple[int, str], Sums]) -> Counter[int]:
+    """Return how many samples there are of each target, given what was done by target and engine."""
+    samples = Counter[int]()
+    for (target, _), one in sums.items():
+        samples[target] += one.samples
+    return samples
 
 
 def undiscovered_by_target(pairs: Mapping[tuple[int, int], int], samples: Mapping[int, int]) -> dict[int, float]:

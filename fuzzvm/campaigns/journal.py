@@ -187,7 +187,7 @@ class Journal:
         """Return the number of commits and the sum of all digests. Raises DamagedError, sqlite3.Error."""
         folder = self._path.parent
         if databases.schema(self.connection) != databases.schema_of(SCHEMA):
-            self._check_format()
+            self._check_format(needed=False)
             raise DamagedError(folder, f"{self._path.name} has not the tables of a journal")
         ((whole,), *more) = self.connection.execute("PRAGMA integrity_check").fetchall()
         if whole != "ok" or more:
@@ -203,20 +203,22 @@ class Journal:
         seal = (done, total % MODULUS)
         if type(done) is not int or seals != [(*seal, digest("seal", seal))]:
             raise DamagedError(folder, f"rows of {self._path.name} were lost or added")
-        self._check_format()
+        self._check_format(needed=True)
         if counted is None:
             raise DamagedError(folder, f"{COUNT} is missing, or holds no number")
         if done < counted:
             raise DamagedError(folder, f"{self._path.name} has lost {counted - done} of its {counted} commits")
         return done, total % MODULUS
 
-    def _check_format(self) -> None:
-        """Raise CampaignError where the journal says that it is of another format; nothing where it says none."""
+    def _check_format(self, *, needed: bool) -> None:
+        """Raise CampaignError where the journal says that it is of another format, or where it says none and must."""
         try:
             format_of = self.value("format")
         except sqlite3.Error:
+            if needed:
+                raise
             return
-        if format_of != FORMAT:
+        if format_of != FORMAT and (needed or format_of):
             raise CampaignError(f"{self._path}: format {format_of:g} is not one that this fuzzvm reads")
 
     def settings(self) -> str:
@@ -314,10 +316,6 @@ class Journal:
     def pairs(self) -> dict[tuple[int, int], int]:
         """Return in how many samples each pair was, up to MANY, by target and pair."""
         return {(row[0], row[1]): row[2] for row in self._rows("pair", "target, pair")}
-
-    def count_pairs(self) -> int:
-        """Return how many pairs were covered."""
-        return int(self._one("SELECT count(*) FROM pair"))
 
     # Findings
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fuzzvm.campaigns.errors import CampaignError, NondeterministicError
-from fuzzvm.campaigns.estimate import undiscovered_by_target
+from fuzzvm.campaigns.estimate import samples_by_target, undiscovered_by_target
 from fuzzvm.campaigns.executor import Died, Done, Executor
 from fuzzvm.campaigns.folder import Folder, full_disk
 from fuzzvm.campaigns.integrity import unsettled_case
@@ -116,9 +116,7 @@ class Campaign:
         self._journal = journal
         self._executor = executor
         self._covered = journal.pairs()
-        self._samples = Counter[int]()
-        for (number, _), sums in journal.sums().items():
-            self._samples[number] += sums.samples
+        self._samples = samples_by_target(journal.sums())
         self._ways = {(row.target, row.error, row.pair) for row in journal.failing()}
         self._targets = TimeShares(range(len(settings.targets)))
         self._engines = TimeShares(settings.engines)

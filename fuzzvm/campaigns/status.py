@@ -12,7 +12,7 @@ from typing import Any
 
 from fuzzvm.campaigns import integrity
 from fuzzvm.campaigns.errors import DamagedError
-from fuzzvm.campaigns.estimate import undiscovered_by_target
+from fuzzvm.campaigns.estimate import samples_by_target, undiscovered_by_target
 from fuzzvm.campaigns.folder import Folder
 from fuzzvm.campaigns.journal import DIFFERS, UNSETTLED, FailingRow, FindingRow, Journal, Sample, Sums, told
 from fuzzvm.campaigns.settings import Settings, Written
@@ -238,9 +238,8 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
         chosen = frozenset(targets)
         return sum((sums for (target, _), sums in by_task.items() if target in chosen), Sums())
 
-    left = undiscovered_by_target(
-        journal.pairs(), {number: sums_of([number]).samples for number in range(len(settings.targets))}
-    )
+    pairs = journal.pairs()
+    left = undiscovered_by_target(pairs, samples_by_target(by_task))
     cover = journal.cover()
     names = {number: f"{target.scenario.name}, {target.memory}" for number, target in enumerate(settings.targets)}
 
@@ -265,7 +264,7 @@ def _of(folder: Folder, settings: Settings, journal: Journal, *, running: bool) 
         sums=sum(by_task.values(), Sums()),
         seconds=journal.value("seconds"),
         runs_per_second_lately=lately,
-        pairs=journal.count_pairs(),
+        pairs=len(pairs),
         undiscovered=sum(left.values()) if left else None,
         targets=tuple(
             TargetStatus(target.mitigation, target.scenario.name, target.memory, sums_of([number]), left.get(number))

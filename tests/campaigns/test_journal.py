@@ -70,6 +70,14 @@ def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
         Journal(tmp_path / "j")
 
 
+def test_one_that_says_no_format_and_has_other_tables_is_damaged(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "j")) as half:
+        half.execute("CREATE TABLE campaign (name TEXT PRIMARY KEY, value REAL NOT NULL, digest INTEGER NOT NULL)")
+        half.commit()
+    with pytest.raises(DamagedError, match="has not the tables of a journal"):
+        Journal(tmp_path / "j")
+
+
 def test_one_of_another_format_is_not_called_damaged(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "j")) as older:
         older.execute("CREATE TABLE campaign (name TEXT PRIMARY KEY, value REAL NOT NULL, digest INTEGER NOT NULL)")

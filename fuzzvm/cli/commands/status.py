@@ -37,13 +37,14 @@ def status(folder: Path, html: Path | None, as_json: bool) -> int:
         # before the rest: a file that cannot be written is no reason to print figures
         check_file(html)
     found = statuses.read(folder)
+    data = found.to_data()
     if html is not None:
         # jinja2 takes a while to load
         from fuzzvm.report.html.campaign_page import campaign_page
 
-        write(html, campaign_page(found.to_data()))
+        write(html, campaign_page(data))
     if as_json:
-        print_json(found.to_data())
+        print_json(data)
         return 0
     print_progress(found)
     say()
