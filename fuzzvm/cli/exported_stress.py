@@ -49,13 +49,13 @@ def _of_model(case: TestCase, mitigation: type[Mitigation], file: Path) -> Told:
 
 def _of_image(case: TestCase, code: Code, file: Path) -> Told:
     # imported here: ELF, DWARF and disassembly may not be installed
+    from fuzzvm.cli.image_story import story_of_case
     from fuzzvm.images.code import ImageCode
     from fuzzvm.machine.schedule import context_switches
-    from fuzzvm.report.compiled_story import story_of, title, to_data
+    from fuzzvm.report.compiled_story import title, to_data
 
     assert isinstance(code, ImageCode)
-    task, schedule = code.with_fewer_steps(case)
-    story = story_of(task, schedule)
+    story, schedule = story_of_case(case, code)
     if story.failure is None:
         raise CorpusError(file, NOTHING_WRONG)
     judged = story.failure.error in JUDGED

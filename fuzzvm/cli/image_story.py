@@ -10,9 +10,19 @@ from fuzzvm.corpus.command import image_command
 from fuzzvm.corpus.format import TestCase
 from fuzzvm.files.writing import write
 from fuzzvm.images.code import ImageCode
-from fuzzvm.machine.schedule import context_switches
-from fuzzvm.report.compiled_story import render, story_of, title, to_data
+from fuzzvm.machine.schedule import Schedule, context_switches
+from fuzzvm.report.compiled_story import CompiledStory, render, story_of, title, to_data
 from fuzzvm.scenario.target import Code
+
+
+def story_of_case(case: TestCase, code: Code) -> tuple[CompiledStory, Schedule]:
+    """Return the story of a test case of an image, and its schedule without steps that nobody can tell.
+
+    Raises ConversionError for a run that has no counterpart in which accesses that nobody can tell are no steps.
+    """
+    assert isinstance(code, ImageCode)
+    task, schedule = code.with_fewer_steps(case)
+    return story_of(task, schedule), schedule
 
 
 def explain_on_image(
@@ -20,11 +30,10 @@ def explain_on_image(
 ) -> int:
     """Print the story of a test case of an image, or write it as a page; return the exit status.
 
-    Raises ConversionError for a run that has no counterpart in which accesses that nobody can tell are no steps.
+    Raises as `story_of_case` does.
     """
     assert isinstance(code, ImageCode)
-    task, schedule = code.with_fewer_steps(case)
-    story = story_of(task, schedule)
+    story, schedule = story_of_case(case, code)
     replay_command = image_command("replay", file, folder)
     if html is not None:
         # imported here: templates are not needed for text
@@ -65,7 +74,6 @@ def explain_on_image(
 
 
 def image_text(case: TestCase, code: Code) -> str:
-    """Return the story of a test case of an image as text. Raises as `explain_on_image` does."""
+    """Return the story of a test case of an image as text. Raises as `story_of_case` does."""
     assert isinstance(code, ImageCode)
-    task, schedule = code.with_fewer_steps(case)
-    return render(story_of(task, schedule), case.scenario, title(code.image, case.memory))
+    return render(story_of_case(case, code)[0], case.scenario, title(code.image, case.memory))

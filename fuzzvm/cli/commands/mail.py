@@ -93,12 +93,12 @@ def _finding(case: TestCase, mitigation: type[Mitigation], file: Path) -> str:
 
 def _finding_of_image(case: TestCase, code: Code, file: Path) -> str:
     # imported here: ELF, DWARF and disassembly may not be installed
+    from fuzzvm.cli.image_story import story_of_case
     from fuzzvm.images.code import ImageCode
-    from fuzzvm.report.compiled_story import story_of, title, to_data
+    from fuzzvm.report.compiled_story import title, to_data
 
     assert isinstance(code, ImageCode)
-    task, schedule = code.with_fewer_steps(case)
-    story = story_of(task, schedule)
+    story, schedule = story_of_case(case, code)
     if story.failure is None:
         raise CorpusError(file, _NO_PROOF)
     told = to_data(story, case.scenario, title(code.image, case.memory))
